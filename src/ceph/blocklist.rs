@@ -1,0 +1,95 @@
+//! Adding and removing blocklist entries.
+
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, CommandError};
+use super::errno::{Meaning, meaning};
+use super::lane;
+use crate::deadline::Deadline;
+use crate::domain::addr::Entry;
+use crate::domain::fence::Sent;
+
+/// What to do with an entry.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Change {
+    /// Add it, for so many seconds.
+    Add {
+        /// Must reach the monitors as a JSON real: an integer is refused with EINVAL (facts/ceph.md §1).
+        seconds: f64,
+    },
+    /// Remove it.
+    Remove,
+}
+
+/// Commands under way at once. The monitors commit what arrives within one proposal interval together.
+const WIDTH: usize = 64;
+
+/// Sends one change for all entries at the same time, each from a thread of its own, and waits for the answers.
+/// An entry without an answer in time is [`Sent::Unknown`].
+pub fn change(
+    cluster: &Cluster,
+    entries: &[Entry],
+    change: Change,
+    deadline: &Deadline,
+) -> Vec<(Entry, Sent)> {
+    let calls = entries.iter().map(|entry| {
+        let (cluster, command) = (cluster.clone(), command(*entry, change));
+        move || match cluster.mon_command(&command) {
+            Ok(_) => Sent::Acknowledged,
+            Err(error) => sent(&error),
+        }
+    });
+    let answers = lane::each(calls.collect(), WIDTH);
+    let mut sent: Vec<_> = entries.iter().map(|entry| (*entry, Sent::Unknown)).collect();
+    while let Ok(Some((index, answer))) = deadline.receive(&answers) {
+        sent[index].1 = answer;
+    }
+    sent
+}
+
+/// Refused means not done; every other error leaves it open.
+pub fn sent(error: &CommandError) -> Sent {
+    match meaning(error.errno) {
+        Meaning::Denied | Meaning::Rejected => Sent::Refused(error.to_string()),
+        Meaning::Silence | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => Sent::Unknown,
+    }
+}
+
+fn command(entry: Entry, change: Change) -> Value {
+    let mut command = match change {
+        Change::Add { seconds } => {
+            json!({"prefix": "osd blocklist", "blocklistop": "add", "addr": entry.to_string(), "expire": seconds})
+        }
+        Change::Remove => json!({"prefix": "osd blocklist", "blocklistop": "rm", "addr": entry.to_string()}),
+    };
+    if let (Entry::HostRange(_), Some(fields)) = (entry, command.as_object_mut()) {
+        // Without it `10.0.0.5/32` is taken for a client with nonce 32, and nobody is blocked.
+        fields.insert("range".to_owned(), json!("range"));
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::addr::parse_target;
+
+    #[test]
+    fn the_end_is_a_real_and_a_range_says_so() {
+        let host = parse_target("10.0.0.5").unwrap();
+        let add = command(
+            host,
+            Change::Add {
+                seconds: 157_784_760.0,
+            },
+        )
+        .to_string();
+        assert!(add.contains(r#""expire":157784760.0"#), "{add}");
+        assert!(!add.contains("range"), "{add}");
+        let range = command(Entry::HostRange("10.0.0.5".parse().unwrap()), Change::Remove).to_string();
+        assert!(
+            range.contains(r#""addr":"10.0.0.5/32""#) && range.contains(r#""range":"range""#),
+            "{range}"
+        );
+    }
+}

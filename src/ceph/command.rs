@@ -1,0 +1,94 @@
+//! Reading through monitor commands.
+
+use serde_json::Value;
+
+use super::cluster::{Cluster, CommandError};
+use super::errno::{Meaning, meaning};
+
+/// Why something could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The client may not do it.
+    #[error("the monitors refuse `{command}`: give the client the caps of deploy/ceph ({status})")]
+    Denied {
+        /// The command.
+        command: String,
+        /// The monitor's words, or the errno's.
+        status: String,
+    },
+    /// No answer in time.
+    #[error("no answer to `{command}`: is there a quorum of monitors?")]
+    NoAnswer {
+        /// The command.
+        command: String,
+    },
+    /// Any other answer.
+    #[error("`{command}` failed: {status}")]
+    Failed {
+        /// The command.
+        command: String,
+        /// The monitor's words, or the errno's.
+        status: String,
+    },
+    /// An answer of another shape than expected.
+    #[error("the answer to `{command}` is not understood ({detail}): report it with the Ceph release in use")]
+    Unreadable {
+        /// The command.
+        command: String,
+        /// What was not.
+        detail: String,
+    },
+}
+
+impl ReadError {
+    pub(super) fn unreadable(command: &str, detail: &dyn std::fmt::Display) -> Self {
+        Self::Unreadable {
+            command: command.to_owned(),
+            detail: detail.to_string(),
+        }
+    }
+
+    /// May the same question get an answer later?
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NoAnswer { .. } => true,
+            Self::Denied { .. } | Self::Failed { .. } | Self::Unreadable { .. } => false,
+        }
+    }
+
+    fn new(command: &Value, error: &CommandError) -> Self {
+        let command = command
+            .get("prefix")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        let status = error.to_string();
+        match meaning(error.errno) {
+            Meaning::Denied => Self::Denied { command, status },
+            Meaning::Silence => Self::NoAnswer { command },
+            Meaning::Rejected | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => {
+                Self::Failed { command, status }
+            }
+        }
+    }
+}
+
+/// Sends a reading command to the quorum.
+///
+/// # Errors
+/// See [`ReadError`].
+pub(super) fn read(cluster: &Cluster, command: &Value) -> Result<Vec<u8>, ReadError> {
+    cluster
+        .mon_command(command)
+        .map_err(|error| ReadError::new(command, &error))
+}
+
+/// Sends one to a single monitor.
+///
+/// # Errors
+/// See [`ReadError`].
+pub(super) fn read_from(cluster: &Cluster, mon: &str, command: &Value) -> Result<Vec<u8>, ReadError> {
+    cluster
+        .mon_command_target(mon, command)
+        .map_err(|error| ReadError::new(command, &error))
+}

@@ -1,0 +1,33 @@
+//! What an errno of librados means to the guardian.
+
+use nix::errno::Errno;
+
+/// Classes of answers that are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// The key or its capabilities do not allow it.
+    Denied,
+    /// The arguments were rejected: nothing was done.
+    Rejected,
+    /// No answer: what was asked for is unknown.
+    Silence,
+    /// This client is blocklisted itself (`EBLOCKLISTED` is `ESHUTDOWN`, `include/rados.h`).
+    Blocklisted,
+    /// The pool is marked `eio`: the client answers itself.
+    MadeUp,
+    /// Anything else.
+    Other,
+}
+
+/// Classifies.
+#[allow(clippy::wildcard_enum_match_arm)] // No state of ours: the kernel's list, of which these matter.
+pub fn meaning(errno: Errno) -> Meaning {
+    match errno {
+        Errno::EACCES | Errno::EPERM => Meaning::Denied,
+        Errno::EINVAL => Meaning::Rejected,
+        Errno::ETIMEDOUT | Errno::EINTR | Errno::ENOTCONN => Meaning::Silence,
+        Errno::ESHUTDOWN => Meaning::Blocklisted,
+        Errno::EIO => Meaning::MadeUp,
+        _ => Meaning::Other,
+    }
+}

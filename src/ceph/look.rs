@@ -1,0 +1,103 @@
+//! One look at the storage: what a plan is made of.
+
+use std::time::Duration;
+
+use super::cluster::Cluster;
+use super::command::ReadError;
+use super::watchers::{ImageUse, Scope};
+use super::{daemons, osdmap, sessions, watchers};
+use crate::clock;
+use crate::deadline::Deadline;
+use crate::domain::addr::EntityAddr;
+use crate::domain::map::Guarded;
+use crate::domain::world::{Clients, SeenAt, World};
+
+/// How long clients are looked for. Silent PGs and monitors must not hold up a fence: what they would have told is
+/// reported as unread.
+const CLIENTS_WITHIN: Duration = Duration::from_secs(3);
+
+/// Reads the osdmap, the daemons, and which clients are known to monitors and images of the guarded pools.
+///
+/// # Errors
+/// See [`ReadError`]; a monitor or an image that does not answer is no error but noted in `unread`.
+pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result<World, ReadError> {
+    let dump = osdmap::dump(cluster)?;
+    let mons = daemons::mons(cluster)?;
+    let mut all = mons.daemons;
+    all.extend(daemons::mgrs(cluster)?);
+    all.extend(daemons::mdss(cluster)?);
+    all.extend(daemons::osds(&dump.osds));
+
+    let mut clients = Clients::new();
+    let scope = Scope::of(&guarded.pools(&dump.map));
+    let within = deadline.at_most(CLIENTS_WITHIN);
+    let unread = clients_of_mons(cluster, &mons.quorum, &within, &mut clients);
+    let mut world = World {
+        now: clock::wall(),
+        own: own(cluster),
+        map: dump.map,
+        daemons: all,
+        clients,
+        unread,
+    };
+    let unread = watchers::sweep(cluster, &scope, &within, &mut |image| {
+        note(&image, &mut world.clients)
+    });
+    world.unread.extend(unread);
+    Ok(world)
+}
+
+/// Adds the clients each of these monitors knows. Returns what could not be read, in words.
+pub fn clients_of_mons(
+    cluster: &Cluster,
+    mons: &[String],
+    deadline: &Deadline,
+    clients: &mut Clients,
+) -> Vec<String> {
+    let mut unread = Vec::new();
+    for (mon, answer) in sessions::sessions(cluster, mons, deadline) {
+        match answer {
+            Ok(sessions) => {
+                for session in sessions {
+                    clients
+                        .entry(session.client)
+                        .or_default()
+                        .insert(SeenAt::Session(session.entity));
+                }
+            }
+            Err(error) => unread.push(format!("sessions of mon.{mon}: {error}")),
+        }
+    }
+    unread
+}
+
+/// Adds the clients that use an image.
+pub fn note(image: &ImageUse, clients: &mut Clients) {
+    let path = image.path();
+    for client in image.watchers.iter().filter_map(|watch| watch.address.client()) {
+        clients
+            .entry(client)
+            .or_default()
+            .insert(SeenAt::Watch(path.clone()));
+    }
+    for client in image.lock.iter().filter_map(|lock| lock.address.client()) {
+        clients
+            .entry(client)
+            .or_default()
+            .insert(SeenAt::Lock(path.clone()));
+    }
+}
+
+/// The guardian's own addresses, as librados gives them: a list of addresses without spaces, `[v2:…,v1:…]` for several.
+pub fn own(cluster: &Cluster) -> Vec<EntityAddr> {
+    let text = cluster.addresses().unwrap_or_default();
+    let one: Option<EntityAddr> = text.parse().ok();
+    match one {
+        Some(addr) => vec![addr],
+        None => text
+            .trim_matches(['[', ']'])
+            .split(',')
+            .filter_map(|addr| addr.parse().ok())
+            .collect(),
+    }
+}

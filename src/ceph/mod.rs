@@ -1,0 +1,18 @@
+//! The storage, as the guardian uses it: read, ask, and ask it to refuse.
+//!
+//! `unsafe` lives in [`cluster`], [`ioctx`] and [`completion`] only; the rest is built on them.
+
+pub mod barrier;
+pub mod blocklist;
+pub mod cluster;
+pub mod command;
+pub mod completion;
+pub mod daemons;
+pub mod errno;
+pub mod ioctx;
+pub mod lane;
+pub mod locks;
+pub mod look;
+pub mod osdmap;
+pub mod sessions;
+pub mod watchers;

@@ -1,0 +1,146 @@
+//! The shapes of answers, and their text form.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::domain::addr::Entry;
+use crate::domain::barrier::PoolProof;
+use crate::domain::plan::{Coverage, Plan};
+
+/// A blocklist entry and when it ends; `null` if it was not seen.
+#[derive(Serialize)]
+pub(super) struct EntryAnswer {
+    pub(super) entry: Entry,
+    kind: &'static str,
+    pub(super) until: Option<Timestamp>,
+}
+
+impl EntryAnswer {
+    /// Whole seconds: more is noise to a reader five years ahead.
+    pub(super) fn new((entry, until): (Entry, Option<Timestamp>)) -> Self {
+        let until = until.and_then(|until| Timestamp::from_second(until.as_second()).ok());
+        Self {
+            entry,
+            kind: entry.kind(),
+            until,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct CoverageAnswer {
+    verdict: Coverage,
+    known_clients: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+}
+
+impl CoverageAnswer {
+    pub(super) fn new(plan: &Plan) -> Self {
+        Self {
+            verdict: plan.coverage,
+            known_clients: plan.known_clients,
+            notes: plan.notes.clone(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct PoolAnswer {
+    pool: String,
+    pgs: u32,
+    pub(super) proved: usize,
+    pub(super) pending: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
+}
+
+impl PoolAnswer {
+    pub(super) fn new(proof: &PoolProof) -> Self {
+        Self {
+            pool: proof.pool.name.clone(),
+            pgs: proof.pool.pg_num,
+            proved: proof.proved(),
+            pending: proof.pending_names(),
+            trouble: proof.trouble.clone().filter(|_| !proof.is_complete()),
+        }
+    }
+}
+
+/// A refusal for scripts and for people.
+#[derive(Serialize)]
+pub(super) struct RefusalAnswer {
+    code: &'static str,
+    reason: String,
+}
+
+impl RefusalAnswer {
+    pub(super) fn new(refusal: &crate::domain::refusal::Refusal) -> Self {
+        Self {
+            code: refusal.code(),
+            reason: refusal.to_string(),
+        }
+    }
+}
+
+pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    table
+}
+
+pub(super) fn entries_table(entries: &[EntryAnswer]) -> Table {
+    let mut rows = table(["ENTRY", "KIND", "UNTIL"]);
+    for entry in entries {
+        let until = entry
+            .until
+            .map_or_else(|| "not there".to_owned(), |until| until.to_string());
+        rows.add_row([entry.entry.to_string(), entry.kind.to_owned(), until]);
+    }
+    rows
+}
+
+pub(super) fn coverage_text(coverage: &CoverageAnswer) -> String {
+    let verdict = match coverage.verdict {
+        Coverage::WholeHost => "whole host: every client of it, also future ones",
+        Coverage::KnownClients => "known clients only: one that appears later is NOT refused",
+        Coverage::Incomplete => "INCOMPLETE: not every source answered",
+    };
+    let mut text = format!("coverage: {verdict} ({} known)\n", coverage.known_clients);
+    for note in &coverage.notes {
+        text.push_str(&format!("  note: {note}\n"));
+    }
+    text
+}
+
+pub(super) fn barrier_text(pools: &[PoolAnswer]) -> String {
+    /// More than this many PGs are only counted: the JSON lists all.
+    const SHOWN: usize = 12;
+    let mut rows = table(["POOL", "PGS", "PROVED", "PENDING"]);
+    for pool in pools {
+        let mut pending = pool
+            .pending
+            .iter()
+            .take(SHOWN)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(" ");
+        if pool.pending.len() > SHOWN {
+            pending.push_str(&format!(" … {} in all", pool.pending.len()));
+        }
+        if let Some(trouble) = &pool.trouble {
+            pending.push_str(&format!(" ({trouble})"));
+        }
+        rows.add_row([
+            pool.pool.clone(),
+            pool.pgs.to_string(),
+            pool.proved.to_string(),
+            pending,
+        ]);
+    }
+    rows.to_string()
+}

@@ -1,0 +1,96 @@
+//! What every verb has: the configuration, a connection, and so much time.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::error::Fault;
+use super::{Common, Format};
+use crate::ceph::cluster::{Cluster, Options};
+use crate::ceph::command::ReadError;
+use crate::ceph::lane;
+use crate::ceph::look::look;
+use crate::config::Config;
+use crate::deadline::Deadline;
+use crate::domain::world::World;
+
+pub(super) struct Context {
+    pub(super) config: Config,
+    pub(super) cluster: Cluster,
+    pub(super) deadline: Deadline,
+    format: Format,
+}
+
+impl Context {
+    pub(super) fn open(common: &Common) -> Result<Self, Fault> {
+        let config = Config::load(common.config.as_deref())?;
+        let deadline = Deadline::after(common.timeout, interrupted()?);
+        let options = Options {
+            conf: common.conf.clone().or_else(|| config.ceph.conf.clone()),
+            cluster: common.cluster.clone().or_else(|| config.ceph.cluster.clone()),
+            id: common.id.clone().or_else(|| config.ceph.id.clone()),
+            keyring: common.keyring.clone().or_else(|| config.ceph.keyring.clone()),
+            timeout: common.timeout,
+        };
+        // librados counts whole seconds from now, the deadline began before: its own message is the better one.
+        let patient = deadline.later_by(std::time::Duration::from_secs(1));
+        let cluster = lane::one(move || Cluster::connect(&options), &patient)??;
+        let format = if common.json { Format::Json } else { common.format };
+        Ok(Self {
+            config,
+            cluster,
+            deadline,
+            format,
+        })
+    }
+
+    /// Runs blocking reads on a thread of their own, so that the deadline and Ctrl-C count.
+    pub(super) fn read<T, F>(&self, read: F) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Cluster) -> Result<T, ReadError> + Send + 'static,
+    {
+        let cluster = self.cluster.clone();
+        Ok(lane::one(move || read(&cluster), &self.deadline)??)
+    }
+
+    pub(super) fn look(&self) -> Result<World, Fault> {
+        let (guarded, deadline) = (self.config.policy.guarded.clone(), self.deadline.clone());
+        self.read(move |cluster| look(cluster, &guarded, &deadline))
+    }
+
+    /// Prints the answer: as JSON, or as the text made of it. A reader that went away is no error.
+    pub(super) fn print<T: Serialize>(
+        &self,
+        answer: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Fault> {
+        let mut printed = match self.format {
+            Format::Json => serde_json::to_string(answer).map_err(std::io::Error::from)?,
+            Format::Table => text(answer).trim_end().to_owned(),
+        };
+        printed.push('\n');
+        match std::io::stdout().write_all(printed.as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Is the answer for people?
+    pub(super) fn for_people(&self) -> bool {
+        self.format == Format::Table
+    }
+}
+
+/// Set by the first Ctrl-C or SIGTERM; the second one ends the process at once.
+fn interrupted() -> Result<Arc<AtomicBool>, std::io::Error> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&flag))?;
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+    }
+    Ok(flag)
+}

@@ -1,0 +1,223 @@
+//! `doctor`: what would stop a fence from working here. Changes nothing.
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::Exit;
+use super::answer::table;
+use super::context::Context;
+use super::error::Fault;
+use crate::ceph::cluster::Cluster;
+use crate::ceph::errno::{Meaning, meaning};
+use crate::ceph::{daemons, look, osdmap, sessions, watchers};
+use crate::clock;
+use crate::domain::map::OsdMap;
+use crate::domain::plan::{Request, Target, plan};
+use crate::domain::world::World;
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+#[derive(Serialize)]
+struct Check {
+    check: String,
+    verdict: Verdict,
+    detail: String,
+}
+
+fn check(name: impl Into<String>, verdict: Verdict, detail: impl Into<String>) -> Check {
+    Check {
+        check: name.into(),
+        verdict,
+        detail: detail.into(),
+    }
+}
+
+pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
+    let mut checks = Vec::new();
+    let map = context.read(osdmap::dump)?.map;
+    checks.push(check("osdmap", Verdict::Ok, format!("epoch {}", map.epoch)));
+    checks.extend(pools(context, &map));
+    checks.extend(capabilities(context)?);
+    checks.extend(readable(context, &map)?);
+    match context.look() {
+        Ok(world) => checks.extend(members(context, &world)),
+        Err(fault) => checks.push(check("daemons", Verdict::Fail, fault.to_string())),
+    }
+    context.print(&checks, |checks| {
+        let mut rows = table(["CHECK", "VERDICT", "DETAIL"]);
+        for Check {
+            check,
+            verdict,
+            detail,
+        } in checks
+        {
+            let verdict = match verdict {
+                Verdict::Ok => "ok",
+                Verdict::Warn => "warn",
+                Verdict::Fail => "FAIL",
+            };
+            rows.add_row([check.as_str(), verdict, detail.as_str()]);
+        }
+        rows.to_string()
+    })?;
+    Ok(if checks.iter().any(|check| check.verdict == Verdict::Fail) {
+        Exit::Failed
+    } else {
+        Exit::Done
+    })
+}
+
+fn pools(context: &Context, map: &OsdMap) -> Vec<Check> {
+    let guarded = &context.config.policy.guarded;
+    let mut checks = Vec::new();
+    for pool in guarded.pools(map).values() {
+        let name = format!("pool {}", pool.name);
+        checks.push(match pool.overlay {
+            Some(_) => check(
+                name,
+                Verdict::Fail,
+                "overlaid by a cache tier: its PGs cannot be proved",
+            ),
+            None if pool.eio => check(
+                name,
+                Verdict::Fail,
+                "has the eio flag: its PGs are not asked at all",
+            ),
+            None => check(name, Verdict::Ok, format!("guarded, {} PGs", pool.pg_num)),
+        });
+    }
+    if checks.is_empty() {
+        checks.push(check(
+            "pools",
+            Verdict::Fail,
+            "no pool could hold images: nothing to prove",
+        ));
+    }
+    for name in &guarded.except {
+        if !map.pools.values().any(|pool| pool.name == *name) {
+            checks.push(check(
+                "except_pools",
+                Verdict::Warn,
+                format!("there is no pool '{name}'"),
+            ));
+        }
+    }
+    if map.reads_paused {
+        checks.push(check(
+            "flags",
+            Verdict::Fail,
+            "reads are paused: no PG can be proved (`ceph osd unpause`)",
+        ));
+    }
+    if !map.knows_ranges {
+        let detail =
+            "these monitors know no ranges (16.2.11): a short entry cannot be replaced under a host entry";
+        checks.push(check("ranges", Verdict::Warn, detail));
+    }
+    checks
+}
+
+/// Commands the guardian must be allowed, tried with arguments the monitors reject: they judge the capability
+/// first, so EINVAL or ENOENT is a yes and EACCES a no, and nothing changes either way.
+fn capabilities(context: &Context) -> Result<Vec<Check>, Fault> {
+    const NOBODY: &str = "rbd-guardian.doctor.nobody";
+    let commands = [
+        (
+            json!({"prefix": "osd blocklist", "blocklistop": "add", "addr": NOBODY}),
+            "osd blocklist",
+        ),
+        (json!({"prefix": "mgr fail", "who": NOBODY}), "mgr fail"),
+        (json!({"prefix": "mds fail", "role_or_gid": NOBODY}), "mds fail"),
+    ];
+    let mut checks = Vec::new();
+    for (command, name) in commands {
+        let answer = context.read(move |cluster: &Cluster| Ok(cluster.mon_command(&command)))?;
+        let denied = matches!(&answer, Err(error) if meaning(error.errno) == Meaning::Denied);
+        let title = format!("cap `{name}`");
+        checks.push(if denied {
+            check(
+                title,
+                Verdict::Fail,
+                format!("missing: add mon `allow command \"{name}\"` (deploy/ceph)"),
+            )
+        } else {
+            check(title, Verdict::Ok, "allowed")
+        });
+    }
+    Ok(checks)
+}
+
+fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
+    let deadline = context.deadline.clone();
+    let mons = context.read(daemons::mons)?;
+    let mut checks = Vec::new();
+    for mon in mons.daemons.iter().filter(|mon| !mons.quorum.contains(&mon.name)) {
+        checks.push(check(
+            mon.to_string(),
+            Verdict::Warn,
+            "not in the quorum: its clients' sessions cannot be asked for",
+        ));
+    }
+    for (mon, answer) in sessions::sessions(&context.cluster, &mons.quorum, &deadline) {
+        let name = format!("sessions of mon.{mon}");
+        checks.push(match answer {
+            Ok(sessions) => check(name, Verdict::Ok, format!("{} clients", sessions.len())),
+            Err(error) => check(name, Verdict::Fail, error.to_string()),
+        });
+    }
+    let mut images = 0;
+    let scope = watchers::Scope::of(&context.config.policy.guarded.pools(map));
+    let unread = watchers::sweep(&context.cluster, &scope, &deadline, &mut |_| images += 1);
+    checks.push(check("images", Verdict::Ok, format!("{images} read")));
+    checks.extend(
+        unread
+            .into_iter()
+            .map(|what| check("images", Verdict::Fail, what)),
+    );
+    Ok(checks)
+}
+
+/// Would each member be fenced as a whole, if it were lost now?
+fn members(context: &Context, world: &World) -> Vec<Check> {
+    let members = &context.config.members;
+    if members.0.is_empty() {
+        return vec![check(
+            "members",
+            Verdict::Warn,
+            "none configured: only --address can be fenced",
+        )];
+    }
+    let mut checks = Vec::new();
+    for member in &members.0 {
+        let request = Request {
+            target: Target::Member(member.name.clone()),
+            accept_incomplete: false,
+        };
+        let name = format!("member {}", member.name);
+        match plan(&request, members, world, &context.config.policy) {
+            Ok(plan) => {
+                let detail = format!("would be fenced whole, {} clients known", plan.known_clients);
+                checks.push(check(name, Verdict::Ok, detail));
+            }
+            Err(refusals) => checks.extend(
+                refusals
+                    .iter()
+                    .map(|refusal| check(name.clone(), Verdict::Fail, refusal.to_string())),
+            ),
+        }
+    }
+    let own = look::own(&context.cluster);
+    let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+    checks.push(check(
+        "own address",
+        Verdict::Ok,
+        format!("{} at {}", own.join(", "), clock::wall()),
+    ));
+    checks
+}

@@ -1,0 +1,53 @@
+//! What ends a verb before it has an answer.
+
+use super::Exit;
+use crate::ceph::cluster::ConnectError;
+use crate::ceph::command::ReadError;
+use crate::config::ConfigError;
+use crate::deadline::Late;
+use crate::domain::fence_id::BadFenceId;
+
+/// One line that says what to do, and the exit code that goes with it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    FenceId(#[from] BadFenceId),
+    #[error("no member '{name}': the configuration knows {known}")]
+    NoMember { name: String, known: String },
+    #[error("no pool '{name}': there are {existing}")]
+    NoPool { name: String, existing: String },
+    #[error("{0} before Ceph answered: nothing is known to have changed, run it again")]
+    Late(#[from] Late),
+    #[error(
+        "a release needs proof that the host rebooted, which only the daemon can get: if you know that it was powered \
+         off or rebooted after the fence, say so with --assert-powered-off --reason TEXT"
+    )]
+    NotAsserted,
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl Fault {
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::FenceId(_) | Self::NoMember { .. } | Self::NoPool { .. } => Exit::Usage,
+            Self::Connect(error) => match error {
+                ConnectError::ConfNotFound { .. }
+                | ConnectError::BadConf { .. }
+                | ConnectError::KeyringNotFound { .. } => Exit::Usage,
+                ConnectError::Refused { .. } | ConnectError::Other { .. } => Exit::Failed,
+                ConnectError::Unreachable { .. } => Exit::CannotTell,
+            },
+            Self::Read(error) if error.is_transient() => Exit::CannotTell,
+            Self::Read(_) | Self::Output(_) => Exit::Failed,
+            Self::Late(_) => Exit::CannotTell,
+            Self::NotAsserted => Exit::Refused,
+        }
+    }
+}

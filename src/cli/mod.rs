@@ -1,0 +1,257 @@
+//! The verbs. stdout is the answer, stderr everything else; exit codes are a contract (DESIGN §8).
+#![allow(clippy::print_stdout, clippy::print_stderr)] // This module is the program's mouth.
+
+mod answer;
+mod context;
+mod doctor;
+mod drive;
+mod error;
+mod fence;
+mod plan;
+mod progress;
+mod release;
+mod status;
+mod watchers;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::domain::addr::{Entry, parse_target};
+use crate::domain::plan::{Request, Target};
+use context::Context;
+use error::Fault;
+
+/// How a verb ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Done,
+    Failed,
+    Usage,
+    Pending,
+    Refused,
+    CannotTell,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Pending => 3,
+            Exit::Refused => 4,
+            Exit::CannotTell => 5,
+        })
+    }
+}
+
+/// Makes Ceph refuse a lost Incus member before its instances start elsewhere, and proves it.
+///
+/// A fenced member's clients are blocklisted, and a fence counts only when each PG of each pool that could hold
+/// images has answered with a map that refuses them: then it is `sealed`, and not before.
+#[derive(Parser)]
+#[command(name = "rbd-guardian", version, max_term_width = 100, after_long_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done and proved
+  1  failed (Ceph said no: key, capabilities, a rejected command)
+  2  usage or configuration
+  3  committed, but the seal is pending: run the same command again, it goes on from there
+  4  refused (policy, storm brake, protected address, coverage): nothing was changed
+  5  cannot tell (Ceph unreachable, or timed out before the entries were seen)";
+
+#[derive(Args)]
+struct Common {
+    /// The guardian's configuration [default: /etc/rbd-guardian/rbd-guardian.toml, if it exists]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Common options"
+    )]
+    config: Option<PathBuf>,
+    /// ceph.conf, as Ceph's tools take it
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
+    conf: Option<PathBuf>,
+    /// Ceph client name, without `client.` [default: guardian]
+    #[arg(long, global = true, value_name = "ID", help_heading = "Common options")]
+    id: Option<String>,
+    /// Ceph cluster name [default: ceph]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Common options")]
+    cluster: Option<String>,
+    /// Keyring of the Ceph client
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
+    keyring: Option<PathBuf>,
+    /// How to print the answer
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "table",
+        help_heading = "Common options"
+    )]
+    format: Format,
+    /// The same as --format json
+    #[arg(long, global = true, help_heading = "Common options")]
+    json: bool,
+    /// Bounds the whole command, for example 30s or 5min
+    #[arg(long, global = true, value_name = "D", default_value = "60s", value_parser = timeout, help_heading = "Common options")]
+    timeout: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Show members, their fences, and whether each fence is proved right now
+    Status(StatusArgs),
+    /// Show what a fence would do: entries, coverage, refusals; changes nothing
+    Plan(PlanArgs),
+    /// Blocklist a member or address, and prove that every write of it is refused
+    ///
+    /// Ends with 0 only when the fence is `sealed`. Interrupted or out of time it says how far it came; the same
+    /// command goes on from there.
+    Fence(FenceArgs),
+    /// Let a fenced host use the storage again; its old client instances never can
+    Release(ReleaseArgs),
+    /// One sweep: who watches and who has locked each image
+    Watchers(WatchersArgs),
+    /// Show what would stop a fence from working here
+    Doctor,
+}
+
+#[derive(Args)]
+struct StatusArgs {
+    /// Repeat every two seconds until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Args)]
+struct PlanArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Plan with what is known, where the host may not be fenced or a source did not answer
+    #[arg(long)]
+    accept_incomplete: bool,
+}
+
+#[derive(Args)]
+struct FenceArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Fence what is known, where the host may not be fenced or a source did not answer
+    #[arg(long)]
+    accept_incomplete: bool,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct TargetArgs {
+    /// A member, as the configuration names it
+    member: Option<String>,
+    /// A host (10.0.0.5, 10.0.0.5:0/0, [2001:db8::5]:0/0) or one client instance (10.0.0.5:0/123456); repeatable
+    #[arg(long, value_name = "A", value_parser = parse_target, num_args = 1..)]
+    address: Vec<Entry>,
+}
+
+#[derive(Args)]
+struct ReleaseArgs {
+    /// A member, as the configuration names it
+    #[arg(required_unless_present = "fence", conflicts_with = "fence")]
+    member: Option<String>,
+    /// The ID that `fence` printed
+    #[arg(long, value_name = "ID")]
+    fence: Option<String>,
+    /// You assert that the host was powered off or rebooted after it was fenced: nothing of its old life runs
+    #[arg(long, requires = "reason")]
+    assert_powered_off: bool,
+    /// What you saw, and who you are, for the record
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+#[derive(Args)]
+struct WatchersArgs {
+    /// Only this pool; repeatable
+    #[arg(long = "pool", value_name = "P")]
+    pools: Vec<String>,
+}
+
+/// Runs the verb the command line names.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(exit) => exit.into(),
+        Err(fault) => {
+            eprintln!("rbd-guardian: {fault}");
+            fault.exit().into()
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<Exit, Fault> {
+    let context = Context::open(&cli.common)?;
+    match &cli.verb {
+        Verb::Status(args) => status::run(&context, args),
+        Verb::Plan(args) => plan::run(&context, &args.target.request(args.accept_incomplete)),
+        Verb::Fence(args) => fence::run(&context, args),
+        Verb::Release(args) => release::run(&context, args),
+        Verb::Watchers(args) => watchers::run(&context, args),
+        Verb::Doctor => doctor::run(&context),
+    }
+}
+
+impl TargetArgs {
+    fn request(&self, accept_incomplete: bool) -> Request {
+        let target = match &self.member {
+            Some(name) => Target::Member(name.clone()),
+            None => Target::Addresses(self.address.iter().copied().collect()),
+        };
+        Request {
+            target,
+            accept_incomplete,
+        }
+    }
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = humantime::parse_duration(text).map_err(|error| format!("{error}; write 30s or 5min"))?;
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+    if bounds.contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err("between 1s and 24h".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

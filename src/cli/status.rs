@@ -1,0 +1,254 @@
+//! `status`: members and their fences. Nothing but the blocklist remembers a fence, so its proof is made anew.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::answer::{EntryAnswer, PoolAnswer, barrier_text, entries_table, table};
+use super::context::Context;
+use super::error::Fault;
+use super::progress::Progress;
+use super::{Exit, StatusArgs, drive};
+use crate::ceph::barrier::{ProbeNames, barrier};
+use crate::ceph::osdmap;
+use crate::clock;
+use crate::deadline::Late;
+use crate::domain::addr::Entry;
+use crate::domain::barrier::{PoolProof, PoolToProve};
+use crate::domain::fence_id::FenceId;
+use crate::domain::map::OsdMap;
+use crate::domain::member::Member;
+
+#[derive(Serialize)]
+struct StatusAnswer {
+    epoch: u32,
+    members: Vec<MemberAnswer>,
+    /// Entries at addresses of no member.
+    other_entries: Vec<EntryAnswer>,
+    /// Whether every PG enforces this epoch's entries; empty if there are none.
+    barrier: Vec<PoolAnswer>,
+}
+
+#[derive(Serialize)]
+struct MemberAnswer {
+    name: String,
+    state: MemberState,
+    fence: Option<FenceId>,
+    entries: Vec<EntryAnswer>,
+    notes: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum MemberState {
+    /// No address of it is fenced.
+    Watching,
+    /// Fenced, and proved just now.
+    Sealed,
+    /// Fenced; some PGs did not answer.
+    Pending,
+    /// Some of its addresses are fenced and others are not.
+    Breached,
+}
+
+/// How long PGs may take to answer before they are shown as pending.
+const PROVE_WITHIN: Duration = Duration::from_secs(2);
+const REPEAT: Duration = Duration::from_secs(2);
+
+pub(super) fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
+    let mut names = ProbeNames::default();
+    if !args.watch {
+        return show(context, &mut names);
+    }
+    loop {
+        if context.for_people() {
+            // Home and clear: the next picture replaces this one.
+            print!("\x1b[H\x1b[2J");
+        }
+        show(context, &mut names)?;
+        match context.deadline.unbounded().pause(REPEAT) {
+            Ok(()) => {}
+            Err(Late::Over | Late::Interrupted) => return Ok(Exit::Done),
+        }
+    }
+}
+
+fn show(context: &Context, names: &mut ProbeNames) -> Result<Exit, Fault> {
+    let map = context.read(osdmap::dump)?.map;
+    let proofs = prove(context, &map, names)?;
+    let required = context.config.policy.required_until(clock::wall());
+    let proved = proofs.iter().all(PoolProof::is_complete);
+    let members = &context.config.members;
+    let answer = StatusAnswer {
+        epoch: map.epoch,
+        members: members
+            .0
+            .iter()
+            .map(|member| describe(member, &map, required, proved))
+            .collect(),
+        other_entries: others(context, &map),
+        barrier: proofs.iter().map(PoolAnswer::new).collect(),
+    };
+    context.print(&answer, text)?;
+    Ok(Exit::Done)
+}
+
+fn prove(context: &Context, map: &OsdMap, names: &mut ProbeNames) -> Result<Vec<PoolProof>, Fault> {
+    if !context
+        .config
+        .members
+        .0
+        .iter()
+        .flat_map(|m| &m.addresses)
+        .any(|ip| map.blocklist.hosts(*ip).next().is_some())
+    {
+        return Ok(Vec::new());
+    }
+    let guarded = context.config.policy.guarded.pools(map);
+    let pools: Vec<PoolToProve> = guarded
+        .into_iter()
+        .map(|(id, pool)| PoolToProve {
+            id,
+            name: pool.name.clone(),
+            pg_num: pool.pg_num,
+        })
+        .collect();
+    let mut progress = Progress::new();
+    let say = &mut |proofs: &[PoolProof]| progress.say(|| drive::unproved(proofs));
+    let proofs = barrier(
+        &context.cluster,
+        &pools,
+        names,
+        &context.deadline.unbounded().at_most(PROVE_WITHIN),
+        say,
+    )?;
+    // What was proved counts only for pools that are still there, with as many PGs.
+    let after = context.read(osdmap::dump)?.map;
+    let stands = |proof: &PoolProof| {
+        after
+            .pools
+            .get(&proof.pool.id)
+            .is_some_and(|p| p.pg_num == proof.pool.pg_num)
+    };
+    Ok(proofs.into_iter().filter(stands).collect())
+}
+
+fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) -> MemberAnswer {
+    let mut entries = Vec::new();
+    let mut hosts = BTreeSet::new();
+    let mut notes = Vec::new();
+    for ip in &member.addresses {
+        let fenced: Vec<_> = map.blocklist.hosts(*ip).collect();
+        hosts.extend(fenced.iter().map(|(entry, _)| *entry));
+        let clients = map
+            .blocklist
+            .clients(*ip)
+            .map(|(client, until)| (Entry::Client(client), until));
+        let all: Vec<_> = fenced.into_iter().chain(clients).collect();
+        for (entry, until) in all.iter().filter(|(_, until)| *until < required) {
+            notes.push(format!(
+                "{entry} ends at {until}: fence the member again to replace it"
+            ));
+        }
+        entries.extend(
+            all.into_iter()
+                .map(|(entry, until)| EntryAnswer::new((entry, Some(until)))),
+        );
+    }
+    let unfenced = member
+        .addresses
+        .iter()
+        .filter(|ip| map.blocklist.hosts(**ip).next().is_none());
+    let unfenced: Vec<String> = unfenced.map(ToString::to_string).collect();
+    let state = if hosts.is_empty() {
+        MemberState::Watching
+    } else if !unfenced.is_empty() {
+        notes.push(format!(
+            "not fenced: {}; fence the member again, or release it",
+            unfenced.join(", ")
+        ));
+        MemberState::Breached
+    } else if proved {
+        MemberState::Sealed
+    } else {
+        MemberState::Pending
+    };
+    let fence = (!hosts.is_empty()).then(|| FenceId::new(Some(&member.name), &hosts));
+    MemberAnswer {
+        name: member.name.clone(),
+        state,
+        fence,
+        entries,
+        notes,
+    }
+}
+
+fn others(context: &Context, map: &OsdMap) -> Vec<EntryAnswer> {
+    let of_member = |ip| context.config.members.owner(ip).is_some();
+    let entries = map
+        .blocklist
+        .entries
+        .iter()
+        .filter(|(addr, _)| !of_member(addr.ip));
+    let entries = entries.filter_map(|(addr, until)| {
+        let entry = if addr.is_host() {
+            Entry::Host(addr.ip)
+        } else {
+            Entry::Client(addr.client()?)
+        };
+        Some((entry, Some(*until)))
+    });
+    let ranges = map
+        .blocklist
+        .ranges
+        .iter()
+        .filter(|(range, _)| range.prefix_len() == range.max_prefix_len());
+    let ranges = ranges.filter(|(range, _)| !of_member(range.addr()));
+    let ranges = ranges.map(|(range, until)| (Entry::HostRange(range.addr()), Some(*until)));
+    entries.chain(ranges).map(EntryAnswer::new).collect()
+}
+
+fn text(answer: &StatusAnswer) -> String {
+    let mut rows = table(["MEMBER", "STATE", "ENTRIES", "FENCE"]);
+    for member in &answer.members {
+        let state = match member.state {
+            MemberState::Watching => "watching",
+            MemberState::Sealed => "SEALED",
+            MemberState::Pending => "PENDING",
+            MemberState::Breached => "BREACHED",
+        };
+        let entries: Vec<String> = member
+            .entries
+            .iter()
+            .map(|entry| entry.entry.to_string())
+            .collect();
+        let fence = member.fence.as_ref().map(ToString::to_string).unwrap_or_default();
+        rows.add_row([member.name.clone(), state.to_owned(), entries.join("\n"), fence]);
+    }
+    let mut text = format!("osdmap epoch {}\n{rows}\n", answer.epoch);
+    for (member, note) in answer
+        .members
+        .iter()
+        .flat_map(|member| member.notes.iter().map(move |note| (member, note)))
+    {
+        text.push_str(&format!("{}: {note}\n", member.name));
+    }
+    if answer.members.is_empty() {
+        text.push_str("no members are configured: add [[member]] tables to the configuration\n");
+    }
+    if !answer.barrier.is_empty() {
+        text.push_str(&format!(
+            "\nproof, made just now:\n{}\n",
+            barrier_text(&answer.barrier)
+        ));
+    }
+    if !answer.other_entries.is_empty() {
+        text.push_str(&format!(
+            "\nentries at addresses of no member:\n{}\n",
+            entries_table(&answer.other_entries)
+        ));
+    }
+    text
+}

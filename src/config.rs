@@ -1,0 +1,286 @@
+//! The configuration file: TOML in, checked types out. Every error names the file, the place and what is allowed.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::domain::addr::{AddrError, Entry, parse_target};
+use crate::domain::map::Guarded;
+use crate::domain::member::{Member, Members};
+use crate::domain::policy::{DEFAULT_EXPIRE, DEFAULT_MIN_REMAINING, Policy};
+
+/// Read if `--config` is not given; may be absent.
+pub const DEFAULT_PATH: &str = "/etc/rbd-guardian/rbd-guardian.toml";
+
+/// What the operator configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// How to reach Ceph.
+    pub ceph: CephConfig,
+    /// What fences may do.
+    pub policy: Policy,
+    /// The members.
+    pub members: Members,
+}
+
+/// The `[ceph]` table. Options of the same name on the command line win.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CephConfig {
+    /// Path of `ceph.conf`.
+    pub conf: Option<PathBuf>,
+    /// Cluster name.
+    pub cluster: Option<String>,
+    /// Client name without `client.`.
+    pub id: Option<String>,
+    /// Path of the keyring.
+    pub keyring: Option<PathBuf>,
+    /// Pools no member writes to; all others that could hold images are guarded.
+    #[serde(default)]
+    pub except_pools: Vec<String>,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read the configuration {path}: {error}")]
+    Unreadable {
+        /// Which.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It is no TOML, or a key is unknown, missing or of another type. The TOML reader tells line and column.
+    #[error("{path}: {detail}")]
+    Malformed {
+        /// Which.
+        path: String,
+        /// Line, column and what is expected.
+        detail: String,
+    },
+    /// A value is not allowed.
+    #[error("{path}: {key}: {detail}")]
+    BadValue {
+        /// Which file.
+        path: String,
+        /// Which key.
+        key: String,
+        /// What is allowed.
+        detail: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    #[serde(default)]
+    ceph: CephConfig,
+    #[serde(default)]
+    policy: RawPolicy,
+    #[serde(default, rename = "member")]
+    members: Vec<RawMember>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPolicy {
+    expire: Option<String>,
+    min_remaining: Option<String>,
+    fail_over: Option<bool>,
+    max_fenced_members: Option<usize>,
+    #[serde(default)]
+    protected: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMember {
+    name: String,
+    #[serde(default)]
+    addresses: Vec<String>,
+}
+
+impl Config {
+    /// Reads the named file, or the default one, which may be absent.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                return Err(ConfigError::Unreadable {
+                    path: file.display().to_string(),
+                    error,
+                });
+            }
+        };
+        Self::parse(&text, &file.display().to_string())
+    }
+
+    /// Checks a configuration's text; `path` is for messages.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
+        let malformed = |error: &toml::de::Error| ConfigError::Malformed {
+            path: path.to_owned(),
+            detail: error.to_string().trim_end().to_owned(),
+        };
+        let raw: Raw = toml::from_str(text).map_err(|error| malformed(&error))?;
+        let check = Check { path };
+        let members = check.members(raw.members)?;
+        let guarded = Guarded {
+            except: raw.ceph.except_pools.clone(),
+        };
+        let policy = Policy {
+            guarded,
+            ..check.policy(raw.policy, members.0.len())?
+        };
+        Ok(Self {
+            ceph: raw.ceph,
+            policy,
+            members,
+        })
+    }
+}
+
+struct Check<'a> {
+    path: &'a str,
+}
+
+impl Check<'_> {
+    fn bad(&self, key: impl Into<String>, detail: impl std::fmt::Display) -> ConfigError {
+        ConfigError::BadValue {
+            path: self.path.to_owned(),
+            key: key.into(),
+            detail: detail.to_string(),
+        }
+    }
+
+    fn members(&self, raw: Vec<RawMember>) -> Result<Members, ConfigError> {
+        let mut members: Vec<Member> = Vec::new();
+        for RawMember { name, addresses } in raw {
+            if name.is_empty() || name.len() > 63 {
+                return Err(self.bad("member.name", format!("'{name}' must have 1 to 63 characters")));
+            }
+            if members.iter().any(|member| member.name == name) {
+                return Err(self.bad("member.name", format!("'{name}' is there twice")));
+            }
+            let key = format!("member '{name}' addresses");
+            let mut ips = Vec::new();
+            for text in &addresses {
+                ips.push(host(text).map_err(|detail| self.bad(&key, detail))?);
+            }
+            members.push(Member { name, addresses: ips });
+        }
+        Ok(Members(members))
+    }
+
+    fn policy(&self, raw: RawPolicy, members: usize) -> Result<Policy, ConfigError> {
+        let defaults = Policy::for_members(members);
+        let expire = self.duration("policy.expire", raw.expire.as_deref(), defaults.expire)?;
+        let min = self.duration(
+            "policy.min_remaining",
+            raw.min_remaining.as_deref(),
+            defaults.min_remaining,
+        )?;
+        if expire > DEFAULT_EXPIRE {
+            return Err(self.bad(
+                "policy.expire",
+                "at most 5 years (Ceph 16 is not known to bear more)",
+            ));
+        }
+        if min + MARGIN > expire {
+            let detail = "policy.min_remaining must be at least a day less than policy.expire (defaults: 4years, 5years)";
+            return Err(self.bad("policy.min_remaining", detail));
+        }
+        if raw.max_fenced_members == Some(0) {
+            return Err(self.bad(
+                "policy.max_fenced_members",
+                "at least 1: with 0 nothing could ever be fenced",
+            ));
+        }
+        let network = |text: &String| {
+            let network = text
+                .parse::<IpNet>()
+                .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_| {
+                self.bad(
+                    "policy.protected",
+                    format!("'{text}' is neither an IP nor a network"),
+                )
+            })
+        };
+        Ok(Policy {
+            expire,
+            min_remaining: min,
+            fail_over: raw.fail_over.unwrap_or(defaults.fail_over),
+            max_fenced_members: raw.max_fenced_members.unwrap_or(defaults.max_fenced_members),
+            protected: raw.protected.iter().map(network).collect::<Result<_, _>>()?,
+            guarded: defaults.guarded,
+        })
+    }
+
+    fn duration(&self, key: &str, text: Option<&str>, default: Duration) -> Result<Duration, ConfigError> {
+        let parse = |text| humantime::parse_duration(text);
+        text.map_or(Ok(default), |text| {
+            parse(text).map_err(|e| self.bad(key, format!("{e}; write 5years or 90days")))
+        })
+    }
+}
+
+/// Between the end of a new entry and what counts as short, so that clocks may differ.
+const MARGIN: Duration = Duration::from_secs(24 * 3600);
+
+fn host(text: &str) -> Result<IpAddr, AddrError> {
+    match parse_target(text)? {
+        Entry::Host(ip) | Entry::HostRange(ip) => Ok(ip),
+        Entry::Client(_) => Err(AddrError::Malformed {
+            text: text.to_owned(),
+        }),
+    }
+}
+
+const _: () = assert!(DEFAULT_MIN_REMAINING.as_secs() + MARGIN.as_secs() < DEFAULT_EXPIRE.as_secs());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Config::parse(text, "test.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_sample_is_the_default() {
+        let sample = Config::parse(include_str!("../config/rbd-guardian.toml"), "sample").unwrap();
+        let mut default = Config::parse("", "empty").unwrap();
+        default.members = sample.members.clone();
+        assert_eq!(sample, default, "what the sample sets must be what is assumed");
+        assert_eq!(sample.members.0.len(), 3, "the sample shows members");
+    }
+
+    #[test]
+    fn errors_name_file_place_and_what_is_allowed() {
+        assert!(error("[polcy]\n").contains("line 1"), "{}", error("[polcy]\n"));
+        assert!(error("[policy]\nexpire = 5\n").contains("line 2"));
+        assert!(error("[policy]\nexpire = \"6years\"\n").contains("at most 5 years"));
+        assert!(error("[policy]\nexpire = \"soon\"\n").contains("policy.expire"));
+        assert!(error("[policy]\nexpire = \"1year\"\n").contains("min_remaining"));
+        assert!(error("[policy]\nmax_fenced_members = 0\n").contains("at least 1"));
+        assert!(error("[policy]\nprotected = [\"x\"]\n").contains("'x'"));
+        let twice = "[[member]]\nname = \"a\"\n[[member]]\nname = \"a\"\n";
+        assert!(error(twice).contains("twice"));
+        for bad in ["10.0.0.0/24", "fe80::1", "10.0.0.5:0/7", "n1"] {
+            let text = format!("[[member]]\nname = \"a\"\naddresses = [\"{bad}\"]\n");
+            assert!(error(&text).contains("member 'a' addresses"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! How long something may take, and whether somebody asked to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+
+/// A point in time, or the operator's Ctrl-C, whichever comes first.
+#[derive(Debug, Clone)]
+pub struct Deadline {
+    at: Instant,
+    interrupted: Arc<AtomicBool>,
+}
+
+/// It did not happen in time. What was waited for is unknown, not undone (INV-9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Late {
+    /// The time is over.
+    #[error("timed out")]
+    Over,
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// How often a wait looks whether it was interrupted.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl Deadline {
+    /// So long from now; `interrupted` is set by a signal handler.
+    pub fn after(timeout: Duration, interrupted: Arc<AtomicBool>) -> Self {
+        Self {
+            at: clock::monotonic() + timeout,
+            interrupted,
+        }
+    }
+
+    /// The same, but no longer than this from now.
+    pub fn at_most(&self, timeout: Duration) -> Self {
+        Self {
+            at: self.at.min(clock::monotonic() + timeout),
+            interrupted: Arc::clone(&self.interrupted),
+        }
+    }
+
+    /// The same, but so much later.
+    pub fn later_by(&self, time: Duration) -> Self {
+        Self {
+            at: self.at + time,
+            interrupted: Arc::clone(&self.interrupted),
+        }
+    }
+
+    /// Ended by Ctrl-C only, within a lifetime.
+    pub fn unbounded(&self) -> Self {
+        self.later_by(Duration::from_secs(100 * 365 * 24 * 3600))
+    }
+
+    /// How much time is left.
+    ///
+    /// # Errors
+    /// None is.
+    pub fn left(&self) -> Result<Duration, Late> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(Late::Interrupted);
+        }
+        let left = self.at.saturating_duration_since(clock::monotonic());
+        if left.is_zero() { Err(Late::Over) } else { Ok(left) }
+    }
+
+    /// The next item of a channel; `None` when no sender is left.
+    ///
+    /// # Errors
+    /// Nothing came in time.
+    pub fn receive<T>(&self, from: &Receiver<T>) -> Result<Option<T>, Late> {
+        loop {
+            match from.recv_timeout(self.left()?.min(LOOK)) {
+                Ok(item) => return Ok(Some(item)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Waits a little before something is looked at again.
+    ///
+    /// # Errors
+    /// There is no time for it.
+    #[allow(clippy::disallowed_methods)]
+    pub fn pause(&self, pause: Duration) -> Result<(), Late> {
+        std::thread::sleep(self.left()?.min(pause));
+        self.left().map(|_| ())
+    }
+}

@@ -1,0 +1,400 @@
+//! The fence: from a plan to a proof.
+//!
+//! The machine is level-triggered: each effect is derived from the last osdmap read and from what is proved,
+//! never from a remembered position, so that it can begin anywhere, also on what an earlier run left. What a
+//! command replied is not believed; the map is read back (INV-9).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::addr::Entry;
+use super::barrier::{PoolProof, PoolToProve};
+use super::map::{OsdMap, PoolId};
+use super::plan::Plan;
+use super::wanted::Wanted;
+use super::world::{Daemon, DaemonKind, Role};
+
+/// Something for the shell to perform. One is outstanding at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make a standby take over from this daemon.
+    FailOver(Daemon),
+    /// Read which daemons are active now. Asked again until it is settled: pace it.
+    ReadDaemons,
+    /// Add entries, all at the same time, so that one proposal of the monitors commits them.
+    Add(Vec<Entry>),
+    /// Remove entries.
+    Remove(Vec<Entry>),
+    /// Read an osdmap that is at least as new as everything answered so far.
+    ReadMap,
+    /// Ask every PG of these pools with an operation that carries at least this epoch.
+    Barrier {
+        /// The epoch in which the entries were read back.
+        epoch: u32,
+        /// The pools.
+        pools: Vec<PoolToProve>,
+    },
+}
+
+/// What became of one command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    /// The monitors said it is done.
+    Acknowledged,
+    /// The monitors said no, in these words.
+    Refused(String),
+    /// No answer in time: it may or may not have been done, or may be done yet.
+    Unknown,
+}
+
+/// Where a fence stands (DESIGN §3.6, as far as one command sees it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nothing is known to be in the blocklist.
+    Intended,
+    /// The entries were read back; no PG has been asked.
+    Committed,
+    /// The entries were read back; some PGs have not answered.
+    Pending,
+    /// Every PG of every guarded pool refuses the target.
+    Sealed,
+    /// Sealed once, then an entry vanished; being re-asserted.
+    Breached,
+}
+
+/// A failure that repeating does not mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The monitors refuse to fail a daemon over.
+    #[error("could not fail over {daemon}: {status}")]
+    FailOver {
+        /// Which.
+        daemon: String,
+        /// Their words.
+        status: String,
+    },
+    /// The monitors refuse to add or remove entries.
+    #[error("the monitors refused to change the blocklist entry {entry}: {status}")]
+    Entry {
+        /// Which.
+        entry: Entry,
+        /// Their words.
+        status: String,
+    },
+    /// A removal was not answered, so it may still arrive: the key cannot be relied on (INV-7).
+    #[error(
+        "no answer to the removal of the short entry {entry}: it may still take effect, so its cover stays"
+    )]
+    InDoubt {
+        /// Which.
+        entry: Entry,
+    },
+    /// A pool can only be proved on its cache tier.
+    #[error("pool '{pool}' was overlaid by a cache tier meanwhile: its PGs cannot be proved")]
+    CacheTier {
+        /// Which.
+        pool: String,
+    },
+}
+
+/// One fence on its way.
+#[derive(Debug, Clone)]
+pub struct Fence {
+    plan: Plan,
+    wanted: Wanted,
+    to_fail_over: Vec<Daemon>,
+    daemons_settled: bool,
+    /// The last map, until something was sent that may have changed it.
+    map: Option<OsdMap>,
+    /// The last map that was read, for comparison.
+    seen: Option<OsdMap>,
+    /// The epoch in which all targets were first read back as held without interruption since.
+    committed: Option<u32>,
+    proofs: BTreeMap<PoolId, PoolProof>,
+    /// The map was read again after the last PG answered, and shows the same pools and entries.
+    verified: bool,
+    was_sealed: bool,
+    deleted_pools: Vec<String>,
+    refused: BTreeMap<Entry, String>,
+    failure: Option<Failure>,
+    outstanding: bool,
+}
+
+impl Fence {
+    /// Begins what the plan says.
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            wanted: Wanted::new(plan.entries.clone(), plan.required_until),
+            to_fail_over: plan.fail_over.clone(),
+            daemons_settled: plan.fail_over.is_empty(),
+            plan,
+            map: None,
+            seen: None,
+            committed: None,
+            proofs: BTreeMap::new(),
+            verified: false,
+            was_sealed: false,
+            deleted_pools: Vec::new(),
+            refused: BTreeMap::new(),
+            failure: None,
+            outstanding: false,
+        }
+    }
+
+    /// What to do next; `None` while an effect is outstanding and when there is nothing left to do.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        if self.outstanding || self.failure.is_some() {
+            return None;
+        }
+        let effect = self.decide();
+        self.outstanding = effect.is_some();
+        effect
+    }
+
+    fn decide(&mut self) -> Option<Effect> {
+        if let Some(daemon) = self.to_fail_over.pop() {
+            return Some(Effect::FailOver(daemon));
+        }
+        if !self.daemons_settled {
+            return Some(Effect::ReadDaemons);
+        }
+        let Some(map) = &self.map else {
+            return Some(Effect::ReadMap);
+        };
+        let add = self.wanted.to_add(map);
+        if !add.is_empty() {
+            return Some(self.changing(Effect::Add(add)));
+        }
+        let Some(epoch) = self.committed else {
+            return Some(Effect::ReadMap);
+        };
+        let pools = self.unproved(map);
+        if !pools.is_empty() {
+            return Some(Effect::Barrier { epoch, pools });
+        }
+        if !self.verified {
+            return Some(Effect::ReadMap);
+        }
+        let mut remove = self.wanted.to_replace(map);
+        if remove.is_empty() {
+            remove = self.wanted.to_drop(map);
+        }
+        (!remove.is_empty()).then(|| self.changing(Effect::Remove(remove)))
+    }
+
+    fn changing(&mut self, effect: Effect) -> Effect {
+        self.map = None;
+        effect
+    }
+
+    fn unproved(&self, map: &OsdMap) -> Vec<PoolToProve> {
+        let mut unproved = Vec::new();
+        for (id, pool) in self.plan.guarded.pools(map) {
+            let proof = self
+                .proofs
+                .get(&id)
+                .filter(|proof| proof.pool.pg_num == pool.pg_num);
+            if !proof.is_some_and(PoolProof::is_complete) {
+                unproved.push(PoolToProve {
+                    id,
+                    name: pool.name.clone(),
+                    pg_num: pool.pg_num,
+                });
+            }
+        }
+        unproved
+    }
+
+    /// A fail-over was asked for.
+    pub fn handle_failed_over(&mut self, daemon: &Daemon, sent: Sent) {
+        self.outstanding = false;
+        match sent {
+            // Whether it happened is read from the daemons, in both cases.
+            Sent::Acknowledged | Sent::Unknown => {}
+            Sent::Refused(status) => {
+                self.failure = Some(Failure::FailOver {
+                    daemon: daemon.to_string(),
+                    status,
+                });
+            }
+        }
+    }
+
+    /// The daemons as they are now: settled when every kind that was moved is active elsewhere.
+    pub fn handle_daemons(&mut self, daemons: &[Daemon]) {
+        self.outstanding = false;
+        let hosts = self.plan.hosts();
+        let on_target = |ip: Option<IpAddr>| ip.is_none_or(|ip| hosts.contains(&ip));
+        let moved = |kind: DaemonKind| {
+            let mut active = daemons
+                .iter()
+                .filter(|d| d.kind == kind && d.role == Role::Active)
+                .peekable();
+            active.peek().is_some() && active.all(|daemon| !on_target(daemon.ip))
+        };
+        self.daemons_settled = self.plan.fail_over.iter().all(|daemon| moved(daemon.kind));
+        let planned = |kind: DaemonKind| self.plan.fail_over.iter().any(|daemon| daemon.kind == kind);
+        let back = |d: &&Daemon| d.role == Role::Active && d.ip.is_some_and(|ip| hosts.contains(&ip));
+        self.to_fail_over = daemons
+            .iter()
+            .filter(|d| planned(d.kind))
+            .filter(back)
+            .cloned()
+            .collect();
+    }
+
+    /// Entries were sent; the map will tell what came of it.
+    pub fn handle_added(&mut self, sent: Vec<(Entry, Sent)>) {
+        self.outstanding = false;
+        self.refused = sent
+            .into_iter()
+            .filter_map(|(entry, sent)| Some((entry, sent.refused()?)))
+            .collect();
+    }
+
+    /// Removals were sent.
+    pub fn handle_removed(&mut self, sent: Vec<(Entry, Sent)>) {
+        self.outstanding = false;
+        for (entry, sent) in sent {
+            match sent {
+                Sent::Acknowledged => {}
+                Sent::Refused(status) => self.failure = Some(Failure::Entry { entry, status }),
+                Sent::Unknown => self.failure = Some(Failure::InDoubt { entry }),
+            }
+        }
+    }
+
+    /// A map was read; `None` if it could not be.
+    pub fn handle_map(&mut self, map: Option<OsdMap>) {
+        self.outstanding = false;
+        let Some(map) = map else { return };
+        if self.seen.as_ref().is_some_and(|seen| map.epoch < seen.epoch) {
+            return;
+        }
+        self.note_refused_entries(&map);
+        self.note_commit(&map);
+        self.note_pools(&map);
+        self.verified = self.committed.is_some() && !self.proofs.is_empty() && self.unproved(&map).is_empty();
+        self.was_sealed |= self.verified;
+        self.seen = Some(map.clone());
+        self.map = Some(map);
+    }
+
+    fn note_refused_entries(&mut self, map: &OsdMap) {
+        let missing = std::mem::take(&mut self.refused).into_iter();
+        let mut missing = missing.filter(|(entry, _)| map.blocklist.until(*entry).is_none());
+        self.failure = self.failure.take().or_else(|| {
+            let (entry, status) = missing.next()?;
+            Some(Failure::Entry { entry, status })
+        });
+    }
+
+    fn note_commit(&mut self, map: &OsdMap) {
+        let before = self.seen.as_ref().map(|seen| &seen.blocklist);
+        let unbroken = before.is_some_and(|before| self.wanted.continuous(before, &map.blocklist));
+        if self.committed.is_some() && !unbroken {
+            self.committed = None;
+            self.proofs.clear();
+        }
+        if self.committed.is_none() && self.wanted.held(&map.blocklist) {
+            self.committed = Some(map.epoch);
+        }
+    }
+
+    fn note_pools(&mut self, map: &OsdMap) {
+        let guarded = self.plan.guarded.pools(map);
+        let gone = self.proofs.iter().filter(|(id, _)| !map.pools.contains_key(id));
+        self.deleted_pools
+            .extend(gone.map(|(_, proof)| proof.pool.name.clone()));
+        self.proofs.retain(|id, _| map.pools.contains_key(id));
+        let tiered = guarded.values().find(|pool| pool.overlay.is_some());
+        if let Some(pool) = tiered {
+            self.failure = Some(Failure::CacheTier {
+                pool: pool.name.clone(),
+            });
+        }
+    }
+
+    /// What the barrier found. Pools left pending are asked for again.
+    pub fn handle_barrier(&mut self, proofs: Vec<PoolProof>) {
+        self.outstanding = false;
+        self.verified = false;
+        // Proved is only what the map, read again, still shows with as many PGs.
+        let complete = proofs.iter().all(PoolProof::is_complete);
+        self.proofs
+            .extend(proofs.into_iter().map(|proof| (proof.pool.id, proof)));
+        if complete {
+            self.map = None;
+        }
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        match self.committed {
+            None if self.was_sealed => State::Breached,
+            None => State::Intended,
+            Some(_) if self.verified => State::Sealed,
+            Some(_) if self.proofs.is_empty() => State::Committed,
+            Some(_) => State::Pending,
+        }
+    }
+
+    /// Sealed, and every entry stands by itself for long enough.
+    pub fn is_done(&self) -> bool {
+        let settled = |map: &OsdMap| {
+            self.wanted.clone().to_add(map).is_empty()
+                && self.wanted.to_replace(map).is_empty()
+                && self.wanted.to_drop(map).is_empty()
+        };
+        self.failure.is_none() && self.verified && self.map.as_ref().is_some_and(settled)
+    }
+
+    /// What it was begun with.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What went wrong for good.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// The epoch in which the entries were read back.
+    pub fn committed(&self) -> Option<u32> {
+        self.committed
+    }
+
+    /// What is proved, and what is not, pool by pool.
+    pub fn proofs(&self) -> impl Iterator<Item = &PoolProof> {
+        self.proofs.values()
+    }
+
+    /// Pools that were deleted under the barrier: nothing is proved about them.
+    pub fn deleted_pools(&self) -> &[String] {
+        &self.deleted_pools
+    }
+
+    /// Until when each entry stands, as last read back; `None` for one that was not seen.
+    pub fn entries(&self) -> impl Iterator<Item = (Entry, Option<Timestamp>)> {
+        let until = |entry: Entry| self.seen.as_ref().and_then(|map| map.blocklist.until(entry));
+        self.plan.entries.iter().map(move |entry| (*entry, until(*entry)))
+    }
+
+    /// Is reading paused for the whole cluster (`pauserd`), so that no PG can answer?
+    pub fn reads_paused(&self) -> bool {
+        self.seen.as_ref().is_some_and(|map| map.reads_paused)
+    }
+}
+
+impl Sent {
+    fn refused(self) -> Option<String> {
+        match self {
+            Self::Refused(status) => Some(status),
+            Self::Acknowledged | Self::Unknown => None,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What the guardian needs of an osdmap.
+
+use std::collections::BTreeMap;
+
+use super::blocklist::Blocklist;
+
+/// A pool's number. Never used again after the pool is deleted.
+pub type PoolId = i64;
+
+/// One epoch of the osdmap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OsdMap {
+    /// Grows by one with each change.
+    pub epoch: u32,
+    /// Who is refused.
+    pub blocklist: Blocklist,
+    /// Whether these monitors know range entries (16.2.11, 17.2.1, 18.2.0 and later).
+    pub knows_ranges: bool,
+    /// `pauserd` set: no OSD answers reads, so no PG can be proved.
+    pub reads_paused: bool,
+    /// All pools.
+    pub pools: BTreeMap<PoolId, Pool>,
+}
+
+/// One pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// How many PGs it has: numbered from 0.
+    pub pg_num: u32,
+    /// The pool clients' operations are redirected to, if it is overlaid by a cache tier.
+    pub overlay: Option<PoolId>,
+    /// Clients answer every operation on it with EIO themselves.
+    pub eio: bool,
+    /// What it was enabled for (`rbd`, `cephfs`, `rgw`, `mgr`, …).
+    pub applications: Vec<String>,
+}
+
+/// Which pools the guardian answers for: every one an RBD client could write, because a seal that leaves one out
+/// is none. So image pools, their data pools and pools that join later are covered without being named.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Guarded {
+    /// Pools the operator vouches for: no member writes there.
+    pub except: Vec<String>,
+}
+
+impl Guarded {
+    /// The guarded pools of a map.
+    pub fn pools<'m>(&self, map: &'m OsdMap) -> BTreeMap<PoolId, &'m Pool> {
+        let guarded = |pool: &Pool| pool.may_hold_images() && !self.except.contains(&pool.name);
+        map.pools
+            .iter()
+            .filter(|(_, pool)| guarded(pool))
+            .map(|(id, pool)| (*id, pool))
+            .collect()
+    }
+}
+
+impl Pool {
+    /// The tag is advice, not protection: a pool without one, or with several, may hold images.
+    fn may_hold_images(&self) -> bool {
+        let other =
+            |app: &String| ["cephfs", "rgw", "mgr", "mgr_devicehealth", "nfs"].contains(&app.as_str());
+        self.applications.is_empty() || !self.applications.iter().all(other)
+    }
+}

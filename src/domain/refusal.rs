@@ -1,0 +1,152 @@
+//! Why a fence is refused. Each names both values: what was asked, and what stands against it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::addr::{ClientAddr, Entry};
+
+/// One reason; a plan lists all that apply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No member of that name is configured.
+    #[error("no member '{name}': the configuration knows {}", list(.known))]
+    UnknownMember {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The member has no address, so nobody knows what to fence.
+    #[error("member '{member}' has no known address: give it `addresses` in the configuration")]
+    NoAddress {
+        /// The member.
+        member: String,
+    },
+    /// INV-6: the guardian would fence itself.
+    #[error("{entry} is this guardian's own address ({own}): run the fence from another host")]
+    OwnAddress {
+        /// The entry asked for.
+        entry: Entry,
+        /// The guardian's address.
+        own: String,
+    },
+    /// INV-6: two members share the address.
+    #[error("{ip} of member '{member}' is also an address of '{other}': fencing one would fence both")]
+    SharedAddress {
+        /// The address.
+        ip: IpAddr,
+        /// The target.
+        member: String,
+        /// The other one.
+        other: String,
+    },
+    /// INV-6: an active mgr or mds lives there and cannot be moved away.
+    #[error("{ip} is the address of the active {daemon}, {why}")]
+    ActiveDaemon {
+        /// The address.
+        ip: IpAddr,
+        /// `mgr.x`.
+        daemon: String,
+        /// Why it cannot be failed over.
+        why: &'static str,
+    },
+    /// INV-6: a bare address where daemons run.
+    #[error("{ip} is also the address of {}: name the member it belongs to, if it is a member's", list(.daemons))]
+    DaemonsAt {
+        /// The address.
+        ip: IpAddr,
+        /// `mon.a`, `osd.3`.
+        daemons: Vec<String>,
+    },
+    /// INV-6: a client instance that is a daemon's own.
+    #[error("{client} is a client instance of {daemon}, not of a guest")]
+    DaemonClient {
+        /// The instance.
+        client: ClientAddr,
+        /// The daemon.
+        daemon: String,
+    },
+    /// The operator's list.
+    #[error("{ip} lies in {network}, which the configuration protects (policy.protected)")]
+    Protected {
+        /// The address.
+        ip: IpAddr,
+        /// The protected network.
+        network: IpNet,
+    },
+    /// The storm brake.
+    #[error(
+        "storm brake: {} already fenced, and at most {max} at once are allowed (policy.max_fenced_members): \
+         release one first, or raise the limit",
+        list(.held)
+    )]
+    Brake {
+        /// Who is fenced.
+        held: Vec<String>,
+        /// The limit.
+        max: usize,
+    },
+    /// Not all sources answered and no host entry is possible.
+    #[error("coverage is incomplete ({}): repeat, or fence what is known with --accept-incomplete", list(.unread))]
+    Incomplete {
+        /// What was not read.
+        unread: Vec<String>,
+    },
+    /// Operations to the pool go elsewhere, so its own PGs cannot be asked.
+    #[error("pool '{pool}' is overlaid by the cache tier '{tier}': its PGs cannot be proved while it is")]
+    CacheTier {
+        /// The pool.
+        pool: String,
+        /// Its overlay.
+        tier: String,
+    },
+    /// There is nothing to prove.
+    #[error("there is no pool that could hold images, so there is nothing a seal could prove")]
+    NoPools,
+    /// An entry that ends too soon cannot be replaced without freeing the client for a moment.
+    #[error(
+        "{entry} is blocklisted only until {until}, {required} is required, and it cannot be replaced: {why}"
+    )]
+    ShortEntry {
+        /// The entry.
+        entry: Entry,
+        /// When it ends.
+        until: Timestamp,
+        /// When it may end at the earliest.
+        required: Timestamp,
+        /// What stands against a cover.
+        why: String,
+    },
+}
+
+impl Refusal {
+    /// A stable word for scripts.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownMember { .. } => "unknown-member",
+            Self::NoAddress { .. } => "no-address",
+            Self::OwnAddress { .. } => "own-address",
+            Self::SharedAddress { .. } => "shared-address",
+            Self::ActiveDaemon { .. } => "active-daemon",
+            Self::DaemonsAt { .. } => "daemons-at-address",
+            Self::DaemonClient { .. } => "daemon-client",
+            Self::Protected { .. } => "protected",
+            Self::Brake { .. } => "storm-brake",
+            Self::Incomplete { .. } => "incomplete",
+            Self::CacheTier { .. } => "cache-tier",
+            Self::NoPools => "no-pools",
+            Self::ShortEntry { .. } => "short-entry",
+        }
+    }
+}
+
+/// Names for people: `a, b and c`.
+fn list(items: &[String]) -> String {
+    match items {
+        [] => "none".to_owned(),
+        [one] => one.clone(),
+        [rest @ .., last] => format!("{} and {last}", rest.join(", ")),
+    }
+}

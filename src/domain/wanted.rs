@@ -1,0 +1,134 @@
+//! Entries that must stand, and how to get there from what the blocklist holds, without a moment in which a
+//! target may write.
+//!
+//! Adding an entry that exists changes nothing, whatever the reply says: the map keeps the earlier end
+//! (`OSDMap::apply_incremental`, facts/ceph.md §0.1). A short entry is therefore removed and added again, and
+//! meanwhile another key that names the same client holds it: its *cover*. No barrier is needed between these
+//! steps, because a PG's map only moves forward: whichever epoch it has reached, one of the two keys is in it.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::addr::Entry;
+use super::blocklist::Blocklist;
+use super::map::OsdMap;
+
+/// The entries a fence or a release needs, each until at least a given time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// What must stand in the end.
+    pub targets: BTreeSet<Entry>,
+    /// An entry that ends before this is short.
+    pub required_until: Timestamp,
+    /// Covers this run added, to be dropped when every target stands by itself.
+    covers: BTreeSet<Entry>,
+}
+
+impl Wanted {
+    /// Nothing is sent yet.
+    pub fn new(targets: BTreeSet<Entry>, required_until: Timestamp) -> Self {
+        Self {
+            targets,
+            required_until,
+            covers: BTreeSet::new(),
+        }
+    }
+
+    /// Entries to be added now, all at once: absent targets, and a cover for each short one that has none.
+    pub fn to_add(&mut self, map: &OsdMap) -> Vec<Entry> {
+        let absent = self
+            .targets
+            .iter()
+            .copied()
+            .filter(|t| map.blocklist.until(*t).is_none());
+        let mut add: BTreeSet<Entry> = absent.collect();
+        let short = self
+            .targets
+            .iter()
+            .copied()
+            .filter(|t| self.is_short(&map.blocklist, *t));
+        let uncovered =
+            short.filter(|t| !add.iter().any(|a| covers(*a, *t)) && !self.covered(&map.blocklist, *t));
+        let needed: BTreeSet<Entry> = uncovered.filter_map(|t| free_cover(map, t)).collect();
+        self.covers.extend(needed.difference(&self.targets));
+        add.extend(needed);
+        add.into_iter().collect()
+    }
+
+    /// Short targets that may be removed, to be added again with a later end, because a cover holds.
+    pub fn to_replace(&self, map: &OsdMap) -> Vec<Entry> {
+        let replaceable = |t: &Entry| self.is_short(&map.blocklist, *t) && self.covered(&map.blocklist, *t);
+        self.targets.iter().copied().filter(replaceable).collect()
+    }
+
+    /// Covers of this run that are no longer needed.
+    pub fn to_drop(&self, map: &OsdMap) -> Vec<Entry> {
+        if !self.targets.iter().all(|t| self.stands(&map.blocklist, *t)) {
+            return Vec::new();
+        }
+        self.covers
+            .iter()
+            .copied()
+            .filter(|c| map.blocklist.until(*c).is_some())
+            .collect()
+    }
+
+    /// Is every target refused for long enough, by its own key or by a cover?
+    pub fn held(&self, blocklist: &Blocklist) -> bool {
+        self.targets
+            .iter()
+            .all(|t| self.stands(blocklist, *t) || self.covered(blocklist, *t))
+    }
+
+    /// Was every target held by one and the same entry in both? If not, it may have been free in between: an
+    /// entry that was removed and added again ends at another time.
+    pub fn continuous(&self, before: &Blocklist, after: &Blocklist) -> bool {
+        let same = |key: Entry| {
+            let until = before.until(key);
+            until == after.until(key) && until.is_some_and(|until| until >= self.required_until)
+        };
+        self.targets.iter().all(|t| keys(*t).into_iter().any(same))
+    }
+
+    fn stands(&self, blocklist: &Blocklist, entry: Entry) -> bool {
+        blocklist
+            .until(entry)
+            .is_some_and(|until| until >= self.required_until)
+    }
+
+    fn is_short(&self, blocklist: &Blocklist, entry: Entry) -> bool {
+        blocklist.until(entry).is_some() && !self.stands(blocklist, entry)
+    }
+
+    fn covered(&self, blocklist: &Blocklist, entry: Entry) -> bool {
+        keys(entry)
+            .into_iter()
+            .any(|key| key != entry && self.stands(blocklist, key))
+    }
+}
+
+/// A whole-host key that covers an entry and is not in use, so that its end can be chosen; `None` if both
+/// forms are taken, or ranges are unknown here.
+pub fn free_cover(map: &OsdMap, entry: Entry) -> Option<Entry> {
+    let free = |key: &Entry| *key != entry && map.blocklist.until(*key).is_none();
+    let known = |key: &Entry| map.knows_ranges || !matches!(key, Entry::HostRange(_));
+    host_keys(entry).into_iter().find(|key| free(key) && known(key))
+}
+
+fn covers(cover: Entry, entry: Entry) -> bool {
+    cover != entry && keys(entry).contains(&cover)
+}
+
+fn host_keys(entry: Entry) -> [Entry; 2] {
+    [Entry::Host(entry.ip()), Entry::HostRange(entry.ip())]
+}
+
+/// Every key under which an OSD refuses what the entry names.
+fn keys(entry: Entry) -> Vec<Entry> {
+    let mut keys = host_keys(entry).to_vec();
+    if !entry.is_host() {
+        keys.push(entry);
+    }
+    keys
+}

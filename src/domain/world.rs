@@ -1,0 +1,93 @@
+//! What was read before a decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::addr::{ClientAddr, EntityAddr};
+use super::map::OsdMap;
+
+/// One look at the storage: everything `plan` is a function of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct World {
+    /// When.
+    pub now: Timestamp,
+    /// The guardian's own addresses.
+    pub own: Vec<EntityAddr>,
+    /// The osdmap.
+    pub map: OsdMap,
+    /// The daemons of the storage.
+    pub daemons: Vec<Daemon>,
+    /// Client instances seen, and where.
+    pub clients: Clients,
+    /// What could not be read, each in words. Unknown is not none.
+    pub unread: Vec<String>,
+}
+
+/// Client instances and every place each was seen at.
+pub type Clients = BTreeMap<ClientAddr, BTreeSet<SeenAt>>;
+
+/// Where a client instance was seen.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeenAt {
+    /// A session with a monitor, as this entity (`client.admin`).
+    Session(String),
+    /// A watch on this image (`pool/image`).
+    Watch(String),
+    /// The exclusive lock of this image.
+    Lock(String),
+}
+
+/// A daemon of the storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// What it does.
+    pub kind: DaemonKind,
+    /// Its name without the kind: `a`, `3`.
+    pub name: String,
+    /// Where it is; `None` when the monitors do not say.
+    pub ip: Option<IpAddr>,
+    /// Whether work would move if it failed.
+    pub role: Role,
+    /// Addresses of client instances it holds itself (a mgr's modules).
+    pub clients: Vec<ClientAddr>,
+}
+
+/// Kinds of daemons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DaemonKind {
+    /// Monitor.
+    Mon,
+    /// Object store.
+    Osd,
+    /// Manager.
+    Mgr,
+    /// Metadata server.
+    Mds,
+}
+
+/// What a daemon is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Holds a role that a standby can take over (mgr, mds).
+    Active,
+    /// Could take one over.
+    Standby,
+    /// Its kind has no such roles, or it is down.
+    Plain,
+}
+
+impl std::fmt::Display for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self.kind {
+            DaemonKind::Mon => "mon",
+            DaemonKind::Osd => "osd",
+            DaemonKind::Mgr => "mgr",
+            DaemonKind::Mds => "mds",
+        };
+        write!(f, "{kind}.{}", self.name)
+    }
+}

@@ -1,0 +1,28 @@
+# Pid 1 of a lab. It reads a pipe that the test process holds; when that ends, for whatever reason, so does the lab.
+# $1: the lab's directory; $2: the unpacked release to run Ceph from, or nothing.
+set -eu
+dir=$1
+release=$2
+cd /
+if [ -n "$release" ]; then
+    mount --rbind /dev "$release/dev"
+    mount --rbind /sys "$release/sys"
+    mount -t proc proc "$release/proc"
+    # The lab's directory is below /tmp: on a tmpfs its mount point leaves no trace in the release.
+    mount -t tmpfs tmpfs "$release/tmp"
+    mkdir -p "$release$dir"
+    mount --rbind "$dir" "$release$dir"
+fi
+echo ready
+
+verdict=
+read -r verdict || :
+
+kill -KILL -1 2>/dev/null || :
+if [ "$verdict" = keep ]; then trash=$dir/data; else trash=$dir; fi
+tries=0
+# What was just killed may still be inside a system call that makes a file.
+until rm -rf --one-file-system "$trash" 2>/dev/null || [ $tries -ge 200 ]; do
+    tries=$((tries + 1))
+    sleep 0.05
+done

@@ -1,0 +1,231 @@
+//! An image that the kernel has mapped, single writes to it, and writers that go on.
+
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::errno::Errno;
+
+use super::{CLUSTER, KrbdHost, LOCAL};
+use crate::wait::wait_for;
+use crate::writer::Entry;
+
+/// A mapped image, `/dev/rbdN` in the machine. Dropping it changes nothing: a kernel keeps its mappings.
+#[derive(Debug)]
+pub struct Mapping<'a> {
+    host: &'a KrbdHost,
+    number: u32,
+    client: String,
+    id: u32,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The storage has it.
+    Acknowledged,
+    /// An error, as the kernel reports it. A blocklisted client gets EIO.
+    Refused(Errno),
+    /// No answer within the deadline. It may still be written, whenever the storage can be reached.
+    Hanging,
+}
+
+impl<'a> Mapping<'a> {
+    pub(super) fn new(host: &'a KrbdHost, number: u32, client: &str) -> Mapping<'a> {
+        Mapping {
+            host,
+            number,
+            client: client.to_owned(),
+            id: next_id(),
+        }
+    }
+
+    /// The writer's number that the blocks of [`Mapping::write_direct`] carry.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The device's path in the machine.
+    #[must_use]
+    pub fn device(&self) -> String {
+        format!("/dev/rbd{}", self.number)
+    }
+
+    /// The address of the driver's client instance, as blocklist entries and watchers have it: `10.77.0.12:0/1234`.
+    #[must_use]
+    pub fn client_address(&self) -> &str {
+        &self.client
+    }
+
+    /// Writes the block with this number, by O_DIRECT: 4 KiB, in the slot `number` modulo the image's slots.
+    ///
+    /// # Errors
+    /// The machine is gone. An error of the write itself is an [`Outcome`].
+    pub fn write_direct(&self, number: u64, deadline: Duration) -> Result<Outcome> {
+        let command = format!("guest write {} {} {number}", self.device(), self.id);
+        Ok(match self.host.ask(&command, deadline)? {
+            None => Outcome::Hanging,
+            Some(answer) => match answer.status {
+                0 => Outcome::Acknowledged,
+                126.. => bail!("{command}: {} ({})", answer.output, answer.status),
+                errno => Outcome::Refused(Errno::from_raw(errno)),
+            },
+        })
+    }
+
+    /// Starts a process that writes numbered blocks by O_DIRECT, one after another as fast as they are acknowledged, over all
+    /// slots of the image again and again. It goes on after errors, with the next number and at most a hundred times a second.
+    ///
+    /// # Errors
+    /// The machine is gone.
+    pub fn start_writer(&self) -> Result<KrbdWriter<'a>> {
+        let id = next_id();
+        let command = format!("guest loop {} {id} >&4 2>/dev/ttyS0 & echo $!", self.device());
+        let (status, output) = self.host.run(&command, LOCAL)?;
+        ensure!(status == 0, "{output}");
+        Ok(KrbdWriter {
+            host: self.host,
+            pid: output.parse()?,
+            id,
+        })
+    }
+
+    /// Gives the image back: the driver drops its watch, and with its last mapping its client instance.
+    ///
+    /// # Errors
+    /// The driver refuses, for example because the device is in use; the cluster does not answer.
+    pub fn unmap(self) -> Result<()> {
+        let command = format!("echo {} >/sys/bus/rbd/remove_single_major", self.number);
+        let (status, output) = self.host.run(&command, CLUSTER)?;
+        ensure!(status == 0, "unmapping {}: {output}", self.device());
+        Ok(())
+    }
+}
+
+/// A process in the machine that writes numbered blocks. Dropping it does not stop it.
+#[derive(Debug)]
+pub struct KrbdWriter<'a> {
+    host: &'a KrbdHost,
+    pid: u32,
+    id: u32,
+}
+
+impl KrbdWriter<'_> {
+    /// The number that its blocks carry; no two writers of a test process have the same.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Everything it heard so far, in that order. The times are late by up to [`KrbdHost::clock_error`], never early.
+    ///
+    /// # Errors
+    /// The lab's directory is gone.
+    pub fn log(&self) -> Result<Vec<Entry>> {
+        let text = fs::read_to_string(&self.host.acks).context("the writers' answers")?;
+        // The last line may still be on its way.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let id = self.id.to_string();
+        let mut log = Vec::new();
+        for line in whole.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [writer, number, errno, at] = words[..] else {
+                bail!("not an answer of a writer: {line:?}")
+            };
+            if writer == id {
+                let error = Some(errno.parse()?)
+                    .filter(|errno| *errno != 0)
+                    .map(Errno::from_raw);
+                log.push(Entry {
+                    number: number.parse()?,
+                    at: self.host.clock.here(Duration::from_nanos(at.parse()?)),
+                    error,
+                });
+            }
+        }
+        Ok(log)
+    }
+
+    /// How many writes were acknowledged.
+    ///
+    /// # Errors
+    /// As [`KrbdWriter::log`].
+    pub fn acked(&self) -> Result<usize> {
+        Ok(self.log()?.iter().filter(|entry| entry.error.is_none()).count())
+    }
+
+    /// How many acknowledgements it heard after an instant of [`crate::monotonic`].
+    ///
+    /// # Errors
+    /// As [`KrbdWriter::log`].
+    pub fn acks_after(&self, instant: Duration) -> Result<usize> {
+        Ok(self
+            .log()?
+            .iter()
+            .filter(|entry| entry.error.is_none() && entry.at > instant)
+            .count())
+    }
+
+    /// Its errors.
+    ///
+    /// # Errors
+    /// As [`KrbdWriter::log`].
+    pub fn errors(&self) -> Result<Vec<Entry>> {
+        Ok(self
+            .log()?
+            .into_iter()
+            .filter(|entry| entry.error.is_some())
+            .collect())
+    }
+
+    /// Waits for so many acknowledgements more than now.
+    ///
+    /// # Errors
+    /// They did not come before the deadline.
+    pub fn wait_for_acks(&self, more: usize, deadline: Duration) -> Result<()> {
+        let wanted = self.acked()? + more;
+        wait_for(
+            &format!("{more} acknowledgements of writer {}", self.id),
+            deadline,
+            || {
+                let seen = self.acked()?;
+                ensure!(
+                    seen >= wanted,
+                    "{seen} of {wanted}; errors: {}",
+                    self.errors()?.len()
+                );
+                Ok(Some(()))
+            },
+        )
+    }
+
+    /// Waits for its first error after an instant of [`crate::monotonic`].
+    ///
+    /// # Errors
+    /// None came before the deadline.
+    pub fn wait_for_error(&self, after: Duration, deadline: Duration) -> Result<Errno> {
+        wait_for(&format!("an error of writer {}", self.id), deadline, || {
+            Ok(self
+                .log()?
+                .iter()
+                .filter(|entry| entry.at > after)
+                .find_map(|entry| entry.error))
+        })
+    }
+
+    /// Ends it. One that hangs in a write ends when that write does.
+    ///
+    /// # Errors
+    /// The machine is gone.
+    pub fn stop(self) -> Result<()> {
+        self.host.run(&format!("kill -9 {}", self.pid), LOCAL).map(drop)
+    }
+}
+
+/// A writer's number, far from those of [`crate::Writer`].
+fn next_id() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1_000_000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

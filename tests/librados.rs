@@ -1,0 +1,286 @@
+//! The wrapper of librados, on a real cluster: each answer is compared with what Ceph's own tools say.
+
+mod inside;
+
+use std::env;
+use std::fs;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use inside::Result;
+use lab::{Lab, Topology, monotonic, wait_for};
+use nix::errno::Errno;
+use rbd_guardian::ceph::cluster::{Cluster, CommandError, ConnectError, Options};
+use rbd_guardian::ceph::completion::{Done, Header};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn librados_says_what_the_tools_say() -> Result<()> {
+    let lab = Topology::small(&["n1"]).start()?;
+    for pool in ["images", "data"] {
+        lab.ceph(&["osd", "pool", "create", pool, "8"])?;
+        lab.rbd(&["pool", "init", pool])?;
+    }
+    lab.rbd(&["create", "images/one", "--size", "8"])?;
+    lab.rbd(&["create", "images/split", "--size", "8", "--data-pool", "data"])?;
+    lab.rbd(&["namespace", "create", "images/tenant"])?;
+    lab.rbd(&["create", "images/tenant/two", "--size", "8"])?;
+    lab.rbd(&["lock", "add", "images/one", "holder"])?;
+
+    let _watch = lab.host("n1").spawn("watch", "rbd", ["watch", "images/one"])?;
+    let watchers = wait_for("the watcher of images/one", SOON, || {
+        let status: Value = serde_json::from_str(&lab.rbd(&["status", "images/one", "--format", "json"])?)?;
+        Ok(status["watchers"]
+            .as_array()
+            .filter(|watchers| !watchers.is_empty())
+            .cloned())
+    })?;
+    let map = lab.ceph(&["osd", "map", "images", "some-object"])?;
+    let facts = json!({
+        "pool": pool(&lab, "images")?, "data": pool(&lab, "data")?, "fsid": lab.ceph(&["fsid"])?["fsid"],
+        "one": header(&lab, "images/one")?, "split": header(&lab, "images/split")?,
+        "two": header(&lab, "images/tenant/two")?,
+        "watchers": watchers, "pg": map["pgid"], "dir": lab.dir(),
+    });
+    fs::write(
+        lab.dir().join("wrong.keyring"),
+        "[client.admin]\nkey = AQAhwLZkAAAAABAAOO4xz8nl0V0Nh0n5Xc4O0g==\n",
+    )?;
+    fs::write(lab.dir().join("broken.keyring"), "key\n")?;
+    fs::write(lab.dir().join("broken.conf"), "[global\n")?;
+    inside::run(&lab, &[], "inside_the_lab", &facts)
+}
+
+fn pool(lab: &Lab, name: &str) -> Result<Value> {
+    let dump = lab.ceph(&["osd", "dump"])?;
+    let pools = dump["pools"].as_array().ok_or("no pools")?;
+    Ok(pools
+        .iter()
+        .find(|pool| pool["pool_name"] == name)
+        .ok_or("no such pool")?["pool"]
+        .clone())
+}
+
+fn header(lab: &Lab, image: &str) -> Result<String> {
+    let info: Value = serde_json::from_str(&lab.rbd(&["info", image, "--format", "json"])?)?;
+    Ok(format!("rbd_header.{}", info["id"].as_str().ok_or("no id")?))
+}
+
+/// Does nothing but in the lab.
+#[test]
+fn inside_the_lab() -> Result<()> {
+    let Some(facts) = inside::facts()? else {
+        return Ok(());
+    };
+    let cluster = Cluster::connect(&options(10))?;
+    identity(&cluster, &facts)?;
+    commands(&cluster)?;
+    headers(&cluster, &facts)?;
+    omap_pages(&cluster, &facts)?;
+    placement(&cluster, &facts)?;
+    refused_connections(&facts)?;
+    no_quorum(cluster)
+}
+
+fn identity(cluster: &Cluster, facts: &Value) -> Result<()> {
+    assert_eq!(facts["fsid"], cluster.fsid()?);
+    assert_ne!(cluster.instance_id(), 0);
+    let address = cluster.addresses()?;
+    let sessions = cluster.mon_command_target("a", &json!({ "prefix": "sessions", "format": "json" }))?;
+    let shown = address.trim_start_matches("v1:").trim_start_matches("v2:");
+    assert!(
+        String::from_utf8(sessions)?.contains(shown),
+        "{address} is not among the mon's sessions"
+    );
+    Ok(())
+}
+
+fn commands(cluster: &Cluster) -> Result<()> {
+    let out = cluster.mon_command(&json!({ "prefix": "osd stat", "format": "json" }))?;
+    assert_eq!(serde_json::from_slice::<Value>(&out)?["num_osds"], 3);
+    let unknown = CommandError {
+        errno: Errno::EINVAL,
+        status: "command not known".to_owned(),
+    };
+    assert_eq!(
+        cluster.mon_command(&json!({ "prefix": "no such thing" })),
+        Err(unknown)
+    );
+    let absent = cluster.mon_command_target("z", &json!({ "prefix": "sessions" }));
+    assert_eq!(absent.err().map(|error| error.errno), Some(Errno::ENOENT));
+    assert_eq!(cluster.pool(1 << 40).err(), Some(Errno::ENOENT));
+    Ok(cluster.wait_for_latest_osdmap()?)
+}
+
+fn headers(cluster: &Cluster, facts: &Value) -> Result<()> {
+    let mut io = cluster.pool(number(&facts["pool"])?)?;
+    let (to, results) = channel();
+    let mut tag = 0;
+    let mut read = |io: &rbd_guardian::ceph::ioctx::IoCtx, object: &str, want_data_pool| {
+        tag += 1;
+        io.header(object, want_data_pool, tag, &to)?;
+        one(&results, tag)
+    };
+
+    let Header {
+        watchers,
+        lock,
+        data_pool_id,
+    } = read(&io, text(&facts["one"])?, true)??;
+    let expected = facts["watchers"].as_array().ok_or("no watchers")?;
+    assert_eq!(watchers.len(), expected.len());
+    for (watcher, expected) in watchers.iter().zip(expected) {
+        assert_eq!(expected["address"], watcher.address);
+        assert_eq!(expected["client"], watcher.client);
+        assert_eq!(expected["cookie"], watcher.cookie);
+        assert_eq!(watcher.timeout, 30);
+    }
+    let lock = lock.ok_or("no lock")?;
+    assert!(
+        lock.windows(6).any(|bytes| bytes == b"holder"),
+        "no cookie in {lock:?}"
+    );
+    assert_eq!(data_pool_id, None);
+
+    let data = number(&facts["data"])?;
+    let split = text(&facts["split"])?;
+    assert_eq!(
+        read(&io, split, true)??,
+        Header {
+            data_pool_id: Some(data),
+            ..Header::default()
+        }
+    );
+    assert_eq!(read(&io, split, false)??, Header::default());
+    assert_eq!(read(&io, "rbd_header.absent", true)?, Err(Errno::ENOENT));
+
+    let two = text(&facts["two"])?;
+    assert_eq!(read(&io, two, false)?, Err(Errno::ENOENT));
+    io.set_namespace("tenant")?;
+    assert_eq!(read(&io, two, true)??, Header::default());
+    assert_eq!(io.set_namespace("nul\0"), Err(Errno::EINVAL));
+    Ok(())
+}
+
+fn omap_pages(cluster: &Cluster, facts: &Value) -> Result<()> {
+    let io = cluster.pool(number(&facts["pool"])?)?;
+    let (to, results) = channel();
+    let (mut keys, mut after) = (Vec::new(), String::new());
+    for tag in 0.. {
+        io.omap_page("rbd_directory", &after, 3, tag, &to)?;
+        let page = one(&results, tag)??;
+        keys.extend(page.entries.into_iter().map(|(key, _)| key));
+        if !page.more {
+            break;
+        }
+        after = keys.last().ok_or("an empty page, and more to come")?.clone();
+    }
+    assert_eq!(keys.len(), 4, "{keys:?}"); // an id and a name for each of two images
+    assert!(keys.is_sorted());
+    for name in ["name_one", "name_split"] {
+        assert!(keys.iter().any(|key| key == name), "{name} is not in {keys:?}");
+    }
+    Ok(())
+}
+
+fn placement(cluster: &Cluster, facts: &Value) -> Result<()> {
+    let io = cluster.pool(number(&facts["pool"])?)?;
+    let pg = format!("{}.{:x}", facts["pool"], io.pg_of("some-object")?);
+    assert_eq!(facts["pg"], pg);
+    let (to, results) = channel();
+    io.stat("rbd_directory", 1, &to)?;
+    assert_eq!(one(&results, 1)?, Ok(()));
+    io.stat("absent", 2, &to)?;
+    assert_eq!(one(&results, 2)?, Err(Errno::ENOENT));
+    Ok(())
+}
+
+fn refused_connections(facts: &Value) -> Result<()> {
+    let dir = std::path::Path::new(text(&facts["dir"])?);
+    let with = |conf: Option<&str>, id: Option<&str>, keyring: Option<&str>| {
+        let mut options = options(5);
+        options.conf = conf.map(|file| dir.join(file)).or(options.conf);
+        options.id = id.map(str::to_owned).or(options.id);
+        options.keyring = keyring.map(|file| dir.join(file));
+        let error = Cluster::connect(&options).err();
+        assert!(
+            !error
+                .as_ref()
+                .is_some_and(|error| error.to_string().contains('\n')),
+            "{error:?}"
+        );
+        error
+    };
+    assert!(matches!(
+        with(Some("absent"), None, None),
+        Some(ConnectError::ConfNotFound { .. })
+    ));
+    assert!(matches!(
+        with(Some("broken.conf"), None, None),
+        Some(ConnectError::BadConf { .. })
+    ));
+    assert!(matches!(
+        with(None, Some("nobody"), None),
+        Some(ConnectError::KeyringNotFound { .. })
+    ));
+    assert!(matches!(
+        with(None, None, Some("absent")),
+        Some(ConnectError::KeyringNotFound { .. })
+    ));
+    assert!(matches!(
+        with(None, None, Some("broken.keyring")),
+        Some(ConnectError::BadConf { .. })
+    ));
+    let refused = ConnectError::Refused {
+        client: "client.admin".to_owned(),
+        errno: Errno::EACCES,
+    };
+    assert_eq!(with(None, None, Some("wrong.keyring")), Some(refused));
+    Ok(())
+}
+
+/// Everything that blocks ends by the time set, and so does disconnecting.
+fn no_quorum(cluster: Cluster) -> Result<()> {
+    let short = Cluster::connect(&options(2))?;
+    inside::ask("stop mon.a")?;
+    let began = monotonic();
+    let unanswered = short.mon_command(&json!({ "prefix": "osd stat" }));
+    assert_eq!(unanswered.err().map(|error| error.errno), Some(Errno::ETIMEDOUT));
+    let unreachable = Cluster::connect(&options(2)).err();
+    assert!(
+        matches!(unreachable, Some(ConnectError::Unreachable { seconds: 2, .. })),
+        "{unreachable:?}"
+    );
+    drop((short, cluster));
+    let spent = monotonic().saturating_sub(began);
+    assert!(spent < Duration::from_secs(15), "{spent:?}");
+    inside::ask("cont mon.a")
+}
+
+fn one<T>(results: &Receiver<Done<T>>, tag: u64) -> Result<std::result::Result<T, Errno>> {
+    let done = results.recv_timeout(SOON)?;
+    assert_eq!(done.tag, tag);
+    Ok(done.result)
+}
+
+fn options(seconds: u64) -> Options {
+    let conf = env::var_os("CEPH_CONF").map(Into::into);
+    Options {
+        conf,
+        id: Some("admin".to_owned()),
+        timeout: Duration::from_secs(seconds),
+        ..Options::default()
+    }
+}
+
+fn number(value: &Value) -> Result<i64> {
+    value
+        .as_i64()
+        .ok_or_else(|| format!("{value} is no number").into())
+}
+
+fn text(value: &Value) -> Result<&str> {
+    value.as_str().ok_or_else(|| format!("{value} is no text").into())
+}
