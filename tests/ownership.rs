@@ -62,7 +62,7 @@ fn inside_the_lab() -> Result<()> {
         return Ok(());
     };
     let pool = facts["pool"].as_i64().ok_or("no pool")?;
-    refused_operations_are_freed(pool)?;
+    a_name_that_is_refused_leaves_nothing(pool)?;
     finished_operations_are_freed(pool)?;
     answers_come_after_everything_but_the_cluster_is_dropped(pool)?;
     the_cluster_goes_while_answers_come(pool)?;
@@ -70,7 +70,7 @@ fn inside_the_lab() -> Result<()> {
     operations_time_out(pool)
 }
 
-fn refused_operations_are_freed(pool: i64) -> Result<()> {
+fn a_name_that_is_refused_leaves_nothing(pool: i64) -> Result<()> {
     let io = connect(60)?.pool(pool)?;
     let (to, results) = channel::<Done<()>>();
     assert_eq!(io.stat("nul\0", 0, &to), Err(Errno::EINVAL));

@@ -2,10 +2,8 @@
 
 #include <cerrno>
 #include <list>
-#include <map>
 #include <memory>
 #include <new>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -14,7 +12,6 @@
 namespace {
 
 const char *const LOCK_XATTR = "lock.rbd_lock";
-const char *const DATA_POOL_KEY = "data_pool_id";
 
 // Runs `body` and turns whatever it throws into a negative errno: no exception may reach a C caller or librados.
 template <typename Body> int guarded(Body &&body) noexcept {
@@ -35,21 +32,7 @@ struct HeaderRead {
   int watchers_rc = 0;
   librados::bufferlist lock;
   int lock_rc = 0;
-  std::map<std::string, librados::bufferlist> omap;
-  int omap_rc = 0;
 };
-
-// cls_rbd stores the pool id as eight bytes, little-endian.
-int decode_pool_id(librados::bufferlist &bytes, int64_t *id) {
-  if (bytes.length() != sizeof(uint64_t))
-    return -EBADMSG;
-  const char *raw = bytes.c_str();
-  uint64_t value = 0;
-  for (size_t i = 0; i < sizeof(value); i++)
-    value |= static_cast<uint64_t>(static_cast<unsigned char>(raw[i])) << (8 * i);
-  *id = static_cast<int64_t>(value);
-  return 0;
-}
 
 int describe(HeaderRead &read, int rc, std::vector<guardian_watcher_t> &watchers, guardian_header_t &header) {
   if (rc < 0)
@@ -59,8 +42,6 @@ int describe(HeaderRead &read, int rc, std::vector<guardian_watcher_t> &watchers
   // Absent is an answer; anything else that failed is not, although FAILOK let the operation go on.
   if (read.lock_rc < 0 && read.lock_rc != -ENODATA)
     return read.lock_rc;
-  if (read.omap_rc < 0)
-    return read.omap_rc;
 
   watchers.reserve(read.watchers.size());
   for (const obj_watch_t &watch : read.watchers)
@@ -71,18 +52,17 @@ int describe(HeaderRead &read, int rc, std::vector<guardian_watcher_t> &watchers
     header.lock = read.lock.c_str();
     header.lock_len = read.lock.length();
   }
-  auto pool = read.omap.find(DATA_POOL_KEY);
-  return pool == read.omap.end() ? 0 : decode_pool_id(pool->second, &header.data_pool_id);
+  return 0;
 }
 
 void header_done(librados::completion_t completion, void *arg) {
   std::unique_ptr<HeaderRead> read(static_cast<HeaderRead *>(arg));
   int rc = rados_aio_get_return_value(completion);
   std::vector<guardian_watcher_t> watchers;
-  guardian_header_t header{0, nullptr, 0, nullptr, 0, -1};
+  guardian_header_t header{0, nullptr, 0, nullptr, 0};
   rc = guarded([&] { return describe(*read, rc, watchers, header); });
   if (rc < 0)
-    header = {rc, nullptr, 0, nullptr, 0, -1};
+    header = {rc, nullptr, 0, nullptr, 0};
   read->callback(read->arg, &header);
 }
 
@@ -92,8 +72,8 @@ struct Release {
 
 } // namespace
 
-extern "C" int guardian_header_read(rados_ioctx_t io, const char *object, int want_data_pool,
-                                    guardian_header_cb callback, void *arg) {
+extern "C" int guardian_header_read(rados_ioctx_t io, const char *object, guardian_header_cb callback,
+                                    void *arg) {
   return guarded([&] {
     auto read = std::make_unique<HeaderRead>();
     read->callback = callback;
@@ -103,8 +83,6 @@ extern "C" int guardian_header_read(rados_ioctx_t io, const char *object, int wa
     op.list_watchers(&read->watchers, &read->watchers_rc);
     op.getxattr(LOCK_XATTR, &read->lock, &read->lock_rc);
     op.set_op_flags2(librados::OP_FAILOK);
-    if (want_data_pool)
-      op.omap_get_vals_by_keys({DATA_POOL_KEY}, &read->omap, &read->omap_rc);
 
     // Our own reference to the completion goes as soon as it is submitted; librados keeps one until it has called.
     std::unique_ptr<librados::AioCompletion, Release> completion(

@@ -31,8 +31,6 @@ pub struct guardian_header_t {
     pub lock: *const c_char,
     /// How many bytes `lock` has.
     pub lock_len: usize,
-    /// -1 if not asked for or not set.
-    pub data_pool_id: i64,
 }
 
 /// Takes the result of [`guardian_header_read`] on a librados thread.
@@ -40,8 +38,7 @@ pub type guardian_header_cb =
     Option<unsafe extern "C" fn(arg: *mut c_void, header: *const guardian_header_t)>;
 
 unsafe extern "C" {
-    /// Reads watchers, exclusive lock and (if `want_data_pool` is not 0) the data pool of an RBD header in one
-    /// operation. On 0 the callback runs exactly once, unless the cluster handle is shut down first: then never.
+    /// Reads watchers and exclusive lock of an RBD header in one operation. On 0 the callback runs exactly once, unless the cluster handle is shut down first: then never.
     /// On a negative errno it never runs.
     ///
     /// # Safety
@@ -50,7 +47,6 @@ unsafe extern "C" {
     pub fn guardian_header_read(
         io: rados_ioctx_t,
         object: *const c_char,
-        want_data_pool: c_int,
         callback: guardian_header_cb,
         arg: *mut c_void,
     ) -> c_int;

@@ -9,12 +9,12 @@ use super::errno::{Meaning, meaning};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The client may not do it.
-    #[error("the monitors refuse `{command}`: give the client the caps of deploy/ceph ({status})")]
+    #[error(
+        "the monitors refuse `{command}`: the key lacks mon `allow r` or `allow command \"{command}\"` (deploy/ceph)"
+    )]
     Denied {
         /// The command.
         command: String,
-        /// The monitor's words, or the errno's.
-        status: String,
     },
     /// No answer in time.
     #[error("no answer to `{command}`: is there a quorum of monitors?")]
@@ -64,7 +64,7 @@ impl ReadError {
             .to_owned();
         let status = error.to_string();
         match meaning(error.errno) {
-            Meaning::Denied => Self::Denied { command, status },
+            Meaning::Denied => Self::Denied { command },
             Meaning::Silence => Self::NoAnswer { command },
             Meaning::Rejected | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => {
                 Self::Failed { command, status }

@@ -55,8 +55,6 @@ pub struct Header {
     pub watchers: Vec<Watcher>,
     /// The encoded exclusive lock (`lock_info_t`), if anybody ever took it.
     pub lock: Option<Vec<u8>>,
-    /// The pool of the data objects, if asked for and not the image's own pool.
-    pub data_pool_id: Option<i64>,
 }
 
 /// Some entries of an omap, in key order.

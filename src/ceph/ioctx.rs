@@ -109,7 +109,6 @@ impl IoCtx {
     pub fn header(
         &self,
         object: &str,
-        want_data_pool: bool,
         tag: u64,
         to: &Sender<Done<Header>>,
     ) -> Result<(), Errno> {
@@ -120,7 +119,6 @@ impl IoCtx {
                 ceph_sys::guardian_header_read(
                     self.handle.0,
                     object.as_ptr(),
-                    c_int::from(want_data_pool),
                     Some(on_header),
                     context.cast(),
                 )
@@ -222,11 +220,9 @@ unsafe fn copy_header(header: &ceph_sys::guardian_header_t) -> Result<Header, Er
         // SAFETY: the shim's promise: `lock_len` bytes.
         unsafe { borrowed(header.lock.cast::<u8>(), header.lock_len) }.to_vec()
     });
-    let data_pool_id = (header.data_pool_id >= 0).then_some(header.data_pool_id);
     Ok(Header {
         watchers: watchers.collect(),
         lock,
-        data_pool_id,
     })
 }
 

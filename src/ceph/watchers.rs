@@ -225,7 +225,7 @@ impl PoolSweep {
                 return Ok(());
             };
             next_tag += 1;
-            io.header(&format!("rbd_header.{id}"), false, next_tag, &to)
+            io.header(&format!("rbd_header.{id}"), next_tag, &to)
                 .map_err(Stopped::Failed)?;
             under_way.insert(next_tag, name);
             Ok(())

@@ -93,6 +93,12 @@ pub enum Failure {
         /// Which.
         entry: Entry,
     },
+    /// Every key that could cover a short entry while it is replaced is in use and short itself.
+    #[error("{entry} ends too soon and cannot be replaced: both whole-host keys of its address end too soon as well")]
+    Uncovered {
+        /// Which.
+        entry: Entry,
+    },
     /// A pool can only be proved on its cache tier.
     #[error("pool '{pool}' was overlaid by a cache tier meanwhile: its PGs cannot be proved")]
     CacheTier {

@@ -83,6 +83,10 @@ impl Release {
         if !replace.is_empty() {
             return Some(self.changing(Effect::Remove(replace)));
         }
+        if let Some(entry) = self.wanted.short(map) {
+            self.failure = Some(Failure::Uncovered { entry });
+            return None;
+        }
         if !self.clients_settled {
             return Some(Effect::ReadClients);
         }

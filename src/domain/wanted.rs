@@ -62,6 +62,11 @@ impl Wanted {
         self.targets.iter().copied().filter(replaceable).collect()
     }
 
+    /// A target that ends too soon. If nothing is to be added or replaced either, no cover is free for it.
+    pub fn short(&self, map: &OsdMap) -> Option<Entry> {
+        self.targets.iter().copied().find(|t| self.is_short(&map.blocklist, *t))
+    }
+
     /// Covers of this run that are no longer needed.
     pub fn to_drop(&self, map: &OsdMap) -> Vec<Entry> {
         if !self.targets.iter().all(|t| self.stands(&map.blocklist, *t)) {

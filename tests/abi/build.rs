@@ -21,7 +21,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         text += &signatures::as_c(&fs::read_to_string(source)?)?;
     }
     fs::write(&repeated, text)?;
-    cc::Build::new().include(&shim).std("c11").warnings_into_errors(true).file(&repeated).try_compile("signatures")?;
+    cc::Build::new()
+        .include(&shim)
+        .std("c11")
+        .warnings_into_errors(true)
+        .file(&repeated)
+        .try_compile("signatures")?;
 
     let mut test = ctest::TestGenerator::new();
     test.include(shim)

@@ -15,10 +15,14 @@ pub fn as_c(source: &str) -> Result<String> {
     let mut c = String::new();
     for item in syn::parse_file(source)?.items {
         match item {
-            Item::Type(alias) => c += &format!("typedef {};\n", declare(&alias.ty, &alias.ident.to_string())?),
+            Item::Type(alias) => {
+                c += &format!("typedef {};\n", declare(&alias.ty, &alias.ident.to_string())?)
+            }
             Item::ForeignMod(block) => {
                 for item in block.items {
-                    let ForeignItem::Fn(function) = item else { return Err("only functions are expected".into()) };
+                    let ForeignItem::Fn(function) = item else {
+                        return Err("only functions are expected".into());
+                    };
                     let arguments = function.sig.inputs.iter().map(|argument| match argument {
                         FnArg::Typed(argument) => declare(&argument.ty, ""),
                         FnArg::Receiver(_) => Err("self".into()),
@@ -38,7 +42,11 @@ fn declare(ty: &Type, name: &str) -> Result<String> {
     match ty {
         Type::Ptr(pointer) => {
             // `const` behind what it qualifies, so that pointers to pointers need no second rule.
-            let constant = if pointer.const_token.is_some() { "const " } else { "" };
+            let constant = if pointer.const_token.is_some() {
+                "const "
+            } else {
+                ""
+            };
             Ok(format!("{} {constant}*{name}", declare(&pointer.elem, "")?))
         }
         Type::BareFn(function) => {
@@ -51,8 +59,12 @@ fn declare(ty: &Type, name: &str) -> Result<String> {
             let c = match rust.as_str() {
                 // A function pointer that may be null is what C calls a function pointer.
                 "Option" => {
-                    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return Err("Option".into()) };
-                    let Some(GenericArgument::Type(inner)) = arguments.args.first() else { return Err("Option".into()) };
+                    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+                        return Err("Option".into());
+                    };
+                    let Some(GenericArgument::Type(inner)) = arguments.args.first() else {
+                        return Err("Option".into());
+                    };
                     return declare(inner, name);
                 }
                 "c_char" => "char",
@@ -82,5 +94,9 @@ fn returning(output: &ReturnType, name: &str) -> Result<String> {
 
 fn list(arguments: impl Iterator<Item = Result<String>>) -> Result<String> {
     let arguments = arguments.collect::<Result<Vec<_>>>()?;
-    Ok(if arguments.is_empty() { "void".to_owned() } else { arguments.join(", ") })
+    Ok(if arguments.is_empty() {
+        "void".to_owned()
+    } else {
+        arguments.join(", ")
+    })
 }

@@ -2,18 +2,22 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
 
 use crate::agent::Agent;
 use crate::conf::run;
 use crate::host::Host;
-use crate::process::Process;
+use crate::process::{Process, describe};
 use crate::wait::wait_for;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How long writing back may take when a device goes.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// Detaching a loop device that is still open makes the kernel clear it with its last user: nothing is left when this process is killed.
 const HOLD: &str = r#"device=$(losetup --find --show "$0") && exec 3<>"$device" && losetup --detach "$device" && echo "$device" && exec sleep infinity"#;
@@ -142,27 +146,49 @@ impl Device {
     /// Unmounts it.
     ///
     /// # Errors
-    /// It is not mounted, or that of `umount`.
+    /// It is not mounted, that of `umount`, or a disk that does not answer for a minute.
     pub fn umount(&mut self) -> Result<()> {
         let folder = self.mounted.as_ref().context("not mounted")?;
-        run(self.host.bounded("umount", DEADLINE).arg(folder))?;
+        let mut umount = self.host.command("umount").arg(folder).spawn()?;
+        let status = wait_for("unmounting", DEADLINE, || Ok(umount.try_wait()?))?;
+        ensure!(
+            status.success(),
+            "umount {}: {}",
+            folder.display(),
+            describe(status)
+        );
         self.mounted = None;
         Ok(())
     }
 }
 
+impl Device {
+    /// Waits for the end of an unmounting and of the loop device. In order, this writes back what is still in memory.
+    fn close(&mut self, umount: Option<&mut Child>) -> Result<()> {
+        if let Some(umount) = umount {
+            wait_for("unmounting", FLUSH, || Ok(umount.try_wait()?))?;
+        }
+        self.holder.process().kill_within(FLUSH)
+    }
+}
+
 impl Drop for Device {
     fn drop(&mut self) {
-        if let Some(folder) = &self.mounted {
-            // Lazy: on a disk that answers no more, nothing else comes back.
+        // Not waited for in one go: no signal ends an unmounting whose disk does not answer, only the end of that disk's client does.
+        let folder = self.mounted.take();
+        let mut umount = folder.and_then(|at| {
             self.host
-                .bounded("umount", Duration::from_secs(10))
+                .command("umount")
                 .arg("--lazy")
-                .arg(folder)
-                .output()
-                .ok();
+                .arg(at)
+                .stderr(Stdio::null())
+                .spawn()
+                .ok()
+        });
+        if self.close(umount.as_mut()).is_err() && Arc::strong_count(&self.fuse) == 1 {
+            kill(self.fuse.process.pid(), Signal::SIGKILL).ok();
+            self.close(umount.as_mut()).ok();
         }
-        self.holder.process().kill().ok();
     }
 }
 

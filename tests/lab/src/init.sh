@@ -19,10 +19,10 @@ verdict=
 read -r verdict || :
 
 kill -KILL -1 2>/dev/null || :
-if [ "$verdict" = keep ]; then trash=$dir/data; else trash=$dir; fi
+if [ "$verdict" = keep ]; then set -- "$dir/data" "$dir/run"; else set -- "$dir"; fi
 tries=0
 # What was just killed may still be inside a system call that makes a file.
-until rm -rf --one-file-system "$trash" 2>/dev/null || [ $tries -ge 200 ]; do
+until rm -rf --one-file-system "$@" 2>/dev/null || [ $tries -ge 200 ]; do
     tries=$((tries + 1))
     sleep 0.05
 done

@@ -77,9 +77,15 @@ impl Process {
     /// # Errors
     /// It is not gone after 20 s.
     pub fn kill(&mut self) -> Result<()> {
-        if self.entry.try_wait()?.is_none() {
+        self.kill_within(REAP)
+    }
+
+    /// As [`Process::kill`], for one that may be waiting for a disk that does not answer.
+    pub(crate) fn kill_within(&mut self, deadline: Duration) -> Result<()> {
+        // A pid that was reaped may belong to somebody else by now.
+        if self.is_running() {
             kill(self.pid, Signal::SIGKILL).ok();
-            self.wait(REAP)?;
+            self.wait(deadline)?;
         }
         Ok(())
     }
@@ -110,11 +116,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A pid that was reaped may belong to somebody else by now.
-        if self.is_running() {
-            kill(self.pid, Signal::SIGKILL).ok();
-            self.entry.wait().ok();
-        }
+        self.kill().ok();
     }
 }
 

@@ -1,4 +1,5 @@
-//! The second Ceph release: Debian 13's, unpacked into a folder by `tests/lab/setup`, for [`crate::Topology::release`].
+//! The second Ceph release: Debian 13's, unpacked into a folder by `tests/lab/setup`, for
+//! [`crate::Topology::release`].
 
 use std::path::PathBuf;
 

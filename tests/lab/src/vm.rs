@@ -1,8 +1,9 @@
 //! A host with the kernel's own rbd driver: what Incus users have.
 //!
-//! The machine that runs the lab need not have that driver: an emulated one boots Debian's kernel (about 4 s) and takes over the
-//! address and the cable of one of the lab's hosts, so that [`Lab::cut`] and [`Lab::heal`] work on it as on any other. Its
-//! processor and its memory are a process of the lab's and end with it.
+//! The machine that runs the lab need not have that driver: an emulated one boots Debian's kernel (about 4
+//! s) and takes over the address and the cable of one of the lab's hosts, so that [`Lab::cut`] and
+//! [`Lab::heal`] work on it as on any other. Its processor and its memory are a process of the lab's and
+//! end with it.
 
 mod channel;
 mod clock;
@@ -60,7 +61,10 @@ impl KrbdHost {
         cache::prepared("krbd").map(drop)
     }
 
-    /// Boots the machine in place of the lab's host `name`, which must run no daemon: only the machine has its address then.
+    /// Boots the machine in place of the lab's host `name`, which must run no daemon: only the machine has
+    /// its address then. A host whose machine was dropped can boot again.
+    ///
+    /// [`Lab::cut_pair`] does not work on it: that filters what the replaced host itself sends and gets.
     ///
     /// Console and kernel messages go to `log/NAME.console` in the lab's directory.
     ///
@@ -121,15 +125,17 @@ impl KrbdHost {
         self.clock.error()
     }
 
-    /// The emulator: stop and continue it to freeze the whole machine (its clock goes on), kill it to cut its power.
-    pub fn machine(&mut self) -> &mut Process {
-        &mut self.machine
+    /// The emulator: stop and continue it to freeze the whole machine (its clock goes on).
+    #[must_use]
+    pub fn machine(&self) -> &Process {
+        &self.machine
     }
 
     /// Runs a line of shell (busybox) in the machine; exit status and what it printed, up to 32 KiB.
     ///
     /// # Errors
-    /// The machine is gone, or the command has not ended after `deadline`. It goes on then, and others can be run beside it.
+    /// The machine is gone, or the command has not ended after `deadline`. It goes on then, and others can
+    /// be run beside it.
     pub fn run(&self, command: &str, deadline: Duration) -> Result<(i32, String)> {
         match self.ask(command, deadline)? {
             Some(Answer { status, output }) => Ok((status, output)),
@@ -169,8 +175,15 @@ impl KrbdHost {
     }
 }
 
-/// Lets a tap device have the host's cable, in the host's own network namespace.
+/// Lets a tap device have the host's cable, in the host's own network namespace. Once: it outlives a machine
+/// that is to boot again.
 fn bridge(host: Pid) -> Result<()> {
+    let bridged = enter(host, &["--net"])
+        .args(["ip", "link", "show", "tap0"])
+        .output()?;
+    if bridged.status.success() {
+        return Ok(());
+    }
     let script = "addr flush dev eth0
 link add br0 type bridge forward_delay 0 mcast_snooping 0
 tuntap add dev tap0 mode tap
@@ -188,7 +201,8 @@ link set br0 up
     Ok(())
 }
 
-/// The emulator's command line. No KVM: where nested virtualization is patchy, distribution kernels do not boot on it.
+/// The emulator's command line. No KVM: where nested virtualization is patchy, distribution kernels do not
+/// boot on it.
 fn machine(files: &Path, console: &Path, acks: &Path, ip: IpAddr) -> Vec<OsString> {
     let (length, last) = match ip {
         IpAddr::V4(v4) => (24, v4.octets()[3]),

@@ -197,6 +197,14 @@ impl Writer {
         })
     }
 
+    /// Ends it; its log can still be read.
+    ///
+    /// # Errors
+    /// It does not go.
+    pub fn end(&mut self) -> Result<()> {
+        self.agent.process().kill()
+    }
+
     /// Its process: to stop, continue or kill.
     pub fn process(&mut self) -> &mut Process {
         self.agent.process()

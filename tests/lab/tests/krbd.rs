@@ -1,4 +1,5 @@
-//! The lab's machine with the kernel's own rbd driver: it boots, writes, is refused, hangs when cut off, and leaves nothing.
+//! The lab's machine with the kernel's own rbd driver: it boots, writes, is refused, hangs when cut off,
+//! and leaves nothing.
 
 // Tests tell what they skip and what they measured.
 #![allow(clippy::print_stderr)]
@@ -42,7 +43,7 @@ fn writes_until_it_is_blocklisted() -> Result<()> {
     }
     let lab = lab(false)?;
     let began = monotonic();
-    let mut host = KrbdHost::boot(&lab, "v1")?;
+    let host = KrbdHost::boot(&lab, "v1")?;
     let booted = monotonic();
     let disk = host.map("images", "disk")?;
     assert_eq!(disk.write_direct(3, SOON)?, Outcome::Acknowledged);
@@ -64,7 +65,7 @@ fn writes_until_it_is_blocklisted() -> Result<()> {
     let before = monotonic();
     lab.ceph(&["osd", "blocklist", "add", disk.client_address()])?;
     assert_eq!(writer.wait_for_error(before, SOON)?, Errno::EIO);
-    let refused = monotonic();
+    let refused = monotonic() + host.clock_error();
     let content = lab.content("images", "disk")?;
     assert_eq!(disk.write_direct(4, SOON)?, Outcome::Refused(Errno::EIO));
     wait_for("more errors", SOON, || {
@@ -111,6 +112,22 @@ fn hangs_while_cut_off_and_writes_after() -> Result<()> {
 }
 
 #[test]
+fn boots_again_as_another_client() -> Result<()> {
+    if !can_boot() {
+        return Ok(());
+    }
+    let lab = lab(false)?;
+    let host = KrbdHost::boot(&lab, "v1")?;
+    let before = host.map("images", "disk")?.client_address().to_owned();
+    drop(host);
+    let host = KrbdHost::boot(&lab, "v1")?;
+    let disk = host.map("images", "disk")?;
+    assert_eq!(disk.write_direct(1, SOON)?, Outcome::Acknowledged);
+    assert_ne!(disk.client_address(), before);
+    Ok(())
+}
+
+#[test]
 fn speaks_ipv6() -> Result<()> {
     if !can_boot() {
         return Ok(());
@@ -148,11 +165,11 @@ fn ends_with_the_lab() -> Result<()> {
         return Ok(());
     }
     let lab = lab(false)?;
-    let mut host = KrbdHost::boot(&lab, "v1")?;
+    let host = KrbdHost::boot(&lab, "v1")?;
     let pid = host.machine().pid();
     drop(lab);
     wait_for("the emulator's end", SOON, || {
-        Ok((!host.machine().is_running()).then_some(()))
+        Ok(host.run("true", SOON).is_err().then_some(()))
     })?;
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
     Ok(())

@@ -49,6 +49,14 @@ fn a_cut_host_writes_nothing_until_it_is_healed() -> Result<()> {
         lab.content_hash("images", "img")? != hash,
         "healed, and yet nothing was written"
     );
+    lab.cut_pair("n1", "store")?;
+    let hash = lab.content_hash("images", "img")?;
+    ensure!(
+        lab.content_hash("images", "img")? == hash,
+        "written through a filter"
+    );
+    lab.heal_pair("n1", "store")?;
+    writer.wait_for_acks(100, SOON)?;
     ensure!(writer.errors()?.is_empty(), "errors: {:?}", writer.errors()?);
     Ok(())
 }
@@ -187,6 +195,28 @@ fn a_disk_can_be_mounted_and_handed_over() -> Result<()> {
         left_of(&dir)?,
         device.display()
     );
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_hangs_can_still_be_dropped() -> Result<()> {
+    let lab = with_image(&["n1"])?;
+    let folder = lab.dir().join("mnt");
+    let mut disk = lab.host("n1").map("images", "img")?;
+    disk.mkfs_ext4()?;
+    disk.mount(&folder)?;
+    lab.cut("n1")?;
+    let copied = lab
+        .host("n1")
+        .bounded("cp", SOON)
+        .arg("/bin/sh")
+        .arg(&folder)
+        .output()?;
+    ensure!(copied.status.success(), "a copy into the cache: {copied:?}");
+    let began = monotonic();
+    drop(disk);
+    drop(lab);
+    ensure!(monotonic() - began < SOON, "it took {:?}", monotonic() - began);
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! Commands to the machine's init, over a virtio port that is qemu's stdin and stdout.
 //!
-//! A line `TOKEN COMMAND` goes in; `TOKEN STATUS LENGTH`, a line feed and LENGTH bytes come out, in the order in which
-//! commands end. The token tells a late answer of a command that was given up from the one that is waited for.
+//! A line `TOKEN COMMAND` goes in; `TOKEN STATUS LENGTH`, a line feed and LENGTH bytes come out, in the
+//! order in which commands end. The token tells a late answer of a command that was given up from the one
+//! that is waited for.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -48,7 +49,8 @@ impl Channel {
             .output)
     }
 
-    /// Runs a line of shell; `None` when it has not ended within the deadline. It goes on in the machine then.
+    /// Runs a line of shell; `None` when it has not ended within the deadline. It goes on in the machine
+    /// then.
     pub(super) fn run(&mut self, command: &str, deadline: Duration) -> Result<Option<Answer>> {
         ensure!(!command.contains('\n'), "a command is one line: {command:?}");
         self.token += 1;

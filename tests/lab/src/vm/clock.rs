@@ -19,8 +19,8 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Asks the machine what time it is. The question took some time, so that its zero is known with that error: the latest possible
-    /// one is taken, and no event of the machine looks earlier than it was.
+    /// Asks the machine what time it is. The question took some time, so that its zero is known with that
+    /// error: the latest possible one is taken, and no event of the machine looks earlier than it was.
     pub(super) fn compare(channel: &mut Channel) -> Result<Clock> {
         let mut best: Option<Clock> = None;
         for _ in 0..COMPARISONS {

@@ -53,7 +53,8 @@ impl<'a> Mapping<'a> {
         format!("/dev/rbd{}", self.number)
     }
 
-    /// The address of the driver's client instance, as blocklist entries and watchers have it: `10.77.0.12:0/1234`.
+    /// The address of the driver's client instance, as blocklist entries and watchers have it:
+    /// `10.77.0.12:0/1234`.
     #[must_use]
     pub fn client_address(&self) -> &str {
         &self.client
@@ -75,8 +76,9 @@ impl<'a> Mapping<'a> {
         })
     }
 
-    /// Starts a process that writes numbered blocks by O_DIRECT, one after another as fast as they are acknowledged, over all
-    /// slots of the image again and again. It goes on after errors, with the next number and at most a hundred times a second.
+    /// Starts a process that writes numbered blocks by O_DIRECT, one after another as fast as they are
+    /// acknowledged, over all slots of the image again and again. It goes on after errors, with the next
+    /// number and at most a hundred times a second.
     ///
     /// # Errors
     /// The machine is gone.
@@ -119,7 +121,8 @@ impl KrbdWriter<'_> {
         self.id
     }
 
-    /// Everything it heard so far, in that order. The times are late by up to [`KrbdHost::clock_error`], never early.
+    /// Everything it heard so far, in that order. The times are late by up to [`KrbdHost::clock_error`],
+    /// never early.
     ///
     /// # Errors
     /// The lab's directory is gone.

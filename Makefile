@@ -1,0 +1,37 @@
+# The two commands: `make demo` and `make test`. Each sets up the machine itself (tests/lab/setup).
+CARGO ?= cargo
+JOBS  ?= 2
+
+.PHONY: help setup build demo test soak bench lint clean
+
+help: ## show this
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: ## install what the lab needs (Debian packages, a kernel for VMs, a second Ceph release)
+	@tests/lab/setup
+
+build: setup ## build the release binary
+	$(CARGO) build --release --locked
+
+demo: setup ## two hosts, one image: what happens without the guardian, and with it
+	@$(CARGO) build --quiet --locked --bins --examples
+	@target/debug/examples/demo
+
+test: setup ## everything: units, the ABI, real Ceph, real krbd, a second Ceph release
+	$(CARGO) test --workspace --locked -- --test-threads=$(JOBS)
+
+soak: setup ## the randomised rounds in full
+	GUARDIAN_ROUNDS=50 $(CARGO) test --locked --test sealed -- --nocapture --test-threads=1
+
+bench: setup ## the table of speeds
+	@$(CARGO) build --quiet --release --locked --bins --examples
+	@target/release/examples/bench
+
+lint: ## formatting, clippy, documentation, dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	tests/deny
+
+clean: ## remove what was built
+	$(CARGO) clean
