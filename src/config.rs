@@ -1,13 +1,14 @@
 //! The configuration file: TOML in, checked types out. Every error names the file, the place and what is allowed.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::domain::addr::{AddrError, Entry, parse_target};
+use crate::domain::addr::{Entry, parse_target};
 use crate::domain::map::Guarded;
 use crate::domain::member::{Member, Members};
 use crate::domain::policy::{DEFAULT_EXPIRE, DEFAULT_MIN_REMAINING, Policy};
@@ -131,7 +132,7 @@ impl Config {
     pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
         let malformed = |error: &toml::de::Error| ConfigError::Malformed {
             path: path.to_owned(),
-            detail: error.to_string().trim_end().to_owned(),
+            detail: place(text, error.span()) + &error.message().replace('\n', ", "),
         };
         let raw: Raw = toml::from_str(text).map_err(|error| malformed(&error))?;
         let check = Check { path };
@@ -239,13 +240,23 @@ impl Check<'_> {
 /// Between the end of a new entry and what counts as short, so that clocks may differ.
 const MARGIN: Duration = Duration::from_secs(24 * 3600);
 
-fn host(text: &str) -> Result<IpAddr, AddrError> {
-    match parse_target(text)? {
+fn host(text: &str) -> Result<IpAddr, String> {
+    match parse_target(text).map_err(|error| error.to_string())? {
         Entry::Host(ip) | Entry::HostRange(ip) => Ok(ip),
-        Entry::Client(_) => Err(AddrError::Malformed {
-            text: text.to_owned(),
-        }),
+        Entry::Client(client) => Err(format!(
+            "'{text}' is one client instance: write its host, {}",
+            client.ip
+        )),
     }
+}
+
+/// `line 2, column 10: `, counted from 1, of where a span begins.
+fn place(text: &str, span: Option<Range<usize>>) -> String {
+    let before = span.and_then(|span| text.get(..span.start));
+    before.map_or_else(String::new, |before| {
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!("line {}, column {column}: ", before.matches('\n').count() + 1)
+    })
 }
 
 const _: () = assert!(DEFAULT_MIN_REMAINING.as_secs() + MARGIN.as_secs() < DEFAULT_EXPIRE.as_secs());

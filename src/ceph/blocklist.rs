@@ -36,7 +36,7 @@ pub fn change(
         let (cluster, command) = (cluster.clone(), command(*entry, change));
         move || match cluster.mon_command(&command) {
             Ok(_) => Sent::Acknowledged,
-            Err(error) => sent(&error),
+            Err(error) => sent(&error, "osd blocklist"),
         }
     });
     let answers = lane::each(calls.collect(), WIDTH);
@@ -48,9 +48,12 @@ pub fn change(
 }
 
 /// Refused means not done; every other error leaves it open.
-pub fn sent(error: &CommandError) -> Sent {
+pub fn sent(error: &CommandError, command: &str) -> Sent {
     match meaning(error.errno) {
-        Meaning::Denied | Meaning::Rejected => Sent::Refused(error.to_string()),
+        Meaning::Denied => Sent::Refused(format!(
+            "the key lacks mon `allow command \"{command}\"` (deploy/ceph)"
+        )),
+        Meaning::Rejected => Sent::Refused(error.to_string()),
         Meaning::Silence | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => Sent::Unknown,
     }
 }

@@ -9,7 +9,7 @@
 //!   its pool handle, which therefore lives in the context too. The cluster handle must *not*: the last reference
 //!   to it runs `rados_shutdown`, which joins the librados threads and would wait for itself in a callback. The
 //!   cluster is kept alive by [`Cluster`](super::cluster::Cluster) and [`IoCtx`](super::ioctx::IoCtx) values only,
-//!   and none can get into a context: it holds a handle, a tag, a sender and the plain data of a [`Reply`].
+//!   and none can get into a context: it holds a handle, a tag, a sender and plain data.
 //! * **At shutdown, what is under way is leaked.** `rados_shutdown` forgets those operations without calling back.
 //!   Their contexts, with the pool handles in them, are a few hundred bytes each and stay until the process ends;
 //!   to free them would need to know that no librados thread holds them any more, and nothing tells.
@@ -164,5 +164,49 @@ impl Drop for Completion {
     fn drop(&mut self) {
         // SAFETY: made by `new` and released only here.
         unsafe { ceph_sys::rados_aio_release(self.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{TryRecvError, channel};
+
+    use nix::libc;
+
+    use super::*;
+
+    struct Number;
+
+    impl Reply for Number {
+        type Output = u32;
+    }
+
+    #[test]
+    fn a_refused_operation_frees_its_context() {
+        let handle = Handle::of_nothing();
+        let holders = Arc::strong_count(&handle);
+        let (to, results) = channel();
+        assert_eq!(Pending::submit(&handle, Number, 7, &to, |_| -libc::ENOMEM), Err(Errno::ENOMEM));
+        assert_eq!(Arc::strong_count(&handle), holders);
+        drop(to);
+        assert_eq!(results.try_recv(), Err(TryRecvError::Disconnected));
+    }
+
+    #[test]
+    fn a_panic_is_told_to_the_receiver_and_goes_no_further() {
+        let handle = Handle::of_nothing();
+        let holders = Arc::strong_count(&handle);
+        let (to, results) = channel();
+        let mut context = ptr::null_mut();
+        let submitted = Pending::submit(&handle, Number, 7, &to, |pending| {
+            context = pending;
+            0
+        });
+        assert_eq!(submitted, Ok(()));
+        assert_eq!(Arc::strong_count(&handle), holders + 1);
+        // SAFETY: the context `submit` made, taken back once.
+        unsafe { Pending::<Number>::complete(context.cast(), |_| panic!("on purpose")) };
+        assert_eq!(results.try_recv(), Ok(Done { tag: 7, result: Err(Errno::EIO) }));
+        assert_eq!(Arc::strong_count(&handle), holders);
     }
 }

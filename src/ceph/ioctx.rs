@@ -30,6 +30,16 @@ impl Drop for Handle {
     }
 }
 
+#[cfg(test)]
+impl Handle {
+    /// For tests of what holds a handle: of no pool, and never destroyed, because one reference is forgotten.
+    pub(super) fn of_nothing() -> Arc<Self> {
+        let handle = Arc::new(Self(ptr::null_mut()));
+        std::mem::forget(Arc::clone(&handle));
+        handle
+    }
+}
+
 /// A pool of a [`Cluster`], which it keeps alive.
 ///
 /// The asynchronous methods return when the operation is submitted; its end comes through the channel exactly once, at

@@ -68,6 +68,8 @@ const PAGE: u64 = 1024;
 const DIRECTORY: &str = "rbd_directory";
 /// Lists a pool's namespaces: `name_NAMESPACE`.
 const NAMESPACES: &str = "rbd_namespace";
+/// An image's header: watchers, lock.
+const HEADER: &str = "rbd_header.";
 const NAME_KEY: &str = "name_";
 
 /// Sweeps all pools at the same time, so that one that does not answer holds up no other, and hands over each image
@@ -129,6 +131,8 @@ enum Stopped {
     /// Whoever wanted the images is gone.
     Unwanted,
     Late,
+    /// The client may not read objects of this prefix.
+    Denied(&'static str),
     Failed(Errno),
 }
 
@@ -158,10 +162,12 @@ impl PoolSweep {
         match end {
             Ok(()) | Err(Stopped::Unwanted) => {}
             Err(Stopped::Late) => self.unread.push(format!("{place}: no answer")),
-            Err(Stopped::Failed(Errno::EPERM)) => {
-                self.unread.push(format!(
-                    "{place}: not permitted, give the client the caps of deploy/ceph"
-                ));
+            Err(Stopped::Denied(prefix)) => self.unread.push(format!(
+                "{place}: the key lacks osd `allow r object_prefix {prefix}` (deploy/ceph)"
+            )),
+            Err(Stopped::Failed(Errno::ESHUTDOWN)) => {
+                self.unread
+                    .push(format!("{place}: this guardian is itself blocklisted"));
             }
             Err(Stopped::Failed(errno)) => self.unread.push(format!("{place}: {errno}")),
         }
@@ -171,7 +177,7 @@ impl PoolSweep {
     fn directory(
         &self,
         io: &IoCtx,
-        object: &str,
+        object: &'static str,
         mut entry: impl FnMut(String, Vec<u8>) -> Result<(), Stopped>,
     ) -> Result<(), Stopped> {
         let (to, from) = channel();
@@ -189,6 +195,10 @@ impl PoolSweep {
                     result: Err(Errno::ETIMEDOUT),
                     ..
                 }) => return Err(Stopped::Late),
+                Some(Done {
+                    result: Err(Errno::EPERM),
+                    ..
+                }) => return Err(Stopped::Denied(object)),
                 Some(Done {
                     result: Err(errno), ..
                 }) => return Err(Stopped::Failed(errno)),
@@ -225,7 +235,7 @@ impl PoolSweep {
                 return Ok(());
             };
             next_tag += 1;
-            io.header(&format!("rbd_header.{id}"), next_tag, &to)
+            io.header(&format!("{HEADER}{id}"), next_tag, &to)
                 .map_err(Stopped::Failed)?;
             under_way.insert(next_tag, name);
             Ok(())
@@ -233,7 +243,9 @@ impl PoolSweep {
         while listed.is_ok() && !under_way.is_empty() {
             listed = self.take(&from, &mut under_way, &mut failed, namespace);
         }
-        failed.extend(under_way.into_values().map(|name| (name, "no answer".to_owned())));
+        if let Err(Stopped::Late) = listed {
+            failed.extend(under_way.into_values().map(|name| (name, "no answer".to_owned())));
+        }
         let place = |name: &str| {
             [self.pool.as_str(), namespace, name]
                 .iter()
@@ -270,6 +282,7 @@ impl PoolSweep {
             }
             // Deleted since the directory was read.
             Err(Errno::ENOENT) => Ok(()),
+            Err(Errno::EPERM) => Err(Stopped::Denied(HEADER)),
             Err(errno) => {
                 failed.push((image, errno.to_string()));
                 Ok(())

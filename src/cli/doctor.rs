@@ -1,5 +1,7 @@
 //! `doctor`: what would stop a fence from working here. Changes nothing.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::json;
 
@@ -7,13 +9,18 @@ use super::Exit;
 use super::answer::table;
 use super::context::Context;
 use super::error::Fault;
+use crate::ceph::barrier::{ProbeNames, barrier};
 use crate::ceph::cluster::Cluster;
 use crate::ceph::errno::{Meaning, meaning};
 use crate::ceph::{daemons, look, osdmap, sessions, watchers};
 use crate::clock;
+use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::map::OsdMap;
 use crate::domain::plan::{Request, Target, plan};
 use crate::domain::world::World;
+
+/// How long PGs may take to answer.
+const PROVE_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -45,6 +52,7 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
     checks.extend(pools(context, &map));
     checks.extend(capabilities(context)?);
     checks.extend(readable(context, &map)?);
+    checks.extend(provable(context, &map)?);
     match context.look() {
         Ok(world) => checks.extend(members(context, &world)),
         Err(fault) => checks.push(check("daemons", Verdict::Fail, fault.to_string())),
@@ -181,6 +189,25 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
             .map(|what| check("images", Verdict::Fail, what)),
     );
     Ok(checks)
+}
+
+/// Does every PG answer the question that a fence asks it?
+fn provable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
+    let guarded = context.config.policy.guarded.pools(map).into_iter();
+    let pools: Vec<_> = guarded.map(|(id, pool)| PoolToProve::new(id, pool)).collect();
+    let deadline = context.deadline.at_most(PROVE_WITHIN);
+    let names = &mut ProbeNames::default();
+    let proofs = barrier(&context.cluster, &pools, names, &deadline, &mut |_| {})?;
+    let proof = |proof: &PoolProof| {
+        let (verdict, why) = match &proof.trouble {
+            _ if proof.is_complete() => (Verdict::Ok, String::new()),
+            Some(trouble) => (Verdict::Fail, format!(": {trouble}")),
+            None => (Verdict::Fail, format!(": silent {}", proof.pending_names().join(" "))),
+        };
+        let detail = format!("{} of {} PGs answer{why}", proof.proved(), proof.pool.pg_num);
+        check(format!("proof {}", proof.pool.name), verdict, detail)
+    };
+    Ok(proofs.iter().map(proof).collect())
 }
 
 /// Would each member be fenced as a whole, if it were lost now?

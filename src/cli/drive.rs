@@ -117,10 +117,23 @@ pub(super) fn unproved(proofs: &[PoolProof]) -> String {
     let pending: Vec<String> = proofs.iter().flat_map(PoolProof::pending_names).collect();
     let shown = pending.iter().take(8).cloned().collect::<Vec<_>>().join(" ");
     let more = if pending.len() > 8 { " …" } else { "" };
+    let why = troubles(proofs);
     format!(
-        "waiting for {} PGs that do not answer: {shown}{more}",
+        "waiting for {} PGs that do not answer: {shown}{more}{why}",
         pending.len()
     )
+}
+
+/// ` (POOL: what stands in the way)`, where more than silence is known.
+pub(super) fn troubles<'p>(proofs: impl IntoIterator<Item = &'p PoolProof>) -> String {
+    let pending = proofs.into_iter().filter(|proof| !proof.is_complete());
+    let known = pending.filter_map(|proof| Some(format!("{}: {}", proof.pool.name, proof.trouble.as_ref()?)));
+    let known = known.collect::<Vec<_>>().join("; ");
+    if known.is_empty() {
+        known
+    } else {
+        format!(" ({known})")
+    }
 }
 
 struct Drive<'c> {
@@ -138,6 +151,7 @@ impl<'c> Drive<'c> {
 
     fn fail_over(&mut self, daemon: &Daemon) -> Result<Sent, Late> {
         eprintln!("rbd-guardian: failing over {daemon}");
+        let command = format!("{} fail", daemon.kind);
         let (cluster, daemon) = (self.context.cluster.clone(), daemon.clone());
         let answer = lane::one(
             move || daemons::fail_over(&cluster, &daemon),
@@ -145,7 +159,7 @@ impl<'c> Drive<'c> {
         )?;
         Ok(match answer {
             Ok(()) => Sent::Acknowledged,
-            Err(error) => blocklist::sent(&error),
+            Err(error) => blocklist::sent(&error, &command),
         })
     }
 

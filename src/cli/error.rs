@@ -36,7 +36,7 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::FenceId(_) | Self::NoMember { .. } | Self::NoPool { .. } => Exit::Usage,
+            Self::Config(_) | Self::FenceId(_) | Self::NoPool { .. } => Exit::Usage,
             Self::Connect(error) => match error {
                 ConnectError::ConfNotFound { .. }
                 | ConnectError::BadConf { .. }
@@ -47,7 +47,8 @@ impl Fault {
             Self::Read(error) if error.is_transient() => Exit::CannotTell,
             Self::Read(_) | Self::Output(_) => Exit::Failed,
             Self::Late(_) => Exit::CannotTell,
-            Self::NotAsserted => Exit::Refused,
+            // As `fence` answers to an unknown member.
+            Self::NotAsserted | Self::NoMember { .. } => Exit::Refused,
         }
     }
 }

@@ -73,13 +73,13 @@ fn end(fence: &Fence, ended: Result<(), Late>) -> (Exit, Option<String>) {
             (Exit::CannotTell, Some(word))
         }
         State::Committed | State::Pending => {
-            let paused = if fence.reads_paused() {
-                " (reads are paused: `ceph osd unpause`)"
+            let why = if fence.reads_paused() {
+                " (reads are paused: `ceph osd unpause`)".to_owned()
             } else {
-                ""
+                drive::troubles(fence.proofs())
             };
             let word = format!(
-                "{late}: committed, but not every PG has proved that it refuses{paused}; run it again"
+                "{late}: committed, but not every PG has proved that it refuses{why}; run it again"
             );
             (Exit::Pending, Some(word))
         }

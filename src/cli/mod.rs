@@ -17,7 +17,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::addr::{Entry, parse_target};
 use crate::domain::plan::{Request, Target};
@@ -68,7 +69,10 @@ Exit codes:
   2  usage or configuration
   3  committed, but the seal is pending: run the same command again, it goes on from there
   4  refused (policy, storm brake, protected address, coverage): nothing was changed
-  5  cannot tell (Ceph unreachable, or timed out before the entries were seen)";
+  5  cannot tell (Ceph unreachable, or timed out before the entries were seen): run it again
+
+To begin: `rbd-guardian doctor`, then `rbd-guardian plan MEMBER`; both change nothing.
+stdout is the answer, stderr everything else.";
 
 #[derive(Args)]
 struct Common {
@@ -129,10 +133,18 @@ enum Verb {
     /// command goes on from there.
     Fence(FenceArgs),
     /// Let a fenced host use the storage again; its old client instances never can
+    ///
+    /// A host that was merely cut off still runs what it ran, and would write again. So this asks you to assert, with
+    /// a reason for the record, that it was powered off or rebooted after it was fenced.
     Release(ReleaseArgs),
     /// One sweep: who watches and who has locked each image
+    ///
+    /// Verdicts: `unused` (no watcher, no lock, which does not prove that nobody writes), `one-member`,
+    /// `several-members`, `unknown-address` (of no configured member), `fenced` (a user that the blocklist refuses).
     Watchers(WatchersArgs),
     /// Show what would stop a fence from working here
+    ///
+    /// Changes nothing. Ends with 1 if anything is marked FAIL.
     Doctor,
 }
 
@@ -175,9 +187,9 @@ struct TargetArgs {
 }
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("whom").required(true).args(["member", "fence"])))]
 struct ReleaseArgs {
     /// A member, as the configuration names it
-    #[arg(required_unless_present = "fence", conflicts_with = "fence")]
     member: Option<String>,
     /// The ID that `fence` printed
     #[arg(long, value_name = "ID")]
@@ -200,7 +212,10 @@ struct WatchersArgs {
 /// Runs the verb the command line names.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     match run(&cli) {
         Ok(exit) => exit.into(),
         Err(fault) => {
@@ -208,6 +223,26 @@ pub fn main() -> ExitCode {
             fault.exit().into()
         }
     }
+}
+
+/// Help and version go to stdout. A wrong command line gets one line: an operator reads it in a log or in a hurry.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let text = text
+        .trim_start_matches("error: ")
+        .replace("For more information, try '--help'.", "");
+    let (what, usage) = text.split_once("Usage: ").unwrap_or((&text, ""));
+    let line = what.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = line.replace(" tip: ", "; tip: ");
+    let usage = usage
+        .lines()
+        .next()
+        .map_or_else(String::new, |usage| format!("; usage: {usage}"));
+    eprintln!("rbd-guardian: {line}{usage}");
+    Exit::Usage.into()
 }
 
 fn run(cli: &Cli) -> Result<Exit, Fault> {

@@ -109,11 +109,7 @@ fn prove(context: &Context, map: &OsdMap, names: &mut ProbeNames) -> Result<Vec<
     let guarded = context.config.policy.guarded.pools(map);
     let pools: Vec<PoolToProve> = guarded
         .into_iter()
-        .map(|(id, pool)| PoolToProve {
-            id,
-            name: pool.name.clone(),
-            pg_num: pool.pg_num,
-        })
+        .map(|(id, pool)| PoolToProve::new(id, pool))
         .collect();
     let mut progress = Progress::new();
     let say = &mut |proofs: &[PoolProof]| progress.say(|| drive::unproved(proofs));

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::map::PoolId;
+use super::map::{Pool, PoolId};
 
 /// One pool to be proved, as a map describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,17 @@ pub struct PoolToProve {
     pub name: String,
     /// Its PGs are 0 to this, exclusive.
     pub pg_num: u32,
+}
+
+impl PoolToProve {
+    /// All its PGs.
+    pub fn new(id: PoolId, pool: &Pool) -> Self {
+        Self {
+            id,
+            name: pool.name.clone(),
+            pg_num: pool.pg_num,
+        }
+    }
 }
 
 /// What a barrier found out about one pool.

@@ -80,14 +80,19 @@ pub enum Role {
     Plain,
 }
 
+impl std::fmt::Display for DaemonKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Mon => "mon",
+            Self::Osd => "osd",
+            Self::Mgr => "mgr",
+            Self::Mds => "mds",
+        })
+    }
+}
+
 impl std::fmt::Display for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = match self.kind {
-            DaemonKind::Mon => "mon",
-            DaemonKind::Osd => "osd",
-            DaemonKind::Mgr => "mgr",
-            DaemonKind::Mds => "mds",
-        };
-        write!(f, "{kind}.{}", self.name)
+        write!(f, "{}.{}", self.kind, self.name)
     }
 }
