@@ -166,9 +166,7 @@ impl<'a> Run<'a> {
 fn trouble(errno: Errno) -> String {
     match meaning(errno) {
         Meaning::MadeUp => "the pool has the eio flag: its PGs are not asked at all".to_owned(),
-        Meaning::Denied => {
-            "the key lacks osd `allow r object_prefix rbd-guardian.` (deploy/ceph)".to_owned()
-        }
+        Meaning::Denied => "the key lacks osd `allow r object_prefix rbd-guardian.` (deploy/ceph)".to_owned(),
         Meaning::Blocklisted => "this guardian is itself blocklisted".to_owned(),
         Meaning::Silence => "no answer".to_owned(),
         Meaning::Rejected | Meaning::Other => errno.to_string(),

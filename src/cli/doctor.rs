@@ -202,7 +202,10 @@ fn provable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
         let (verdict, why) = match &proof.trouble {
             _ if proof.is_complete() => (Verdict::Ok, String::new()),
             Some(trouble) => (Verdict::Fail, format!(": {trouble}")),
-            None => (Verdict::Fail, format!(": silent {}", proof.pending_names().join(" "))),
+            None => (
+                Verdict::Fail,
+                format!(": silent {}", proof.pending_names().join(" ")),
+            ),
         };
         let detail = format!("{} of {} PGs answer{why}", proof.proved(), proof.pool.pg_num);
         check(format!("proof {}", proof.pool.name), verdict, detail)

@@ -78,9 +78,8 @@ fn end(fence: &Fence, ended: Result<(), Late>) -> (Exit, Option<String>) {
             } else {
                 drive::troubles(fence.proofs())
             };
-            let word = format!(
-                "{late}: committed, but not every PG has proved that it refuses{why}; run it again"
-            );
+            let word =
+                format!("{late}: committed, but not every PG has proved that it refuses{why}; run it again");
             (Exit::Pending, Some(word))
         }
         State::Sealed => {
