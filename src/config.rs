@@ -232,7 +232,7 @@ impl Check<'_> {
     fn duration(&self, key: &str, text: Option<&str>, default: Duration) -> Result<Duration, ConfigError> {
         let parse = |text| humantime::parse_duration(text);
         text.map_or(Ok(default), |text| {
-            parse(text).map_err(|e| self.bad(key, format!("{e}; write 5years or 90days")))
+            parse(text).map_err(|e| self.bad(key, format!("'{text}': {e}; write 5years or 90days")))
         })
     }
 }

@@ -20,7 +20,7 @@ pub(super) enum Fault {
     FenceId(#[from] BadFenceId),
     #[error("no member '{name}': the configuration knows {known}")]
     NoMember { name: String, known: String },
-    #[error("no pool '{name}': there are {existing}")]
+    #[error("no pool '{name}': the cluster has {existing}")]
     NoPool { name: String, existing: String },
     #[error("{0} before Ceph answered: nothing is known to have changed, run it again")]
     Late(#[from] Late),

@@ -1,0 +1,323 @@
+//! What `plan` decides, and every reason it refuses for (INV-6), without a cluster.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rbd_guardian::domain::addr::{ClientAddr, EntityAddr, Entry, parse_target};
+use rbd_guardian::domain::blocklist::Blocklist;
+use rbd_guardian::domain::map::{OsdMap, Pool};
+use rbd_guardian::domain::member::{Member, Members};
+use rbd_guardian::domain::plan::{Coverage, Plan, Request, Target, plan};
+use rbd_guardian::domain::policy::Policy;
+use rbd_guardian::domain::refusal::Refusal;
+use rbd_guardian::domain::world::{Clients, Daemon, DaemonKind, Role, World};
+
+struct Case {
+    members: Members,
+    world: World,
+    policy: Policy,
+    accept_incomplete: bool,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn daemon(kind: DaemonKind, name: &str, at: &str, role: Role) -> Daemon {
+    Daemon {
+        kind,
+        name: name.into(),
+        ip: Some(ip(at)),
+        role,
+        clients: vec![],
+    }
+}
+
+impl Case {
+    /// Members n1, n2, n3 at 10.0.0.1 to 3, one image pool, nobody anywhere.
+    fn new() -> Self {
+        let member = |n: u8| Member {
+            name: format!("n{n}"),
+            addresses: vec![IpAddr::from([10, 0, 0, n])],
+        };
+        let members = Members((1..=3).map(member).collect());
+        let pool = Pool {
+            name: "images".into(),
+            pg_num: 8,
+            overlay: None,
+            eio: false,
+            applications: vec!["rbd".into()],
+        };
+        let map = OsdMap {
+            epoch: 10,
+            blocklist: Blocklist::default(),
+            knows_ranges: true,
+            reads_paused: false,
+            pools: BTreeMap::from([(1, pool)]),
+        };
+        let own = vec!["10.0.0.9:0/99".parse().unwrap()];
+        let now = "2026-11-22T12:00:00Z".parse().unwrap();
+        let world = World {
+            now,
+            own,
+            map,
+            daemons: vec![],
+            clients: Clients::new(),
+            unread: vec![],
+        };
+        Self {
+            members,
+            world,
+            policy: Policy::for_members(3),
+            accept_incomplete: false,
+        }
+    }
+
+    fn plan(&self, target: Target) -> Result<Plan, Vec<Refusal>> {
+        plan(
+            &Request {
+                target,
+                accept_incomplete: self.accept_incomplete,
+            },
+            &self.members,
+            &self.world,
+            &self.policy,
+        )
+    }
+
+    fn member(&self, name: &str) -> Result<Plan, Vec<Refusal>> {
+        self.plan(Target::Member(name.into()))
+    }
+
+    fn addresses(&self, texts: &[&str]) -> Result<Plan, Vec<Refusal>> {
+        self.plan(Target::Addresses(
+            texts.iter().map(|text| parse_target(text).unwrap()).collect(),
+        ))
+    }
+
+    fn sees(&mut self, client: &str) -> ClientAddr {
+        let client = client.parse::<EntityAddr>().unwrap().client().unwrap();
+        self.world.clients.insert(client, BTreeSet::new());
+        client
+    }
+
+    fn blocklisted(&mut self, entry: &str, days: u64) {
+        let until: Timestamp = self.world.now + Duration::from_secs(days * 86_400);
+        self.world
+            .map
+            .blocklist
+            .entries
+            .insert(entry.parse().unwrap(), until);
+    }
+}
+
+#[track_caller]
+fn only_code(result: Result<Plan, Vec<Refusal>>) -> &'static str {
+    let refusals = result.unwrap_err();
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    refusals[0].code()
+}
+
+#[test]
+fn a_member_is_covered_whole_with_every_client_that_was_seen_on_it() {
+    let mut case = Case::new();
+    let mine = case.sees("10.0.0.1:0/7");
+    case.sees("10.0.0.2:0/8");
+    let plan = case.member("n1").unwrap();
+    assert_eq!(
+        plan.entries,
+        [Entry::Host(ip("10.0.0.1")), Entry::Client(mine)].into()
+    );
+    assert_eq!((plan.coverage, plan.known_clients), (Coverage::WholeHost, 1));
+    assert!(plan.fail_over.is_empty());
+}
+
+#[test]
+fn inv_6_unknown_members_and_members_without_address_are_refused() {
+    let mut case = Case::new();
+    assert_eq!(only_code(case.member("n9")), "unknown-member");
+    case.members.0[0].addresses.clear();
+    assert_eq!(only_code(case.member("n1")), "no-address");
+}
+
+#[test]
+fn inv_6_the_guardian_never_fences_itself() {
+    let mut case = Case::new();
+    assert_eq!(only_code(case.addresses(&["10.0.0.9"])), "own-address");
+    assert_eq!(only_code(case.addresses(&["10.0.0.9:0/99"])), "own-address");
+    assert!(
+        case.addresses(&["10.0.0.9:0/98"]).is_ok(),
+        "another client instance of its host is not itself"
+    );
+    case.world.own = vec!["10.0.0.1:0/5".parse().unwrap()];
+    assert_eq!(only_code(case.member("n1")), "own-address");
+}
+
+#[test]
+fn inv_6_an_address_that_two_members_share_is_refused() {
+    let mut case = Case::new();
+    case.members.0[1].addresses.push(ip("10.0.0.1"));
+    case.policy.max_fenced_members = 3;
+    assert_eq!(only_code(case.member("n1")), "shared-address");
+}
+
+#[test]
+fn inv_6_an_active_mgr_is_failed_over_only_to_a_standby_that_is_known_to_be_elsewhere() {
+    let mut case = Case::new();
+    let active = daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active);
+    case.world.daemons = vec![active.clone()];
+    assert_eq!(only_code(case.member("n1")), "active-daemon");
+    case.world
+        .daemons
+        .push(daemon(DaemonKind::Mgr, "y", "10.0.0.1", Role::Standby));
+    assert_eq!(
+        only_code(case.member("n1")),
+        "active-daemon",
+        "a standby on the target does not count"
+    );
+    let mut nowhere = daemon(DaemonKind::Mgr, "z", "10.0.0.2", Role::Standby);
+    nowhere.ip = None;
+    case.world.daemons.push(nowhere);
+    assert_eq!(
+        only_code(case.member("n1")),
+        "active-daemon",
+        "nor does one whose place is unknown"
+    );
+    case.world
+        .daemons
+        .push(daemon(DaemonKind::Mgr, "w", "10.0.0.2", Role::Standby));
+    assert_eq!(case.member("n1").unwrap().fail_over, [active]);
+    case.policy.fail_over = false;
+    assert_eq!(only_code(case.member("n1")), "active-daemon");
+}
+
+#[test]
+fn inv_6_each_active_mds_needs_a_standby_of_its_own() {
+    let mut case = Case::new();
+    for (name, at, role) in [
+        ("a", "10.0.0.1", Role::Active),
+        ("b", "10.0.0.1", Role::Active),
+        ("c", "10.0.0.2", Role::Standby),
+    ] {
+        case.world.daemons.push(daemon(DaemonKind::Mds, name, at, role));
+    }
+    assert_eq!(only_code(case.member("n1")), "active-daemon");
+    case.world
+        .daemons
+        .push(daemon(DaemonKind::Mds, "d", "10.0.0.3", Role::Standby));
+    assert_eq!(case.member("n1").unwrap().fail_over.len(), 2);
+}
+
+#[test]
+fn what_is_known_is_fenced_without_the_host_if_the_operator_accepts_it() {
+    let mut case = Case::new();
+    let guest = case.sees("10.0.0.1:0/7");
+    let module = case.sees("10.0.0.1:0/8");
+    let mut mgr = daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active);
+    mgr.clients = vec![module];
+    case.world.daemons = vec![mgr];
+    case.accept_incomplete = true;
+    let plan = case.member("n1").unwrap();
+    assert_eq!(
+        plan.entries,
+        [Entry::Client(guest)].into(),
+        "the mgr's own client is spared"
+    );
+    assert_eq!(plan.coverage, Coverage::KnownClients);
+}
+
+#[test]
+fn inv_6_a_bare_address_of_a_daemon_is_refused_but_a_members_own_may_run_some() {
+    let mut case = Case::new();
+    case.world.daemons = vec![
+        daemon(DaemonKind::Mon, "a", "10.0.0.1", Role::Plain),
+        daemon(DaemonKind::Osd, "0", "10.0.0.1", Role::Plain),
+    ];
+    assert_eq!(only_code(case.addresses(&["10.0.0.1"])), "daemons-at-address");
+    assert!(case.addresses(&["10.0.0.1:0/5"]).is_ok());
+    assert_eq!(case.member("n1").unwrap().coverage, Coverage::WholeHost);
+}
+
+#[test]
+fn inv_6_a_daemons_client_and_a_protected_network_are_refused() {
+    let mut case = Case::new();
+    let mut mgr = daemon(DaemonKind::Mgr, "x", "10.0.0.8", Role::Active);
+    mgr.clients = vec![ClientAddr {
+        ip: ip("10.0.0.8"),
+        nonce: 5,
+    }];
+    case.world.daemons = vec![mgr];
+    assert_eq!(only_code(case.addresses(&["10.0.0.8:0/5"])), "daemon-client");
+    case.policy.protected = vec!["10.0.0.0/30".parse().unwrap()];
+    assert_eq!(only_code(case.member("n1")), "protected");
+}
+
+#[test]
+fn inv_6_the_storm_brake_counts_other_fenced_members() {
+    let mut case = Case::new();
+    case.blocklisted("10.0.0.2:0/0", 1800);
+    assert_eq!(only_code(case.member("n1")), "storm-brake");
+    assert_eq!(
+        only_code(case.addresses(&["10.0.0.1"])),
+        "storm-brake",
+        "a member's bare address counts as the member"
+    );
+    assert!(
+        case.member("n2").is_ok(),
+        "the one that is fenced may be fenced again"
+    );
+    case.policy.max_fenced_members = 2;
+    assert!(case.member("n1").is_ok());
+}
+
+#[test]
+fn unread_sources_matter_only_where_the_host_is_not_fenced() {
+    let mut case = Case::new();
+    case.world.unread = vec!["pool images: no answer".into()];
+    let plan = case.member("n1").unwrap();
+    assert_eq!(plan.coverage, Coverage::WholeHost);
+    assert!(
+        plan.notes.iter().any(|note| note.contains("no answer")),
+        "{:?}",
+        plan.notes
+    );
+    case.world.daemons = vec![daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active)];
+    case.sees("10.0.0.1:0/7");
+    case.accept_incomplete = true;
+    assert_eq!(case.member("n1").unwrap().coverage, Coverage::Incomplete);
+}
+
+#[test]
+fn a_seal_needs_something_to_prove_and_a_way_to_prove_it() {
+    let mut case = Case::new();
+    case.policy.guarded.except = vec!["images".into()];
+    assert_eq!(only_code(case.member("n1")), "no-pools");
+    case.policy.guarded.except.clear();
+    case.world.map.pools.get_mut(&1).unwrap().overlay = Some(2);
+    assert_eq!(only_code(case.member("n1")), "cache-tier");
+}
+
+#[test]
+fn a_short_entry_is_refused_only_where_its_cover_would_harm_somebody() {
+    let mut case = Case::new();
+    case.blocklisted("10.0.0.1:0/7", 0);
+    assert!(case.member("n1").is_ok(), "the host entry is its cover");
+    assert!(case.addresses(&["10.0.0.1:0/7"]).is_ok(), "nobody else is there");
+    case.sees("10.0.0.1:0/8");
+    assert_eq!(only_code(case.addresses(&["10.0.0.1:0/7"])), "short-entry");
+    case.blocklisted("10.0.0.1:0/0", 1800);
+    assert!(
+        case.addresses(&["10.0.0.1:0/7"]).is_ok(),
+        "a long host entry stands already"
+    );
+    case.blocklisted("10.0.0.1:0/0", 0);
+    case.world.map.knows_ranges = false;
+    assert_eq!(
+        only_code(case.addresses(&["10.0.0.1"])),
+        "short-entry",
+        "no other key for the host"
+    );
+}
