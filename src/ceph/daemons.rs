@@ -139,6 +139,39 @@ pub fn mdss(cluster: &Cluster) -> Result<Vec<Daemon>, ReadError> {
     Ok(infos.chain(dump.standbys).map(mds).collect())
 }
 
+/// Reads the daemons that registered themselves with the mgr (`rados_service_register`): rgw, rbd-mirror, gateways.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn services(cluster: &Cluster) -> Result<Vec<Daemon>, ReadError> {
+    #[derive(Deserialize)]
+    struct Dump {
+        services: BTreeMap<String, Service>,
+    }
+    #[derive(Deserialize)]
+    struct Service {
+        daemons: BTreeMap<String, Registered>,
+    }
+    /// Among the daemons there is a `summary`, which is a text.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Registered {
+        Daemon { addr: EntityAddr },
+        Other(serde::de::IgnoredAny),
+    }
+    let dump: Dump = ask(cluster, "service dump")?;
+    let mut daemons = Vec::new();
+    for (service, registered) in dump.services {
+        for (name, registered) in registered.daemons {
+            if let Registered::Daemon { addr } = registered {
+                let name = format!("{service}.{name}");
+                daemons.push(daemon(DaemonKind::Service, &name, Some(addr.ip), Role::Plain));
+            }
+        }
+    }
+    Ok(daemons)
+}
+
 /// OSDs with the addresses `osd dump` gave.
 pub fn osds(addresses: &[(i64, EntityAddr)]) -> Vec<Daemon> {
     let osd =
@@ -156,7 +189,7 @@ pub fn fail_over(cluster: &Cluster, daemon: &Daemon) -> Result<(), CommandError>
     let command = match daemon.kind {
         DaemonKind::Mgr => json!({"prefix": "mgr fail", "who": daemon.name}),
         DaemonKind::Mds => json!({"prefix": "mds fail", "role_or_gid": daemon.name}),
-        DaemonKind::Mon | DaemonKind::Osd => return Ok(()),
+        DaemonKind::Mon | DaemonKind::Osd | DaemonKind::Service => return Ok(()),
     };
     cluster.mon_command(&command).map(|_| ())
 }

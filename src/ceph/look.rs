@@ -26,6 +26,7 @@ pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result
     let mut all = mons.daemons;
     all.extend(daemons::mgrs(cluster)?);
     all.extend(daemons::mdss(cluster)?);
+    all.extend(daemons::services(cluster)?);
     all.extend(daemons::osds(&dump.osds));
 
     let mut clients = Clients::new();

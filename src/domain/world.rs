@@ -67,6 +67,8 @@ pub enum DaemonKind {
     Mgr,
     /// Metadata server.
     Mds,
+    /// Anything that registered itself with the mgr: rgw, rbd-mirror, gateways. Its name tells which.
+    Service,
 }
 
 /// What a daemon is doing.
@@ -87,6 +89,7 @@ impl std::fmt::Display for DaemonKind {
             Self::Osd => "osd",
             Self::Mgr => "mgr",
             Self::Mds => "mds",
+            Self::Service => "service",
         })
     }
 }
