@@ -82,7 +82,7 @@ fn a_member_is_planned_fenced_shown_and_released() {
 
 /// INV-6: a gateway is a client like any other to the storage, but not a guest's.
 #[test]
-fn inv_6_a_bare_address_where_a_registered_service_runs_is_refused() {
+fn inv6_a_bare_address_where_a_registered_service_runs_is_refused() {
     let site = Site::small();
     site.lab.pool("images", Pool::replicated(8, 2)).unwrap();
     let gateway = "import rados, time\nr = rados.Rados(conffile='')\nr.connect()\n\

@@ -344,7 +344,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn inv_1_sealed_means_that_no_pg_takes_a_write(
+    fn inv1_sealed_means_that_no_pg_takes_a_write(
         target in targets(),
         short in short_entries(),
         faults in proptest::collection::vec(any::<u8>(), 0..300),
@@ -355,7 +355,7 @@ proptest! {
     }
 
     #[test]
-    fn inv_3_what_an_operator_removed_is_asserted_and_proved_again(
+    fn inv3_what_an_operator_removed_is_asserted_and_proved_again(
         target in targets(),
         faults in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
@@ -385,7 +385,7 @@ proptest! {
     }
 
     #[test]
-    fn inv_4_no_known_client_is_free_when_its_host_is_released(
+    fn inv4_no_known_client_is_free_when_its_host_is_released(
         short in short_entries(),
         faults in proptest::collection::vec(any::<u8>(), 0..300),
     ) {

@@ -136,7 +136,7 @@ fn a_member_is_covered_whole_with_every_client_that_was_seen_on_it() {
 }
 
 #[test]
-fn inv_6_unknown_members_and_members_without_address_are_refused() {
+fn inv6_unknown_members_and_members_without_address_are_refused() {
     let mut case = Case::new();
     assert_eq!(only_code(case.member("n9")), "unknown-member");
     case.members.0[0].addresses.clear();
@@ -144,7 +144,7 @@ fn inv_6_unknown_members_and_members_without_address_are_refused() {
 }
 
 #[test]
-fn inv_6_the_guardian_never_fences_itself() {
+fn inv6_the_guardian_never_fences_itself() {
     let mut case = Case::new();
     assert_eq!(only_code(case.addresses(&["10.0.0.9"])), "own-address");
     assert_eq!(only_code(case.addresses(&["10.0.0.9:0/99"])), "own-address");
@@ -157,7 +157,7 @@ fn inv_6_the_guardian_never_fences_itself() {
 }
 
 #[test]
-fn inv_6_an_address_that_two_members_share_is_refused() {
+fn inv6_an_address_that_two_members_share_is_refused() {
     let mut case = Case::new();
     case.members.0[1].addresses.push(ip("10.0.0.1"));
     case.policy.max_fenced_members = 3;
@@ -165,7 +165,7 @@ fn inv_6_an_address_that_two_members_share_is_refused() {
 }
 
 #[test]
-fn inv_6_an_active_mgr_is_failed_over_only_to_a_standby_that_is_known_to_be_elsewhere() {
+fn inv6_an_active_mgr_is_failed_over_only_to_a_standby_that_is_known_to_be_elsewhere() {
     let mut case = Case::new();
     let active = daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active);
     case.world.daemons = vec![active.clone()];
@@ -195,7 +195,7 @@ fn inv_6_an_active_mgr_is_failed_over_only_to_a_standby_that_is_known_to_be_else
 }
 
 #[test]
-fn inv_6_each_active_mds_needs_a_standby_of_its_own() {
+fn inv6_each_active_mds_needs_a_standby_of_its_own() {
     let mut case = Case::new();
     for (name, at, role) in [
         ("a", "10.0.0.1", Role::Active),
@@ -230,7 +230,7 @@ fn what_is_known_is_fenced_without_the_host_if_the_operator_accepts_it() {
 }
 
 #[test]
-fn inv_6_a_bare_address_of_a_daemon_is_refused_but_a_members_own_may_run_some() {
+fn inv6_a_bare_address_of_a_daemon_is_refused_but_a_members_own_may_run_some() {
     let mut case = Case::new();
     case.world.daemons = vec![
         daemon(DaemonKind::Mon, "a", "10.0.0.1", Role::Plain),
@@ -242,7 +242,7 @@ fn inv_6_a_bare_address_of_a_daemon_is_refused_but_a_members_own_may_run_some() 
 }
 
 #[test]
-fn inv_6_a_daemons_client_and_a_protected_network_are_refused() {
+fn inv6_a_daemons_client_and_a_protected_network_are_refused() {
     let mut case = Case::new();
     let mut mgr = daemon(DaemonKind::Mgr, "x", "10.0.0.8", Role::Active);
     mgr.clients = vec![ClientAddr {
@@ -256,7 +256,7 @@ fn inv_6_a_daemons_client_and_a_protected_network_are_refused() {
 }
 
 #[test]
-fn inv_6_the_storm_brake_counts_other_fenced_members() {
+fn inv6_the_storm_brake_counts_other_fenced_members() {
     let mut case = Case::new();
     case.blocklisted("10.0.0.2:0/0", 1800);
     assert_eq!(only_code(case.member("n1")), "storm-brake");
