@@ -1,0 +1,215 @@
+//! The house rules that a compiler does not know (DESIGN §7).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proc_macro2::{TokenStream, TokenTree};
+
+/// One file, one noun.
+const LONGEST: usize = 700;
+
+#[test]
+fn the_domain_is_pure() {
+    // Names of the storage and the platform, of a runtime, and of what is neither input nor effect.
+    let parts = ["tokio", "ceph", "rados", "incus"];
+    let words = [
+        "fs",
+        "process",
+        "thread",
+        "env",
+        "Instant",
+        "SystemTime",
+        "TcpStream",
+    ];
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for file in rust_files(&["src/domain"]) {
+        for name in names(&tokens(&file)) {
+            seen += 1;
+            let lower = name.to_lowercase();
+            if words.contains(&name.as_str()) || parts.iter().any(|part| lower.contains(part)) {
+                wrong.push(format!("{}: {name}", file.display()));
+            }
+        }
+    }
+    println!("{seen} names in src/domain");
+    assert!(seen > 1000 && wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn nothing_unwraps_outside_of_tests() {
+    let mut wrong = Vec::new();
+    let files = rust_files(&["src", "ceph-sys/src"]);
+    for file in &files {
+        let all: Vec<_> = flat(without_tests(tokens(file)));
+        for pair in all.windows(2) {
+            let [before, name] = pair else { continue };
+            if before == "." && ["unwrap", "expect"].contains(&name.as_str()) {
+                wrong.push(format!("{}: .{name}(", file.display()));
+            }
+        }
+    }
+    println!("{} files", files.len());
+    assert!(files.len() > 30 && wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let files = rust_files(&["src", "ceph-sys", "tests"]);
+    let lines = |file: &PathBuf| fs::read_to_string(file).unwrap().lines().count();
+    let (longest, file) = files.iter().map(|file| (lines(file), file)).max().unwrap();
+    println!(
+        "{} files; the longest, {}: {longest} lines",
+        files.len(),
+        file.display()
+    );
+    assert!(longest <= LONGEST, "{} has {longest} lines", file.display());
+}
+
+#[test]
+fn what_a_whole_file_is_allowed_has_a_reason() {
+    let mut wrong = Vec::new();
+    for file in rust_files(&["src", "ceph-sys/src", "tests/lab/src"]) {
+        let text = fs::read_to_string(&file).unwrap();
+        let mut before = "";
+        for line in text.lines() {
+            let reason = |line: &str| line.contains("// ") && !line.trim_start().starts_with("//!");
+            if line.starts_with("#![allow(") && !reason(line) && !reason(before) {
+                wrong.push(format!("{}: {line}", file.display()));
+            }
+            before = line;
+        }
+    }
+    assert!(wrong.is_empty(), "a comment above or behind says why: {wrong:#?}");
+}
+
+/// A citation is the id in a test program, or in the `#[cfg(test)]` part of a source file. A test that
+/// docs/guarantees.md names as `tests/FILE.rs::NAME` is there under that name.
+#[test]
+fn every_guarantee_has_a_test_that_cites_it() {
+    let text = fs::read_to_string(root().join("docs/guarantees.md"))
+        .expect("docs/guarantees.md: what is guaranteed, and the test that shows it");
+    let mut cited = BTreeSet::new();
+    for file in rust_files(&["src", "tests"]) {
+        let source = fs::read_to_string(&file).unwrap();
+        let tests = if file.starts_with(root().join("src")) {
+            source
+                .split_once("#[cfg(test)]")
+                .map_or("", |(_, tests)| tests)
+                .to_owned()
+        } else {
+            source
+        };
+        cited.extend(invariants(&tests));
+    }
+    let promised = invariants(&text);
+    println!("promised {promised:?}, cited by tests {cited:?}");
+    let uncited: Vec<_> = promised.difference(&cited).collect();
+    assert!(
+        !promised.is_empty() && uncited.is_empty(),
+        "no test cites {uncited:?}"
+    );
+
+    let named = text
+        .split(|c: char| !(c.is_alphanumeric() || "_/.:".contains(c)))
+        .filter_map(|word| word.split_once(".rs::"));
+    for (file, test) in named {
+        let source = fs::read_to_string(root().join(format!("{file}.rs"))).unwrap_or_default();
+        let there = source.contains(&format!("fn {}(", test.trim_end_matches([':', '.'])));
+        assert!(
+            there,
+            "docs/guarantees.md names {file}.rs::{test}: there is no such test"
+        );
+    }
+}
+
+/// `INV-n` in a text; `INV-3/4` names two.
+fn invariants(text: &str) -> BTreeSet<u32> {
+    let after = text.split("INV-").skip(1);
+    let numbers = after.map(|rest| {
+        rest.split(|c: char| !c.is_ascii_digit() && c != '/')
+            .next()
+            .unwrap()
+    });
+    numbers
+        .flat_map(|numbers| numbers.split('/').filter_map(|number| number.parse().ok()))
+        .collect()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(folders: &[&str]) -> Vec<PathBuf> {
+    let mut open: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
+    let mut files = Vec::new();
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("target") {
+                open.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
+/// The code as the compiler sees it: without comments.
+fn tokens(file: &Path) -> Vec<TokenTree> {
+    let code: TokenStream = fs::read_to_string(file)
+        .unwrap()
+        .parse()
+        .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    code.into_iter().collect()
+}
+
+/// Leaves out what follows `#[cfg(test)]`, up to the end of that item.
+fn without_tests(tokens: Vec<TokenTree>) -> Vec<TokenTree> {
+    let mut kept = Vec::new();
+    let mut tokens = tokens.into_iter();
+    while let Some(token) = tokens.next() {
+        if token.to_string().replace(' ', "") == "[cfg(test)]" {
+            // To the braces of `mod tests { … }`.
+            tokens
+                .by_ref()
+                .find(|token| matches!(token, TokenTree::Group(group) if group.to_string().starts_with('{')));
+        } else {
+            kept.push(token);
+        }
+    }
+    kept
+}
+
+/// All tokens in order, those inside of brackets too.
+fn flat(tokens: Vec<TokenTree>) -> Vec<String> {
+    let mut flat_tokens = Vec::new();
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => flat_tokens.extend(flat(group.stream().into_iter().collect())),
+            other => flat_tokens.push(other.to_string()),
+        }
+    }
+    flat_tokens
+}
+
+/// Identifiers only: neither text nor doc comments, which the compiler turns into text.
+fn names(tokens: &[TokenTree]) -> Vec<String> {
+    let mut found = Vec::new();
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => found.extend(names(&group.stream().into_iter().collect::<Vec<_>>())),
+            TokenTree::Ident(name) => found.push(name.to_string()),
+            TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+        }
+    }
+    found
+}
