@@ -406,10 +406,12 @@ fn harmed_by_cover(entry: Entry, entries: &BTreeSet<Entry>, world: &World) -> Op
     {
         return Some(format!("that needs the whole host for a moment, and {refusal}"));
     }
-    let other = world
-        .clients
-        .keys()
-        .find(|c| c.ip == ip && !entries.contains(&Entry::Client(**c)))?;
+    // An instance that has an entry of its own is refused anyway.
+    let harmed = |c: &&ClientAddr| {
+        let own = Entry::Client(**c);
+        c.ip == ip && !entries.contains(&own) && world.map.blocklist.until(own).is_none()
+    };
+    let other = world.clients.keys().find(harmed)?;
     Some(format!(
         "that needs the whole host for a moment, and {other} on it is not to be fenced"
     ))
