@@ -1,11 +1,22 @@
 //! What the tests on the real lab share: a guardian on a host of its own, with its own key and nothing more.
 #![allow(dead_code, unreachable_pub)] // Each test program uses a part of it.
 
+pub mod dice;
+pub mod history;
+pub mod pending;
+pub mod round;
+pub mod short_first;
+
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lab::{Lab, Topology};
+use lab::{Lab, Topology, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// The longest any verb may take in a test.
@@ -80,12 +91,23 @@ impl Site {
         answer(words, &output)
     }
 
+    /// Starts a verb on the guardian's host with `--json`; the test goes on meanwhile.
+    pub fn start_guardian(&self, words: &[&str]) -> Underway {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let log = self.lab.dir().join(format!("log/guardian-{number}.err"));
+        let mut command = self.command("guard", words);
+        command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
+        Underway {
+            words: words.iter().map(ToString::to_string).collect(),
+            child: command.spawn().unwrap(),
+            log,
+        }
+    }
+
     /// The command line of a verb, to be run as the test likes.
     pub fn command(&self, host: &str, words: &[&str]) -> std::process::Command {
-        let mut command = self
-            .lab
-            .host(host)
-            .bounded(env!("CARGO_BIN_EXE_rbd-guardian"), LIMIT);
+        let mut command = self.lab.host(host).bounded(program(), LIMIT);
         command
             .arg("--config")
             .arg(&self.config)
@@ -113,6 +135,83 @@ impl Site {
     }
 }
 
+/// A verb that is running.
+pub struct Underway {
+    words: Vec<String>,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Underway {
+    /// What it said on stderr so far.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Sends a signal to the guardian itself, which is the last of the programs that started one another.
+    pub fn signal(&self, signal: Signal) {
+        let guardian = wait_for("the guardian's process", LIMIT, || {
+            let mut pid = self.child.id();
+            while let Some(child) = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?
+                .split_whitespace()
+                .next()
+            {
+                pid = child.parse()?;
+            }
+            let name = fs::read_to_string(format!("/proc/{pid}/comm"))?;
+            Ok((name.trim() == "rbd-guardian").then_some(pid))
+        });
+        kill(Pid::from_raw(guardian.unwrap().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits for its end where it cannot have answered.
+    pub fn killed(mut self) {
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn answer(self) -> Answer {
+        let mut output = self.child.wait_with_output().unwrap();
+        output.stderr = fs::read(&self.log).unwrap();
+        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        answer(&words, &output)
+    }
+}
+
+/// The guardian. Cargo tells tests and benchmarks where it is; an example lies in a folder beside it.
+fn program() -> PathBuf {
+    let beside = || {
+        Some(
+            std::env::current_exe()
+                .ok()?
+                .parent()?
+                .parent()?
+                .join("rbd-guardian"),
+        )
+    };
+    option_env!("CARGO_BIN_EXE_rbd-guardian")
+        .map(PathBuf::from)
+        .or_else(beside)
+        .unwrap()
+}
+
+/// What `tests/lab/setup` prepared; `None` where it could not, with the reason said past the capture of test output.
+/// CI has to have it, unless there is nothing to prepare.
+pub fn prepared<T>(found: anyhow::Result<T>) -> Option<T> {
+    let reason = match found {
+        Ok(found) => return Some(found),
+        Err(reason) => format!("{reason:#}"),
+    };
+    let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    assert!(
+        !in_ci || reason.contains("is already the second release"),
+        "CI has to run this: {reason}"
+    );
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "skipped: {reason}").unwrap();
+    None
+}
+
 /// Exit code, parsed stdout (null if there was none) and stderr.
 pub fn answer(words: &[&str], output: &Output) -> Answer {
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -125,7 +224,7 @@ pub fn answer(words: &[&str], output: &Output) -> Answer {
     let exit = output
         .status
         .code()
-        .unwrap_or_else(|| panic!("{words:?} was killed: {stdout}{stderr}"));
+        .unwrap_or_else(|| panic!("{words:?}: {}: {stdout}{stderr}", output.status));
     Answer { exit, json, stderr }
 }
 

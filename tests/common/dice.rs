@@ -1,0 +1,32 @@
+//! Chance that can be repeated.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// `SplitMix64`: a seed replays everything.
+pub struct Dice(u64);
+
+impl Dice {
+    /// From `GUARDIAN_SEED`, or from the clock; prints which, so that a failure can be repeated.
+    pub fn from_env() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let seed = number_from_env("GUARDIAN_SEED", now.as_secs());
+        println!("GUARDIAN_SEED={seed}");
+        Self(seed)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+
+    pub fn millis(&mut self, bound: u64) -> Duration {
+        Duration::from_millis(self.below(bound))
+    }
+}
+
+pub fn number_from_env(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}

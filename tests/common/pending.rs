@@ -1,0 +1,95 @@
+//! A PG that does not answer keeps a fence pending.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lab::{Errno, Lab, Pool, monotonic, wait_for};
+
+use super::{Answer, Site};
+
+const SOON: Duration = Duration::from_secs(60);
+const TWO_FENCES: &str = "[policy]\nmax_fenced_members = 2";
+
+/// INV-1: exactly the PGs of a stopped OSD are pending, for people too, and the same command seals when they answer.
+pub fn pending_until_all_answer(site: &Site) {
+    site.configure(&["n1", "n2"], TWO_FENCES);
+    site.lab.ceph(&["osd", "set", "nodown"]).unwrap();
+    // Else PGs that have the stopped OSD only as a replica fall silent too, 16 s later.
+    let lease = ["config", "set", "osd", "osd_pool_default_read_lease_ratio", "30"];
+    site.lab.ceph(&lease).unwrap();
+    site.lab.pool("single", Pool::replicated(16, 1)).unwrap();
+    site.lab.pool("double", Pool::replicated(8, 2)).unwrap();
+    site.lab.image("single", "disk", 16).unwrap();
+    let writer = site.lab.host("n1").writer("single", "disk", 4).unwrap();
+    writer.wait_for_acks(10, SOON).unwrap();
+    let silent = pgs_led_by(&site.lab, 1);
+
+    site.lab.daemon("osd.1").stop().unwrap();
+    let pending = site.guardian(&["fence", "n1", "--timeout", "12s"]).expect(3);
+    assert_eq!(pending.json["state"], "pending");
+    assert_eq!(pending_pgs(&pending), silent);
+    println!(
+        "osd.1 stopped: {} of 24 PGs pending, exactly those it leads: {silent:?}",
+        silent.len()
+    );
+    for pool in pending.json["barrier"].as_array().unwrap() {
+        let unproved = pool["pending"].as_array().unwrap().len() as u64;
+        assert_eq!(
+            pool["proved"].as_u64().unwrap() + unproved,
+            pool["pgs"].as_u64().unwrap()
+        );
+    }
+
+    let waiting = site.start_guardian(&["fence", "n2", "--timeout", "90s"]);
+    let count = format!("waiting for {} PGs that do not answer", silent.len());
+    let line = wait_for("a line that names the PGs", SOON, || {
+        let said = waiting.stderr();
+        Ok(said.lines().find(|line| line.contains(&count)).map(str::to_owned))
+    })
+    .unwrap();
+    println!("for people: {line}");
+    assert!(
+        silent
+            .iter()
+            .take(8)
+            .all(|pg| line.split(' ').any(|word| word == pg)),
+        "{line} names {silent:?}"
+    );
+
+    site.lab.daemon("osd.1").cont().unwrap();
+    let sealed = waiting.answer().expect(0);
+    assert_eq!(sealed.json["state"], "sealed");
+    assert_eq!(pending_pgs(&sealed), BTreeSet::new());
+
+    let again = site.guardian(&["fence", "n1"]).expect(0);
+    let sealed_at = monotonic();
+    assert_eq!(again.json["state"], "sealed");
+    assert_eq!(again.json["fence"], pending.json["fence"]);
+    assert_eq!(writer.wait_for_error(sealed_at, SOON).unwrap(), Errno::ESHUTDOWN);
+    let late = writer.acks_after(sealed_at).unwrap();
+    println!("{late} writes acknowledged after `sealed`");
+    assert_eq!(late, 0);
+}
+
+/// The PGs an OSD is the primary of, as the storage prints them.
+pub fn pgs_led_by(lab: &Lab, osd: u32) -> BTreeSet<String> {
+    listed(lab, "ls-by-primary", osd)
+}
+
+/// The PGs an OSD has, as the primary or not.
+pub fn pgs_on(lab: &Lab, osd: u32) -> BTreeSet<String> {
+    listed(lab, "ls-by-osd", osd)
+}
+
+fn listed(lab: &Lab, list: &str, osd: u32) -> BTreeSet<String> {
+    let listed = lab.ceph(&["pg", list, &format!("osd.{osd}")]).unwrap();
+    let pgs = listed["pg_stats"].as_array().unwrap().iter();
+    pgs.map(|pg| pg["pgid"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The PGs an answer names as pending.
+pub fn pending_pgs(answer: &Answer) -> BTreeSet<String> {
+    let pools = answer.json["barrier"].as_array().unwrap().iter();
+    let pgs = pools.flat_map(|pool| pool["pending"].as_array().unwrap());
+    pgs.map(|pg| pg.as_str().unwrap().to_owned()).collect()
+}
