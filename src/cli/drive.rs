@@ -23,6 +23,9 @@ use crate::domain::world::{Clients, Daemon};
 /// Between two looks at something that changes by itself.
 const PACE: Duration = Duration::from_millis(100);
 
+/// How long silent PGs are waited for before the map is read again: pools come and go, and entries must still stand.
+const ROUND: Duration = Duration::from_secs(5);
+
 /// How long each part took, in whole milliseconds, from the decision on.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(super) struct Timings {
@@ -65,9 +68,17 @@ pub(super) fn fence(context: &Context, fence: &mut Fence) -> Result<(Timings, Re
             Effect::Barrier { pools, .. } => {
                 let asked = clock::monotonic();
                 let progress = &mut |proofs: &[PoolProof]| drive.progress.say(|| unproved(proofs));
-                let proofs = barrier(&context.cluster, &pools, &mut names, &context.deadline, progress);
+                let round = context.deadline.at_most(ROUND);
+                let proofs = barrier(&context.cluster, &pools, &mut names, &round, progress);
+                let proofs = proofs.unwrap_or_default();
                 timings.barrier += millis(asked);
-                proofs.map(|proofs| fence.handle_barrier(proofs))
+                let complete = proofs.iter().all(PoolProof::is_complete);
+                fence.handle_barrier(proofs);
+                if complete {
+                    Ok(())
+                } else {
+                    context.deadline.pause(PACE)
+                }
             }
         };
         if timings.commit == 0 && fence.committed().is_some() {

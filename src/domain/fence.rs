@@ -330,11 +330,15 @@ impl Fence {
         self.outstanding = false;
         self.verified = false;
         // Proved is only what the map, read again, still shows with as many PGs.
-        let complete = proofs.iter().all(PoolProof::is_complete);
-        self.proofs
-            .extend(proofs.into_iter().map(|proof| (proof.pool.id, proof)));
-        if complete {
-            self.map = None;
+        self.map = None;
+        for mut proof in proofs {
+            // A PG that answered once stays proved: its map only moves forward.
+            if let Some(before) = self.proofs.get(&proof.pool.id)
+                && before.pool.pg_num == proof.pool.pg_num
+            {
+                proof.pending.retain(|pg| before.pending.contains(pg));
+            }
+            self.proofs.insert(proof.pool.id, proof);
         }
     }
 
