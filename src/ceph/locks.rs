@@ -134,6 +134,37 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The xattr as librbd 16.2.15 wrote it, next to what `rbd lock ls` showed.
+    #[test]
+    fn reads_what_a_real_owner_wrote() {
+        let recorded = [
+            (
+                "01016d00000001000000010121000000081d10000000000000140000006175746f20313430313434333133313931353834\
+                 01012f00000000000000000000000101011c00000001000000888cd94a10000000020000000a4d000c0000000000000000\
+                 000000000108000000696e7465726e616c",
+                "10.77.0.12:0/1255771272",
+                "auto 140144313191584",
+            ),
+            (
+                "01017900000001000000010121000000081d10000000000000140000006175746f20313339373136363935343432383936\
+                 01013b000000000000000000000001010128000000010000002767b3c51c0000000a00000000000000fd77000000000000\
+                 000000000000000c00000000000000000108000000696e7465726e616c",
+                "[fd77::c]:0/3316868903",
+                "auto 139716695442896",
+            ),
+        ];
+        for (hex, address, cookie) in recorded {
+            let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
+            let owner = LockOwner {
+                owner: "client.4125".to_owned(),
+                address: address.parse().unwrap(),
+                cookie: cookie.to_owned(),
+            };
+            assert_eq!(decode(&bytes), Some(vec![owner]));
+            assert_eq!(decode(&bytes[..bytes.len() / 2]), None, "cut short");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
