@@ -195,7 +195,9 @@ fn flat(tokens: Vec<TokenTree>) -> Vec<String> {
     for token in tokens {
         match token {
             TokenTree::Group(group) => flat_tokens.extend(flat(group.stream().into_iter().collect())),
-            other => flat_tokens.push(other.to_string()),
+            TokenTree::Ident(_) | TokenTree::Punct(_) | TokenTree::Literal(_) => {
+                flat_tokens.push(token.to_string());
+            }
         }
     }
     flat_tokens

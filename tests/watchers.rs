@@ -150,13 +150,9 @@ fn as_rbd_shows(lab: &Lab, image: &Value) {
     let shown = set(&locks, &|l| {
         format!("{} {} {}", l["locker"], l["address"], l["id"])
     });
-    let ours = match &image["lock"] {
-        Value::Null => BTreeSet::new(),
-        lock => BTreeSet::from([format!(
-            "{} {} {}",
-            lock["owner"], lock["address"], lock["cookie"]
-        )]),
-    };
+    let lock = &image["lock"];
+    let line = format!("{} {} {}", lock["owner"], lock["address"], lock["cookie"]);
+    let ours: BTreeSet<String> = lock.is_object().then_some(line).into_iter().collect();
     assert_eq!(ours, shown, "{spec}");
     let locked = text("image") == "locked" || text("image") == "lost";
     assert_eq!(image["lock"].is_object(), locked, "{spec}");
