@@ -2,6 +2,7 @@
  * The one program of the lab's krbd machine that busybox has no applet for. Built -static by tests/lab/setup.
  *
  *   guest run TOKEN COMMAND            runs COMMAND by sh, then writes "TOKEN STATUS LENGTH\n" and its output in one write
+ *   guest serve                        does that for each line "TOKEN COMMAND" of stdin, side by side
  *   guest write DEVICE WRITER NUMBER   writes one numbered block; the exit status is the errno, 0 when acknowledged
  *   guest loop DEVICE WRITER           writes numbered blocks, from 1, until it is killed; one line an answer on stdout:
  *                                      "WRITER NUMBER ERRNO NANOSECONDS", errno 0 when acknowledged, time as of `clock`
@@ -55,6 +56,27 @@ static int run(const char *token, const char *command)
     int before = snprintf(head, sizeof head, "%.64s %d %zd\n", token, status, length);
     memcpy(body - before, head, (size_t)before);
     return write(1, body - before, (size_t)(before + length)) < 0 ? die("run: answer") : 0;
+}
+
+/* Not in the shell: its `read` starts over, without what it had, when a child ends in the middle of a line. */
+static int serve(void)
+{
+    char *line = NULL;
+    size_t size = 0;
+    for (ssize_t length; (length = getline(&line, &size, stdin)) > 0;) {
+        while (waitpid(-1, NULL, WNOHANG) > 0)
+            ;
+        line[length - 1] = '\0';
+        char *command = strchr(line, ' ');
+        if (!command)
+            continue;
+        *command++ = '\0';
+        if (fork() == 0) {
+            dup2(open("/dev/null", O_RDONLY | O_CLOEXEC), 0);
+            _exit(run(line, command));
+        }
+    }
+    return 0;
 }
 
 static uint64_t now(void)
@@ -138,12 +160,14 @@ int main(int count, char **word)
 {
     if (count == 4 && !strcmp(word[1], "run"))
         return run(word[2], word[3]);
+    if (count == 2 && !strcmp(word[1], "serve"))
+        return serve();
     if (count == 5 && !strcmp(word[1], "write"))
         return write_once(word[2], (uint32_t)strtoul(word[3], NULL, 10), strtoull(word[4], NULL, 10));
     if (count == 4 && !strcmp(word[1], "loop"))
         return loop(word[2], (uint32_t)strtoul(word[3], NULL, 10));
     if (count == 2 && !strcmp(word[1], "clock"))
         return printf("%" PRIu64 "\n", now()) < 0;
-    fputs("usage: guest run TOKEN COMMAND | write DEVICE WRITER NUMBER | loop DEVICE WRITER | clock\n", stderr);
+    fputs("usage: guest run TOKEN COMMAND | serve | write DEVICE WRITER NUMBER | loop DEVICE WRITER | clock\n", stderr);
     return 255;
 }

@@ -91,8 +91,10 @@ impl Channel {
         let [token, status, length] = fields[..] else {
             bail!("not an answer: {head:?}")
         };
-        let (token, status) = (token.parse()?, status.parse()?);
-        let body = end + 1..end + 1 + length.parse::<usize>()?;
+        let bad = || format!("not an answer: {head:?}");
+        let token = token.parse().with_context(bad)?;
+        let status = status.parse().with_context(bad)?;
+        let body = end + 1..end + 1 + length.parse::<usize>().with_context(bad)?;
         let Some(output) = self.unread.get(body.clone()) else {
             return Ok(None);
         };
