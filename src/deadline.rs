@@ -53,9 +53,9 @@ impl Deadline {
         }
     }
 
-    /// Ended by Ctrl-C only, within a lifetime.
-    pub fn unbounded(&self) -> Self {
-        self.later_by(Duration::from_secs(100 * 365 * 24 * 3600))
+    /// So long from now, and the same Ctrl-C.
+    pub fn anew(&self, timeout: Duration) -> Self {
+        Self::after(timeout, Arc::clone(&self.interrupted))
     }
 
     /// How much time is left.

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -21,6 +22,7 @@ pub(super) struct Context {
     pub(super) config: Config,
     pub(super) cluster: Cluster,
     pub(super) deadline: Deadline,
+    timeout: Duration,
     format: Format,
 }
 
@@ -36,15 +38,21 @@ impl Context {
             timeout: common.timeout,
         };
         // librados counts whole seconds from now, the deadline began before: its own message is the better one.
-        let patient = deadline.later_by(std::time::Duration::from_secs(1));
+        let patient = deadline.later_by(Duration::from_secs(1));
         let cluster = lane::one(move || Cluster::connect(&options), &patient)??;
         let format = if common.json { Format::Json } else { common.format };
         Ok(Self {
             config,
             cluster,
             deadline,
+            timeout: common.timeout,
             format,
         })
+    }
+
+    /// Gives what comes the whole time again: for verbs that repeat.
+    pub(super) fn restart(&mut self) {
+        self.deadline = self.deadline.anew(self.timeout);
     }
 
     /// Runs blocking reads on a thread of their own, so that the deadline and Ctrl-C count.
@@ -62,20 +70,22 @@ impl Context {
         self.read(move |cluster| look(cluster, &guarded, &deadline))
     }
 
-    /// Prints the answer: as JSON, or as the text made of it. A reader that went away is no error.
+    /// Prints the answer: as JSON, or as the text made of it. A reader that went away is no error; tells whether it
+    /// is still there.
     pub(super) fn print<T: Serialize>(
         &self,
         answer: &T,
         text: impl FnOnce(&T) -> String,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         let mut printed = match self.format {
             Format::Json => serde_json::to_string(answer).map_err(std::io::Error::from)?,
             Format::Table => text(answer).trim_end().to_owned(),
         };
         printed.push('\n');
         match std::io::stdout().write_all(printed.as_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-            Ok(()) | Err(_) => Ok(()),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 

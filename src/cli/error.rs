@@ -30,6 +30,8 @@ pub(super) enum Fault {
          off or rebooted after the fence, say so with --assert-powered-off --reason TEXT"
     )]
     NotAsserted,
+    #[error("the blocklist or the pools changed each time while the PGs were asked: run it again")]
+    Restless,
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -47,7 +49,7 @@ impl Fault {
             },
             Self::Read(error) if error.is_transient() => Exit::CannotTell,
             Self::Read(_) | Self::Output(_) => Exit::Failed,
-            Self::Late(_) => Exit::CannotTell,
+            Self::Late(_) | Self::Restless => Exit::CannotTell,
             // As `fence` answers to an unknown member.
             Self::NotAsserted | Self::NoMember { .. } => Exit::Refused,
         }

@@ -248,7 +248,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn run(cli: &Cli) -> Result<Exit, Fault> {
     let context = Context::open(&cli.common)?;
     match &cli.verb {
-        Verb::Status(args) => status::run(&context, args),
+        Verb::Status(args) => status::run(context, args),
         Verb::Plan(args) => plan::run(&context, &args.target.request(args.accept_incomplete)),
         Verb::Fence(args) => fence::run(&context, args),
         Verb::Release(args) => release::run(&context, args),

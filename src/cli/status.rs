@@ -14,7 +14,6 @@ use super::{Exit, StatusArgs, drive};
 use crate::ceph::barrier::{ProbeNames, barrier};
 use crate::ceph::osdmap;
 use crate::clock;
-use crate::deadline::Late;
 use crate::domain::addr::Entry;
 use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::fence_id::FenceId;
@@ -57,78 +56,69 @@ enum MemberState {
 const PROVE_WITHIN: Duration = Duration::from_secs(2);
 const REPEAT: Duration = Duration::from_secs(2);
 
-pub(super) fn run(context: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
+/// Looks repeated when the cluster changed under the proof.
+const ROUNDS: usize = 3;
+/// Home and clear: the next picture replaces this one.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+pub(super) fn run(mut context: Context, args: &StatusArgs) -> Result<Exit, Fault> {
     let mut names = ProbeNames::default();
-    if !args.watch {
-        return show(context, &mut names);
-    }
     loop {
-        if context.for_people() {
-            // Home and clear: the next picture replaces this one.
-            print!("\x1b[H\x1b[2J");
+        let shown = show(&context, &mut names, if args.watch { CLEAR } else { "" });
+        match shown {
+            Ok(true) if args.watch => {}
+            // A monitor election is no reason to stop watching.
+            Err(fault) if args.watch && fault.exit() == Exit::CannotTell => eprintln!("rbd-guardian: {fault}"),
+            Ok(_) => return Ok(Exit::Done),
+            Err(fault) => return Err(fault),
         }
-        show(context, &mut names)?;
-        match context.deadline.unbounded().pause(REPEAT) {
-            Ok(()) => {}
-            Err(Late::Over | Late::Interrupted) => return Ok(Exit::Done),
+        context.restart();
+        if context.deadline.pause(REPEAT).is_err() {
+            return Ok(Exit::Done);
         }
     }
 }
 
-fn show(context: &Context, names: &mut ProbeNames) -> Result<Exit, Fault> {
-    let map = context.read(osdmap::dump)?.map;
-    let proofs = prove(context, &map, names)?;
+fn show(context: &Context, names: &mut ProbeNames, before: &str) -> Result<bool, Fault> {
+    let (map, proofs) = prove(context, names)?;
     let required = context.config.policy.required_until(clock::wall());
     let proved = proofs.iter().all(PoolProof::is_complete);
-    let members = &context.config.members;
+    let members = context.config.members.0.iter();
     let answer = StatusAnswer {
         epoch: map.epoch,
-        members: members
-            .0
-            .iter()
-            .map(|member| describe(member, &map, required, proved))
-            .collect(),
+        members: members.map(|member| describe(member, &map, required, proved)).collect(),
         other_entries: others(context, &map),
         barrier: proofs.iter().map(PoolAnswer::new).collect(),
     };
-    context.print(&answer, text)?;
-    Ok(Exit::Done)
+    context.print(&answer, |answer| format!("{before}{}", text(answer)))
 }
 
-fn prove(context: &Context, map: &OsdMap, names: &mut ProbeNames) -> Result<Vec<PoolProof>, Fault> {
-    if !context
-        .config
-        .members
-        .0
-        .iter()
-        .flat_map(|m| &m.addresses)
-        .any(|ip| map.blocklist.hosts(*ip).next().is_some())
-    {
-        return Ok(Vec::new());
-    }
-    let guarded = context.config.policy.guarded.pools(map);
-    let pools: Vec<PoolToProve> = guarded
-        .into_iter()
-        .map(|(id, pool)| PoolToProve::new(id, pool))
-        .collect();
-    let mut progress = Progress::new();
-    let say = &mut |proofs: &[PoolProof]| progress.say(|| drive::unproved(proofs));
-    let proofs = barrier(
-        &context.cluster,
-        &pools,
-        names,
-        &context.deadline.unbounded().at_most(PROVE_WITHIN),
-        say,
-    )?;
-    // What was proved counts only for pools that are still there, with as many PGs.
-    let after = context.read(osdmap::dump)?.map;
-    let stands = |proof: &PoolProof| {
-        after
-            .pools
-            .get(&proof.pool.id)
-            .is_some_and(|p| p.pg_num == proof.pool.pg_num)
+/// A map, and what PGs prove of it; no proofs if no member is fenced. The map is read again afterwards: what was
+/// proved holds only if it shows the same entries and pools.
+fn prove(context: &Context, names: &mut ProbeNames) -> Result<(OsdMap, Vec<PoolProof>), Fault> {
+    let members = &context.config.members.0;
+    let fenced = |map: &OsdMap| {
+        let mut ips = members.iter().flat_map(|member| &member.addresses);
+        ips.any(|ip| map.blocklist.hosts(*ip).next().is_some())
     };
-    Ok(proofs.into_iter().filter(stands).collect())
+    let mut map = context.read(osdmap::dump)?.map;
+    let mut progress = Progress::new();
+    for _ in 0..ROUNDS {
+        if !fenced(&map) {
+            return Ok((map, Vec::new()));
+        }
+        let guarded = context.config.policy.guarded.pools(&map);
+        let pools: Vec<_> = guarded.into_iter().map(|(id, pool)| PoolToProve::new(id, pool)).collect();
+        let within = context.deadline.at_most(PROVE_WITHIN);
+        let say = &mut |proofs: &[PoolProof]| progress.say(|| drive::unproved(proofs));
+        let proofs = barrier(&context.cluster, &pools, names, &within, say)?;
+        let after = context.read(osdmap::dump)?.map;
+        if after.blocklist == map.blocklist && after.pools == map.pools {
+            return Ok((after, proofs));
+        }
+        map = after;
+    }
+    Err(Fault::Restless)
 }
 
 fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) -> MemberAnswer {
