@@ -20,8 +20,9 @@ demo: setup ## two hosts, one image: what happens without the guardian, and with
 test: setup ## everything: units, the ABI, real Ceph, real krbd, a second Ceph release
 	$(CARGO) test --workspace --locked -- --test-threads=$(JOBS)
 
-soak: setup ## the randomised rounds in full
-	GUARDIAN_ROUNDS=50 $(CARGO) test --locked --test sealed -- --nocapture --test-threads=1
+soak: setup ## the randomised rounds in full, and minutes with a released kernel client
+	GUARDIAN_ROUNDS=50 $(CARGO) test --locked --test sealed -- --nocapture --test-threads=$(JOBS)
+	GUARDIAN_SOAK=1 $(CARGO) test --locked --test krbd -- --nocapture --test-threads=1
 
 bench: setup ## the table of speeds
 	@$(CARGO) build --quiet --release --locked --bins --examples
