@@ -61,7 +61,7 @@ impl Scope {
 }
 
 /// Headers of one pool asked for at once.
-const WINDOW: usize = 256;
+const WINDOW: usize = 512;
 /// Directory entries read at once.
 const PAGE: u64 = 1024;
 /// Lists a namespace's images: `name_IMAGE` → id (`cls_rbd.cc`, facts/ceph.md §5).
@@ -228,8 +228,11 @@ impl PoolSweep {
         let mut next_tag = 0;
         let mut failed = Vec::new();
         let mut listed = self.directory(io, DIRECTORY, |name, value| {
-            while under_way.len() >= WINDOW {
-                self.take(&from, &mut under_way, &mut failed, namespace)?;
+            // In bursts: one answer and one question at a time would be a thread switch for each.
+            if under_way.len() >= WINDOW {
+                while under_way.len() > WINDOW / 2 {
+                    self.take(&from, &mut under_way, &mut failed, namespace)?;
+                }
             }
             let Some(id) = encoded_text(&value) else {
                 return Ok(());
