@@ -14,8 +14,8 @@ build: setup ## build the release binary
 	$(CARGO) build --release --locked
 
 demo: setup ## two hosts, one image: what happens without the guardian, and with it
-	@$(CARGO) build --quiet --locked --bins --examples
-	@target/debug/examples/demo
+	$(CARGO) build --release --locked --bin rbd-guardian --example demo
+	@"$${CARGO_TARGET_DIR:-target}/release/examples/demo"
 
 test: setup ## everything: units, the ABI, real Ceph, real krbd, a second Ceph release
 	$(CARGO) test --workspace --locked -- --test-threads=$(JOBS)
@@ -25,8 +25,7 @@ soak: setup ## the randomised rounds in full, and minutes with a released kernel
 	GUARDIAN_SOAK=1 $(CARGO) test --locked --test krbd -- --nocapture --test-threads=1
 
 bench: setup ## the table of speeds
-	@$(CARGO) build --quiet --release --locked --bins --examples
-	@target/release/examples/bench
+	$(CARGO) bench --locked --bench bench
 
 lint: ## formatting, clippy, documentation, dependencies
 	$(CARGO) fmt --all --check

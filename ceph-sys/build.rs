@@ -14,12 +14,7 @@ fn main() {
         println!("cargo::error=the C++ header <{HEADER}> is missing: install the package {PACKAGE}");
         return;
     }
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .warnings(true)
-        .file("shim/shim.cc")
-        .compile("rbd_guardian_shim");
+    cc::Build::new().cpp(true).std("c++17").warnings(true).file("shim/shim.cc").compile("rbd_guardian_shim");
     println!("cargo::rustc-link-lib=dylib=rados");
     // The ABI test compares the declarations with this header.
     println!("cargo::metadata=shim_include={}/shim", env("CARGO_MANIFEST_DIR"));

@@ -116,10 +116,7 @@ impl Config {
             Ok(text) => text,
             Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => {
-                return Err(ConfigError::Unreadable {
-                    path: file.display().to_string(),
-                    error,
-                });
+                return Err(ConfigError::Unreadable { path: file.display().to_string(), error });
             }
         };
         Self::parse(&text, &file.display().to_string())
@@ -137,18 +134,9 @@ impl Config {
         let raw: Raw = toml::from_str(text).map_err(|error| malformed(&error))?;
         let check = Check { path };
         let members = check.members(raw.members)?;
-        let guarded = Guarded {
-            except: raw.ceph.except_pools.clone(),
-        };
-        let policy = Policy {
-            guarded,
-            ..check.policy(raw.policy, members.0.len())?
-        };
-        Ok(Self {
-            ceph: raw.ceph,
-            policy,
-            members,
-        })
+        let guarded = Guarded { except: raw.ceph.except_pools.clone() };
+        let policy = Policy { guarded, ..check.policy(raw.policy, members.0.len())? };
+        Ok(Self { ceph: raw.ceph, policy, members })
     }
 }
 
@@ -158,11 +146,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn bad(&self, key: impl Into<String>, detail: impl std::fmt::Display) -> ConfigError {
-        ConfigError::BadValue {
-            path: self.path.to_owned(),
-            key: key.into(),
-            detail: detail.to_string(),
-        }
+        ConfigError::BadValue { path: self.path.to_owned(), key: key.into(), detail: detail.to_string() }
     }
 
     fn members(&self, raw: Vec<RawMember>) -> Result<Members, ConfigError> {
@@ -187,37 +171,24 @@ impl Check<'_> {
     fn policy(&self, raw: RawPolicy, members: usize) -> Result<Policy, ConfigError> {
         let defaults = Policy::for_members(members);
         let expire = self.duration("policy.expire", raw.expire.as_deref(), defaults.expire)?;
-        let min = self.duration(
-            "policy.min_remaining",
-            raw.min_remaining.as_deref(),
-            defaults.min_remaining,
-        )?;
+        let min =
+            self.duration("policy.min_remaining", raw.min_remaining.as_deref(), defaults.min_remaining)?;
         if expire > DEFAULT_EXPIRE {
-            return Err(self.bad(
-                "policy.expire",
-                "at most 5 years (Ceph 16 is not known to bear more)",
-            ));
+            return Err(self.bad("policy.expire", "at most 5 years (Ceph 16 is not known to bear more)"));
         }
         if min + MARGIN > expire {
             let detail = "policy.min_remaining must be at least a day less than policy.expire (defaults: 4years, 5years)";
             return Err(self.bad("policy.min_remaining", detail));
         }
         if raw.max_fenced_members == Some(0) {
-            return Err(self.bad(
-                "policy.max_fenced_members",
-                "at least 1: with 0 nothing could ever be fenced",
-            ));
+            return Err(
+                self.bad("policy.max_fenced_members", "at least 1: with 0 nothing could ever be fenced")
+            );
         }
         let network = |text: &String| {
-            let network = text
-                .parse::<IpNet>()
-                .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            network.map_err(|_| {
-                self.bad(
-                    "policy.protected",
-                    format!("'{text}' is neither an IP nor a network"),
-                )
-            })
+            let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network
+                .map_err(|_| self.bad("policy.protected", format!("'{text}' is neither an IP nor a network")))
         };
         Ok(Policy {
             expire,
@@ -243,10 +214,9 @@ const MARGIN: Duration = Duration::from_secs(24 * 3600);
 fn host(text: &str) -> Result<IpAddr, String> {
     match parse_target(text).map_err(|error| error.to_string())? {
         Entry::Host(ip) | Entry::HostRange(ip) => Ok(ip),
-        Entry::Client(client) => Err(format!(
-            "'{text}' is one client instance: write its host, {}",
-            client.ip
-        )),
+        Entry::Client(client) => {
+            Err(format!("'{text}' is one client instance: write its host, {}", client.ip))
+        }
     }
 }
 

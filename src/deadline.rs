@@ -31,26 +31,17 @@ const LOOK: Duration = Duration::from_millis(50);
 impl Deadline {
     /// So long from now; `interrupted` is set by a signal handler.
     pub fn after(timeout: Duration, interrupted: Arc<AtomicBool>) -> Self {
-        Self {
-            at: clock::monotonic() + timeout,
-            interrupted,
-        }
+        Self { at: clock::monotonic() + timeout, interrupted }
     }
 
     /// The same, but no longer than this from now.
     pub fn at_most(&self, timeout: Duration) -> Self {
-        Self {
-            at: self.at.min(clock::monotonic() + timeout),
-            interrupted: Arc::clone(&self.interrupted),
-        }
+        Self { at: self.at.min(clock::monotonic() + timeout), interrupted: Arc::clone(&self.interrupted) }
     }
 
     /// The same, but so much later.
     pub fn later_by(&self, time: Duration) -> Self {
-        Self {
-            at: self.at + time,
-            interrupted: Arc::clone(&self.interrupted),
-        }
+        Self { at: self.at + time, interrupted: Arc::clone(&self.interrupted) }
     }
 
     /// So long from now, and the same Ctrl-C.

@@ -22,9 +22,7 @@ fn site() -> Site {
 }
 
 fn idle(site: &Site, host: &str, count: usize) -> Vec<IdleClient> {
-    (0..count)
-        .map(|_| site.lab.host(host).idle_client(POOL).unwrap())
-        .collect()
+    (0..count).map(|_| site.lab.host(host).idle_client(POOL).unwrap()).collect()
 }
 
 fn sealed(answer: Answer) -> Answer {
@@ -34,9 +32,7 @@ fn sealed(answer: Answer) -> Answer {
 }
 
 fn was_in(history: &[Epoch], key: &str) -> bool {
-    history
-        .iter()
-        .any(|epoch| epoch.entries.contains_key(key) || epoch.ranges.contains_key(key))
+    history.iter().any(|epoch| epoch.entries.contains_key(key) || epoch.ranges.contains_key(key))
 }
 
 /// INV-1, INV-3: an entry that ends soon is replaced by one that does not, and its client is not free for an instant.
@@ -68,15 +64,10 @@ fn inv3_a_short_entry_is_replaced_under_a_cover() {
     let another = writer(&site, "free1", "refused");
     site.add_short(another.client_address(), SHORT_SECONDS);
     let before = site.newest();
-    let refused = site
-        .guardian(&["fence", "--address", another.client_address()])
-        .expect(4);
+    let refused = site.guardian(&["fence", "--address", another.client_address()]).expect(4);
     assert_eq!(refused.json["refusals"][0]["code"], "short-entry");
     let reason = refused.json["refusals"][0]["reason"].as_str().unwrap();
-    assert!(
-        reason.contains(another.client_address()) && reason.contains(other.address()),
-        "{reason}"
-    );
+    assert!(reason.contains(another.client_address()) && reason.contains(other.address()), "{reason}");
     println!("refused: {reason}");
     let after = site.newest();
     assert_eq!((before.entries, before.ranges), (after.entries, after.ranges));
@@ -113,11 +104,7 @@ fn sixteen_clients_are_fenced_in_two_epochs_and_the_same_again_in_none() {
         }
 
         let again = sealed(site.guardian(&words));
-        assert_eq!(
-            changes(&site.history(newest.number)),
-            0,
-            "the same fence again changed the blocklist"
-        );
+        assert_eq!(changes(&site.history(newest.number)), 0, "the same fence again changed the blocklist");
         assert_eq!(again.json["fence"], first.json["fence"]);
         assert_eq!(again.json["entries"], first.json["entries"]);
     }
@@ -135,18 +122,11 @@ fn an_interrupted_fence_is_sealed_by_running_it_again() {
     site.lab.ceph(&["osd", "set", "nodown"]).unwrap();
     site.lab.daemon("osd.0").stop().unwrap();
     let fence = site.start_guardian(&["fence", "n1"]);
-    wait_for("the entries", SOON, || {
-        Ok(site.newest().entries.contains_key(&host).then_some(()))
-    })
-    .unwrap();
+    wait_for("the entries", SOON, || Ok(site.newest().entries.contains_key(&host).then_some(()))).unwrap();
     fence.signal(Signal::SIGINT);
     let interrupted = fence.answer().expect(3);
     assert!(interrupted.stderr.contains("interrupted"), "{interrupted:#?}");
-    println!(
-        "SIGINT: {}, {}",
-        interrupted.json["state"],
-        interrupted.stderr.trim()
-    );
+    println!("SIGINT: {}, {}", interrupted.json["state"], interrupted.stderr.trim());
     site.lab.daemon("osd.0").cont().unwrap();
     sealed(site.guardian(&["fence", "n1"]));
     let at = monotonic();
@@ -171,8 +151,5 @@ fn an_interrupted_fence_is_sealed_by_running_it_again() {
     let history = short.never_free();
     let last = history.last().unwrap();
     assert!(last.stands_long(&host) && last.stands_long(short.client()));
-    assert_eq!(
-        Errno::ESHUTDOWN,
-        short.writer.wait_for_error(monotonic(), SOON).unwrap()
-    );
+    assert_eq!(Errno::ESHUTDOWN, short.writer.wait_for_error(monotonic(), SOON).unwrap());
 }

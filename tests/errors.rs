@@ -1,11 +1,6 @@
 //! Bad input and a bad world: each ends soon, with one line that says what to do and the code that scripts rely on,
 //! and leaves nothing half-done.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    clippy::disallowed_methods
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 mod common;
 
@@ -47,11 +42,7 @@ impl Said {
     fn one_line(&self, exit: i32, names: &[&str]) {
         print!("{exit}  {}", self.stderr);
         assert_eq!(self.exit, Some(exit), "{self:#?}");
-        assert_eq!(
-            (self.stdout.as_str(), self.stderr.lines().count()),
-            ("", 1),
-            "{self:#?}"
-        );
+        assert_eq!((self.stdout.as_str(), self.stderr.lines().count()), ("", 1), "{self:#?}");
         self.last_line(names);
     }
 
@@ -81,46 +72,25 @@ fn a_wrong_command_line_gets_one_line_that_says_what_is_right() {
         (&["fence"], &["MEMBER", "--address"]),
         (&["fenc", "n1"], &["'fenc'", "'fence'"]),
         (&["fence", "n1", "--forse"], &["'--forse'", "rbd-guardian fence"]),
-        (
-            &["fence", "n1", "--address", "10.0.0.5"],
-            &["MEMBER", "--address"],
-        ),
+        (&["fence", "n1", "--address", "10.0.0.5"], &["MEMBER", "--address"]),
         (&["fence", "n1", "--format", "yaml"], &["'yaml'", "table, json"]),
         (&["fence", "n1", "--timeout", "3"], &["'3'", "30s"]),
         (&["fence", "n1", "--timeout", "0s"], &["'0s'", "1s"]),
         (&["release"], &["MEMBER", "--fence"]),
         (&["release", "n1", "--assert-powered-off"], &["--reason"]),
-        (
-            &["plan", "--address", "n1"],
-            &["'n1'", "10.0.0.5:0/123456", "[2001:db8::5]:0/0"],
-        ),
-        (
-            &["plan", "--address", "10.0.0.256"],
-            &["'10.0.0.256'", "is not an address"],
-        ),
+        (&["plan", "--address", "n1"], &["'n1'", "10.0.0.5:0/123456", "[2001:db8::5]:0/0"]),
+        (&["plan", "--address", "10.0.0.256"], &["'10.0.0.256'", "is not an address"]),
         (&["plan", "--address", "10.0.0.5:0/-1"], &["is not an address"]),
         (&["plan", "--address", "v1:10.0.0.5:0/1"], &["is not an address"]),
         (&["plan", "--address", "[10.0.0.5]:0/0"], &["is not an address"]),
-        (
-            &["plan", "--address", "10.0.0.0/24"],
-            &["is a network", "each host"],
-        ),
+        (&["plan", "--address", "10.0.0.0/24"], &["is a network", "each host"]),
         (&["plan", "--address", "10.0.0.5/32"], &["is a network"]),
         (&["plan", "--address", "fd77::/64"], &["is a network"]),
-        (
-            &["plan", "--address", "fe80::1%eth0"],
-            &["link-local", "global address"],
-        ),
+        (&["plan", "--address", "fe80::1%eth0"], &["link-local", "global address"]),
         (&["plan", "--address", "fe80::1"], &["link-local"]),
         (&["plan", "--address", "169.254.0.7"], &["link-local"]),
-        (
-            &["plan", "--address", "10.0.0.5:6800/42"],
-            &["port 6800", "10.0.0.5:0/NONCE"],
-        ),
-        (
-            &["plan", "--address", "[fd77::5]:6800/42"],
-            &["port 6800", "[fd77::5]:0/NONCE"],
-        ),
+        (&["plan", "--address", "10.0.0.5:6800/42"], &["port 6800", "10.0.0.5:0/NONCE"]),
+        (&["plan", "--address", "[fd77::5]:6800/42"], &["port 6800", "[fd77::5]:0/NONCE"]),
         (&["plan", "--address", "::ffff:10.0.0.5"], &["write it as IPv4"]),
         (&["plan", "--address", "0.0.0.0"], &["unspecified"]),
         (&["plan", "--address", "224.0.0.1"], &["multicast"]),
@@ -142,27 +112,15 @@ fn a_wrong_configuration_is_told_with_file_and_line() {
         ("\n[policy]\nexpire = 5\n", &["line 3", "integer `5`"]),
         ("[policy]\nexpire = \"6years\"\n", &["policy.expire", "5 years"]),
         ("[policy]\nexpire = \"soon\"\n", &["policy.expire", "90days"]),
-        (
-            "[policy]\nmax_fenced_members = 0\n",
-            &["policy.max_fenced_members", "at least 1"],
-        ),
-        (
-            "[policy]\nprotected = [\"all\"]\n",
-            &["policy.protected", "'all'"],
-        ),
+        ("[policy]\nmax_fenced_members = 0\n", &["policy.max_fenced_members", "at least 1"]),
+        ("[policy]\nprotected = [\"all\"]\n", &["policy.protected", "'all'"]),
         ("[[member]]\naddresses = []\n", &["line 1", "`name`"]),
         (
             "[[member]]\nname = \"a\"\naddresses = [\"10.0.0.5:0/7\"]\n",
             &["'a'", "one client instance", "10.0.0.5"],
         ),
-        (
-            "[[member]]\nname = \"a\"\naddresses = [\"10.0.0.0/24\"]\n",
-            &["'a'", "is a network"],
-        ),
-        (
-            "[[member]]\nname = \"a\"\n[[member]]\nname = \"a\"\n",
-            &["'a'", "twice"],
-        ),
+        ("[[member]]\nname = \"a\"\naddresses = [\"10.0.0.0/24\"]\n", &["'a'", "is a network"]),
+        ("[[member]]\nname = \"a\"\n[[member]]\nname = \"a\"\n", &["'a'", "twice"]),
     ];
     let status = |path: &str| said(Command::new(PROGRAM).args(["--config", path, "status"]));
     for (text, names) in cases {
@@ -185,10 +143,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let topology = Topology::new()
-            .host(
-                "store",
-                &[Role::Mon("a"), Role::Mgr("x"), Role::Osd(0), Role::Osd(1)],
-            )
+            .host("store", &[Role::Mon("a"), Role::Mgr("x"), Role::Osd(0), Role::Osd(1)])
             .host("m2", &[Role::Mon("b"), Role::Mgr("y")])
             .host("m3", &[Role::Mon("c")])
             .host("n1", &[])
@@ -198,19 +153,13 @@ impl World {
         site.lab.pool("images", Pool::replicated(16, 2)).unwrap();
         site.lab.image("images", "disk", 16).unwrap();
         let writer = site.lab.host("n1").writer("images", "disk", 1).unwrap();
-        Self {
-            site,
-            _writer: writer,
-        }
+        Self { site, _writer: writer }
     }
 
     /// A verb on `guard`, with nothing on the command line but this; the lab's ceph.conf is in the environment.
     fn verb(&self, words: &[&str]) -> Command {
         let mut command = self.site.lab.host("guard").bounded(PROGRAM, LIMIT);
-        command
-            .arg("--config")
-            .arg(self.file("rbd-guardian.toml"))
-            .args(words);
+        command.arg("--config").arg(self.file("rbd-guardian.toml")).args(words);
         command
     }
 
@@ -232,16 +181,8 @@ impl World {
         let (before, epoch) = (self.site.blocklist(), self.site.epoch());
         let done = what();
         for epoch in epoch..=self.site.epoch() {
-            let dump = self
-                .site
-                .lab
-                .ceph_json(&json!({"prefix": "osd dump", "epoch": epoch}))
-                .unwrap();
-            assert_eq!(
-                dump["blocklist"].as_object().unwrap(),
-                &before,
-                "half-done in epoch {epoch}"
-            );
+            let dump = self.site.lab.ceph_json(&json!({"prefix": "osd dump", "epoch": epoch})).unwrap();
+            assert_eq!(dump["blocklist"].as_object().unwrap(), &before, "half-done in epoch {epoch}");
         }
         done
     }
@@ -264,26 +205,10 @@ fn wrong_keys_and_names(world: &World) {
     let garbage = world.write("garbage.keyring", "not a keyring\n");
     world.write("bare.toml", "[[member]]\nname = \"bare\"\n");
     let cases: &[(&[&str], i32, &[&str])] = &[
-        (
-            &["--keyring", &wrong],
-            1,
-            &["refuse client.guardian", "ceph auth get client.guardian"],
-        ),
-        (
-            &["--id", "stranger", "--keyring", &stranger],
-            1,
-            &["refuse client.stranger"],
-        ),
-        (
-            &["--id", "nobody"],
-            2,
-            &["no keyring for client.nobody", "--keyring"],
-        ),
-        (
-            &["--keyring", "/nowhere"],
-            2,
-            &["/nowhere", "ceph auth get client.guardian"],
-        ),
+        (&["--keyring", &wrong], 1, &["refuse client.guardian", "ceph auth get client.guardian"]),
+        (&["--id", "stranger", "--keyring", &stranger], 1, &["refuse client.stranger"]),
+        (&["--id", "nobody"], 2, &["no keyring for client.nobody", "--keyring"]),
+        (&["--keyring", "/nowhere"], 2, &["/nowhere", "ceph auth get client.guardian"]),
         (&["--keyring", &garbage], 2, &["garbage.keyring"]),
         (&["--conf", "/nowhere"], 2, &["/nowhere", "--conf"]),
         (&["--conf", &garbage], 2, &["garbage.keyring"]),
@@ -306,25 +231,15 @@ fn wrong_keys_and_names(world: &World) {
         for (words, exit, names) in cases {
             said(&mut world.verb(words)).one_line(*exit, names);
         }
-        for (config, member, name) in [
-            ("rbd-guardian.toml", "n9", "n1"),
-            ("bare.toml", "bare", "addresses"),
-        ] {
+        for (config, member, name) in [("rbd-guardian.toml", "n9", "n1"), ("bare.toml", "bare", "addresses")]
+        {
             let config = world.file(config);
             let said = said(
-                world
-                    .site
-                    .lab
-                    .host("guard")
-                    .bounded(PROGRAM, LIMIT)
-                    .args(["-c", &config, "fence", member]),
+                world.site.lab.host("guard").bounded(PROGRAM, LIMIT).args(["-c", &config, "fence", member]),
             );
             print!("4  {}", said.stderr);
             assert_eq!((said.exit, said.stdout.as_str()), (Some(4), ""), "{said:#?}");
-            assert!(
-                said.stderr.contains(&format!("'{member}'")) && said.stderr.contains(name),
-                "{said:#?}"
-            );
+            assert!(said.stderr.contains(&format!("'{member}'")) && said.stderr.contains(name), "{said:#?}");
             said.last_line(&["nothing was changed"]);
         }
     });
@@ -362,15 +277,9 @@ fn wait_until_it_is_alone(world: &World, mon: &str) {
     let socket = world.file(&format!("run/{mon}.asok"));
     wait_for("the end of the quorum", LIMIT, || {
         let mut ask = world.site.lab.host("admin").bounded("ceph", LIMIT);
-        let status = ask
-            .args(["--admin-daemon", &socket, "mon_status"])
-            .output()?
-            .stdout;
+        let status = ask.args(["--admin-daemon", &socket, "mon_status"]).output()?.stdout;
         let status: Value = serde_json::from_slice(&status)?;
-        Ok(status["quorum"]
-            .as_array()
-            .is_some_and(Vec::is_empty)
-            .then_some(()))
+        Ok(status["quorum"].as_array().is_some_and(Vec::is_empty).then_some(()))
     })
     .unwrap();
 }
@@ -378,63 +287,37 @@ fn wait_until_it_is_alone(world: &World, mon: &str) {
 fn ctrl_c_ends_a_fence_that_hangs(world: &World) {
     let config = world.file("rbd-guardian.toml");
     let words = ["--config", &config, "fence", "n1", "--timeout", "1h"];
-    let mut fence = world
-        .site
-        .lab
-        .host("guard")
-        .spawn("interrupted", PROGRAM, words)
-        .unwrap();
+    let mut fence = world.site.lab.host("guard").spawn("interrupted", PROGRAM, words).unwrap();
     let pid = fence.pid().to_string();
     // Connecting: it has begun to talk to monitors.
     wait_for("the connection's threads", LIMIT, || {
         Ok((fs::read_dir(format!("/proc/{pid}/task"))?.count() > 4).then_some(()))
     })
     .unwrap();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let status = fence.wait(SLACK).unwrap();
     let text = fs::read_to_string(world.file("log/interrupted.out")).unwrap();
     print!("5  {text}");
     assert_eq!((status.code(), text.lines().count()), (Some(5), 1), "{text}");
-    assert!(
-        text.contains("interrupted") && text.contains("nothing was changed"),
-        "{text}"
-    );
+    assert!(text.contains("interrupted") && text.contains("nothing was changed"), "{text}");
 }
 
 /// Every clause of deploy/ceph is needed: without it the verb that needs it names it, and so does `doctor`.
 fn missing_caps(world: &World) {
-    let all = [
-        ("mon", include_str!("../deploy/ceph/mon.caps")),
-        ("osd", include_str!("../deploy/ceph/osd.caps")),
-    ];
+    let all =
+        [("mon", include_str!("../deploy/ceph/mon.caps")), ("osd", include_str!("../deploy/ceph/osd.caps"))];
     let mut tried = 0;
     for (kind, text) in all {
         for missing in text.trim().split(", ") {
             tried += 1;
             let id = format!("lesser-{tried}");
-            let lesser: Vec<&str> = text
-                .trim()
-                .split(", ")
-                .filter(|clause| *clause != missing)
-                .collect();
-            let caps = all.map(|(k, text)| {
-                if k == kind {
-                    (k, lesser.join(", "))
-                } else {
-                    (k, text.trim().to_owned())
-                }
-            });
-            world
-                .site
-                .lab
-                .key(&id, &[(caps[0].0, &caps[0].1), (caps[1].0, &caps[1].1)])
-                .unwrap();
+            let lesser: Vec<&str> = text.trim().split(", ").filter(|clause| *clause != missing).collect();
+            let caps = all.map(
+                |(k, text)| {
+                    if k == kind { (k, lesser.join(", ")) } else { (k, text.trim().to_owned()) }
+                },
+            );
+            world.site.lab.key(&id, &[(caps[0].0, &caps[0].1), (caps[1].0, &caps[1].1)]).unwrap();
             println!("without {kind} {missing}:");
             without(world, &id, missing);
         }
@@ -451,11 +334,7 @@ fn without(world: &World, id: &str, missing: &str) {
     }
     let checks = doctor.json();
     let names = |text: &Value| text.as_str().unwrap().contains(missing);
-    let failed = checks
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|check| check["verdict"] == "fail");
+    let failed = checks.as_array().unwrap().iter().filter(|check| check["verdict"] == "fail");
     let told = failed.filter(|check| names(&check["detail"])).count();
     assert!(doctor.exit == Some(1) && told > 0, "{doctor:#?}");
     if missing.ends_with("\"osd blocklist\"") {
@@ -470,11 +349,7 @@ fn without(world: &World, id: &str, missing: &str) {
         fence.last_line(&[missing]);
     } else if missing.ends_with(" rbd-guardian.") {
         let fence = verb(&["fence", "n1", "--timeout", "3s"]);
-        assert_eq!(
-            (fence.exit, &fence.json()["state"]),
-            (Some(3), &"pending".into()),
-            "{fence:#?}"
-        );
+        assert_eq!((fence.exit, &fence.json()["state"]), (Some(3), &"pending".into()), "{fence:#?}");
         fence.last_line(&[missing, "run it again"]);
         release(world, "n1");
     } else if !missing.ends_with("\"mds fail\"") {
@@ -496,37 +371,20 @@ fn blocklisted_itself(world: &World) {
     world.site.lab.ceph(&["osd", "blocklist", "add", &own]).unwrap();
     let fence = said(&mut world.verb(&["fence", "n1", "--json", "--timeout", "5s"]));
     print!("3  {}", fence.stderr);
-    assert_eq!(
-        (fence.exit, &fence.json()["state"]),
-        (Some(3), &"pending".into()),
-        "{fence:#?}"
-    );
+    assert_eq!((fence.exit, &fence.json()["state"]), (Some(3), &"pending".into()), "{fence:#?}");
     fence.last_line(&["this guardian is itself blocklisted"]);
-    assert_eq!(
-        fence.json()["barrier"][0]["pending"].as_array().unwrap().len(),
-        16
-    );
+    assert_eq!(fence.json()["barrier"][0]["pending"].as_array().unwrap().len(), 16);
     world.site.lab.ceph(&["osd", "blocklist", "rm", &own]).unwrap();
-    assert_eq!(
-        world.site.guardian(&["fence", "n1"]).expect(0).json["state"],
-        "sealed"
-    );
+    assert_eq!(world.site.guardian(&["fence", "n1"]).expect(0).json["state"], "sealed");
     release(world, "n1");
 }
 
 fn nobody_reads_the_answer(world: &World) {
     for verb in ["watchers", "status", "doctor"] {
-        let mut child = world
-            .verb(&[verb, "--json"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            world.verb(&[verb, "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
-        assert!(
-            output.status.success() && output.stderr.is_empty(),
-            "{verb}: {output:?}"
-        );
+        assert!(output.status.success() && output.stderr.is_empty(), "{verb}: {output:?}");
     }
 }

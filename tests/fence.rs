@@ -8,11 +8,7 @@ use std::time::Duration;
 use common::Site;
 use lab::{Pool, wait_for};
 
-const ASSERTED: [&str; 3] = [
-    "--assert-powered-off",
-    "--reason",
-    "the test killed every client of it",
-];
+const ASSERTED: [&str; 3] = ["--assert-powered-off", "--reason", "the test killed every client of it"];
 
 #[test]
 fn a_member_is_planned_fenced_shown_and_released() {
@@ -24,14 +20,7 @@ fn a_member_is_planned_fenced_shown_and_released() {
     let client = writer.client_address().to_owned();
 
     let checks = site.guardian(&["doctor"]).expect(0).json;
-    assert!(
-        checks
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|check| check["verdict"] == "ok"),
-        "{checks:#}"
-    );
+    assert!(checks.as_array().unwrap().iter().all(|check| check["verdict"] == "ok"), "{checks:#}");
 
     let before = site.blocklist();
     let plan = site.guardian(&["plan", "n1"]).expect(0).json;
@@ -41,10 +30,7 @@ fn a_member_is_planned_fenced_shown_and_released() {
     assert_eq!(plan["entries"][1]["entry"], client);
     assert_eq!(site.blocklist(), before, "plan changes nothing");
 
-    let fence = site
-        .guardian(&["fence", "n1", "--reason", "cable pulled"])
-        .expect(0)
-        .json;
+    let fence = site.guardian(&["fence", "n1", "--reason", "cable pulled"]).expect(0).json;
     assert_eq!(fence["state"], "sealed");
     assert_eq!(fence["fence"], plan["fence"]);
     assert_eq!(fence["reason"], "cable pulled");
@@ -62,20 +48,11 @@ fn a_member_is_planned_fenced_shown_and_released() {
 
     drop(writer);
     let id = fence["fence"].as_str().unwrap();
-    let release = site
-        .guardian(&[&["release", "--fence", id], ASSERTED.as_slice()].concat())
-        .expect(0)
-        .json;
-    assert_eq!(
-        (&release["state"], &release["removed"][0]),
-        (&"released".into(), &host.clone().into())
-    );
+    let release = site.guardian(&[&["release", "--fence", id], ASSERTED.as_slice()].concat()).expect(0).json;
+    assert_eq!((&release["state"], &release["removed"][0]), (&"released".into(), &host.clone().into()));
     assert_eq!(release["member"], "n1");
     assert!(!site.blocklist().contains_key(&host));
-    assert!(
-        site.blocklist().contains_key(&client),
-        "INV-4: the old client stays refused"
-    );
+    assert!(site.blocklist().contains_key(&client), "INV-4: the old client stays refused");
     let status = site.guardian(&["status"]).expect(0).json;
     assert_eq!(states(&status), ["\"watching\"", "\"watching\""], "{status:#}");
 }
@@ -87,30 +64,15 @@ fn inv6_a_bare_address_where_a_registered_service_runs_is_refused() {
     site.lab.pool("images", Pool::replicated(8, 2)).unwrap();
     let gateway = "import rados, time\nr = rados.Rados(conffile='')\nr.connect()\n\
                    r.service_daemon_register('rgw', 'x', {})\nwhile True: time.sleep(60)";
-    let mut gateway = site
-        .lab
-        .host("n2")
-        .spawn("gateway", "/usr/bin/python3", ["-c", gateway])
-        .unwrap();
+    let mut gateway = site.lab.host("n2").spawn("gateway", "/usr/bin/python3", ["-c", gateway]).unwrap();
     wait_for("the mgr to list the gateway", Duration::from_secs(60), || {
         let services = site.lab.ceph(&["service", "dump"])?;
-        Ok(services["services"]["rgw"]["daemons"]["x"]
-            .is_object()
-            .then_some(()))
+        Ok(services["services"]["rgw"]["daemons"]["x"].is_object().then_some(()))
     })
     .unwrap();
-    let refused = site
-        .guardian(&["fence", "--address", &site.ip("n2")])
-        .expect(4)
-        .json;
+    let refused = site.guardian(&["fence", "--address", &site.ip("n2")]).expect(4).json;
     assert_eq!(refused["refusals"][0]["code"], "daemons-at-address");
-    assert!(
-        refused["refusals"][0]["reason"]
-            .as_str()
-            .unwrap()
-            .contains("rgw.x"),
-        "{refused:#}"
-    );
+    assert!(refused["refusals"][0]["reason"].as_str().unwrap().contains("rgw.x"), "{refused:#}");
     site.guardian(&["plan", "n2"]).expect(0);
     gateway.kill().unwrap();
 }

@@ -1,10 +1,5 @@
 //! The house rules that a compiler does not know (DESIGN §7).
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    clippy::disallowed_methods
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,15 +14,7 @@ const LONGEST: usize = 700;
 fn the_domain_is_pure() {
     // Names of the storage and the platform, of a runtime, and of what is neither input nor effect.
     let parts = ["tokio", "ceph", "rados", "incus"];
-    let words = [
-        "fs",
-        "process",
-        "thread",
-        "env",
-        "Instant",
-        "SystemTime",
-        "TcpStream",
-    ];
+    let words = ["fs", "process", "thread", "env", "Instant", "SystemTime", "TcpStream"];
     let mut seen = 0;
     let mut wrong = Vec::new();
     for file in rust_files(&["src/domain"]) {
@@ -65,11 +52,7 @@ fn no_file_is_too_long() {
     let files = rust_files(&["src", "ceph-sys", "tests"]);
     let lines = |file: &PathBuf| fs::read_to_string(file).unwrap().lines().count();
     let (longest, file) = files.iter().map(|file| (lines(file), file)).max().unwrap();
-    println!(
-        "{} files; the longest, {}: {longest} lines",
-        files.len(),
-        file.display()
-    );
+    println!("{} files; the longest, {}: {longest} lines", files.len(), file.display());
     assert!(longest <= LONGEST, "{} has {longest} lines", file.display());
 }
 
@@ -100,10 +83,7 @@ fn every_guarantee_has_a_test_that_cites_it() {
     for file in rust_files(&["src", "tests"]) {
         let source = fs::read_to_string(&file).unwrap();
         let tests = if file.starts_with(root().join("src")) {
-            source
-                .split_once("#[cfg(test)]")
-                .map_or("", |(_, tests)| tests)
-                .to_owned()
+            source.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests).to_owned()
         } else {
             source
         };
@@ -112,10 +92,7 @@ fn every_guarantee_has_a_test_that_cites_it() {
     let promised = invariants(&text);
     println!("promised {promised:?}, cited by tests {cited:?}");
     let uncited: Vec<_> = promised.difference(&cited).collect();
-    assert!(
-        !promised.is_empty() && uncited.is_empty(),
-        "no test cites {uncited:?}"
-    );
+    assert!(!promised.is_empty() && uncited.is_empty(), "no test cites {uncited:?}");
 
     let named = text
         .split(|c: char| !(c.is_alphanumeric() || "_/.:".contains(c)))
@@ -123,24 +100,15 @@ fn every_guarantee_has_a_test_that_cites_it() {
     for (file, test) in named {
         let source = fs::read_to_string(root().join(format!("{file}.rs"))).unwrap_or_default();
         let there = source.contains(&format!("fn {}(", test.trim_end_matches([':', '.'])));
-        assert!(
-            there,
-            "docs/guarantees.md names {file}.rs::{test}: there is no such test"
-        );
+        assert!(there, "docs/guarantees.md names {file}.rs::{test}: there is no such test");
     }
 }
 
 /// `INV-n` in a text; `INV-3/4` names two.
 fn invariants(text: &str) -> BTreeSet<u32> {
     let after = text.split("INV-").skip(1);
-    let numbers = after.map(|rest| {
-        rest.split(|c: char| !c.is_ascii_digit() && c != '/')
-            .next()
-            .unwrap()
-    });
-    numbers
-        .flat_map(|numbers| numbers.split('/').filter_map(|number| number.parse().ok()))
-        .collect()
+    let numbers = after.map(|rest| rest.split(|c: char| !c.is_ascii_digit() && c != '/').next().unwrap());
+    numbers.flat_map(|numbers| numbers.split('/').filter_map(|number| number.parse().ok())).collect()
 }
 
 fn root() -> &'static Path {

@@ -35,10 +35,7 @@ fn fences_of_ipv6_hosts_and_clients_are_sealed_shown_and_released() {
     assert_eq!(planned["entries"][0]["entry"], host("n1"));
     let fenced = site.guardian(&["fence", "n1"]).expect(0).json;
     println!("{fenced}");
-    assert_eq!(
-        (&fenced["state"], &fenced["coverage"]["verdict"]),
-        (&"sealed".into(), &"whole-host".into())
-    );
+    assert_eq!((&fenced["state"], &fenced["coverage"]["verdict"]), (&"sealed".into(), &"whole-host".into()));
     let entries = site.blocklist();
     for entry in [host("n1").as_str(), member.client_address()] {
         let until = entries[entry].as_str().unwrap();
@@ -58,18 +55,13 @@ fn fences_of_ipv6_hosts_and_clients_are_sealed_shown_and_released() {
     assert!(!site.blocklist().contains_key(&host("n1")));
 
     // One client instance: its neighbour on the same host writes on.
-    let fenced = site
-        .guardian(&["fence", "--address", client.client_address()])
-        .expect(0)
-        .json;
+    let fenced = site.guardian(&["fence", "--address", client.client_address()]).expect(0).json;
     assert_eq!(fenced["state"], "sealed");
     client.wait_for_error(Duration::ZERO, SOON).unwrap();
     other.wait_for_acks(10, SOON).unwrap();
 
     // A short entry of a whole host that nothing else covers: the range `IP/128` holds meanwhile.
-    site.lab
-        .ceph(&["osd", "blocklist", "add", &host("n2"), "3600"])
-        .unwrap();
+    site.lab.ceph(&["osd", "blocklist", "add", &host("n2"), "3600"]).unwrap();
     other.wait_for_error(Duration::ZERO, SOON).unwrap();
     let silent_since = monotonic();
     let fenced = site.guardian(&["fence", "--address", &host("n2")]).expect(0).json;
@@ -79,20 +71,13 @@ fn fences_of_ipv6_hosts_and_clients_are_sealed_shown_and_released() {
     println!("{} until {until}", host("n2"));
     assert_eq!(other.acks_after(silent_since).unwrap(), 0, "free for a moment");
     let dump = site.lab.ceph(&["osd", "dump"]).unwrap();
-    assert_eq!(
-        dump["range_blocklist"],
-        serde_json::json!({}),
-        "the cover is dropped"
-    );
+    assert_eq!(dump["range_blocklist"], serde_json::json!({}), "the cover is dropped");
     release(&site, &["--fence", fenced["fence"].as_str().unwrap()]);
     let left = site.blocklist();
     println!("{left:#?}");
     assert!(!left.contains_key(&host("n2")) && left.contains_key(other.client_address()));
 
-    assert_eq!(
-        member.acks_after(silent_since).unwrap() + client.acks_after(silent_since).unwrap(),
-        0
-    );
+    assert_eq!(member.acks_after(silent_since).unwrap() + client.acks_after(silent_since).unwrap(), 0);
     println!("acknowledged after the seal: 0, after the release: 0");
 }
 

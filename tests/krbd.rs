@@ -42,11 +42,7 @@ fn unwatched(site: &Site) {
 #[test]
 fn inv4_a_kernel_client_that_was_fenced_stays_refused_after_its_host_is_released() {
     const EVERY: Duration = Duration::from_secs(5);
-    let watched = Duration::from_secs(if std::env::var_os("GUARDIAN_SOAK").is_some() {
-        300
-    } else {
-        90
-    });
+    let watched = Duration::from_secs(if std::env::var_os("GUARDIAN_SOAK").is_some() { 300 } else { 90 });
     let Some(site) = site(small(), "layering") else {
         return;
     };
@@ -63,13 +59,7 @@ fn inv4_a_kernel_client_that_was_fenced_stays_refused_after_its_host_is_released
     assert_eq!(writer.wait_for_error(sealed, SOON).unwrap(), Errno::EIO);
     unwatched(&site);
 
-    let release = [
-        "release",
-        "n1",
-        "--assert-powered-off",
-        "--reason",
-        "a test says so",
-    ];
+    let release = ["release", "n1", "--assert-powered-off", "--reason", "a test says so"];
     site.guardian(&release).expect(0);
     let released = monotonic();
     let kept = site.newest();
@@ -86,15 +76,9 @@ fn inv4_a_kernel_client_that_was_fenced_stays_refused_after_its_host_is_released
         thread::sleep(EVERY);
     }
     let lasted = monotonic() - released;
-    assert_eq!(
-        writer.wait_for_error(released + watched, SOON).unwrap(),
-        Errno::EIO
-    );
+    assert_eq!(writer.wait_for_error(released + watched, SOON).unwrap(), Errno::EIO);
     assert_eq!(writer.acks_after(sealed).unwrap(), 0);
-    assert!(
-        site.lab.content_hash(POOL, "disk").unwrap() == hash,
-        "the image changed after the seal"
-    );
+    assert!(site.lab.content_hash(POOL, "disk").unwrap() == hash, "the image changed after the seal");
     println!(
         "Linux {}: {} writes acknowledged before the seal (clocks compared to {:.1?}), 0 after it, {} refused with EIO; for {lasted:.0?} \
          after the release of its host no watch, {attempts} of {attempts} more writes refused, the image unchanged",
@@ -172,10 +156,7 @@ fn inv1_an_exclusive_lock_of_a_fenced_kernel_client_is_taken_over_without_waitin
     let new = site.lab.host("n2").writer(POOL, "disk", 2).unwrap();
     new.wait_for_acks(1, SOON).unwrap();
     let first = new.log().unwrap()[0];
-    println!(
-        "the new owner's first write: {:.2?} after it was started",
-        first.at - began
-    );
+    println!("the new owner's first write: {:.2?} after it was started", first.at - began);
     assert_eq!(first.error, None);
 
     site.lab.heal("n1").unwrap();
@@ -185,13 +166,8 @@ fn inv1_an_exclusive_lock_of_a_fenced_kernel_client_is_taken_over_without_waitin
     assert_eq!(new.errors().unwrap(), []);
     // The cut may have held back the answer to a write that was taken before it, and is on the image at the seal.
     let log = old.log().unwrap();
-    let late = log
-        .iter()
-        .filter(|entry| entry.error.is_none() && entry.at > sealed + host.clock_error());
+    let late = log.iter().filter(|entry| entry.error.is_none() && entry.at > sealed + host.clock_error());
     let taken = late.filter(|entry| Some(entry.number) > content.newest(old.id()));
     assert_eq!(taken.count(), 0);
-    println!(
-        "the old owner, healed: 0 writes taken after the seal, {} refused",
-        old.errors().unwrap().len()
-    );
+    println!("the old owner, healed: 0 writes taken after the seal, {} refused", old.errors().unwrap().len());
 }

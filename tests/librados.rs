@@ -34,10 +34,7 @@ fn librados_says_what_the_tools_say() -> Result<()> {
     let _watch = lab.host("n1").spawn("watch", "sh", watch)?;
     let watchers = wait_for("the watcher of images/one", SOON, || {
         let status: Value = serde_json::from_str(&lab.rbd(&["status", "images/one", "--format", "json"])?)?;
-        Ok(status["watchers"]
-            .as_array()
-            .filter(|watchers| !watchers.is_empty())
-            .cloned())
+        Ok(status["watchers"].as_array().filter(|watchers| !watchers.is_empty()).cloned())
     })?;
     let map = lab.ceph(&["osd", "map", "images", "some-object"])?;
     let facts = json!({
@@ -58,11 +55,7 @@ fn librados_says_what_the_tools_say() -> Result<()> {
 fn pool(lab: &Lab, name: &str) -> Result<Value> {
     let dump = lab.ceph(&["osd", "dump"])?;
     let pools = dump["pools"].as_array().ok_or("no pools")?;
-    Ok(pools
-        .iter()
-        .find(|pool| pool["pool_name"] == name)
-        .ok_or("no such pool")?["pool"]
-        .clone())
+    Ok(pools.iter().find(|pool| pool["pool_name"] == name).ok_or("no such pool")?["pool"].clone())
 }
 
 fn header(lab: &Lab, image: &str) -> Result<String> {
@@ -92,24 +85,15 @@ fn identity(cluster: &Cluster, facts: &Value) -> Result<()> {
     let address = cluster.addresses()?;
     let sessions = cluster.mon_command_target("a", &json!({ "prefix": "sessions", "format": "json" }))?;
     let (_, nonce) = address.rsplit_once('/').ok_or("no nonce")?;
-    assert!(
-        String::from_utf8(sessions)?.contains(nonce),
-        "{address} is not among the mon's sessions"
-    );
+    assert!(String::from_utf8(sessions)?.contains(nonce), "{address} is not among the mon's sessions");
     Ok(())
 }
 
 fn commands(cluster: &Cluster) -> Result<()> {
     let out = cluster.mon_command(&json!({ "prefix": "osd stat", "format": "json" }))?;
     assert_eq!(serde_json::from_slice::<Value>(&out)?["num_osds"], 3);
-    let unknown = CommandError {
-        errno: Errno::EINVAL,
-        status: "command not known".to_owned(),
-    };
-    assert_eq!(
-        cluster.mon_command(&json!({ "prefix": "no such thing" })),
-        Err(unknown)
-    );
+    let unknown = CommandError { errno: Errno::EINVAL, status: "command not known".to_owned() };
+    assert_eq!(cluster.mon_command(&json!({ "prefix": "no such thing" })), Err(unknown));
     let absent = cluster.mon_command_target("z", &json!({ "prefix": "sessions" }));
     assert_eq!(absent.err().map(|error| error.errno), Some(Errno::ENOENT));
     assert_eq!(cluster.pool(1 << 40).err(), Some(Errno::ENOENT));
@@ -136,10 +120,7 @@ fn headers(cluster: &Cluster, facts: &Value) -> Result<()> {
         assert_eq!(watcher.timeout, 30);
     }
     let lock = lock.ok_or("no lock")?;
-    assert!(
-        lock.windows(6).any(|bytes| bytes == b"holder"),
-        "no cookie in {lock:?}"
-    );
+    assert!(lock.windows(6).any(|bytes| bytes == b"holder"), "no cookie in {lock:?}");
 
     assert_eq!(read(&io, text(&facts["split"])?)??, Header::default());
     assert_eq!(read(&io, "rbd_header.absent")?, Err(Errno::ENOENT));
@@ -193,38 +174,15 @@ fn refused_connections(facts: &Value) -> Result<()> {
         options.id = id.map(str::to_owned).or(options.id);
         options.keyring = keyring.map(|file| dir.join(file));
         let error = Cluster::connect(&options).err();
-        assert!(
-            !error
-                .as_ref()
-                .is_some_and(|error| error.to_string().contains('\n')),
-            "{error:?}"
-        );
+        assert!(!error.as_ref().is_some_and(|error| error.to_string().contains('\n')), "{error:?}");
         error
     };
-    assert!(matches!(
-        with(Some("absent"), None, None),
-        Some(ConnectError::ConfNotFound { .. })
-    ));
-    assert!(matches!(
-        with(Some("broken.conf"), None, None),
-        Some(ConnectError::BadConf { .. })
-    ));
-    assert!(matches!(
-        with(None, Some("nobody"), None),
-        Some(ConnectError::KeyringNotFound { .. })
-    ));
-    assert!(matches!(
-        with(None, None, Some("absent")),
-        Some(ConnectError::KeyringNotFound { .. })
-    ));
-    assert!(matches!(
-        with(None, None, Some("broken.keyring")),
-        Some(ConnectError::BadConf { .. })
-    ));
-    let refused = ConnectError::Refused {
-        client: "client.admin".to_owned(),
-        errno: Errno::EACCES,
-    };
+    assert!(matches!(with(Some("absent"), None, None), Some(ConnectError::ConfNotFound { .. })));
+    assert!(matches!(with(Some("broken.conf"), None, None), Some(ConnectError::BadConf { .. })));
+    assert!(matches!(with(None, Some("nobody"), None), Some(ConnectError::KeyringNotFound { .. })));
+    assert!(matches!(with(None, None, Some("absent")), Some(ConnectError::KeyringNotFound { .. })));
+    assert!(matches!(with(None, None, Some("broken.keyring")), Some(ConnectError::BadConf { .. })));
+    let refused = ConnectError::Refused { client: "client.admin".to_owned(), errno: Errno::EACCES };
     assert_eq!(with(None, None, Some("wrong.keyring")), Some(refused));
     Ok(())
 }
@@ -237,10 +195,7 @@ fn no_quorum(cluster: Cluster) -> Result<()> {
     let unanswered = short.mon_command(&json!({ "prefix": "osd stat" }));
     assert_eq!(unanswered.err().map(|error| error.errno), Some(Errno::ETIMEDOUT));
     let unreachable = Cluster::connect(&options(2)).err();
-    assert!(
-        matches!(unreachable, Some(ConnectError::Unreachable { seconds: 2, .. })),
-        "{unreachable:?}"
-    );
+    assert!(matches!(unreachable, Some(ConnectError::Unreachable { seconds: 2, .. })), "{unreachable:?}");
     drop((short, cluster));
     let spent = monotonic().saturating_sub(began);
     assert!(spent < Duration::from_secs(15), "{spent:?}");
@@ -264,9 +219,7 @@ fn options(seconds: u64) -> Options {
 }
 
 fn number(value: &Value) -> Result<i64> {
-    value
-        .as_i64()
-        .ok_or_else(|| format!("{value} is no number").into())
+    value.as_i64().ok_or_else(|| format!("{value} is no number").into())
 }
 
 fn text(value: &Value) -> Result<&str> {

@@ -30,10 +30,7 @@ fn start() -> Timestamp {
 }
 
 fn client(nonce: u32) -> ClientAddr {
-    ClientAddr {
-        ip: HOST.parse().unwrap(),
-        nonce,
-    }
+    ClientAddr { ip: HOST.parse().unwrap(), nonce }
 }
 
 /// The storage: every map there ever was, and the epoch each PG has reached.
@@ -53,31 +50,12 @@ impl Storage {
         for entry in short {
             insert(&mut blocklist, *entry, start() + Duration::from_secs(60));
         }
-        let pool = Pool {
-            name: "images".into(),
-            pg_num: 4,
-            overlay: None,
-            eio: false,
-            applications: vec![],
-        };
+        let pool = Pool { name: "images".into(), pg_num: 4, overlay: None, eio: false, applications: vec![] };
         let pools = BTreeMap::from([(1, pool)]);
-        let map = OsdMap {
-            epoch: 0,
-            blocklist,
-            knows_ranges: true,
-            reads_paused: false,
-            pools,
-        };
+        let map = OsdMap { epoch: 0, blocklist, knows_ranges: true, reads_paused: false, pools };
         let pgs = (0..4).map(|pg| ((1, pg), 0)).collect();
         let faults = faults.into_iter();
-        Self {
-            maps: vec![map],
-            pgs,
-            sessions: BTreeSet::new(),
-            faults,
-            added: 0,
-            tampered: false,
-        }
+        Self { maps: vec![map], pgs, sessions: BTreeSet::new(), faults, added: 0, tampered: false }
     }
 
     fn map(&self) -> &OsdMap {
@@ -119,11 +97,7 @@ impl Storage {
             }
             51..=60 => {
                 let id = PoolId::from(self.maps.len() as u32) + 1;
-                let pool = Pool {
-                    name: format!("p{id}"),
-                    pg_num: 2,
-                    ..self.maps[0].pools[&1].clone()
-                };
+                let pool = Pool { name: format!("p{id}"), pg_num: 2, ..self.maps[0].pools[&1].clone() };
                 self.change(|map| drop(map.pools.insert(id, pool)));
                 self.pgs.extend([((id, 0), newest + 1), ((id, 1), newest + 1)]);
             }
@@ -166,19 +140,11 @@ impl Storage {
     fn remove(&mut self, entries: &[Entry]) -> Vec<(Entry, Sent)> {
         let mut sent = Vec::new();
         for entry in entries {
-            let answer = if self.fault() % 8 == 5 {
-                Sent::Unknown
-            } else {
-                Sent::Acknowledged
-            };
+            let answer = if self.fault() % 8 == 5 { Sent::Unknown } else { Sent::Acknowledged };
             self.change(|map| match entry {
                 Entry::HostRange(ip) => drop(map.blocklist.ranges.remove(&(*ip).into())),
                 Entry::Host(ip) => {
-                    let _ = map.blocklist.entries.remove(&EntityAddr {
-                        ip: *ip,
-                        port: 0,
-                        nonce: 0,
-                    });
+                    let _ = map.blocklist.entries.remove(&EntityAddr { ip: *ip, port: 0, nonce: 0 });
                 }
                 Entry::Client(client) => drop(map.blocklist.entries.remove(&(*client).into())),
             });
@@ -202,20 +168,14 @@ impl Storage {
                     Some(epoch) => *epoch = newest,
                 }
             }
-            proofs.push(PoolProof {
-                pool: pool.clone(),
-                pending,
-                trouble: None,
-            });
+            proofs.push(PoolProof { pool: pool.clone(), pending, trouble: None });
         }
         proofs
     }
 
     /// Would any PG still take a write of a target, by the map that PG has?
     fn takes_a_write(&self, targets: &BTreeSet<Entry>) -> bool {
-        self.pgs
-            .values()
-            .any(|epoch| !refuses(&self.maps[*epoch].blocklist, targets))
+        self.pgs.values().any(|epoch| !refuses(&self.maps[*epoch].blocklist, targets))
     }
 }
 
@@ -224,14 +184,7 @@ fn insert(blocklist: &mut Blocklist, entry: Entry, until: Timestamp) {
     match entry {
         Entry::HostRange(ip) => drop(blocklist.ranges.entry(ip.into()).or_insert(until)),
         Entry::Host(ip) => {
-            let _ = blocklist
-                .entries
-                .entry(EntityAddr {
-                    ip,
-                    port: 0,
-                    nonce: 0,
-                })
-                .or_insert(until);
+            let _ = blocklist.entries.entry(EntityAddr { ip, port: 0, nonce: 0 }).or_insert(until);
         }
         Entry::Client(client) => drop(blocklist.entries.entry(client.into()).or_insert(until)),
     }
@@ -241,42 +194,23 @@ fn refuses(blocklist: &Blocklist, targets: &BTreeSet<Entry>) -> bool {
     targets.iter().all(|target| match target {
         Entry::Client(client) => blocklist.refuses(*client),
         // A nonce nobody has seen.
-        Entry::Host(ip) | Entry::HostRange(ip) => blocklist.refuses(ClientAddr {
-            ip: *ip,
-            nonce: u32::MAX,
-        }),
+        Entry::Host(ip) | Entry::HostRange(ip) => blocklist.refuses(ClientAddr { ip: *ip, nonce: u32::MAX }),
     })
 }
 
 /// `None` where the plan is refused, as it must be when no cover is free.
 fn planned(storage: &Storage, target: Target) -> Option<Plan> {
-    let members = Members(vec![Member {
-        name: "n1".into(),
-        addresses: vec![HOST.parse().unwrap()],
-    }]);
+    let members = Members(vec![Member { name: "n1".into(), addresses: vec![HOST.parse().unwrap()] }]);
     let known = [1, 2].map(|nonce| (client(nonce), BTreeSet::new()));
     let world = World {
         now: start(),
         own: vec![],
         map: storage.map().clone(),
         daemons: vec![],
-        clients: if matches!(target, Target::Member(_)) {
-            Clients::from(known)
-        } else {
-            Clients::new()
-        },
+        clients: if matches!(target, Target::Member(_)) { Clients::from(known) } else { Clients::new() },
         unread: vec![],
     };
-    plan(
-        &Request {
-            target,
-            accept_incomplete: false,
-        },
-        &members,
-        &world,
-        &Policy::for_members(3),
-    )
-    .ok()
+    plan(&Request { target, accept_incomplete: false }, &members, &world, &Policy::for_members(3)).ok()
 }
 
 /// Runs a fence to its end or for so many steps, checking after each. Returns it and whether it ended.
@@ -301,18 +235,12 @@ fn run_fence(storage: &mut Storage, plan: Plan, may_tamper: bool) -> Result<Fenc
             continue;
         }
         if fence.state() == State::Sealed {
-            prop_assert!(
-                !storage.takes_a_write(&targets),
-                "INV-1: sealed, and a PG takes a write"
-            );
+            prop_assert!(!storage.takes_a_write(&targets), "INV-1: sealed, and a PG takes a write");
         }
         held_since = held_since.or(fence.committed());
         if let Some(since) = held_since {
             let maps = &storage.maps[since as usize..];
-            prop_assert!(
-                maps.iter().all(|map| refuses(&map.blocklist, &targets)),
-                "free for a moment"
-            );
+            prop_assert!(maps.iter().all(|map| refuses(&map.blocklist, &targets)), "free for a moment");
         }
     }
     Ok(fence)
@@ -321,14 +249,9 @@ fn run_fence(storage: &mut Storage, plan: Plan, may_tamper: bool) -> Result<Fenc
 fn targets() -> impl Strategy<Value = Target> {
     prop_oneof![
         Just(Target::Member("n1".into())),
+        Just(Target::Addresses([HOST].iter().map(|t| parse_target(t).unwrap()).collect())),
         Just(Target::Addresses(
-            [HOST].iter().map(|t| parse_target(t).unwrap()).collect()
-        )),
-        Just(Target::Addresses(
-            ["10.0.0.5:0/1", "10.0.0.5:0/2"]
-                .iter()
-                .map(|t| parse_target(t).unwrap())
-                .collect()
+            ["10.0.0.5:0/1", "10.0.0.5:0/2"].iter().map(|t| parse_target(t).unwrap()).collect()
         )),
     ]
 }
@@ -427,12 +350,7 @@ fn a_refused_entry_ends_the_fence_with_the_monitors_words() {
     while let Some(effect) = fence.next_effect() {
         match effect {
             Effect::Add(entries) => {
-                fence.handle_added(
-                    entries
-                        .iter()
-                        .map(|e| (*e, Sent::Refused("EACCES".into())))
-                        .collect(),
-                );
+                fence.handle_added(entries.iter().map(|e| (*e, Sent::Refused("EACCES".into()))).collect());
             }
             _ => fence.handle_map(Some(storage.map().clone())),
         }

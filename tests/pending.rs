@@ -21,11 +21,8 @@ fn inv1_exactly_the_silent_pgs_are_pending_and_the_same_command_seals_when_they_
 #[test]
 fn inv1_a_store_in_the_cut_off_host_keeps_the_fence_pending_until_it_is_back() {
     let store = [Role::Mon("a"), Role::Mgr("x"), Role::Osd(0), Role::Osd(1)];
-    let topology = Topology::new()
-        .host("store", &store)
-        .host("n1", &[Role::Osd(2)])
-        .host("n2", &[])
-        .host("guard", &[]);
+    let topology =
+        Topology::new().host("store", &store).host("n1", &[Role::Osd(2)]).host("n2", &[]).host("guard", &[]);
     let site = Site::start(topology, &["n1", "n2"]);
     site.lab.pool("shared", Pool::replicated(8, 2)).unwrap();
     site.lab.pool("local", Pool::replicated(1, 1)).unwrap();
@@ -51,10 +48,7 @@ fn inv1_a_store_in_the_cut_off_host_keeps_the_fence_pending_until_it_is_back() {
     );
 
     let waiting = site.start_guardian(&["fence", "n1", "--timeout", "90s"]);
-    wait_for("a line that names the PG", SOON, || {
-        Ok(waiting.stderr().contains(&pg).then_some(()))
-    })
-    .unwrap();
+    wait_for("a line that names the PG", SOON, || Ok(waiting.stderr().contains(&pg).then_some(()))).unwrap();
     site.lab.heal("n1").unwrap();
     let sealed = waiting.answer().expect(0);
     let sealed_at = monotonic();
@@ -76,24 +70,15 @@ fn inv1_a_pool_marked_eio_is_never_proved() {
     let site = Site::start(topology, &["n1"]);
     site.lab.pool("broken", Pool::replicated(4, 2)).unwrap();
     site.lab.pool("sound", Pool::replicated(4, 2)).unwrap();
-    site.lab
-        .ceph(&["osd", "pool", "set", "broken", "eio", "true"])
-        .unwrap();
+    site.lab.ceph(&["osd", "pool", "set", "broken", "eio", "true"]).unwrap();
     let pending = site.guardian(&["fence", "n1", "--timeout", "10s"]).expect(3);
     assert_eq!(pending.json["state"], "pending");
     assert_eq!(pool(&pending, "broken")["proved"], 0);
     assert_eq!(pool(&pending, "sound")["proved"], 4);
     println!("{}", pool(&pending, "broken"));
-    assert!(
-        pool(&pending, "broken")["trouble"]
-            .as_str()
-            .unwrap()
-            .contains("eio")
-    );
+    assert!(pool(&pending, "broken")["trouble"].as_str().unwrap().contains("eio"));
 
-    site.lab
-        .ceph(&["osd", "pool", "set", "broken", "eio", "false"])
-        .unwrap();
+    site.lab.ceph(&["osd", "pool", "set", "broken", "eio", "false"]).unwrap();
     let sealed = site.guardian(&["fence", "n1"]).expect(0);
     assert_eq!(pool(&sealed, "broken")["proved"], 4);
 }
@@ -102,20 +87,15 @@ fn inv1_a_pool_marked_eio_is_never_proved() {
 fn move_to(lab: &Lab, pool: &str, osd: u32) -> String {
     let listed = lab.ceph(&["pg", "ls-by-pool", pool]).unwrap();
     let pg = listed["pg_stats"][0]["pgid"].as_str().unwrap().to_owned();
-    lab.ceph(&["osd", "set-require-min-compat-client", "luminous"])
-        .unwrap();
+    lab.ceph(&["osd", "set-require-min-compat-client", "luminous"]).unwrap();
     lab.ceph(&["osd", "pg-upmap", &pg, &osd.to_string()]).unwrap();
-    wait_for(&format!("{pg} on osd.{osd}"), SOON, || {
-        Ok(pgs_led_by(lab, osd).contains(&pg).then_some(()))
-    })
-    .unwrap();
+    wait_for(&format!("{pg} on osd.{osd}"), SOON, || Ok(pgs_led_by(lab, osd).contains(&pg).then_some(())))
+        .unwrap();
     lab.wait_until_clean(pool).unwrap();
     pg
 }
 
 fn pool<'a>(answer: &'a Answer, name: &str) -> &'a Value {
     let mut pools = answer.json["barrier"].as_array().unwrap().iter();
-    pools
-        .find(|pool| pool["pool"] == name)
-        .unwrap_or_else(|| panic!("{name} is not in {:#}", answer.json))
+    pools.find(|pool| pool["pool"] == name).unwrap_or_else(|| panic!("{name} is not in {:#}", answer.json))
 }

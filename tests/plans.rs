@@ -27,22 +27,13 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn daemon(kind: DaemonKind, name: &str, at: &str, role: Role) -> Daemon {
-    Daemon {
-        kind,
-        name: name.into(),
-        ip: Some(ip(at)),
-        role,
-        clients: vec![],
-    }
+    Daemon { kind, name: name.into(), ip: Some(ip(at)), role, clients: vec![] }
 }
 
 impl Case {
     /// Members n1, n2, n3 at 10.0.0.1 to 3, one image pool, nobody anywhere.
     fn new() -> Self {
-        let member = |n: u8| Member {
-            name: format!("n{n}"),
-            addresses: vec![IpAddr::from([10, 0, 0, n])],
-        };
+        let member = |n: u8| Member { name: format!("n{n}"), addresses: vec![IpAddr::from([10, 0, 0, n])] };
         let members = Members((1..=3).map(member).collect());
         let pool = Pool {
             name: "images".into(),
@@ -60,28 +51,13 @@ impl Case {
         };
         let own = vec!["10.0.0.9:0/99".parse().unwrap()];
         let now = "2026-11-22T12:00:00Z".parse().unwrap();
-        let world = World {
-            now,
-            own,
-            map,
-            daemons: vec![],
-            clients: Clients::new(),
-            unread: vec![],
-        };
-        Self {
-            members,
-            world,
-            policy: Policy::for_members(3),
-            accept_incomplete: false,
-        }
+        let world = World { now, own, map, daemons: vec![], clients: Clients::new(), unread: vec![] };
+        Self { members, world, policy: Policy::for_members(3), accept_incomplete: false }
     }
 
     fn plan(&self, target: Target) -> Result<Plan, Vec<Refusal>> {
         plan(
-            &Request {
-                target,
-                accept_incomplete: self.accept_incomplete,
-            },
+            &Request { target, accept_incomplete: self.accept_incomplete },
             &self.members,
             &self.world,
             &self.policy,
@@ -93,9 +69,7 @@ impl Case {
     }
 
     fn addresses(&self, texts: &[&str]) -> Result<Plan, Vec<Refusal>> {
-        self.plan(Target::Addresses(
-            texts.iter().map(|text| parse_target(text).unwrap()).collect(),
-        ))
+        self.plan(Target::Addresses(texts.iter().map(|text| parse_target(text).unwrap()).collect()))
     }
 
     fn sees(&mut self, client: &str) -> ClientAddr {
@@ -106,11 +80,7 @@ impl Case {
 
     fn blocklisted(&mut self, entry: &str, days: u64) {
         let until: Timestamp = self.world.now + Duration::from_secs(days * 86_400);
-        self.world
-            .map
-            .blocklist
-            .entries
-            .insert(entry.parse().unwrap(), until);
+        self.world.map.blocklist.entries.insert(entry.parse().unwrap(), until);
     }
 }
 
@@ -127,10 +97,7 @@ fn a_member_is_covered_whole_with_every_client_that_was_seen_on_it() {
     let mine = case.sees("10.0.0.1:0/7");
     case.sees("10.0.0.2:0/8");
     let plan = case.member("n1").unwrap();
-    assert_eq!(
-        plan.entries,
-        [Entry::Host(ip("10.0.0.1")), Entry::Client(mine)].into()
-    );
+    assert_eq!(plan.entries, [Entry::Host(ip("10.0.0.1")), Entry::Client(mine)].into());
     assert_eq!((plan.coverage, plan.known_clients), (Coverage::WholeHost, 1));
     assert!(plan.fail_over.is_empty());
 }
@@ -148,10 +115,7 @@ fn inv6_the_guardian_never_fences_itself() {
     let mut case = Case::new();
     assert_eq!(only_code(case.addresses(&["10.0.0.9"])), "own-address");
     assert_eq!(only_code(case.addresses(&["10.0.0.9:0/99"])), "own-address");
-    assert!(
-        case.addresses(&["10.0.0.9:0/98"]).is_ok(),
-        "another client instance of its host is not itself"
-    );
+    assert!(case.addresses(&["10.0.0.9:0/98"]).is_ok(), "another client instance of its host is not itself");
     case.world.own = vec!["10.0.0.1:0/5".parse().unwrap()];
     assert_eq!(only_code(case.member("n1")), "own-address");
 }
@@ -170,25 +134,13 @@ fn inv6_an_active_mgr_is_failed_over_only_to_a_standby_that_is_known_to_be_elsew
     let active = daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active);
     case.world.daemons = vec![active.clone()];
     assert_eq!(only_code(case.member("n1")), "active-daemon");
-    case.world
-        .daemons
-        .push(daemon(DaemonKind::Mgr, "y", "10.0.0.1", Role::Standby));
-    assert_eq!(
-        only_code(case.member("n1")),
-        "active-daemon",
-        "a standby on the target does not count"
-    );
+    case.world.daemons.push(daemon(DaemonKind::Mgr, "y", "10.0.0.1", Role::Standby));
+    assert_eq!(only_code(case.member("n1")), "active-daemon", "a standby on the target does not count");
     let mut nowhere = daemon(DaemonKind::Mgr, "z", "10.0.0.2", Role::Standby);
     nowhere.ip = None;
     case.world.daemons.push(nowhere);
-    assert_eq!(
-        only_code(case.member("n1")),
-        "active-daemon",
-        "nor does one whose place is unknown"
-    );
-    case.world
-        .daemons
-        .push(daemon(DaemonKind::Mgr, "w", "10.0.0.2", Role::Standby));
+    assert_eq!(only_code(case.member("n1")), "active-daemon", "nor does one whose place is unknown");
+    case.world.daemons.push(daemon(DaemonKind::Mgr, "w", "10.0.0.2", Role::Standby));
     assert_eq!(case.member("n1").unwrap().fail_over, [active]);
     case.policy.fail_over = false;
     assert_eq!(only_code(case.member("n1")), "active-daemon");
@@ -197,17 +149,13 @@ fn inv6_an_active_mgr_is_failed_over_only_to_a_standby_that_is_known_to_be_elsew
 #[test]
 fn inv6_each_active_mds_needs_a_standby_of_its_own() {
     let mut case = Case::new();
-    for (name, at, role) in [
-        ("a", "10.0.0.1", Role::Active),
-        ("b", "10.0.0.1", Role::Active),
-        ("c", "10.0.0.2", Role::Standby),
-    ] {
+    for (name, at, role) in
+        [("a", "10.0.0.1", Role::Active), ("b", "10.0.0.1", Role::Active), ("c", "10.0.0.2", Role::Standby)]
+    {
         case.world.daemons.push(daemon(DaemonKind::Mds, name, at, role));
     }
     assert_eq!(only_code(case.member("n1")), "active-daemon");
-    case.world
-        .daemons
-        .push(daemon(DaemonKind::Mds, "d", "10.0.0.3", Role::Standby));
+    case.world.daemons.push(daemon(DaemonKind::Mds, "d", "10.0.0.3", Role::Standby));
     assert_eq!(case.member("n1").unwrap().fail_over.len(), 2);
 }
 
@@ -221,11 +169,7 @@ fn what_is_known_is_fenced_without_the_host_if_the_operator_accepts_it() {
     case.world.daemons = vec![mgr];
     case.accept_incomplete = true;
     let plan = case.member("n1").unwrap();
-    assert_eq!(
-        plan.entries,
-        [Entry::Client(guest)].into(),
-        "the mgr's own client is spared"
-    );
+    assert_eq!(plan.entries, [Entry::Client(guest)].into(), "the mgr's own client is spared");
     assert_eq!(plan.coverage, Coverage::KnownClients);
 }
 
@@ -245,10 +189,7 @@ fn inv6_a_bare_address_of_a_daemon_is_refused_but_a_members_own_may_run_some() {
 fn inv6_a_daemons_client_and_a_protected_network_are_refused() {
     let mut case = Case::new();
     let mut mgr = daemon(DaemonKind::Mgr, "x", "10.0.0.8", Role::Active);
-    mgr.clients = vec![ClientAddr {
-        ip: ip("10.0.0.8"),
-        nonce: 5,
-    }];
+    mgr.clients = vec![ClientAddr { ip: ip("10.0.0.8"), nonce: 5 }];
     case.world.daemons = vec![mgr];
     assert_eq!(only_code(case.addresses(&["10.0.0.8:0/5"])), "daemon-client");
     case.policy.protected = vec!["10.0.0.0/30".parse().unwrap()];
@@ -265,10 +206,7 @@ fn inv6_the_storm_brake_counts_other_fenced_members() {
         "storm-brake",
         "a member's bare address counts as the member"
     );
-    assert!(
-        case.member("n2").is_ok(),
-        "the one that is fenced may be fenced again"
-    );
+    assert!(case.member("n2").is_ok(), "the one that is fenced may be fenced again");
     case.policy.max_fenced_members = 2;
     assert!(case.member("n1").is_ok());
 }
@@ -279,11 +217,7 @@ fn unread_sources_matter_only_where_the_host_is_not_fenced() {
     case.world.unread = vec!["pool images: no answer".into()];
     let plan = case.member("n1").unwrap();
     assert_eq!(plan.coverage, Coverage::WholeHost);
-    assert!(
-        plan.notes.iter().any(|note| note.contains("no answer")),
-        "{:?}",
-        plan.notes
-    );
+    assert!(plan.notes.iter().any(|note| note.contains("no answer")), "{:?}", plan.notes);
     case.world.daemons = vec![daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active)];
     case.sees("10.0.0.1:0/7");
     case.accept_incomplete = true;
@@ -309,15 +243,8 @@ fn a_short_entry_is_refused_only_where_its_cover_would_harm_somebody() {
     case.sees("10.0.0.1:0/8");
     assert_eq!(only_code(case.addresses(&["10.0.0.1:0/7"])), "short-entry");
     case.blocklisted("10.0.0.1:0/0", 1800);
-    assert!(
-        case.addresses(&["10.0.0.1:0/7"]).is_ok(),
-        "a long host entry stands already"
-    );
+    assert!(case.addresses(&["10.0.0.1:0/7"]).is_ok(), "a long host entry stands already");
     case.blocklisted("10.0.0.1:0/0", 0);
     case.world.map.knows_ranges = false;
-    assert_eq!(
-        only_code(case.addresses(&["10.0.0.1"])),
-        "short-entry",
-        "no other key for the host"
-    );
+    assert_eq!(only_code(case.addresses(&["10.0.0.1"])), "short-entry", "no other key for the host");
 }

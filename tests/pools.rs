@@ -25,35 +25,16 @@ fn inv1_every_pool_a_client_can_write_is_proved_and_no_other() {
     lab.pool("vouched", Pool::replicated(1, 2)).unwrap();
     create(lab, "untagged", 2, None);
     create(lab, "stats", 1, Some("mgr"));
-    lab.image_with(
-        "images",
-        "disk",
-        16,
-        &["--image-feature=layering", "--data-pool=coded"],
-    )
-    .unwrap();
+    lab.image_with("images", "disk", 16, &["--image-feature=layering", "--data-pool=coded"]).unwrap();
     let writer = lab.host("n1").writer("images", "disk", 8).unwrap();
     writer.wait_for_acks(20, SOON).unwrap();
 
     let sealed = site.guardian(&["fence", "n1"]).expect(0);
     let sealed_at = monotonic();
     assert_eq!(sealed.json["state"], "sealed");
-    let expected = [
-        ("coded", 8),
-        ("images", 8),
-        ("many", 256),
-        ("one", 1),
-        ("untagged", 2),
-    ];
-    assert_eq!(
-        proved(&sealed),
-        BTreeMap::from(expected.map(|(name, pgs)| (name.to_owned(), (pgs, pgs))))
-    );
-    println!(
-        "proved: {:?}; timings {}",
-        proved(&sealed),
-        sealed.json["timings_ms"]
-    );
+    let expected = [("coded", 8), ("images", 8), ("many", 256), ("one", 1), ("untagged", 2)];
+    assert_eq!(proved(&sealed), BTreeMap::from(expected.map(|(name, pgs)| (name.to_owned(), (pgs, pgs)))));
+    println!("proved: {:?}; timings {}", proved(&sealed), sealed.json["timings_ms"]);
 
     let hash = lab.content_hash("images", "disk").unwrap();
     assert_eq!(writer.wait_for_error(sealed_at, SOON).unwrap(), Errno::ESHUTDOWN);
@@ -67,8 +48,7 @@ fn inv1_every_pool_a_client_can_write_is_proved_and_no_other() {
 
     create(lab, "cache", 1, None);
     lab.ceph(&["osd", "tier", "add", "one", "cache"]).unwrap();
-    lab.ceph_json(&json!({"prefix": "osd tier cache-mode", "pool": "cache", "mode": "writeback"}))
-        .unwrap();
+    lab.ceph_json(&json!({"prefix": "osd tier cache-mode", "pool": "cache", "mode": "writeback"})).unwrap();
     lab.ceph(&["osd", "tier", "set-overlay", "one", "cache"]).unwrap();
     let before = (site.epoch(), site.blocklist());
     let refused = site.guardian(&["fence", "n2"]).expect(4);
@@ -106,10 +86,7 @@ fn inv1_pools_that_split_join_or_go_under_the_barrier_are_proved_as_they_are_in_
     );
     assert_eq!(sealed.json["state"], "sealed");
     let expected = [("joins", 4), ("splits", 16), ("stays", 16)];
-    assert_eq!(
-        proved(&sealed),
-        BTreeMap::from(expected.map(|(name, pgs)| (name.to_owned(), (pgs, pgs))))
-    );
+    assert_eq!(proved(&sealed), BTreeMap::from(expected.map(|(name, pgs)| (name.to_owned(), (pgs, pgs)))));
     assert_eq!(sealed.json["deleted_pools"], json!(["goes"]));
 
     // The client itself makes up an answer for each PG of a deleted pool: it must not be counted while others are silent either.
@@ -119,11 +96,7 @@ fn inv1_pools_that_split_join_or_go_under_the_barrier_are_proved_as_they_are_in_
     delete(lab, "joins");
     let pending = fence.answer().expect(3);
     lab.daemon("osd.1").cont().unwrap();
-    println!(
-        "held open to the end: {:?}, deleted {}",
-        proved(&pending),
-        pending.json["deleted_pools"]
-    );
+    println!("held open to the end: {:?}, deleted {}", proved(&pending), pending.json["deleted_pools"]);
     assert_eq!(pending.json["state"], "pending");
     assert!(!proved(&pending).contains_key("joins"), "{:#}", pending.json);
     assert_eq!(pending.json["deleted_pools"], json!(["joins"]));
@@ -134,8 +107,7 @@ fn create(lab: &Lab, name: &str, pg_num: u32, application: Option<&str>) {
     lab.ceph_json(&json!({"prefix": "osd pool create", "pool": name, "pg_num": pg_num, "pgp_num": pg_num}))
         .unwrap();
     if let Some(application) = application {
-        lab.ceph(&["osd", "pool", "application", "enable", name, application])
-            .unwrap();
+        lab.ceph(&["osd", "pool", "application", "enable", name, application]).unwrap();
     }
 }
 
@@ -148,9 +120,7 @@ fn split(lab: &Lab, name: &str, pg_num: u32) {
     wait_for(&format!("{pg_num} PGs of {name}"), SOON, || {
         let dump = lab.ceph(&["osd", "dump"])?;
         let mut pools = dump["pools"].as_array().unwrap().iter();
-        Ok(pools
-            .find(|pool| pool["pool_name"] == name && pool["pg_num"] == pg_num)
-            .map(drop))
+        Ok(pools.find(|pool| pool["pool_name"] == name && pool["pg_num"] == pg_num).map(drop))
     })
     .unwrap();
 }

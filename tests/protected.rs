@@ -26,30 +26,15 @@ fn inv6_a_protected_address_is_refused_with_both_values_and_nothing_is_added() {
     let lab = &site.lab;
     lab.pool("images", Pool::replicated(8, 2)).unwrap();
     lab.image("images", "disk", 16).unwrap();
-    wait_for("a standby", SOON, || {
-        Ok(mgr_dump(lab)["standbys"][0].is_object().then_some(()))
-    })
-    .unwrap();
+    wait_for("a standby", SOON, || Ok(mgr_dump(lab)["standbys"][0].is_object().then_some(()))).unwrap();
     let (n1, n2, store) = (site.ip("n1"), site.ip("n2"), site.ip("store"));
     let ours = format!("{n1}:0/0 is this guardian's own address ({n1}:0/");
 
     refused(&site, "n1", &["fence", "n1"], "own-address", &[&ours]);
     refused(&site, "n1", &["fence", "--address", &n1], "own-address", &[&ours]);
-    refused(
-        &site,
-        "guard",
-        &["fence", "n9"],
-        "unknown-member",
-        &["'n9'", "h1, h2, n1 and n2"],
-    );
+    refused(&site, "guard", &["fence", "n9"], "unknown-member", &["'n9'", "h1, h2, n1 and n2"]);
     let daemons = [store.as_str(), "mon.a", "osd.0", "osd.1"];
-    refused(
-        &site,
-        "guard",
-        &["fence", "--address", &store],
-        "daemons-at-address",
-        &daemons,
-    );
+    refused(&site, "guard", &["fence", "--address", &store], "daemons-at-address", &daemons);
 
     let (mgr, host) = active_mgr(lab);
     let address = site.ip(&host);
@@ -64,36 +49,15 @@ fn inv6_a_protected_address_is_refused_with_both_values_and_nothing_is_added() {
     let forbidden = [address.as_str(), &daemon, "policy.fail_over"];
     refused(&site, "guard", &["fence", &host], "active-daemon", &forbidden);
 
-    site.configure(
-        &members,
-        &format!("[[member]]\nname = \"twin\"\naddresses = [\"{n1}\"]"),
-    );
-    refused(
-        &site,
-        "guard",
-        &["fence", "n1"],
-        "shared-address",
-        &[&n1, "'n1'", "'twin'"],
-    );
+    site.configure(&members, &format!("[[member]]\nname = \"twin\"\naddresses = [\"{n1}\"]"));
+    refused(&site, "guard", &["fence", "n1"], "shared-address", &[&n1, "'n1'", "'twin'"]);
 
     site.configure(&members, "[policy]\nprotected = [\"10.77.0.0/24\"]");
-    refused(
-        &site,
-        "guard",
-        &["fence", "n1"],
-        "protected",
-        &[&n1, "10.77.0.0/24"],
-    );
+    refused(&site, "guard", &["fence", "n1"], "protected", &[&n1, "10.77.0.0/24"]);
 
     site.configure(&["n1", "n2", "h1"], "");
     site.guardian(&["fence", "n1"]).expect(0);
-    refused(
-        &site,
-        "guard",
-        &["fence", "n2"],
-        "storm-brake",
-        &["n1", "at most 1"],
-    );
+    refused(&site, "guard", &["fence", "n2"], "storm-brake", &["n1", "at most 1"]);
     site.configure(&["n1", "n2", "h1"], "[policy]\nmax_fenced_members = 2");
     site.guardian(&["fence", "n2"]).expect(0);
     assert!(site.blocklist().contains_key(&format!("{n2}:0/0")));
@@ -162,11 +126,7 @@ fn inv6_an_active_mgr_and_mds_are_failed_over_before_their_host_is_fenced() {
     assert_eq!(fenced.json["state"], "sealed");
     assert_eq!(fenced.json["coverage"]["verdict"], "whole-host");
     for daemon in [format!("mgr.{mgr}"), format!("mds.{mds}")] {
-        assert!(
-            fenced.stderr.contains(&format!("failing over {daemon}")),
-            "{}",
-            fenced.stderr
-        );
+        assert!(fenced.stderr.contains(&format!("failing over {daemon}")), "{}", fenced.stderr);
     }
     assert!(site.blocklist().contains_key(&format!("{}:0/0", site.ip(&host))));
     let (now, elsewhere) = active_mgr(lab);
@@ -274,10 +234,7 @@ fn inv9_a_fence_whose_mon_leader_is_killed_or_stopped_is_sealed_or_cannot_tell()
         }
         lab.wait_until_up().unwrap();
     }
-    println!(
-        "{rounds} rounds: {} sealed and confirmed, {} cannot tell",
-        ends[0], ends[1]
-    );
+    println!("{rounds} rounds: {} sealed and confirmed, {} cannot tell", ends[0], ends[1]);
 }
 
 /// Three hosts with a mon and an OSD each, all of them members with `n1`, and a mgr apart.
@@ -351,10 +308,7 @@ fn mgr_clients(lab: &Lab) -> Vec<String> {
 
 /// The active mgr answers, with a module that needs the storage.
 fn mgr_works(lab: &Lab) {
-    wait_for("an answer of the mgr", SOON, || {
-        lab.ceph(&["rbd", "task", "list"]).map(Some)
-    })
-    .unwrap();
+    wait_for("an answer of the mgr", SOON, || lab.ceph(&["rbd", "task", "list"]).map(Some)).unwrap();
 }
 
 /// Names of the active metadata servers, and of those that stand by.

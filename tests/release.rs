@@ -21,9 +21,8 @@ fn site() -> Site {
         .host("m1", &[Role::Mon("a"), Role::Mgr("x"), Role::Osd(0)])
         .host("m2", &[Role::Mon("b"), Role::Osd(1)])
         .host("m3", &[Role::Mon("c"), Role::Osd(2)]);
-    let topology = ["n1", "n2", "free", "guard"]
-        .into_iter()
-        .fold(topology, |topology, host| topology.host(host, &[]));
+    let topology =
+        ["n1", "n2", "free", "guard"].into_iter().fold(topology, |topology, host| topology.host(host, &[]));
     let site = Site::start(topology, &["n1", "n2"]);
     site.lab.pool(POOL, Pool::replicated(16, 2)).unwrap();
     site
@@ -37,10 +36,7 @@ fn idle(site: &Site, host: &str) -> IdleClient {
 fn sessions(site: &Site, ip: &str) -> BTreeMap<String, &'static str> {
     let mut of = BTreeMap::new();
     for mon in MONS {
-        let all = site
-            .lab
-            .ceph_json(&json!({"target": mon, "prefix": "sessions"}))
-            .unwrap();
+        let all = site.lab.ceph_json(&json!({"target": mon, "prefix": "sessions"})).unwrap();
         for session in all.as_array().unwrap() {
             for addr in session["addrs"]["addrvec"].as_array().unwrap() {
                 let client = format!("{}/{}", addr["addr"].as_str().unwrap(), addr["nonce"]);
@@ -69,12 +65,7 @@ fn one_per_mon(site: &Site, host: &str) -> Vec<IdleClient> {
 }
 
 fn refused(client: &mut IdleClient) {
-    assert_eq!(
-        client.try_write("refused").unwrap(),
-        Err(Errno::ESHUTDOWN),
-        "{}",
-        client.address()
-    );
+    assert_eq!(client.try_write("refused").unwrap(), Err(Errno::ESHUTDOWN), "{}", client.address());
 }
 
 fn fence(site: &Site, words: &[&str]) -> Answer {
@@ -85,9 +76,7 @@ fn fence(site: &Site, words: &[&str]) -> Answer {
 
 fn release(site: &Site, words: &[&str]) -> Answer {
     let assertion = ["--assert-powered-off", "--reason", REASON];
-    let answer = site
-        .guardian(&[&["release"], words, &assertion].concat())
-        .expect(0);
+    let answer = site.guardian(&[&["release"], words, &assertion].concat()).expect(0);
     assert_eq!(answer.json["state"], "released");
     answer
 }
@@ -122,16 +111,8 @@ fn inv4_clients_known_only_through_the_host_entry_stay_refused_after_release() {
     for epoch in &history {
         let free_host = !epoch.entries.contains_key(&host) && epoch.ranges.is_empty();
         for client in early.iter().chain(&late) {
-            assert!(
-                epoch.refuses(client.address()),
-                "{} in {epoch:#?}",
-                client.address()
-            );
-            assert!(
-                !free_host || epoch.stands_long(client.address()),
-                "{} in {epoch:#?}",
-                client.address()
-            );
+            assert!(epoch.refuses(client.address()), "{} in {epoch:#?}", client.address());
+            assert!(!free_host || epoch.stands_long(client.address()), "{} in {epoch:#?}", client.address());
         }
         if free_host {
             without += 1;
@@ -162,10 +143,7 @@ fn a_fence_of_bare_addresses_is_released_by_its_id() {
     let fenced = fence(&site, &["--address", &site.ip("free")]);
     refused(&mut old);
     let released = release(&site, &["--fence", fenced.json["fence"].as_str().unwrap()]);
-    assert_eq!(
-        released.json["removed"],
-        json!([format!("{}:0/0", site.ip("free"))])
-    );
+    assert_eq!(released.json["removed"], json!([format!("{}:0/0", site.ip("free"))]));
     assert_eq!(released.json["kept"][0]["entry"], old.address());
     refused(&mut old);
     let mut new = idle(&site, "free");

@@ -13,10 +13,8 @@ use lab::monotonic;
 
 /// The kinds of rounds: every number of writers meets every kind of cut before any meets it again.
 fn kinds(dice: &mut Dice) -> impl Iterator<Item = (usize, u8)> + use<> {
-    let mut kinds: Vec<(usize, u8)> = [0, 1, 8]
-        .into_iter()
-        .flat_map(|writers| (0..3).map(move |cut| (writers, cut)))
-        .collect();
+    let mut kinds: Vec<(usize, u8)> =
+        [0, 1, 8].into_iter().flat_map(|writers| (0..3).map(move |cut| (writers, cut))).collect();
     for last in (1..kinds.len()).rev() {
         kinds.swap(last, usize::try_from(dice.below(last as u64 + 1)).unwrap());
     }
@@ -72,12 +70,7 @@ fn inv1_after_sealed_no_write_is_taken_in_randomised_rounds() {
 fn inv1_a_sealed_image_does_not_change_for_two_minutes_after_the_link_healed() {
     const WATCHED: Duration = Duration::from_secs(120);
     const EVERY: Duration = Duration::from_secs(4);
-    let draw = Draw {
-        writers: 2,
-        depth: 4,
-        cut: Cut::Before,
-        healed_after: Duration::ZERO,
-    };
+    let draw = Draw { writers: 2, depth: 4, cut: Cut::Before, healed_after: Duration::ZERO };
     let site = site(draw.writers);
     let sealed = seal(&site, &draw);
     site.lab.heal("n1").unwrap();
@@ -85,10 +78,7 @@ fn inv1_a_sealed_image_does_not_change_for_two_minutes_after_the_link_healed() {
     sealed.wait_for_refusals();
     let mut counts = Counts::default();
     while monotonic() - healed < WATCHED {
-        counts = Counts {
-            hashes: counts.hashes,
-            ..Counts::default()
-        };
+        counts = Counts { hashes: counts.hashes, ..Counts::default() };
         sealed.check(&mut counts);
         // Not a wait for anything: the time in between is what is watched.
         thread::sleep(EVERY);

@@ -27,12 +27,7 @@ fn inv1_second_release_takes_no_write_after_sealed() {
     let Some(site) = site() else { return };
     prepare(&site, 4);
     for (writers, cut) in [(1, Cut::Never), (4, Cut::Before)] {
-        let draw = Draw {
-            writers,
-            depth: 4,
-            cut,
-            healed_after: Duration::ZERO,
-        };
+        let draw = Draw { writers, depth: 4, cut, healed_after: Duration::ZERO };
         println!("{draw}: {}", round(&site, &draw));
     }
 }
@@ -54,15 +49,10 @@ fn inv3_inv4_second_release_replaces_short_entries_and_keeps_client_entries() {
     let client = free.client_address();
     site.add_short(client, 600.0);
     let before = site.newest();
-    site.lab
-        .ceph(&["osd", "blocklist", "add", client, "86400"])
-        .unwrap();
+    site.lab.ceph(&["osd", "blocklist", "add", client, "86400"]).unwrap();
     let after = site.newest();
     assert_eq!(after.entries[client], before.entries[client]);
-    println!(
-        "added again for a day, {client} still ends at {}",
-        after.entries[client]
-    );
+    println!("added again for a day, {client} still ends at {}", after.entries[client]);
     drop(free);
 
     watchers_and_locks(&site);
@@ -72,13 +62,7 @@ fn inv3_inv4_second_release_replaces_short_entries_and_keeps_client_entries() {
     let mut idle = site.lab.host("n1").idle_client(POOL).unwrap();
     assert_eq!(idle.try_write("idle").unwrap(), Err(Errno::ESHUTDOWN));
 
-    let release = [
-        "release",
-        "n1",
-        "--assert-powered-off",
-        "--reason",
-        "a test says so",
-    ];
+    let release = ["release", "n1", "--assert-powered-off", "--reason", "a test says so"];
     site.guardian(&release).expect(0);
     let history = short.never_free();
     let last = history.last().unwrap();

@@ -56,17 +56,13 @@ fn watchers_and_lock_owners_are_those_that_rbd_shows() {
         writer("admin", "images", "foreign"),
     ];
     let lost = writer("n1", "images", "lost");
-    lab.ceph(&["osd", "blocklist", "add", lost.client_address()])
-        .unwrap();
+    lab.ceph(&["osd", "blocklist", "add", lost.client_address()]).unwrap();
 
     let swept = site.guardian(&["watchers"]).expect(0).json;
     println!("{swept:#}");
     let verdict = |path: &str| {
         let image = find(&swept, path);
-        (
-            image["verdict"].as_str().unwrap().to_owned(),
-            image["member"].clone(),
-        )
+        (image["verdict"].as_str().unwrap().to_owned(), image["member"].clone())
     };
     let n1 = json!("n1");
     assert_eq!(verdict("idle"), ("unused".to_owned(), Value::Null));
@@ -83,11 +79,7 @@ fn watchers_and_lock_owners_are_those_that_rbd_shows() {
     for image in images {
         as_rbd_shows(lab, image);
     }
-    println!(
-        "{} images as rbd shows them, {} clients",
-        images.len(),
-        writers.len() + 1
-    );
+    println!("{} images as rbd shows them, {} clients", images.len(), writers.len() + 1);
 
     let only = site.guardian(&["watchers", "--pool", "images"]).expect(0).json;
     assert_eq!(only.as_array().unwrap().len(), images.len());
@@ -96,35 +88,17 @@ fn watchers_and_lock_owners_are_those_that_rbd_shows() {
 fn find<'j>(swept: &'j Value, path: &str) -> &'j Value {
     let (namespace, image) = path.rsplit_once('/').unwrap_or(("", path));
     let wanted = |found: &&Value| found["namespace"] == namespace && found["image"] == image;
-    swept
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(wanted)
-        .unwrap_or_else(|| panic!("{path}: {swept:#}"))
+    swept.as_array().unwrap().iter().find(wanted).unwrap_or_else(|| panic!("{path}: {swept:#}"))
 }
 
 /// Compares one image with `rbd status` and `rbd lock ls`, and its shape with the contract (DESIGN §8).
 fn as_rbd_shows(lab: &Lab, image: &Value) {
     let keys: BTreeSet<&str> = image.as_object().unwrap().keys().map(String::as_str).collect();
-    let contract = [
-        "pool",
-        "namespace",
-        "image",
-        "watchers",
-        "lock",
-        "member",
-        "location",
-        "verdict",
-    ];
+    let contract = ["pool", "namespace", "image", "watchers", "lock", "member", "location", "verdict"];
     assert_eq!(keys, BTreeSet::from(contract));
     let text = |field: &str| image[field].as_str().unwrap();
     let parts = [text("pool"), text("namespace"), text("image")];
-    let spec = parts
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join("/");
+    let spec = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
     let rbd = |words: &[&str]| -> Value {
         serde_json::from_str(&lab.rbd(&[words, &["--format=json", &spec]].concat()).unwrap()).unwrap()
     };
@@ -133,23 +107,13 @@ fn as_rbd_shows(lab: &Lab, image: &Value) {
     };
 
     let status = rbd(&["status"]);
-    let shown = set(&status["watchers"], &|w| {
-        format!("{} client.{} {}", w["address"], w["client"], w["cookie"])
-    });
-    let ours = |w: &Value| {
-        format!(
-            "{} {} {}",
-            w["address"],
-            w["client"].as_str().unwrap(),
-            w["cookie"]
-        )
-    };
+    let shown =
+        set(&status["watchers"], &|w| format!("{} client.{} {}", w["address"], w["client"], w["cookie"]));
+    let ours = |w: &Value| format!("{} {} {}", w["address"], w["client"].as_str().unwrap(), w["cookie"]);
     assert_eq!(set(&image["watchers"], &ours), shown, "{spec}");
 
     let locks = rbd(&["lock", "ls"]);
-    let shown = set(&locks, &|l| {
-        format!("{} {} {}", l["locker"], l["address"], l["id"])
-    });
+    let shown = set(&locks, &|l| format!("{} {} {}", l["locker"], l["address"], l["id"]));
     let lock = &image["lock"];
     let line = format!("{} {} {}", lock["owner"], lock["address"], lock["cookie"]);
     let ours: BTreeSet<String> = lock.is_object().then_some(line).into_iter().collect();
@@ -183,35 +147,21 @@ fn inv10_images_are_changed_and_removed_under_continuous_sweeps() {
     lab.pool("images", Pool::replicated(16, 2)).unwrap();
     python(lab, CREATE, MANY);
     let all = site.guardian(&["watchers"]).expect(0).json;
-    let names: BTreeSet<&str> = all
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|i| i["image"].as_str().unwrap())
-        .collect();
+    let names: BTreeSet<&str> =
+        all.as_array().unwrap().iter().map(|i| i["image"].as_str().unwrap()).collect();
     assert_eq!((names.len(), all.as_array().unwrap().len()), (MANY, MANY));
     println!("{MANY} images, each once");
 
     // rbd itself makes an object at the first removal: that is to be there before.
     work(lab, 0);
     let before = objects(lab);
-    let (over, sweeps, least) = (
-        AtomicBool::new(false),
-        AtomicUsize::new(0),
-        AtomicUsize::new(MANY),
-    );
+    let (over, sweeps, least) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(MANY));
     let mut done = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 // Exit code 0: an image that is deleted meanwhile is no error.
-                let seen = site
-                    .guardian(&["watchers"])
-                    .expect(0)
-                    .json
-                    .as_array()
-                    .unwrap()
-                    .len();
+                let seen = site.guardian(&["watchers"]).expect(0).json.as_array().unwrap().len();
                 least.fetch_min(seen, Ordering::Relaxed);
                 sweeps.fetch_add(1, Ordering::Relaxed);
             }
@@ -240,12 +190,7 @@ fn inv10_images_are_changed_and_removed_under_continuous_sweeps() {
     site.guardian(&["fence", "n1"]).expect(0);
     let after = objects(lab);
     let added: Vec<_> = after.difference(&before).collect();
-    println!(
-        "{} objects before, {} after, {} of them new",
-        before.len(),
-        after.len(),
-        added.len()
-    );
+    println!("{} objects before, {} after, {} of them new", before.len(), after.len(), added.len());
     assert!(added.is_empty(), "{added:?}");
     assert!(!after.iter().any(|name| name.contains("guardian")), "{after:?}");
 }
@@ -267,11 +212,7 @@ fn work(lab: &Lab, number: usize) {
 fn python(lab: &Lab, script: &str, count: usize) {
     let mut command = lab.host("admin").bounded("/usr/bin/python3", common::LIMIT);
     let output = command.args(["-c", script, &count.to_string()]).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Every object of every pool and namespace. What `rbd rm` leaves to the trim of snapshots is waited for.
@@ -280,9 +221,7 @@ fn objects(lab: &Lab) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         for pool in lab.ceph(&["osd", "pool", "ls"])?.as_array().unwrap() {
             let mut rados = lab.host("admin").bounded("rados", SOON);
-            let output = rados
-                .args(["-p", pool.as_str().unwrap(), "--all", "ls"])
-                .output()?;
+            let output = rados.args(["-p", pool.as_str().unwrap(), "--all", "ls"]).output()?;
             assert!(output.status.success(), "{output:?}");
             all.extend(String::from_utf8(output.stdout)?.lines().map(str::to_owned));
         }

@@ -22,10 +22,7 @@ const SWEEPS: usize = 5;
 
 /// Measures what the words say and prints the figures as JSON.
 pub(crate) fn run(words: &[&str]) -> Result<()> {
-    let cluster = Cluster::connect(&Options {
-        timeout: LIMIT,
-        ..Options::default()
-    })?;
+    let cluster = Cluster::connect(&Options { timeout: LIMIT, ..Options::default() })?;
     let deadline = Deadline::after(LIMIT, Arc::default());
     let figures = match words {
         ["add", entry] => one_add(&cluster, entry, &deadline)?,
@@ -52,11 +49,7 @@ fn barriers(cluster: &Cluster, deadline: &Deadline) -> Result<Value> {
     let pools: Vec<_> = guarded
         .pools(&map)
         .into_iter()
-        .map(|(id, pool)| PoolToProve {
-            id,
-            name: pool.name.clone(),
-            pg_num: pool.pg_num,
-        })
+        .map(|(id, pool)| PoolToProve { id, name: pool.name.clone(), pg_num: pool.pg_num })
         .collect();
     let mut names = ProbeNames::default();
     let (mut seconds, cpu_before) = (Vec::new(), cpu()?);
@@ -105,9 +98,6 @@ fn cpu() -> Result<f64> {
 /// The most memory this process ever had resident, in KiB.
 fn resident_peak() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .context("no VmHWM")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }

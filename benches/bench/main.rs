@@ -1,10 +1,5 @@
 //! `make bench`: the figures of rbd-guardian beside those of what one would run instead, in one run on one lab.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::disallowed_methods
-)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -83,8 +78,7 @@ impl Bench {
         self.lab().image("images", "load", 64)?;
         let _load = self.lab().host("n1").writer("images", "load", 4)?;
         // Each of its reports to the monitors is a commit, and comes each second in the lab. Without any for 30 s it counts as dead.
-        self.lab()
-            .ceph(&["tell", "mgr.x", "config", "set", "mgr_tick_period", "20"])?;
+        self.lab().ceph(&["tell", "mgr.x", "config", "set", "mgr_tick_period", "20"])?;
         let (mut sealed, mut whole, mut single) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=ROUNDS {
             self.after_a_commit()?;
@@ -147,10 +141,7 @@ impl Bench {
         let wall = began.elapsed().as_secs_f64();
         let proved = fenced.json["barrier"][0]["proved"].as_u64();
         let listed = fenced.json["entries"].as_array().map_or(0, Vec::len);
-        ensure!(
-            fenced.exit == 0 && proved == Some(PGS.into()) && listed == 16,
-            "{fenced:#?}"
-        );
+        ensure!(fenced.exit == 0 && proved == Some(PGS.into()) && listed == 16, "{fenced:#?}");
         let total = fenced.json["timings_ms"]["total"].as_f64().context("no total")?;
         Ok((total / 1000.0, wall))
     }
@@ -173,23 +164,16 @@ impl Bench {
             Ok((last.1.elapsed() >= QUIET).then_some(()))
         })?;
         self.site.epoch();
-        wait_for(
-            "a commit",
-            LIMIT,
-            || Ok((self.commits()? != last.0).then_some(())),
-        )
+        wait_for("a commit", LIMIT, || Ok((self.commits()? != last.0).then_some(())))
     }
 
     fn commits(&self) -> Result<u64> {
-        let counters = self
-            .lab()
-            .ceph_json(&json!({"target": "a", "prefix": "perf dump"}))?;
+        let counters = self.lab().ceph_json(&json!({"target": "a", "prefix": "perf dump"}))?;
         counters["paxos"]["commit"].as_u64().context("no counter")
     }
 
     fn barrier(&self) -> Result<Row> {
-        self.lab()
-            .ceph(&["tell", "mgr.x", "config", "set", "mgr_tick_period", "1"])?;
+        self.lab().ceph(&["tell", "mgr.x", "config", "set", "mgr_tick_period", "1"])?;
         for name in ["more", "many"] {
             self.lab().pool(name, Pool::replicated(MORE_PGS, 1))?;
         }
@@ -213,18 +197,8 @@ impl Bench {
     fn sweep_and_takeover(&self) -> Result<Vec<Row>> {
         thread::scope(|scope| {
             let unfenced = scope.spawn(|| self.takeover("n3", false));
-            self.client(
-                "n1",
-                &[
-                    "make",
-                    "images",
-                    &REAL_IMAGES.to_string(),
-                    &MADE_UP_IMAGES.to_string(),
-                ],
-            )?;
-            self.say(&format!(
-                "{REAL_IMAGES} images and the headers of {MADE_UP_IMAGES} more"
-            ));
+            self.client("n1", &["make", "images", &REAL_IMAGES.to_string(), &MADE_UP_IMAGES.to_string()])?;
+            self.say(&format!("{REAL_IMAGES} images and the headers of {MADE_UP_IMAGES} more"));
             let (unfenced, _) = unfenced.join().map_err(|_| anyhow!("the takeover panicked"))??;
             let (fenced, with_fence) = self.takeover("n4", true)?;
             let takeover = Row {
@@ -247,18 +221,13 @@ impl Bench {
         let ours = self.inside(&["sweep"])?;
         let librbd = self.client("n2", &["list", "images", &WATCHED.to_string()])?;
         let began = Instant::now();
-        let some: Vec<_> = (0..STATUSES)
-            .map(|number| format!("images/image-{number}"))
-            .collect();
+        let some: Vec<_> = (0..STATUSES).map(|number| format!("images/image-{number}")).collect();
         self.shell("for image; do rbd status $image; done", &some)?;
         let status = f64::from(STATUSES) / began.elapsed().as_secs_f64();
         drop(holder);
         self.say(&format!("sweeps: {ours}"));
 
-        ensure!(
-            ours["watchers"] == WATCHED && ours["locks"].as_u64() >= Some(LOCKED.into()),
-            "{ours}"
-        );
+        ensure!(ours["watchers"] == WATCHED && ours["locks"].as_u64() >= Some(LOCKED.into()), "{ours}");
         let images = ours["images"].as_f64().context("no images")?;
         let (rate, librbd) = (images / seconds(&ours)?, f64::from(WATCHED) / seconds(&librbd)?);
         let row = |theirs: f64, instead: &str| Row {
@@ -279,8 +248,7 @@ impl Bench {
 
     /// Cuts the owner of an exclusive lock off and writes from `n2`: how long that takes alone, and with the fence.
     fn takeover(&self, owner: &str, fence: bool) -> Result<(f64, f64)> {
-        self.lab()
-            .image_with("images", owner, 16, &["--image-feature=layering,exclusive-lock"])?;
+        self.lab().image_with("images", owner, 16, &["--image-feature=layering,exclusive-lock"])?;
         let writer = self.lab().host(owner).writer("images", owner, 1)?;
         writer.wait_for_acks(20, LIMIT)?;
         self.lab().cut(owner)?;
@@ -318,14 +286,7 @@ impl Bench {
             .lab()
             .host("n1")
             .bounded(PYTHON, LIMIT)
-            .args([
-                "-c",
-                SCRIPT,
-                "hold",
-                "images",
-                &WATCHED.to_string(),
-                &LOCKED.to_string(),
-            ])
+            .args(["-c", SCRIPT, "hold", "images", &WATCHED.to_string(), &LOCKED.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -343,9 +304,7 @@ fn answer(command: &mut Command) -> Result<Value> {
 }
 
 fn seconds(figures: &Value) -> Result<f64> {
-    figures["seconds"]
-        .as_f64()
-        .with_context(|| format!("no seconds in {figures}"))
+    figures["seconds"].as_f64().with_context(|| format!("no seconds in {figures}"))
 }
 
 fn median(figures: &[f64]) -> f64 {
@@ -355,18 +314,10 @@ fn median(figures: &[f64]) -> f64 {
 }
 
 fn shown(seconds: f64) -> String {
-    if seconds < 10.0 {
-        format!("{:.0} ms", seconds * 1000.0)
-    } else {
-        format!("{seconds:.1} s")
-    }
+    if seconds < 10.0 { format!("{:.0} ms", seconds * 1000.0) } else { format!("{seconds:.1} s") }
 }
 
 fn ratio(ours: f64, theirs: f64) -> String {
     let ratio = ours / theirs;
-    if ratio >= 10.0 {
-        format!("{ratio:.0} ×")
-    } else {
-        format!("{ratio:.2} ×")
-    }
+    if ratio >= 10.0 { format!("{ratio:.0} ×") } else { format!("{ratio:.2} ×") }
 }

@@ -16,15 +16,7 @@ pub(crate) struct Row {
 
 pub(crate) fn print(rows: &[Row]) {
     println!("| what | rbd-guardian | instead | ratio | target | |\n|---|---|---|---|---|---|");
-    for Row {
-        what,
-        ours,
-        theirs,
-        ratio,
-        target,
-        met,
-    } in rows
-    {
+    for Row { what, ours, theirs, ratio, target, met } in rows {
         let verdict = if *met { "met" } else { "**missed**" };
         println!("| {what} | {ours} | {theirs} | {ratio} | {target} | {verdict} |");
     }

@@ -32,9 +32,7 @@ pub(crate) fn compare(without: &Outcome, with: &Outcome) -> ExitCode {
     let mut row = |what: &str, tell: fn(&Outcome) -> String| {
         table.add_row([what.to_owned(), tell(without), tell(with)]);
     };
-    row("the fence", |half| {
-        half.fence.as_ref().map_or_else(|| "none".to_owned(), evidence)
-    });
+    row("the fence", |half| half.fence.as_ref().map_or_else(|| "none".to_owned(), evidence));
     row("n1 after its return", stale);
     row("e2fsck -fn", fsck);
     row("files n1 synced", |half| files(&half.first));
@@ -43,25 +41,10 @@ pub(crate) fn compare(without: &Outcome, with: &Outcome) -> ExitCode {
     let (damaged, protected) = (without.damaged(), with.protected());
     println!(
         "{}",
-        if damaged {
-            "without: the disk is damaged"
-        } else {
-            "without: no damage, by luck; run it again"
-        }
+        if damaged { "without: the disk is damaged" } else { "without: no damage, by luck; run it again" }
     );
-    println!(
-        "with:    {}",
-        if protected {
-            "sealed, refused, intact"
-        } else {
-            "NOT as it should be"
-        }
-    );
-    if damaged && protected {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    println!("with:    {}", if protected { "sealed, refused, intact" } else { "NOT as it should be" });
+    if damaged && protected { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What `fence --json` printed, for people.
@@ -73,10 +56,8 @@ fn evidence(fence: &Value) -> String {
         pgs += count(&pool, "pgs");
         proved += count(&pool, "proved");
     }
-    let entries: Vec<_> = list("entries")
-        .iter()
-        .map(|entry| format!("\n{}", text(&entry["entry"])))
-        .collect();
+    let entries: Vec<_> =
+        list("entries").iter().map(|entry| format!("\n{}", text(&entry["entry"]))).collect();
     let times = &fence["timings_ms"];
     format!(
         "{} in osdmap epoch {}\n{} entries:{}\n{proved} of {pgs} PGs proved that they refuse\n{} ms: commit {}, barrier {}",
@@ -99,24 +80,13 @@ fn stale(half: &Outcome) -> String {
     for error in &half.stale_errors {
         *kinds.entry(error).or_insert(0) += 1;
     }
-    let kinds: Vec<_> = kinds
-        .iter()
-        .map(|(error, count)| format!("{error} × {count}"))
-        .collect();
-    let errors = if kinds.is_empty() {
-        "no error".to_owned()
-    } else {
-        kinds.join(", ")
-    };
+    let kinds: Vec<_> = kinds.iter().map(|(error, count)| format!("{error} × {count}")).collect();
+    let errors = if kinds.is_empty() { "no error".to_owned() } else { kinds.join(", ") };
     format!("{} new files written and synced\n{errors}", half.stale_writes)
 }
 
 fn fsck(half: &Outcome) -> String {
-    let Fsck {
-        exit,
-        complaints,
-        seen,
-    } = &half.fsck;
+    let Fsck { exit, complaints, seen } = &half.fsck;
     if *exit == 0 {
         return "exit code 0: clean".to_owned();
     }
@@ -127,21 +97,12 @@ fn files(files: &Files) -> String {
     if files.intact() {
         return format!("{}: all intact", files.synced);
     }
-    let Files {
-        synced,
-        lost,
-        garbled,
-        seen,
-    } = files;
+    let Files { synced, lost, garbled, seen } = files;
     format!("{synced}: {lost} lost, {garbled} garbled{}", quoted(seen))
 }
 
 fn quoted(lines: &[String]) -> String {
-    lines
-        .iter()
-        .take(QUOTED)
-        .map(|line| format!("\n  {}", short(line)))
-        .collect()
+    lines.iter().take(QUOTED).map(|line| format!("\n  {}", short(line))).collect()
 }
 
 /// As much of a line as a column takes.

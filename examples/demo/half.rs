@@ -74,10 +74,7 @@ impl Outcome {
 
     /// Sealed, the first host refused, and everything as it should be.
     pub(crate) fn protected(&self) -> bool {
-        let sealed = self
-            .fence
-            .as_ref()
-            .is_some_and(|fence| fence["state"] == "sealed");
+        let sealed = self.fence.as_ref().is_some_and(|fence| fence["state"] == "sealed");
         let refused = self.stale_writes == 0 && self.stale_errors.len() >= REFUSALS;
         sealed && refused && self.fsck.exit == 0 && self.first.intact() && self.second.intact()
     }
@@ -100,17 +97,12 @@ pub(crate) fn play(guarded: bool, say: impl Fn(&str)) -> Result<Outcome> {
 
     lab.cut("n1")?;
     let cut = first.notes()?.synced();
-    say(&format!(
-        "n1 is cut off with {cut} files synced; it keeps writing"
-    ));
+    say(&format!("n1 is cut off with {cut} files synced; it keeps writing"));
 
     let fence = guarded.then(|| {
         say("guard runs `rbd-guardian fence n1`");
         let fenced = site.guardian(&["fence", "n1", "--reason", "demo"]);
-        say(&format!(
-            "exit code {}, state {}",
-            fenced.exit, fenced.json["state"]
-        ));
+        say(&format!("exit code {}, state {}", fenced.exit, fenced.json["state"]));
         ensure!(fenced.exit == 0, "not sealed: {fenced:#?}");
         Ok(fenced.json)
     });
@@ -222,18 +214,13 @@ impl Notes {
     /// `EIO`, `EROFS`, …
     fn errors(&self) -> Vec<String> {
         let errors = self.text.lines().filter(|line| line.starts_with("error "));
-        errors
-            .filter_map(|line| line.rsplit(' ').next())
-            .map(str::to_owned)
-            .collect()
+        errors.filter_map(|line| line.rsplit(' ').next()).map(str::to_owned).collect()
     }
 
     /// What was noted after so many attempts.
     fn after(&self, attempts: usize) -> Self {
         let rest = self.text.lines().skip(attempts);
-        Self {
-            text: rest.map(|line| format!("{line}\n")).collect(),
-        }
+        Self { text: rest.map(|line| format!("{line}\n")).collect() }
     }
 
     /// How many attempts came to an end.
@@ -246,11 +233,7 @@ impl Notes {
 fn inspect(site: &Site, first: &Path, second: &Path) -> Result<(Fsck, Files, Files)> {
     let admin = site.lab.host("admin");
     let mut disk = admin.map(POOL, IMAGE)?;
-    let output = admin
-        .bounded("e2fsck", SOON)
-        .arg("-fn")
-        .arg(disk.path())
-        .output()?;
+    let output = admin.bounded("e2fsck", SOON).arg("-fn").arg(disk.path()).output()?;
     let said = String::from_utf8_lossy(&output.stdout);
     let fsck = Fsck {
         exit: output.status.code().context("e2fsck was killed")?,
@@ -260,11 +243,8 @@ fn inspect(site: &Site, first: &Path, second: &Path) -> Result<(Fsck, Files, Fil
     };
     let mounted = disk.mount(Path::new(FOLDER));
     let check = |owner: &str, log: &Path| -> Result<Files> {
-        let output = admin
-            .bounded(PYTHON, SOON)
-            .args(["-c", SCRIPT, "check", FOLDER, owner])
-            .arg(log)
-            .output()?;
+        let output =
+            admin.bounded(PYTHON, SOON).args(["-c", SCRIPT, "check", FOLDER, owner]).arg(log).output()?;
         serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))
     };
     let (first, second) = (check("n1", first)?, check("n2", second)?);
@@ -288,9 +268,5 @@ fn kinds(said: &str) -> Vec<String> {
     let lines = said
         .lines()
         .filter(|line| !line.starts_with("Pass ") && !line.starts_with('(') && !line.contains(" files ("));
-    lines
-        .filter(numbered)
-        .filter(|line| new(line))
-        .map(|line| line.trim().to_owned())
-        .collect()
+    lines.filter(numbered).filter(|line| new(line)).map(|line| line.trim().to_owned()).collect()
 }

@@ -26,12 +26,7 @@ fn main() -> Result<ExitCode> {
     account::introduce()?;
     let began = monotonic();
     let told = |half: &'static str| {
-        move |stage: &str| {
-            println!(
-                "{:6.1} s  {half:<8}  {stage}",
-                (monotonic() - began).as_secs_f64()
-            )
-        }
+        move |stage: &str| println!("{:6.1} s  {half:<8}  {stage}", (monotonic() - began).as_secs_f64())
     };
     let (without, with) = thread::scope(|scope| {
         let without = scope.spawn(|| until_damaged(told("without")));

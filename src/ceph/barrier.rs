@@ -44,9 +44,7 @@ pub fn barrier(
     let mut proofs: Vec<PoolProof> = pools.iter().map(unproved).collect();
     let (shared, newest) = (cluster.clone(), |c: &Cluster| c.wait_for_latest_osdmap());
     if let Err(errno) = lane::one(move || newest(&shared), deadline)? {
-        proofs
-            .iter_mut()
-            .for_each(|proof| proof.trouble = Some(trouble(errno)));
+        proofs.iter_mut().for_each(|proof| proof.trouble = Some(trouble(errno)));
         return Ok(proofs);
     }
     let mut run = Run::new(cluster, &mut proofs, names);
@@ -69,11 +67,7 @@ pub fn barrier(
 }
 
 fn unproved(pool: &PoolToProve) -> PoolProof {
-    PoolProof {
-        pool: pool.clone(),
-        pending: (0..pool.pg_num).collect(),
-        trouble: None,
-    }
+    PoolProof { pool: pool.clone(), pending: (0..pool.pg_num).collect(), trouble: None }
 }
 
 struct Run<'a> {
@@ -103,15 +97,7 @@ impl<'a> Run<'a> {
             handles.push(handle.ok());
         }
         to_send.reverse();
-        Self {
-            proofs,
-            handles,
-            to_send,
-            failed: Vec::new(),
-            under_way: 0,
-            submit_to,
-            answers,
-        }
+        Self { proofs, handles, to_send, failed: Vec::new(), under_way: 0, submit_to, answers }
     }
 
     /// Pools that could not be opened stay pending, but nothing is to be waited for.
@@ -128,9 +114,7 @@ impl<'a> Run<'a> {
                 continue;
             };
             let name = usize::try_from(pg).ok().and_then(|pg| names.get(pg));
-            let sent = name.map_or(Err(Errno::EINVAL), |name| {
-                io.stat(name, tag(index, pg), &self.submit_to)
-            });
+            let sent = name.map_or(Err(Errno::EINVAL), |name| io.stat(name, tag(index, pg), &self.submit_to));
             match sent {
                 Ok(()) => self.under_way += 1,
                 Err(errno) => self.fail(index, pg, errno),
@@ -190,9 +174,7 @@ impl ProbeNames {
     fn of(&mut self, io: &IoCtx, pool: &PoolToProve) -> Result<Vec<String>, Errno> {
         match self.0.entry((pool.id, pool.pg_num)) {
             Entry::Occupied(known) => Ok(known.get().clone()),
-            Entry::Vacant(new) => Ok(new
-                .insert(find_names(pool.pg_num, |name| io.pg_of(name))?)
-                .clone()),
+            Entry::Vacant(new) => Ok(new.insert(find_names(pool.pg_num, |name| io.pg_of(name))?).clone()),
         }
     }
 }
@@ -213,11 +195,7 @@ fn find_names(pg_num: u32, mut pg_of: impl FnMut(&str) -> Result<u32, Errno>) ->
             names.insert(pg, name);
         }
     }
-    if missing.is_empty() {
-        Ok(names.into_values().collect())
-    } else {
-        Err(Errno::EAGAIN)
-    }
+    if missing.is_empty() { Ok(names.into_values().collect()) } else { Err(Errno::EAGAIN) }
 }
 
 #[cfg(test)]
@@ -235,10 +213,7 @@ mod tests {
 
     #[test]
     fn gives_up_on_a_pg_that_no_name_reaches() {
-        assert_eq!(
-            find_names(8, |name| Ok(crc32fast::hash(name.as_bytes()) % 4)),
-            Err(Errno::EAGAIN)
-        );
+        assert_eq!(find_names(8, |name| Ok(crc32fast::hash(name.as_bytes()) % 4)), Err(Errno::EAGAIN));
     }
 
     #[test]

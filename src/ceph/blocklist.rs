@@ -50,9 +50,9 @@ pub fn change(
 /// Refused means not done; every other error leaves it open.
 pub fn sent(error: &CommandError, command: &str) -> Sent {
     match meaning(error.errno) {
-        Meaning::Denied => Sent::Refused(format!(
-            "the key lacks mon `allow command \"{command}\"` (deploy/ceph)"
-        )),
+        Meaning::Denied => {
+            Sent::Refused(format!("the key lacks mon `allow command \"{command}\"` (deploy/ceph)"))
+        }
         Meaning::Rejected => Sent::Refused(error.to_string()),
         Meaning::Silence | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => Sent::Unknown,
     }
@@ -80,19 +80,10 @@ mod tests {
     #[test]
     fn the_end_is_a_real_and_a_range_says_so() {
         let host = parse_target("10.0.0.5").unwrap();
-        let add = command(
-            host,
-            Change::Add {
-                seconds: 157_784_760.0,
-            },
-        )
-        .to_string();
+        let add = command(host, Change::Add { seconds: 157_784_760.0 }).to_string();
         assert!(add.contains(r#""expire":157784760.0"#), "{add}");
         assert!(!add.contains("range"), "{add}");
         let range = command(Entry::HostRange("10.0.0.5".parse().unwrap()), Change::Remove).to_string();
-        assert!(
-            range.contains(r#""addr":"10.0.0.5/32""#) && range.contains(r#""range":"range""#),
-            "{range}"
-        );
+        assert!(range.contains(r#""addr":"10.0.0.5/32""#) && range.contains(r#""range":"range""#), "{range}");
     }
 }

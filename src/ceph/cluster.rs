@@ -145,27 +145,15 @@ impl Cluster {
         let rc = unsafe { ceph_sys::rados_connect(inner.raw) };
         match -rc {
             0 => Ok(Self(Arc::new(inner))),
-            libc::EACCES | libc::EPERM => Err(ConnectError::Refused {
-                client,
-                errno: Errno::from_raw(-rc),
-            }),
-            libc::ETIMEDOUT => Err(ConnectError::Unreachable {
-                seconds,
-                mons: inner.get("mon_host"),
-            }),
-            libc::ENOENT => Err(ConnectError::KeyringNotFound {
-                client,
-                path: inner.get("keyring"),
-            }),
+            libc::EACCES | libc::EPERM => Err(ConnectError::Refused { client, errno: Errno::from_raw(-rc) }),
+            libc::ETIMEDOUT => Err(ConnectError::Unreachable { seconds, mons: inner.get("mon_host") }),
+            libc::ENOENT => Err(ConnectError::KeyringNotFound { client, path: inner.get("keyring") }),
             // So it says when the keyring is there and is no keyring.
             libc::EIO => Err(ConnectError::BadConf {
                 what: format!("the keyring {}", inner.get("keyring")),
                 errno: Errno::EIO,
             }),
-            errno => Err(ConnectError::Other {
-                client,
-                errno: Errno::from_raw(errno),
-            }),
+            errno => Err(ConnectError::Other { client, errno: Errno::from_raw(errno) }),
         }
     }
 
@@ -197,10 +185,7 @@ impl Cluster {
     /// # Errors
     /// See [`CommandError`].
     pub fn mon_command_target(&self, mon: &str, cmd: &serde_json::Value) -> Result<Vec<u8>, CommandError> {
-        let mon = c_string(mon).map_err(|errno| CommandError {
-            errno,
-            status: "mon name".to_owned(),
-        })?;
+        let mon = c_string(mon).map_err(|errno| CommandError { errno, status: "mon name".to_owned() })?;
         self.command(cmd, |cmd, out, status| {
             // SAFETY: as in `mon_command`; the name is NUL-terminated.
             unsafe {
@@ -225,10 +210,8 @@ impl Cluster {
         cmd: &serde_json::Value,
         send: impl FnOnce(*mut *const c_char, &mut Buffer, &mut Buffer) -> c_int,
     ) -> Result<Vec<u8>, CommandError> {
-        let cmd = c_string(&cmd.to_string()).map_err(|errno| CommandError {
-            errno,
-            status: String::new(),
-        })?;
+        let cmd =
+            c_string(&cmd.to_string()).map_err(|errno| CommandError { errno, status: String::new() })?;
         let (mut out, mut status) = (Buffer::default(), Buffer::default());
         let mut cmd = cmd.as_ptr();
         check(send(&raw mut cmd, &mut out, &mut status)).map_err(|errno| CommandError {
@@ -305,17 +288,10 @@ impl Inner {
     }
 
     fn read_conf(&self, path: Option<&Path>) -> Result<(), ConnectError> {
-        let shown = path.map_or_else(
-            || "the usual places (/etc/ceph)".to_owned(),
-            |path| path.display().to_string(),
-        );
-        let raw = path
-            .map(|path| CString::new(path.as_os_str().as_encoded_bytes()))
-            .transpose();
-        let raw = raw.map_err(|_| ConnectError::BadConf {
-            what: shown.clone(),
-            errno: Errno::EINVAL,
-        })?;
+        let shown =
+            path.map_or_else(|| "the usual places (/etc/ceph)".to_owned(), |path| path.display().to_string());
+        let raw = path.map(|path| CString::new(path.as_os_str().as_encoded_bytes())).transpose();
+        let raw = raw.map_err(|_| ConnectError::BadConf { what: shown.clone(), errno: Errno::EINVAL })?;
         // SAFETY: the handle is not connected; the path is null or NUL-terminated.
         let rc = unsafe {
             ceph_sys::rados_conf_read_file(self.raw, raw.as_ref().map_or(ptr::null(), |path| path.as_ptr()))
@@ -323,10 +299,7 @@ impl Inner {
         match -rc {
             0 => Ok(()),
             libc::ENOENT => Err(ConnectError::ConfNotFound { path: shown }),
-            errno => Err(ConnectError::BadConf {
-                what: shown,
-                errno: Errno::from_raw(errno),
-            }),
+            errno => Err(ConnectError::BadConf { what: shown, errno: Errno::from_raw(errno) }),
         }
     }
 
@@ -349,20 +322,14 @@ impl Inner {
         if let Err(errno) = self.set_raw("rados_replica_read_policy", "default")
             && errno != Errno::ENOENT
         {
-            return Err(ConnectError::BadConf {
-                what: "rados_replica_read_policy".to_owned(),
-                errno,
-            });
+            return Err(ConnectError::BadConf { what: "rados_replica_read_policy".to_owned(), errno });
         }
         Ok(())
     }
 
     fn set(&self, option: &str, value: &str) -> Result<(), ConnectError> {
         self.set_raw(option, value)
-            .map_err(|errno| ConnectError::BadConf {
-                what: format!("{option} = {value}"),
-                errno,
-            })
+            .map_err(|errno| ConnectError::BadConf { what: format!("{option} = {value}"), errno })
     }
 
     fn set_raw(&self, option: &str, value: &str) -> Result<(), Errno> {
@@ -394,10 +361,7 @@ struct Buffer {
 
 impl Default for Buffer {
     fn default() -> Self {
-        Self {
-            start: ptr::null_mut(),
-            len: 0,
-        }
+        Self { start: ptr::null_mut(), len: 0 }
     }
 }
 
@@ -416,9 +380,7 @@ impl Buffer {
             return String::new();
         }
         // SAFETY: such functions return a NUL-terminated string, ours until `rados_buffer_free`.
-        unsafe { CStr::from_ptr(self.start) }
-            .to_string_lossy()
-            .into_owned()
+        unsafe { CStr::from_ptr(self.start) }.to_string_lossy().into_owned()
     }
 }
 
@@ -431,10 +393,6 @@ impl Drop for Buffer {
 
 /// The text before the NUL, or all of it.
 fn from_nul_terminated(text: &[c_char]) -> String {
-    let bytes: Vec<u8> = text
-        .iter()
-        .take_while(|&&c| c != 0)
-        .map(|&c| c.cast_unsigned())
-        .collect();
+    let bytes: Vec<u8> = text.iter().take_while(|&&c| c != 0).map(|&c| c.cast_unsigned()).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }

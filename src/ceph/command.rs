@@ -42,10 +42,7 @@ pub enum ReadError {
 
 impl ReadError {
     pub(super) fn unreadable(command: &str, detail: &dyn std::fmt::Display) -> Self {
-        Self::Unreadable {
-            command: command.to_owned(),
-            detail: detail.to_string(),
-        }
+        Self::Unreadable { command: command.to_owned(), detail: detail.to_string() }
     }
 
     /// May the same question get an answer later?
@@ -57,11 +54,7 @@ impl ReadError {
     }
 
     fn new(command: &Value, error: &CommandError) -> Self {
-        let command = command
-            .get("prefix")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
+        let command = command.get("prefix").and_then(Value::as_str).unwrap_or_default().to_owned();
         let status = error.to_string();
         match meaning(error.errno) {
             Meaning::Denied => Self::Denied { command },
@@ -78,9 +71,7 @@ impl ReadError {
 /// # Errors
 /// See [`ReadError`].
 pub(super) fn read(cluster: &Cluster, command: &Value) -> Result<Vec<u8>, ReadError> {
-    cluster
-        .mon_command(command)
-        .map_err(|error| ReadError::new(command, &error))
+    cluster.mon_command(command).map_err(|error| ReadError::new(command, &error))
 }
 
 /// Sends one to a single monitor.
@@ -88,7 +79,5 @@ pub(super) fn read(cluster: &Cluster, command: &Value) -> Result<Vec<u8>, ReadEr
 /// # Errors
 /// See [`ReadError`].
 pub(super) fn read_from(cluster: &Cluster, mon: &str, command: &Value) -> Result<Vec<u8>, ReadError> {
-    cluster
-        .mon_command_target(mon, command)
-        .map_err(|error| ReadError::new(command, &error))
+    cluster.mon_command_target(mon, command).map_err(|error| ReadError::new(command, &error))
 }

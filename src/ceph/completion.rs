@@ -95,12 +95,8 @@ impl<R: Reply> Pending<R> {
         to: &Sender<Done<R::Output>>,
         start: impl FnOnce(*mut Self) -> c_int,
     ) -> Result<(), Errno> {
-        let context = Box::into_raw(Box::new(Self {
-            reply,
-            tag,
-            to: to.clone(),
-            _handle: Arc::clone(handle),
-        }));
+        let context =
+            Box::into_raw(Box::new(Self { reply, tag, to: to.clone(), _handle: Arc::clone(handle) }));
         let rc = start(context);
         if rc < 0 {
             // SAFETY: `context` came from `Box::into_raw` above, and a refused operation was handed to nobody.
@@ -117,12 +113,7 @@ impl<R: Reply> Pending<R> {
     pub(super) unsafe fn complete(arg: *mut c_void, finish: impl FnOnce(R) -> Result<R::Output, Errno>) {
         // SAFETY: by contract this is the pointer `submit` made, and nobody else takes it back.
         let context = unsafe { Box::from_raw(arg.cast::<Self>()) };
-        let Self {
-            reply,
-            tag,
-            to,
-            _handle,
-        } = *context;
+        let Self { reply, tag, to, _handle } = *context;
         // A panic is a bug, but the receiver must hear of the operation's end, and librados must not be unwound.
         let result = catch_unwind(AssertUnwindSafe(|| finish(reply))).unwrap_or(Err(Errno::EIO));
         // It fails if nobody waits any more, which is what dropping the receiver means.
@@ -147,11 +138,7 @@ impl Completion {
         // in a context may go there (a handle, a tag, a sender and plain data).
         let rc =
             unsafe { ceph_sys::rados_aio_create_completion2(context.cast(), Some(callback), &raw mut raw) };
-        if rc < 0 {
-            Err(Errno::from_raw(-rc))
-        } else {
-            Ok(Self(raw))
-        }
+        if rc < 0 { Err(Errno::from_raw(-rc)) } else { Ok(Self(raw)) }
     }
 
     /// For one submission.

@@ -45,10 +45,7 @@ pub fn mons(cluster: &Cluster) -> Result<Mons, ReadError> {
         let ip = mon.public_addrs.addresses().next().map(|addr| addr.ip);
         daemon(DaemonKind::Mon, &mon.name, ip, Role::Plain)
     });
-    Ok(Mons {
-        daemons: daemons.collect(),
-        quorum,
-    })
+    Ok(Mons { daemons: daemons.collect(), quorum })
 }
 
 /// Reads the managers. Only the active one's address and clients are in the mgrmap; where the standbys are is
@@ -85,19 +82,10 @@ pub fn mgrs(cluster: &Cluster) -> Result<Vec<Daemon>, ReadError> {
         let ip = ip.or_else(|| places.get(&dump.active_name).copied());
         let mut active = daemon(DaemonKind::Mgr, &dump.active_name, ip, Role::Active);
         let clients = dump.active_clients.iter().flat_map(AddrVec::addresses);
-        active.clients = clients
-            .filter_map(EntityAddr::client)
-            .collect::<Vec<ClientAddr>>();
+        active.clients = clients.filter_map(EntityAddr::client).collect::<Vec<ClientAddr>>();
         daemons.push(active);
     }
-    let standby = |n: &Named| {
-        daemon(
-            DaemonKind::Mgr,
-            &n.name,
-            places.get(&n.name).copied(),
-            Role::Standby,
-        )
-    };
+    let standby = |n: &Named| daemon(DaemonKind::Mgr, &n.name, places.get(&n.name).copied(), Role::Standby);
     daemons.extend(dump.standbys.iter().map(standby));
     Ok(daemons)
 }
@@ -127,10 +115,7 @@ pub fn mdss(cluster: &Cluster) -> Result<Vec<Daemon>, ReadError> {
         addr: EntityAddr,
     }
     let dump: Dump = ask(cluster, "fs dump")?;
-    let infos = dump
-        .filesystems
-        .into_iter()
-        .flat_map(|fs| fs.mdsmap.info.into_values());
+    let infos = dump.filesystems.into_iter().flat_map(|fs| fs.mdsmap.info.into_values());
     let mds = |info: Info| {
         let standby = info.state.starts_with("up:standby");
         let role = if standby { Role::Standby } else { Role::Active };
@@ -200,11 +185,5 @@ fn ask<T: DeserializeOwned>(cluster: &Cluster, prefix: &str) -> Result<T, ReadEr
 }
 
 fn daemon(kind: DaemonKind, name: &str, ip: Option<IpAddr>, role: Role) -> Daemon {
-    Daemon {
-        kind,
-        name: name.to_owned(),
-        ip,
-        role,
-        clients: Vec::new(),
-    }
+    Daemon { kind, name: name.to_owned(), ip, role, clients: Vec::new() }
 }

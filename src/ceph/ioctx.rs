@@ -57,10 +57,7 @@ pub struct IoCtx {
 impl IoCtx {
     /// Takes a handle that `cluster` opened.
     pub(super) fn new(cluster: Cluster, raw: ceph_sys::rados_ioctx_t) -> Self {
-        Self {
-            handle: Arc::new(Handle(raw)),
-            _cluster: cluster,
-        }
+        Self { handle: Arc::new(Handle(raw)), _cluster: cluster }
     }
 
     /// Directs later operations to an RBD namespace; the empty one is the default.
@@ -116,12 +113,7 @@ impl IoCtx {
     ///
     /// # Errors
     /// See [`IoCtx`].
-    pub fn header(
-        &self,
-        object: &str,
-        tag: u64,
-        to: &Sender<Done<Header>>,
-    ) -> Result<(), Errno> {
+    pub fn header(&self, object: &str, tag: u64, to: &Sender<Done<Header>>) -> Result<(), Errno> {
         let object = c_string(object)?;
         Pending::submit(&self.handle, HeaderReply, tag, to, |context| {
             // SAFETY: the context holds the handle until the callback; the name is only read now.
@@ -219,9 +211,7 @@ unsafe fn copy_header(header: &ceph_sys::guardian_header_t) -> Result<Header, Er
     let found = unsafe { borrowed(header.watchers, header.watchers_len) };
     let watchers = found.iter().map(|watcher| Watcher {
         // SAFETY: the shim's promise: a NUL-terminated string that lives during the callback.
-        address: unsafe { CStr::from_ptr(watcher.address) }
-            .to_string_lossy()
-            .into_owned(),
+        address: unsafe { CStr::from_ptr(watcher.address) }.to_string_lossy().into_owned(),
         client: watcher.client,
         cookie: watcher.cookie,
         timeout: watcher.timeout,
@@ -230,10 +220,7 @@ unsafe fn copy_header(header: &ceph_sys::guardian_header_t) -> Result<Header, Er
         // SAFETY: the shim's promise: `lock_len` bytes.
         unsafe { borrowed(header.lock.cast::<u8>(), header.lock_len) }.to_vec()
     });
-    Ok(Header {
-        watchers: watchers.collect(),
-        lock,
-    })
+    Ok(Header { watchers: watchers.collect(), lock })
 }
 
 /// The entries of an omap read; made at submission, readable once the operation is complete.
@@ -256,11 +243,7 @@ struct OmapReply {
 
 impl Default for OmapReply {
     fn default() -> Self {
-        Self {
-            entries: Entries(ptr::null_mut()),
-            more: 0,
-            rc: 0,
-        }
+        Self { entries: Entries(ptr::null_mut()), more: 0, rc: 0 }
     }
 }
 
@@ -276,10 +259,7 @@ unsafe extern "C" fn on_omap(completion: ceph_sys::rados_completion_t, arg: *mut
         Pending::<OmapReply>::complete(arg, |reply| {
             check(rc)?;
             check(reply.rc)?;
-            Ok(OmapPage {
-                entries: read_entries(&reply.entries)?,
-                more: reply.more != 0,
-            })
+            Ok(OmapPage { entries: read_entries(&reply.entries)?, more: reply.more != 0 })
         });
     }
 }

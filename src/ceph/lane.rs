@@ -34,10 +34,7 @@ where
             }
         };
         // Without a thread the calls are dropped and so never answered: unknown, as for any other silence.
-        let _ = Builder::new()
-            .name("lane".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(run);
+        let _ = Builder::new().name("lane".to_owned()).stack_size(STACK_BYTES).spawn(run);
     }
     receiver
 }
@@ -68,10 +65,7 @@ mod tests {
             let meet = Arc::clone(&meet);
             move || meet.wait().is_leader()
         });
-        let leaders = each(calls.collect(), 16)
-            .iter()
-            .filter(|(_, leader)| *leader)
-            .count();
+        let leaders = each(calls.collect(), 16).iter().filter(|(_, leader)| *leader).count();
         assert_eq!(leaders, 1);
     }
 

@@ -39,11 +39,7 @@ pub fn decode(bytes: &[u8]) -> Option<Vec<LockOwner>> {
         let address = info.address()?;
         // CEPH_ENTITY_TYPE_CLIENT
         let kind = if kind == 8 { "client" } else { "other" };
-        owners.push(LockOwner {
-            owner: format!("{kind}.{number}"),
-            address,
-            cookie,
-        });
+        owners.push(LockOwner { owner: format!("{kind}.{number}"), address, cookie });
     }
     Some(owners)
 }

@@ -33,17 +33,9 @@ pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result
     let scope = Scope::of(&guarded.pools(&dump.map));
     let within = deadline.at_most(CLIENTS_WITHIN);
     let unread = clients_of_mons(cluster, &mons.quorum, &within, &mut clients);
-    let mut world = World {
-        now: clock::wall(),
-        own: own(cluster),
-        map: dump.map,
-        daemons: all,
-        clients,
-        unread,
-    };
-    let unread = watchers::sweep(cluster, &scope, &within, &mut |image| {
-        note(&image, &mut world.clients)
-    });
+    let mut world =
+        World { now: clock::wall(), own: own(cluster), map: dump.map, daemons: all, clients, unread };
+    let unread = watchers::sweep(cluster, &scope, &within, &mut |image| note(&image, &mut world.clients));
     world.unread.extend(unread);
     Ok(world)
 }
@@ -60,10 +52,7 @@ pub fn clients_of_mons(
         match answer {
             Ok(sessions) => {
                 for session in sessions {
-                    clients
-                        .entry(session.client)
-                        .or_default()
-                        .insert(SeenAt::Session(session.entity));
+                    clients.entry(session.client).or_default().insert(SeenAt::Session(session.entity));
                 }
             }
             Err(error) => unread.push(format!("sessions of mon.{mon}: {error}")),
@@ -76,16 +65,10 @@ pub fn clients_of_mons(
 pub fn note(image: &ImageUse, clients: &mut Clients) {
     let path = image.path();
     for client in image.watchers.iter().filter_map(|watch| watch.address.client()) {
-        clients
-            .entry(client)
-            .or_default()
-            .insert(SeenAt::Watch(path.clone()));
+        clients.entry(client).or_default().insert(SeenAt::Watch(path.clone()));
     }
     for client in image.lock.iter().filter_map(|lock| lock.address.client()) {
-        clients
-            .entry(client)
-            .or_default()
-            .insert(SeenAt::Lock(path.clone()));
+        clients.entry(client).or_default().insert(SeenAt::Lock(path.clone()));
     }
 }
 
@@ -95,10 +78,6 @@ pub fn own(cluster: &Cluster) -> Vec<EntityAddr> {
     let one: Option<EntityAddr> = text.parse().ok();
     match one {
         Some(addr) => vec![addr],
-        None => text
-            .trim_matches(['[', ']'])
-            .split(',')
-            .filter_map(|addr| addr.parse().ok())
-            .collect(),
+        None => text.trim_matches(['[', ']']).split(',').filter_map(|addr| addr.parse().ok()).collect(),
     }
 }

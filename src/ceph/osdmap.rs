@@ -27,10 +27,7 @@ pub struct Dump {
 /// # Errors
 /// See [`ReadError`].
 pub fn dump(cluster: &Cluster) -> Result<Dump, ReadError> {
-    parse(&read(
-        cluster,
-        &serde_json::json!({"prefix": "osd dump", "format": "json"}),
-    )?)
+    parse(&read(cluster, &serde_json::json!({"prefix": "osd dump", "format": "json"}))?)
 }
 
 fn parse(json: &[u8]) -> Result<Dump, ReadError> {
@@ -38,35 +35,18 @@ fn parse(json: &[u8]) -> Result<Dump, ReadError> {
     let bad = |text: &str| ReadError::unreadable("osd dump", &text);
     let mut entries = BTreeMap::new();
     for (addr, until) in &raw.blocklist {
-        entries.insert(
-            addr.parse().map_err(|_| bad(addr))?,
-            time(until).ok_or_else(|| bad(until))?,
-        );
+        entries.insert(addr.parse().map_err(|_| bad(addr))?, time(until).ok_or_else(|| bad(until))?);
     }
     let mut ranges = BTreeMap::new();
     for (range, until) in raw.range_blocklist.iter().flatten() {
-        ranges.insert(
-            network(range).ok_or_else(|| bad(range))?,
-            time(until).ok_or_else(|| bad(until))?,
-        );
+        ranges.insert(network(range).ok_or_else(|| bad(range))?, time(until).ok_or_else(|| bad(until))?);
     }
     let has = |flags: &str, flag: &str| flags.split(',').any(|f| f == flag);
     let pools = raw.pools.iter().map(|pool| {
-        let overlay = [pool.read_tier, pool.write_tier]
-            .into_iter()
-            .find(|tier| *tier >= 0);
+        let overlay = [pool.read_tier, pool.write_tier].into_iter().find(|tier| *tier >= 0);
         let applications = pool.application_metadata.keys().cloned().collect();
         let eio = has(&pool.flags_names, "eio");
-        (
-            pool.pool,
-            Pool {
-                name: pool.pool_name.clone(),
-                pg_num: pool.pg_num,
-                overlay,
-                eio,
-                applications,
-            },
-        )
+        (pool.pool, Pool { name: pool.pool_name.clone(), pg_num: pool.pg_num, overlay, eio, applications })
     });
     let map = OsdMap {
         epoch: raw.epoch,
@@ -76,24 +56,15 @@ fn parse(json: &[u8]) -> Result<Dump, ReadError> {
         pools: pools.collect(),
     };
     let osds = raw.osds.iter().flat_map(|osd| {
-        let placed = osd
-            .public_addrs
-            .addresses()
-            .filter(|addr| !addr.ip.is_unspecified());
+        let placed = osd.public_addrs.addresses().filter(|addr| !addr.ip.is_unspecified());
         placed.map(|addr| (osd.osd, addr))
     });
-    Ok(Dump {
-        map,
-        osds: osds.collect(),
-    })
+    Ok(Dump { map, osds: osds.collect() })
 }
 
 /// `2031-11-21T10:00:00.123456+0000`: in the monitor's local zone, with its offset.
 fn time(text: &str) -> Option<Timestamp> {
-    BrokenDownTime::parse("%Y-%m-%dT%H:%M:%S%.f%z", text)
-        .ok()?
-        .to_timestamp()
-        .ok()
+    BrokenDownTime::parse("%Y-%m-%dT%H:%M:%S%.f%z", text).ok()?.to_timestamp().ok()
 }
 
 /// `cidr:10.0.0.5:0/32`, `cidr:[fd77::5]:0/128`: a network printed as an address, with port 0.
@@ -153,10 +124,7 @@ impl AddrVec {
     pub(super) fn addresses(&self) -> impl Iterator<Item = EntityAddr> {
         self.addrvec.iter().filter_map(|raw| {
             let addr: EntityAddr = raw.addr.parse().ok()?;
-            Some(EntityAddr {
-                nonce: raw.nonce,
-                ..addr
-            })
+            Some(EntityAddr { nonce: raw.nonce, ..addr })
         })
     }
 }

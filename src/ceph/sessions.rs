@@ -33,11 +33,7 @@ pub fn sessions(
         move || of_mon(&cluster, &mon)
     });
     let answers = lane::each(calls.collect(), mons.len());
-    let silent = || {
-        Err(ReadError::NoAnswer {
-            command: "sessions".to_owned(),
-        })
-    };
+    let silent = || Err(ReadError::NoAnswer { command: "sessions".to_owned() });
     let mut all: Vec<_> = mons.iter().map(|mon| (mon.clone(), silent())).collect();
     while let Ok(Some((index, answer))) = deadline.receive(&answers) {
         all[index].1 = answer;
@@ -53,15 +49,10 @@ fn of_mon(cluster: &Cluster, mon: &str) -> Result<Vec<Session>, ReadError> {
     }
     let json = read_from(cluster, mon, &json!({"prefix": "sessions", "format": "json"}))?;
     let raw: Vec<Raw> = serde_json::from_slice(&json).map_err(|e| ReadError::unreadable("sessions", &e))?;
-    let clients = raw
-        .iter()
-        .filter(|session| session.entity_name.starts_with("client."));
+    let clients = raw.iter().filter(|session| session.entity_name.starts_with("client."));
     let sessions = clients.flat_map(|session| {
         let clients = session.addrs.addresses().filter_map(|addr| addr.client());
-        clients.map(|client| Session {
-            client,
-            entity: session.entity_name.clone(),
-        })
+        clients.map(|client| Session { client, entity: session.entity_name.clone() })
     });
     Ok(sessions.collect())
 }

@@ -54,9 +54,7 @@ pub struct Scope {
 impl Scope {
     /// All images of these pools.
     pub fn of(pools: &BTreeMap<PoolId, &Pool>) -> Self {
-        Self {
-            pools: pools.iter().map(|(id, pool)| (*id, pool.name.clone())).collect(),
-        }
+        Self { pools: pools.iter().map(|(id, pool)| (*id, pool.name.clone())).collect() }
     }
 }
 
@@ -101,11 +99,8 @@ pub fn sweep(
         found(image);
     }
     drop(receiver);
-    let mut silent: Vec<Option<Vec<String>>> = scope
-        .pools
-        .iter()
-        .map(|(_, name)| Some(vec![format!("pool {name}: no answer")]))
-        .collect();
+    let mut silent: Vec<Option<Vec<String>>> =
+        scope.pools.iter().map(|(_, name)| Some(vec![format!("pool {name}: no answer")])).collect();
     let mut unread = Vec::new();
     // Past the deadline each pool's sweep ends by itself: a moment more tells how far it came.
     while let Ok((index, end)) = ends.recv_timeout(GRACE) {
@@ -162,12 +157,11 @@ impl PoolSweep {
         match end {
             Ok(()) | Err(Stopped::Unwanted) => {}
             Err(Stopped::Late) => self.unread.push(format!("{place}: no answer")),
-            Err(Stopped::Denied(prefix)) => self.unread.push(format!(
-                "{place}: the key lacks osd `allow r object_prefix {prefix}` (deploy/ceph)"
-            )),
+            Err(Stopped::Denied(prefix)) => self
+                .unread
+                .push(format!("{place}: the key lacks osd `allow r object_prefix {prefix}` (deploy/ceph)")),
             Err(Stopped::Failed(Errno::ESHUTDOWN)) => {
-                self.unread
-                    .push(format!("{place}: this guardian is itself blocklisted"));
+                self.unread.push(format!("{place}: this guardian is itself blocklisted"));
             }
             Err(Stopped::Failed(errno)) => self.unread.push(format!("{place}: {errno}")),
         }
@@ -186,28 +180,12 @@ impl PoolSweep {
         loop {
             let page = match self.deadline.receive(&from).map_err(|_| Stopped::Late)? {
                 Some(Done { result: Ok(page), .. }) => page,
-                Some(Done {
-                    result: Err(Errno::ENOENT),
-                    ..
-                })
-                | None => return Ok(()),
-                Some(Done {
-                    result: Err(Errno::ETIMEDOUT),
-                    ..
-                }) => return Err(Stopped::Late),
-                Some(Done {
-                    result: Err(Errno::EPERM),
-                    ..
-                }) => return Err(Stopped::Denied(object)),
-                Some(Done {
-                    result: Err(errno), ..
-                }) => return Err(Stopped::Failed(errno)),
+                Some(Done { result: Err(Errno::ENOENT), .. }) | None => return Ok(()),
+                Some(Done { result: Err(Errno::ETIMEDOUT), .. }) => return Err(Stopped::Late),
+                Some(Done { result: Err(Errno::EPERM), .. }) => return Err(Stopped::Denied(object)),
+                Some(Done { result: Err(errno), .. }) => return Err(Stopped::Failed(errno)),
             };
-            let more = page.more
-                && page
-                    .entries
-                    .last()
-                    .is_some_and(|(key, _)| key.starts_with(NAME_KEY));
+            let more = page.more && page.entries.last().is_some_and(|(key, _)| key.starts_with(NAME_KEY));
             if let (true, Some((last, _))) = (more, page.entries.last()) {
                 ask(last)?;
             }
@@ -238,8 +216,7 @@ impl PoolSweep {
                 return Ok(());
             };
             next_tag += 1;
-            io.header(&format!("{HEADER}{id}"), next_tag, &to)
-                .map_err(Stopped::Failed)?;
+            io.header(&format!("{HEADER}{id}"), next_tag, &to).map_err(Stopped::Failed)?;
             under_way.insert(next_tag, name);
             Ok(())
         });
@@ -257,10 +234,8 @@ impl PoolSweep {
                 .collect::<Vec<_>>()
                 .join("/")
         };
-        let failed: Vec<String> = failed
-            .iter()
-            .map(|(name, why)| format!("image {}: {why}", place(name)))
-            .collect();
+        let failed: Vec<String> =
+            failed.iter().map(|(name, why)| format!("image {}: {why}", place(name))).collect();
         self.unread.extend(failed);
         listed
     }
@@ -294,13 +269,8 @@ impl PoolSweep {
     }
 
     fn image_use(&self, image: String, namespace: &str, header: Header) -> ImageUse {
-        let watch = |w: Watcher| {
-            Some(Watch {
-                address: w.address.parse().ok()?,
-                client: w.client,
-                cookie: w.cookie,
-            })
-        };
+        let watch =
+            |w: Watcher| Some(Watch { address: w.address.parse().ok()?, client: w.client, cookie: w.cookie });
         let owners = header.lock.as_deref().and_then(locks::decode).unwrap_or_default();
         ImageUse {
             pool: self.pool.clone(),
@@ -323,11 +293,6 @@ impl ImageUse {
     /// `pool/image` or `pool/namespace/image`.
     pub fn path(&self) -> String {
         let parts = [&self.pool, &self.namespace, &self.image];
-        parts
-            .into_iter()
-            .filter(|part| !part.is_empty())
-            .cloned()
-            .collect::<Vec<_>>()
-            .join("/")
+        parts.into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("/")
     }
 }

@@ -20,11 +20,7 @@ impl EntryAnswer {
     /// Whole seconds: more is noise to a reader five years ahead.
     pub(super) fn new((entry, until): (Entry, Option<Timestamp>)) -> Self {
         let until = until.and_then(|until| Timestamp::from_second(until.as_second()).ok());
-        Self {
-            entry,
-            kind: entry.kind(),
-            until,
-        }
+        Self { entry, kind: entry.kind(), until }
     }
 }
 
@@ -38,11 +34,7 @@ pub(super) struct CoverageAnswer {
 
 impl CoverageAnswer {
     pub(super) fn new(plan: &Plan) -> Self {
-        Self {
-            verdict: plan.coverage,
-            known_clients: plan.known_clients,
-            notes: plan.notes.clone(),
-        }
+        Self { verdict: plan.coverage, known_clients: plan.known_clients, notes: plan.notes.clone() }
     }
 }
 
@@ -77,18 +69,13 @@ pub(super) struct RefusalAnswer {
 
 impl RefusalAnswer {
     pub(super) fn new(refusal: &crate::domain::refusal::Refusal) -> Self {
-        Self {
-            code: refusal.code(),
-            reason: refusal.to_string(),
-        }
+        Self { code: refusal.code(), reason: refusal.to_string() }
     }
 }
 
 pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
     table
 }
@@ -96,9 +83,7 @@ pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
 pub(super) fn entries_table(entries: &[EntryAnswer]) -> Table {
     let mut rows = table(["ENTRY", "KIND", "UNTIL"]);
     for entry in entries {
-        let until = entry
-            .until
-            .map_or_else(|| "not there".to_owned(), |until| until.to_string());
+        let until = entry.until.map_or_else(|| "not there".to_owned(), |until| until.to_string());
         rows.add_row([entry.entry.to_string(), entry.kind.to_owned(), until]);
     }
     rows
@@ -122,25 +107,14 @@ pub(super) fn barrier_text(pools: &[PoolAnswer]) -> String {
     const SHOWN: usize = 12;
     let mut rows = table(["POOL", "PGS", "PROVED", "PENDING"]);
     for pool in pools {
-        let mut pending = pool
-            .pending
-            .iter()
-            .take(SHOWN)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(" ");
+        let mut pending = pool.pending.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(" ");
         if pool.pending.len() > SHOWN {
             pending.push_str(&format!(" … {} in all", pool.pending.len()));
         }
         if let Some(trouble) = &pool.trouble {
             pending.push_str(&format!(" ({trouble})"));
         }
-        rows.add_row([
-            pool.pool.clone(),
-            pool.pgs.to_string(),
-            pool.proved.to_string(),
-            pending,
-        ]);
+        rows.add_row([pool.pool.clone(), pool.pgs.to_string(), pool.proved.to_string(), pending]);
     }
     rows.to_string()
 }

@@ -41,13 +41,7 @@ impl Context {
         let patient = deadline.later_by(Duration::from_secs(1));
         let cluster = lane::one(move || Cluster::connect(&options), &patient)??;
         let format = if common.json { Format::Json } else { common.format };
-        Ok(Self {
-            config,
-            cluster,
-            deadline,
-            timeout: common.timeout,
-            format,
-        })
+        Ok(Self { config, cluster, deadline, timeout: common.timeout, format })
     }
 
     /// Gives what comes the whole time again: for verbs that repeat.

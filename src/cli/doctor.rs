@@ -38,11 +38,7 @@ struct Check {
 }
 
 fn check(name: impl Into<String>, verdict: Verdict, detail: impl Into<String>) -> Check {
-    Check {
-        check: name.into(),
-        verdict,
-        detail: detail.into(),
-    }
+    Check { check: name.into(), verdict, detail: detail.into() }
 }
 
 pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
@@ -59,12 +55,7 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
     }
     context.print(&checks, |checks| {
         let mut rows = table(["CHECK", "VERDICT", "DETAIL"]);
-        for Check {
-            check,
-            verdict,
-            detail,
-        } in checks
-        {
+        for Check { check, verdict, detail } in checks {
             let verdict = match verdict {
                 Verdict::Ok => "ok",
                 Verdict::Warn => "warn",
@@ -74,11 +65,7 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
         }
         rows.to_string()
     })?;
-    Ok(if checks.iter().any(|check| check.verdict == Verdict::Fail) {
-        Exit::Failed
-    } else {
-        Exit::Done
-    })
+    Ok(if checks.iter().any(|check| check.verdict == Verdict::Fail) { Exit::Failed } else { Exit::Done })
 }
 
 fn pools(context: &Context, map: &OsdMap) -> Vec<Check> {
@@ -87,33 +74,17 @@ fn pools(context: &Context, map: &OsdMap) -> Vec<Check> {
     for pool in guarded.pools(map).values() {
         let name = format!("pool {}", pool.name);
         checks.push(match pool.overlay {
-            Some(_) => check(
-                name,
-                Verdict::Fail,
-                "overlaid by a cache tier: its PGs cannot be proved",
-            ),
-            None if pool.eio => check(
-                name,
-                Verdict::Fail,
-                "has the eio flag: its PGs are not asked at all",
-            ),
+            Some(_) => check(name, Verdict::Fail, "overlaid by a cache tier: its PGs cannot be proved"),
+            None if pool.eio => check(name, Verdict::Fail, "has the eio flag: its PGs are not asked at all"),
             None => check(name, Verdict::Ok, format!("guarded, {} PGs", pool.pg_num)),
         });
     }
     if checks.is_empty() {
-        checks.push(check(
-            "pools",
-            Verdict::Fail,
-            "no pool could hold images: nothing to prove",
-        ));
+        checks.push(check("pools", Verdict::Fail, "no pool could hold images: nothing to prove"));
     }
     for name in &guarded.except {
         if !map.pools.values().any(|pool| pool.name == *name) {
-            checks.push(check(
-                "except_pools",
-                Verdict::Warn,
-                format!("there is no pool '{name}'"),
-            ));
+            checks.push(check("except_pools", Verdict::Warn, format!("there is no pool '{name}'")));
         }
     }
     if map.reads_paused {
@@ -136,10 +107,7 @@ fn pools(context: &Context, map: &OsdMap) -> Vec<Check> {
 fn capabilities(context: &Context) -> Result<Vec<Check>, Fault> {
     const NOBODY: &str = "rbd-guardian.doctor.nobody";
     let commands = [
-        (
-            json!({"prefix": "osd blocklist", "blocklistop": "add", "addr": NOBODY}),
-            "osd blocklist",
-        ),
+        (json!({"prefix": "osd blocklist", "blocklistop": "add", "addr": NOBODY}), "osd blocklist"),
         (json!({"prefix": "mgr fail", "who": NOBODY}), "mgr fail"),
         (json!({"prefix": "mds fail", "role_or_gid": NOBODY}), "mds fail"),
     ];
@@ -149,11 +117,7 @@ fn capabilities(context: &Context) -> Result<Vec<Check>, Fault> {
         let denied = matches!(&answer, Err(error) if meaning(error.errno) == Meaning::Denied);
         let title = format!("cap `{name}`");
         checks.push(if denied {
-            check(
-                title,
-                Verdict::Fail,
-                format!("missing: add mon `allow command \"{name}\"` (deploy/ceph)"),
-            )
+            check(title, Verdict::Fail, format!("missing: add mon `allow command \"{name}\"` (deploy/ceph)"))
         } else {
             check(title, Verdict::Ok, "allowed")
         });
@@ -183,11 +147,7 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
     let scope = watchers::Scope::of(&context.config.policy.guarded.pools(map));
     let unread = watchers::sweep(&context.cluster, &scope, &deadline, &mut |_| images += 1);
     checks.push(check("images", Verdict::Ok, format!("{images} read")));
-    checks.extend(
-        unread
-            .into_iter()
-            .map(|what| check("images", Verdict::Fail, what)),
-    );
+    checks.extend(unread.into_iter().map(|what| check("images", Verdict::Fail, what)));
     Ok(checks)
 }
 
@@ -202,10 +162,7 @@ fn provable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
         let (verdict, why) = match &proof.trouble {
             _ if proof.is_complete() => (Verdict::Ok, String::new()),
             Some(trouble) => (Verdict::Fail, format!(": {trouble}")),
-            None => (
-                Verdict::Fail,
-                format!(": silent {}", proof.pending_names().join(" ")),
-            ),
+            None => (Verdict::Fail, format!(": silent {}", proof.pending_names().join(" "))),
         };
         let detail = format!("{} of {} PGs answer{why}", proof.proved(), proof.pool.pg_num);
         check(format!("proof {}", proof.pool.name), verdict, detail)
@@ -217,18 +174,11 @@ fn provable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
 fn members(context: &Context, world: &World) -> Vec<Check> {
     let members = &context.config.members;
     if members.0.is_empty() {
-        return vec![check(
-            "members",
-            Verdict::Warn,
-            "none configured: only --address can be fenced",
-        )];
+        return vec![check("members", Verdict::Warn, "none configured: only --address can be fenced")];
     }
     let mut checks = Vec::new();
     for member in &members.0 {
-        let request = Request {
-            target: Target::Member(member.name.clone()),
-            accept_incomplete: false,
-        };
+        let request = Request { target: Target::Member(member.name.clone()), accept_incomplete: false };
         let name = format!("member {}", member.name);
         match plan(&request, members, world, &context.config.policy) {
             Ok(plan) => {
@@ -236,18 +186,12 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
                 checks.push(check(name, Verdict::Ok, detail));
             }
             Err(refusals) => checks.extend(
-                refusals
-                    .iter()
-                    .map(|refusal| check(name.clone(), Verdict::Fail, refusal.to_string())),
+                refusals.iter().map(|refusal| check(name.clone(), Verdict::Fail, refusal.to_string())),
             ),
         }
     }
     let own = look::own(&context.cluster);
     let own: Vec<String> = own.iter().map(ToString::to_string).collect();
-    checks.push(check(
-        "own address",
-        Verdict::Ok,
-        format!("{} at {}", own.join(", "), clock::wall()),
-    ));
+    checks.push(check("own address", Verdict::Ok, format!("{} at {}", own.join(", "), clock::wall())));
     checks
 }

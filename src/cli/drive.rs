@@ -36,11 +36,7 @@ pub(super) struct Timings {
 
 impl std::fmt::Display for Timings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "commit {} ms, barrier {} ms, total {} ms",
-            self.commit, self.barrier, self.total
-        )
+        write!(f, "commit {} ms, barrier {} ms, total {} ms", self.commit, self.barrier, self.total)
     }
 }
 
@@ -52,9 +48,9 @@ pub(super) fn fence(context: &Context, fence: &mut Fence) -> Result<(Timings, Re
     let mut names = ProbeNames::default();
     while let Some(effect) = fence.next_effect() {
         let ended = match effect {
-            Effect::FailOver(daemon) => drive
-                .fail_over(&daemon)
-                .map(|sent| fence.handle_failed_over(&daemon, sent)),
+            Effect::FailOver(daemon) => {
+                drive.fail_over(&daemon).map(|sent| fence.handle_failed_over(&daemon, sent))
+            }
             Effect::ReadDaemons => drive.daemons()?.map(|all| fence.handle_daemons(&all)),
             Effect::Add(entries) => {
                 fence.handle_added(drive.add(&entries));
@@ -74,11 +70,7 @@ pub(super) fn fence(context: &Context, fence: &mut Fence) -> Result<(Timings, Re
                 timings.barrier += millis(asked);
                 let complete = proofs.iter().all(PoolProof::is_complete);
                 fence.handle_barrier(proofs);
-                if complete {
-                    Ok(())
-                } else {
-                    context.deadline.pause(PACE)
-                }
+                if complete { Ok(()) } else { context.deadline.pause(PACE) }
             }
         };
         if timings.commit == 0 && fence.committed().is_some() {
@@ -129,10 +121,7 @@ pub(super) fn unproved(proofs: &[PoolProof]) -> String {
     let shown = pending.iter().take(8).cloned().collect::<Vec<_>>().join(" ");
     let more = if pending.len() > 8 { " …" } else { "" };
     let why = troubles(proofs);
-    format!(
-        "waiting for {} PGs that do not answer: {shown}{more}{why}",
-        pending.len()
-    )
+    format!("waiting for {} PGs that do not answer: {shown}{more}{why}", pending.len())
 }
 
 /// ` (POOL: what stands in the way)`, where more than silence is known.
@@ -140,11 +129,7 @@ pub(super) fn troubles<'p>(proofs: impl IntoIterator<Item = &'p PoolProof>) -> S
     let pending = proofs.into_iter().filter(|proof| !proof.is_complete());
     let known = pending.filter_map(|proof| Some(format!("{}: {}", proof.pool.name, proof.trouble.as_ref()?)));
     let known = known.collect::<Vec<_>>().join("; ");
-    if known.is_empty() {
-        known
-    } else {
-        format!(" ({known})")
-    }
+    if known.is_empty() { known } else { format!(" ({known})") }
 }
 
 struct Drive<'c> {
@@ -154,20 +139,14 @@ struct Drive<'c> {
 
 impl<'c> Drive<'c> {
     fn new(context: &'c Context) -> Self {
-        Self {
-            context,
-            progress: Progress::new(),
-        }
+        Self { context, progress: Progress::new() }
     }
 
     fn fail_over(&mut self, daemon: &Daemon) -> Result<Sent, Late> {
         eprintln!("rbd-guardian: failing over {daemon}");
         let command = format!("{} fail", daemon.kind);
         let (cluster, daemon) = (self.context.cluster.clone(), daemon.clone());
-        let answer = lane::one(
-            move || daemons::fail_over(&cluster, &daemon),
-            &self.context.deadline,
-        )?;
+        let answer = lane::one(move || daemons::fail_over(&cluster, &daemon), &self.context.deadline)?;
         Ok(match answer {
             Ok(()) => Sent::Acknowledged,
             Err(error) => blocklist::sent(&error, &command),
@@ -175,8 +154,7 @@ impl<'c> Drive<'c> {
     }
 
     fn daemons(&mut self) -> Result<Result<Vec<Daemon>, Late>, Fault> {
-        self.progress
-            .say(|| "waiting for a standby elsewhere to become active".to_owned());
+        self.progress.say(|| "waiting for a standby elsewhere to become active".to_owned());
         let read = self.context.read(|cluster| {
             let mut all = daemons::mgrs(cluster)?;
             all.extend(daemons::mdss(cluster)?);
@@ -191,21 +169,11 @@ impl<'c> Drive<'c> {
 
     fn add(&self, entries: &[Entry]) -> Vec<(Entry, Sent)> {
         let seconds = self.context.config.policy.expire.as_secs_f64();
-        change(
-            &self.context.cluster,
-            entries,
-            Change::Add { seconds },
-            &self.context.deadline,
-        )
+        change(&self.context.cluster, entries, Change::Add { seconds }, &self.context.deadline)
     }
 
     fn remove(&self, entries: &[Entry]) -> Vec<(Entry, Sent)> {
-        change(
-            &self.context.cluster,
-            entries,
-            Change::Remove,
-            &self.context.deadline,
-        )
+        change(&self.context.cluster, entries, Change::Remove, &self.context.deadline)
     }
 
     /// `None` if the monitors did not answer: the machine asks again.
@@ -223,10 +191,7 @@ impl<'c> Drive<'c> {
 
     /// `None` if a source did not answer: a client it knows must not be forgotten.
     fn clients(&mut self) -> Result<Result<Option<BTreeSet<ClientAddr>>, Late>, Fault> {
-        let (guarded, deadline) = (
-            self.context.config.policy.guarded.clone(),
-            self.context.deadline.clone(),
-        );
+        let (guarded, deadline) = (self.context.config.policy.guarded.clone(), self.context.deadline.clone());
         let read = self.context.read(move |cluster| {
             let (map, mons) = (osdmap::dump(cluster)?.map, daemons::mons(cluster)?);
             let mut clients = Clients::new();
@@ -240,8 +205,7 @@ impl<'c> Drive<'c> {
         match read {
             Ok((clients, unread)) if unread.is_empty() => Ok(Ok(Some(clients))),
             Ok((_, unread)) => {
-                self.progress
-                    .say(|| format!("not every client is known yet: {}", unread.join("; ")));
+                self.progress.say(|| format!("not every client is known yet: {}", unread.join("; ")));
                 Ok(self.context.deadline.pause(PACE).map(|()| None))
             }
             Err(Fault::Late(late)) => Ok(Err(late)),

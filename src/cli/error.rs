@@ -23,7 +23,9 @@ pub(super) enum Fault {
     #[error("no pool '{name}': the cluster has {existing}")]
     NoPool { name: String, existing: String },
     /// Only while reading: what is late once something was sent is told by how far it came.
-    #[error("{0} before Ceph answered: nothing was changed; do the monitors have a quorum? Then run it again")]
+    #[error(
+        "{0} before Ceph answered: nothing was changed; do the monitors have a quorum? Then run it again"
+    )]
     Late(#[from] Late),
     #[error(
         "a release needs proof that the host rebooted, which only the daemon can get: if you know that it was powered \

@@ -98,16 +98,10 @@ fn text(answer: &FenceAnswer, fence: &Fence) -> String {
         State::Breached => "BREACHED: an entry was removed by somebody else",
     };
     let mut text = format!("{}  {state}\n", plan_verb::name(fence.plan()));
-    text.push_str(&format!(
-        "{}\n{}",
-        entries_table(&answer.entries),
-        coverage_text(&answer.coverage)
-    ));
+    text.push_str(&format!("{}\n{}", entries_table(&answer.entries), coverage_text(&answer.coverage)));
     text.push_str(&format!("{}\n", barrier_text(&answer.barrier)));
     for pool in &answer.deleted_pools {
-        text.push_str(&format!(
-            "pool {pool} was deleted meanwhile: nothing is proved about it\n"
-        ));
+        text.push_str(&format!("pool {pool} was deleted meanwhile: nothing is proved about it\n"));
     }
     if let Some(epoch) = answer.epoch {
         text.push_str(&format!("osdmap epoch {epoch}; {}\n", answer.timings_ms));

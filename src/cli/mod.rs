@@ -77,13 +77,7 @@ stdout is the answer, stderr everything else.";
 #[derive(Args)]
 struct Common {
     /// The guardian's configuration [default: /etc/rbd-guardian/rbd-guardian.toml, if it exists]
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Common options"
-    )]
+    #[arg(short, long, global = true, value_name = "FILE", help_heading = "Common options")]
     config: Option<PathBuf>,
     /// ceph.conf, as Ceph's tools take it
     #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
@@ -98,14 +92,7 @@ struct Common {
     #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
     keyring: Option<PathBuf>,
     /// How to print the answer
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_enum,
-        default_value = "table",
-        help_heading = "Common options"
-    )]
+    #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = "Common options")]
     format: Format,
     /// The same as --format json
     #[arg(long, global = true, help_heading = "Common options")]
@@ -176,13 +163,16 @@ struct FenceArgs {
     accept_incomplete: bool,
 }
 
+// Not a doc comment, which would take the brackets for a link.
+const ADDRESS_HELP: &str = "A host (10.0.0.5, 10.0.0.5:0/0, [2001:db8::5]:0/0) or one client instance \
+                            (10.0.0.5:0/123456); repeatable";
+
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct TargetArgs {
     /// A member, as the configuration names it
     member: Option<String>,
-    /// A host (10.0.0.5, 10.0.0.5:0/0, [2001:db8::5]:0/0) or one client instance (10.0.0.5:0/123456); repeatable
-    #[arg(long, value_name = "A", value_parser = parse_target, num_args = 1..)]
+    #[arg(long, value_name = "A", value_parser = parse_target, num_args = 1.., help = ADDRESS_HELP)]
     address: Vec<Entry>,
 }
 
@@ -231,16 +221,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         error.exit();
     }
     let text = error.render().to_string();
-    let text = text
-        .trim_start_matches("error: ")
-        .replace("For more information, try '--help'.", "");
+    let text = text.trim_start_matches("error: ").replace("For more information, try '--help'.", "");
     let (what, usage) = text.split_once("Usage: ").unwrap_or((&text, ""));
     let line = what.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = line.replace(" tip: ", "; tip: ");
-    let usage = usage
-        .lines()
-        .next()
-        .map_or_else(String::new, |usage| format!("; usage: {usage}"));
+    let usage = usage.lines().next().map_or_else(String::new, |usage| format!("; usage: {usage}"));
     eprintln!("rbd-guardian: {line}{usage}");
     Exit::Usage.into()
 }
@@ -263,21 +248,14 @@ impl TargetArgs {
             Some(name) => Target::Member(name.clone()),
             None => Target::Addresses(self.address.iter().copied().collect()),
         };
-        Request {
-            target,
-            accept_incomplete,
-        }
+        Request { target, accept_incomplete }
     }
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
     let timeout = humantime::parse_duration(text).map_err(|error| format!("{error}; write 30s or 5min"))?;
     let bounds = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
-    if bounds.contains(&timeout) {
-        Ok(timeout)
-    } else {
-        Err("between 1s and 24h".to_owned())
-    }
+    if bounds.contains(&timeout) { Ok(timeout) } else { Err("between 1s and 24h".to_owned()) }
 }
 
 #[cfg(test)]

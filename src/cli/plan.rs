@@ -42,21 +42,10 @@ pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, Fault> {
         fence: plan.fence.clone(),
         member: plan.member.clone(),
         state: "planned",
-        entries: plan
-            .entries
-            .iter()
-            .copied()
-            .map(there)
-            .map(EntryAnswer::new)
-            .collect(),
+        entries: plan.entries.iter().copied().map(there).map(EntryAnswer::new).collect(),
         fail_over: plan.fail_over.iter().map(ToString::to_string).collect(),
         coverage: CoverageAnswer::new(&plan),
-        pools: plan
-            .guarded
-            .pools(&world.map)
-            .values()
-            .map(|pool| pool.name.clone())
-            .collect(),
+        pools: plan.guarded.pools(&world.map).values().map(|pool| pool.name.clone()).collect(),
     };
     context.print(&answer, |answer| text(answer, &plan))?;
     Ok(Exit::Done)
@@ -67,25 +56,16 @@ fn text(answer: &PlanAnswer, plan: &Plan) -> String {
     for daemon in &answer.fail_over {
         text.push_str(&format!("first fail over {daemon} to a standby elsewhere\n"));
     }
-    text.push_str(&format!(
-        "{}\n{}",
-        entries_table(&answer.entries),
-        coverage_text(&answer.coverage)
-    ));
+    text.push_str(&format!("{}\n{}", entries_table(&answer.entries), coverage_text(&answer.coverage)));
     text.push_str(&format!("to prove: every PG of {}\n", answer.pools.join(", ")));
     text
 }
 
 /// The member, or what stands in for one.
 pub(super) fn name(plan: &Plan) -> String {
-    plan.member.clone().unwrap_or_else(|| {
-        plan.fence
-            .entries
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
-    })
+    plan.member
+        .clone()
+        .unwrap_or_else(|| plan.fence.entries.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
 /// Prints every reason, and that nothing was changed.
@@ -101,15 +81,7 @@ pub(super) fn refuse(context: &Context, request: &Request, refusals: &[Refusal])
         eprintln!("rbd-guardian: nothing was changed");
     } else {
         let refusals = refusals.iter().map(RefusalAnswer::new).collect();
-        context.print(
-            &Refused {
-                fence: None,
-                member,
-                state: "refused",
-                refusals,
-            },
-            |_| String::new(),
-        )?;
+        context.print(&Refused { fence: None, member, state: "refused", refusals }, |_| String::new())?;
     }
     Ok(Exit::Refused)
 }

@@ -13,9 +13,7 @@ const EVERY: Duration = Duration::from_secs(2);
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self {
-            last: clock::monotonic(),
-        }
+        Self { last: clock::monotonic() }
     }
 
     pub(super) fn say(&mut self, what: impl FnOnce() -> String) {

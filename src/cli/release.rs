@@ -32,10 +32,8 @@ pub(super) fn run(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> 
     let ips: BTreeSet<IpAddr> = fence.entries.iter().map(|entry| entry.ip()).collect();
     let hosts_only = fence.entries.iter().any(|entry| entry.is_host());
     let policy = &context.config.policy;
-    let mut release = Release::new(
-        if hosts_only { ips } else { BTreeSet::new() },
-        policy.required_until(clock::wall()),
-    );
+    let mut release =
+        Release::new(if hosts_only { ips } else { BTreeSet::new() }, policy.required_until(clock::wall()));
     let ended = drive::release(context, &mut release)?;
     let done = release.is_done();
     let answer = ReleaseAnswer {
@@ -65,18 +63,10 @@ fn named(context: &Context, args: &ReleaseArgs) -> Result<FenceId, Fault> {
     let name = args.member.clone().unwrap_or_default();
     let members = &context.config.members;
     let Some(member) = members.get(&name) else {
-        let known = members
-            .0
-            .iter()
-            .map(|member| member.name.clone())
-            .collect::<Vec<_>>()
-            .join(", ");
+        let known = members.0.iter().map(|member| member.name.clone()).collect::<Vec<_>>().join(", ");
         return Err(Fault::NoMember { name, known });
     };
-    Ok(FenceId::new(
-        Some(&name),
-        &member.addresses.iter().copied().map(Entry::Host).collect(),
-    ))
+    Ok(FenceId::new(Some(&name), &member.addresses.iter().copied().map(Entry::Host).collect()))
 }
 
 fn text(answer: &ReleaseAnswer) -> String {
@@ -89,10 +79,7 @@ fn text(answer: &ReleaseAnswer) -> String {
         text.push_str(&format!("removed {entry}\n"));
     }
     if !answer.kept.is_empty() {
-        text.push_str(&format!(
-            "its old client instances stay refused:\n{}\n",
-            entries_table(&answer.kept)
-        ));
+        text.push_str(&format!("its old client instances stay refused:\n{}\n", entries_table(&answer.kept)));
     }
     text
 }

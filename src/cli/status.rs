@@ -68,7 +68,9 @@ pub(super) fn run(mut context: Context, args: &StatusArgs) -> Result<Exit, Fault
         match shown {
             Ok(true) if args.watch => {}
             // A monitor election is no reason to stop watching.
-            Err(fault) if args.watch && fault.exit() == Exit::CannotTell => eprintln!("rbd-guardian: {fault}"),
+            Err(fault) if args.watch && fault.exit() == Exit::CannotTell => {
+                eprintln!("rbd-guardian: {fault}")
+            }
             Ok(_) => return Ok(Exit::Done),
             Err(fault) => return Err(fault),
         }
@@ -128,33 +130,19 @@ fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) ->
     for ip in &member.addresses {
         let fenced: Vec<_> = map.blocklist.hosts(*ip).collect();
         hosts.extend(fenced.iter().map(|(entry, _)| *entry));
-        let clients = map
-            .blocklist
-            .clients(*ip)
-            .map(|(client, until)| (Entry::Client(client), until));
+        let clients = map.blocklist.clients(*ip).map(|(client, until)| (Entry::Client(client), until));
         let all: Vec<_> = fenced.into_iter().chain(clients).collect();
         for (entry, until) in all.iter().filter(|(_, until)| *until < required) {
-            notes.push(format!(
-                "{entry} ends at {until}: fence the member again to replace it"
-            ));
+            notes.push(format!("{entry} ends at {until}: fence the member again to replace it"));
         }
-        entries.extend(
-            all.into_iter()
-                .map(|(entry, until)| EntryAnswer::new((entry, Some(until)))),
-        );
+        entries.extend(all.into_iter().map(|(entry, until)| EntryAnswer::new((entry, Some(until)))));
     }
-    let unfenced = member
-        .addresses
-        .iter()
-        .filter(|ip| map.blocklist.hosts(**ip).next().is_none());
+    let unfenced = member.addresses.iter().filter(|ip| map.blocklist.hosts(**ip).next().is_none());
     let unfenced: Vec<String> = unfenced.map(ToString::to_string).collect();
     let state = if hosts.is_empty() {
         MemberState::Watching
     } else if !unfenced.is_empty() {
-        notes.push(format!(
-            "not fenced: {}; fence the member again, or release it",
-            unfenced.join(", ")
-        ));
+        notes.push(format!("not fenced: {}; fence the member again, or release it", unfenced.join(", ")));
         MemberState::Breached
     } else if proved {
         MemberState::Sealed
@@ -162,35 +150,18 @@ fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) ->
         MemberState::Pending
     };
     let fence = (!hosts.is_empty()).then(|| FenceId::new(Some(&member.name), &hosts));
-    MemberAnswer {
-        name: member.name.clone(),
-        state,
-        fence,
-        entries,
-        notes,
-    }
+    MemberAnswer { name: member.name.clone(), state, fence, entries, notes }
 }
 
 fn others(context: &Context, map: &OsdMap) -> Vec<EntryAnswer> {
     let of_member = |ip| context.config.members.owner(ip).is_some();
-    let entries = map
-        .blocklist
-        .entries
-        .iter()
-        .filter(|(addr, _)| !of_member(addr.ip));
+    let entries = map.blocklist.entries.iter().filter(|(addr, _)| !of_member(addr.ip));
     let entries = entries.filter_map(|(addr, until)| {
-        let entry = if addr.is_host() {
-            Entry::Host(addr.ip)
-        } else {
-            Entry::Client(addr.client()?)
-        };
+        let entry = if addr.is_host() { Entry::Host(addr.ip) } else { Entry::Client(addr.client()?) };
         Some((entry, Some(*until)))
     });
-    let ranges = map
-        .blocklist
-        .ranges
-        .iter()
-        .filter(|(range, _)| range.prefix_len() == range.max_prefix_len());
+    let ranges =
+        map.blocklist.ranges.iter().filter(|(range, _)| range.prefix_len() == range.max_prefix_len());
     let ranges = ranges.filter(|(range, _)| !of_member(range.addr()));
     let ranges = ranges.map(|(range, until)| (Entry::HostRange(range.addr()), Some(*until)));
     entries.chain(ranges).map(EntryAnswer::new).collect()
@@ -205,19 +176,13 @@ fn text(answer: &StatusAnswer) -> String {
             MemberState::Pending => "PENDING",
             MemberState::Breached => "BREACHED",
         };
-        let entries: Vec<String> = member
-            .entries
-            .iter()
-            .map(|entry| entry.entry.to_string())
-            .collect();
+        let entries: Vec<String> = member.entries.iter().map(|entry| entry.entry.to_string()).collect();
         let fence = member.fence.as_ref().map(ToString::to_string).unwrap_or_default();
         rows.add_row([member.name.clone(), state.to_owned(), entries.join("\n"), fence]);
     }
     let mut text = format!("osdmap epoch {}\n{rows}\n", answer.epoch);
-    for (member, note) in answer
-        .members
-        .iter()
-        .flat_map(|member| member.notes.iter().map(move |note| (member, note)))
+    for (member, note) in
+        answer.members.iter().flat_map(|member| member.notes.iter().map(move |note| (member, note)))
     {
         text.push_str(&format!("{}: {note}\n", member.name));
     }
@@ -225,10 +190,7 @@ fn text(answer: &StatusAnswer) -> String {
         text.push_str("no members are configured: add [[member]] tables to the configuration\n");
     }
     if !answer.barrier.is_empty() {
-        text.push_str(&format!(
-            "\nproof, made just now:\n{}\n",
-            barrier_text(&answer.barrier)
-        ));
+        text.push_str(&format!("\nproof, made just now:\n{}\n", barrier_text(&answer.barrier)));
     }
     if !answer.other_entries.is_empty() {
         text.push_str(&format!(

@@ -48,11 +48,7 @@ pub(super) fn run(context: &Context, args: &WatchersArgs) -> Result<Exit, Fault>
     for what in &unread {
         eprintln!("rbd-guardian: not read: {what}");
     }
-    Ok(if unread.is_empty() {
-        Exit::Done
-    } else {
-        Exit::CannotTell
-    })
+    Ok(if unread.is_empty() { Exit::Done } else { Exit::CannotTell })
 }
 
 fn wanted<'m>(
@@ -66,16 +62,8 @@ fn wanted<'m>(
     let mut wanted = BTreeMap::new();
     for name in &args.pools {
         let Some((id, pool)) = map.pools.iter().find(|(_, pool)| pool.name == *name) else {
-            let existing = map
-                .pools
-                .values()
-                .map(|pool| pool.name.clone())
-                .collect::<Vec<_>>()
-                .join(", ");
-            return Err(Fault::NoPool {
-                name: name.clone(),
-                existing,
-            });
+            let existing = map.pools.values().map(|pool| pool.name.clone()).collect::<Vec<_>>().join(", ");
+            return Err(Fault::NoPool { name: name.clone(), existing });
         };
         wanted.insert(*id, pool);
     }
@@ -107,17 +95,8 @@ fn text(images: &[ImageAnswer]) -> String {
     let mut rows = table(["IMAGE", "WATCHERS", "LOCK", "MEMBER", "VERDICT"]);
     for image in images {
         let parts = [&image.pool, &image.namespace, &image.image];
-        let path = parts
-            .into_iter()
-            .filter(|part| !part.is_empty())
-            .cloned()
-            .collect::<Vec<_>>()
-            .join("/");
-        let watchers: Vec<String> = image
-            .watchers
-            .iter()
-            .map(|watch| watch.address.to_string())
-            .collect();
+        let path = parts.into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("/");
+        let watchers: Vec<String> = image.watchers.iter().map(|watch| watch.address.to_string()).collect();
         let verdict = match image.verdict {
             Verdict::Unused => "unused",
             Verdict::OneMember => "one member",
@@ -128,10 +107,7 @@ fn text(images: &[ImageAnswer]) -> String {
         rows.add_row([
             path,
             watchers.join("\n"),
-            image
-                .lock
-                .as_ref()
-                .map_or_else(String::new, |lock| lock.address.to_string()),
+            image.lock.as_ref().map_or_else(String::new, |lock| lock.address.to_string()),
             image.member.clone().unwrap_or_default(),
             verdict.to_owned(),
         ]);

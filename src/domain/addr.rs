@@ -90,10 +90,7 @@ pub enum AddrError {
 impl EntityAddr {
     /// The client instance this address names, if it is a client's (port 0, nonce set).
     pub fn client(self) -> Option<ClientAddr> {
-        (self.port == 0 && self.nonce != 0).then_some(ClientAddr {
-            ip: self.ip,
-            nonce: self.nonce,
-        })
+        (self.port == 0 && self.nonce != 0).then_some(ClientAddr { ip: self.ip, nonce: self.nonce })
     }
 
     /// Is it the whole-host form `IP:0/0`?
@@ -107,34 +104,19 @@ impl FromStr for EntityAddr {
 
     /// Accepts what Ceph prints: an optional type prefix, an IP (v6 bare or in brackets), port and nonce.
     fn from_str(text: &str) -> Result<Self, AddrError> {
-        let malformed = || AddrError::Malformed {
-            text: text.to_owned(),
-        };
-        let bare = ["v1:", "v2:", "any:"]
-            .iter()
-            .find_map(|p| text.strip_prefix(p))
-            .unwrap_or(text);
+        let malformed = || AddrError::Malformed { text: text.to_owned() };
+        let bare = ["v1:", "v2:", "any:"].iter().find_map(|p| text.strip_prefix(p)).unwrap_or(text);
         let (place, nonce) = match bare.split_once('/') {
             Some((place, nonce)) => (place, nonce.parse().map_err(|_| malformed())?),
             None => (bare, 0),
         };
-        if let Ok(ip) = place
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>()
-        {
+        if let Ok(ip) = place.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             let bracketed = place.starts_with('[') || place.ends_with(']');
             let well_formed = !bracketed || (ip.is_ipv6() && place.starts_with('[') && place.ends_with(']'));
-            return well_formed
-                .then_some(Self { ip, port: 0, nonce })
-                .ok_or_else(malformed);
+            return well_formed.then_some(Self { ip, port: 0, nonce }).ok_or_else(malformed);
         }
         let place = place.parse::<SocketAddr>().map_err(|_| malformed())?;
-        Ok(Self {
-            ip: place.ip(),
-            port: place.port(),
-            nonce,
-        })
+        Ok(Self { ip: place.ip(), port: place.port(), nonce })
     }
 }
 
@@ -153,10 +135,7 @@ pub fn parse_target(text: &str) -> Result<Entry, AddrError> {
             return Err(AddrError::Network { text: owned() });
         }
     }
-    if ["v1:", "v2:", "any:"]
-        .iter()
-        .any(|prefix| text.starts_with(prefix))
-    {
+    if ["v1:", "v2:", "any:"].iter().any(|prefix| text.starts_with(prefix)) {
         return Err(AddrError::Malformed { text: owned() });
     }
     let addr: EntityAddr = text.parse()?;
@@ -165,11 +144,7 @@ pub fn parse_target(text: &str) -> Result<Entry, AddrError> {
         NotHost::Other(why) => AddrError::NotAHost { text: owned(), why },
     })?;
     if addr.port != 0 {
-        return Err(AddrError::Port {
-            text: owned(),
-            ip: bracketed(addr.ip),
-            port: addr.port,
-        });
+        return Err(AddrError::Port { text: owned(), ip: bracketed(addr.ip), port: addr.port });
     }
     Ok(addr.client().map_or(Entry::Host(addr.ip), Entry::Client))
 }
@@ -209,11 +184,7 @@ impl fmt::Display for EntityAddr {
 
 impl From<ClientAddr> for EntityAddr {
     fn from(client: ClientAddr) -> Self {
-        Self {
-            ip: client.ip,
-            port: 0,
-            nonce: client.nonce,
-        }
+        Self { ip: client.ip, port: 0, nonce: client.nonce }
     }
 }
 
@@ -250,12 +221,7 @@ impl fmt::Display for Entry {
     /// The text the `osd blocklist` command takes for it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Host(ip) => EntityAddr {
-                ip,
-                port: 0,
-                nonce: 0,
-            }
-            .fmt(f),
+            Self::Host(ip) => EntityAddr { ip, port: 0, nonce: 0 }.fmt(f),
             Self::HostRange(ip @ IpAddr::V4(_)) => write!(f, "{ip}/{}", Ipv4Addr::BITS),
             Self::HostRange(ip @ IpAddr::V6(_)) => write!(f, "{ip}/{}", Ipv6Addr::BITS),
             Self::Client(client) => client.fmt(f),
@@ -283,9 +249,7 @@ impl Serialize for EntityAddr {
 
 impl<'de> Deserialize<'de> for EntityAddr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -300,16 +264,8 @@ mod tests {
 
     #[test]
     fn reads_what_the_storage_prints() {
-        let client = EntityAddr {
-            ip: "10.77.0.11".parse().unwrap(),
-            port: 0,
-            nonce: 525_740_053,
-        };
-        for text in [
-            "10.77.0.11:0/525740053",
-            "v1:10.77.0.11:0/525740053",
-            "any:10.77.0.11:0/525740053",
-        ] {
+        let client = EntityAddr { ip: "10.77.0.11".parse().unwrap(), port: 0, nonce: 525_740_053 };
+        for text in ["10.77.0.11:0/525740053", "v1:10.77.0.11:0/525740053", "any:10.77.0.11:0/525740053"] {
             assert_eq!(addr(text), client);
         }
         assert_eq!(addr("[fd77::b]:0/7").to_string(), "[fd77::b]:0/7");
@@ -323,10 +279,7 @@ mod tests {
         let ip: IpAddr = "10.0.0.5".parse().unwrap();
         assert_eq!(parse_target("10.0.0.5").unwrap(), Entry::Host(ip));
         assert_eq!(parse_target("10.0.0.5:0/0").unwrap(), Entry::Host(ip));
-        assert_eq!(
-            parse_target("10.0.0.5:0/9").unwrap(),
-            Entry::Client(ClientAddr { ip, nonce: 9 })
-        );
+        assert_eq!(parse_target("10.0.0.5:0/9").unwrap(), Entry::Client(ClientAddr { ip, nonce: 9 }));
         let v6: IpAddr = "2001:db8::5".parse().unwrap();
         assert_eq!(parse_target("[2001:db8::5]:0/0").unwrap(), Entry::Host(v6));
         assert_eq!(parse_target("2001:db8::5").unwrap(), Entry::Host(v6));
@@ -345,15 +298,9 @@ mod tests {
         assert!(matches!(reason("::ffff:10.0.0.5"), NotAHost { .. }));
         assert!(matches!(reason("0.0.0.0"), NotAHost { .. }));
         assert!(matches!(reason("10.0.0.5:6800/1"), Port { port: 6800, .. }));
-        for text in [
-            "",
-            "n1",
-            "10.0.0",
-            "10.0.0.5:0/",
-            "10.0.0.5:0/-1",
-            "[10.0.0.5]",
-            "10.0.0.5:0/4294967296",
-        ] {
+        for text in
+            ["", "n1", "10.0.0", "10.0.0.5:0/", "10.0.0.5:0/-1", "[10.0.0.5]", "10.0.0.5:0/4294967296"]
+        {
             assert!(matches!(reason(text), Malformed { .. }), "{text}");
         }
         assert!(matches!(reason("v1:10.0.0.5:0/1"), Malformed { .. }));

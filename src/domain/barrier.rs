@@ -21,11 +21,7 @@ pub struct PoolToProve {
 impl PoolToProve {
     /// All its PGs.
     pub fn new(id: PoolId, pool: &Pool) -> Self {
-        Self {
-            id,
-            name: pool.name.clone(),
-            pg_num: pool.pg_num,
-        }
+        Self { id, name: pool.name.clone(), pg_num: pool.pg_num }
     }
 }
 
@@ -48,16 +44,11 @@ impl PoolProof {
 
     /// How many PGs are proved.
     pub fn proved(&self) -> usize {
-        usize::try_from(self.pool.pg_num)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(self.pending.len())
+        usize::try_from(self.pool.pg_num).unwrap_or(usize::MAX).saturating_sub(self.pending.len())
     }
 
     /// Unproved PGs as the storage prints them: `2.1f`.
     pub fn pending_names(&self) -> Vec<String> {
-        self.pending
-            .iter()
-            .map(|pg| format!("{}.{pg:x}", self.pool.id))
-            .collect()
+        self.pending.iter().map(|pg| format!("{}.{pg:x}", self.pool.id)).collect()
     }
 }

@@ -21,11 +21,7 @@ impl Blocklist {
     /// Until when this very entry stands; `None` if it is not there.
     pub fn until(&self, entry: Entry) -> Option<Timestamp> {
         match entry {
-            Entry::Host(ip) => self.entries.get(&EntityAddr {
-                ip,
-                port: 0,
-                nonce: 0,
-            }),
+            Entry::Host(ip) => self.entries.get(&EntityAddr { ip, port: 0, nonce: 0 }),
             Entry::HostRange(ip) => self.ranges.get(&IpNet::from(ip)),
             Entry::Client(client) => self.entries.get(&client.into()),
         }
@@ -42,9 +38,7 @@ impl Blocklist {
 
     /// The whole-host entries that stand for an IP, in either form.
     pub fn hosts(&self, ip: IpAddr) -> impl Iterator<Item = (Entry, Timestamp)> {
-        [Entry::Host(ip), Entry::HostRange(ip)]
-            .into_iter()
-            .filter_map(|e| Some((e, self.until(e)?)))
+        [Entry::Host(ip), Entry::HostRange(ip)].into_iter().filter_map(|e| Some((e, self.until(e)?)))
     }
 
     /// The client entries that stand for an IP.

@@ -94,7 +94,9 @@ pub enum Failure {
         entry: Entry,
     },
     /// Every key that could cover a short entry while it is replaced is in use and short itself.
-    #[error("{entry} ends too soon and cannot be replaced: both whole-host keys of its address end too soon as well")]
+    #[error(
+        "{entry} ends too soon and cannot be replaced: both whole-host keys of its address end too soon as well"
+    )]
     Uncovered {
         /// Which.
         entry: Entry,
@@ -200,16 +202,9 @@ impl Fence {
     fn unproved(&self, map: &OsdMap) -> Vec<PoolToProve> {
         let mut unproved = Vec::new();
         for (id, pool) in self.plan.guarded.pools(map) {
-            let proof = self
-                .proofs
-                .get(&id)
-                .filter(|proof| proof.pool.pg_num == pool.pg_num);
+            let proof = self.proofs.get(&id).filter(|proof| proof.pool.pg_num == pool.pg_num);
             if !proof.is_some_and(PoolProof::is_complete) {
-                unproved.push(PoolToProve {
-                    id,
-                    name: pool.name.clone(),
-                    pg_num: pool.pg_num,
-                });
+                unproved.push(PoolToProve { id, name: pool.name.clone(), pg_num: pool.pg_num });
             }
         }
         unproved
@@ -222,10 +217,7 @@ impl Fence {
             // Whether it happened is read from the daemons, in both cases.
             Sent::Acknowledged | Sent::Unknown => {}
             Sent::Refused(status) => {
-                self.failure = Some(Failure::FailOver {
-                    daemon: daemon.to_string(),
-                    status,
-                });
+                self.failure = Some(Failure::FailOver { daemon: daemon.to_string(), status });
             }
         }
     }
@@ -236,30 +228,19 @@ impl Fence {
         let hosts = self.plan.hosts();
         let on_target = |ip: Option<IpAddr>| ip.is_none_or(|ip| hosts.contains(&ip));
         let moved = |kind: DaemonKind| {
-            let mut active = daemons
-                .iter()
-                .filter(|d| d.kind == kind && d.role == Role::Active)
-                .peekable();
+            let mut active = daemons.iter().filter(|d| d.kind == kind && d.role == Role::Active).peekable();
             active.peek().is_some() && active.all(|daemon| !on_target(daemon.ip))
         };
         self.daemons_settled = self.plan.fail_over.iter().all(|daemon| moved(daemon.kind));
         let planned = |kind: DaemonKind| self.plan.fail_over.iter().any(|daemon| daemon.kind == kind);
         let back = |d: &&Daemon| d.role == Role::Active && d.ip.is_some_and(|ip| hosts.contains(&ip));
-        self.to_fail_over = daemons
-            .iter()
-            .filter(|d| planned(d.kind))
-            .filter(back)
-            .cloned()
-            .collect();
+        self.to_fail_over = daemons.iter().filter(|d| planned(d.kind)).filter(back).cloned().collect();
     }
 
     /// Entries were sent; the map will tell what came of it.
     pub fn handle_added(&mut self, sent: Vec<(Entry, Sent)>) {
         self.outstanding = false;
-        self.refused = sent
-            .into_iter()
-            .filter_map(|(entry, sent)| Some((entry, sent.refused()?)))
-            .collect();
+        self.refused = sent.into_iter().filter_map(|(entry, sent)| Some((entry, sent.refused()?))).collect();
     }
 
     /// Removals were sent.
@@ -314,14 +295,11 @@ impl Fence {
     fn note_pools(&mut self, map: &OsdMap) {
         let guarded = self.plan.guarded.pools(map);
         let gone = self.proofs.iter().filter(|(id, _)| !map.pools.contains_key(id));
-        self.deleted_pools
-            .extend(gone.map(|(_, proof)| proof.pool.name.clone()));
+        self.deleted_pools.extend(gone.map(|(_, proof)| proof.pool.name.clone()));
         self.proofs.retain(|id, _| map.pools.contains_key(id));
         let tiered = guarded.values().find(|pool| pool.overlay.is_some());
         if let Some(pool) = tiered {
-            self.failure = Some(Failure::CacheTier {
-                pool: pool.name.clone(),
-            });
+            self.failure = Some(Failure::CacheTier { pool: pool.name.clone() });
         }
     }
 

@@ -40,10 +40,7 @@ impl FenceId {
     pub fn new(member: Option<&str>, entries: &BTreeSet<Entry>) -> Self {
         let hosts: BTreeSet<Entry> = entries.iter().copied().filter(|entry| entry.is_host()).collect();
         let entries = if hosts.is_empty() { entries.clone() } else { hosts };
-        Self {
-            member: member.map(str::to_owned),
-            entries,
-        }
+        Self { member: member.map(str::to_owned), entries }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -78,16 +75,11 @@ impl FromStr for FenceId {
     type Err = BadFenceId;
 
     fn from_str(text: &str) -> Result<Self, BadFenceId> {
-        let bad = || BadFenceId {
-            text: text.to_owned(),
-        };
+        let bad = || BadFenceId { text: text.to_owned() };
         let code = text.strip_prefix("F-").ok_or_else(bad)?;
-        let bytes = BASE32_NOPAD
-            .decode(code.to_ascii_uppercase().as_bytes())
-            .map_err(|_| bad())?;
-        let (body, checksum) = bytes
-            .split_at_checked(bytes.len().saturating_sub(CHECKSUM_BYTES))
-            .ok_or_else(bad)?;
+        let bytes = BASE32_NOPAD.decode(code.to_ascii_uppercase().as_bytes()).map_err(|_| bad())?;
+        let (body, checksum) =
+            bytes.split_at_checked(bytes.len().saturating_sub(CHECKSUM_BYTES)).ok_or_else(bad)?;
         if checksum != crc32fast::hash(body).to_be_bytes() {
             return Err(bad());
         }
@@ -116,10 +108,7 @@ fn parse(body: &[u8]) -> Option<FenceId> {
             b'c' => {
                 let (nonce, after) = after.split_first_chunk::<4>()?;
                 rest = after;
-                Entry::Client(ClientAddr {
-                    ip,
-                    nonce: u32::from_be_bytes(*nonce),
-                })
+                Entry::Client(ClientAddr { ip, nonce: u32::from_be_bytes(*nonce) })
             }
             _ => return None,
         });

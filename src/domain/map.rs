@@ -49,11 +49,7 @@ impl Guarded {
     /// The guarded pools of a map.
     pub fn pools<'m>(&self, map: &'m OsdMap) -> BTreeMap<PoolId, &'m Pool> {
         let guarded = |pool: &Pool| pool.may_hold_images() && !self.except.contains(&pool.name);
-        map.pools
-            .iter()
-            .filter(|(_, pool)| guarded(pool))
-            .map(|(id, pool)| (*id, pool))
-            .collect()
+        map.pools.iter().filter(|(_, pool)| guarded(pool)).map(|(id, pool)| (*id, pool)).collect()
     }
 }
 

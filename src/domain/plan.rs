@@ -71,11 +71,7 @@ pub struct Plan {
 impl Plan {
     /// The IPs all of whose clients are fenced.
     pub fn hosts(&self) -> BTreeSet<IpAddr> {
-        self.entries
-            .iter()
-            .filter(|entry| entry.is_host())
-            .map(|entry| entry.ip())
-            .collect()
+        self.entries.iter().filter(|entry| entry.is_host()).map(|entry| entry.ip()).collect()
     }
 }
 
@@ -128,14 +124,10 @@ pub fn plan(
         Coverage::Incomplete
     };
     if coverage == Coverage::Incomplete && !request.accept_incomplete {
-        refusals.push(Refusal::Incomplete {
-            unread: world.unread.clone(),
-        });
+        refusals.push(Refusal::Incomplete { unread: world.unread.clone() });
     }
     if entries.is_empty() && refusals.is_empty() {
-        refusals.push(Refusal::Incomplete {
-            unread: vec!["no client of it is known".to_owned()],
-        });
+        refusals.push(Refusal::Incomplete { unread: vec!["no client of it is known".to_owned()] });
     }
     let required_until = policy.required_until(world.now);
     refusals.extend(short_entries(&entries, world, required_until));
@@ -172,20 +164,13 @@ fn resolve<'m>(
             if member.addresses.is_empty() {
                 return Err(Refusal::NoAddress { member: name.clone() });
             }
-            Ok((
-                Some(member),
-                member.addresses.iter().copied().map(Entry::Host).collect(),
-            ))
+            Ok((Some(member), member.addresses.iter().copied().map(Entry::Host).collect()))
         }
     }
 }
 
 fn host_ips(entries: &BTreeSet<Entry>) -> BTreeSet<IpAddr> {
-    entries
-        .iter()
-        .filter(|entry| entry.is_host())
-        .map(|entry| entry.ip())
-        .collect()
+    entries.iter().filter(|entry| entry.is_host()).map(|entry| entry.ip()).collect()
 }
 
 fn own_addresses(entries: &BTreeSet<Entry>, world: &World) -> Vec<Refusal> {
@@ -194,27 +179,15 @@ fn own_addresses(entries: &BTreeSet<Entry>, world: &World) -> Vec<Refusal> {
             Entry::Host(ip) | Entry::HostRange(ip) => own.ip == *ip,
             Entry::Client(client) => own.client() == Some(*client),
         });
-        own.map(|own| Refusal::OwnAddress {
-            entry: *entry,
-            own: own.to_string(),
-        })
+        own.map(|own| Refusal::OwnAddress { entry: *entry, own: own.to_string() })
     };
     entries.iter().filter_map(hits).collect()
 }
 
 fn protected(entries: &BTreeSet<Entry>, policy: &Policy) -> Vec<Refusal> {
     let ips: BTreeSet<IpAddr> = entries.iter().map(|entry| entry.ip()).collect();
-    let hit = |ip: IpAddr| {
-        policy
-            .protected
-            .iter()
-            .find(|network| network.contains(&ip))
-            .map(|n| (ip, *n))
-    };
-    ips.into_iter()
-        .filter_map(hit)
-        .map(|(ip, network)| Refusal::Protected { ip, network })
-        .collect()
+    let hit = |ip: IpAddr| policy.protected.iter().find(|network| network.contains(&ip)).map(|n| (ip, *n));
+    ips.into_iter().filter_map(hit).map(|(ip, network)| Refusal::Protected { ip, network }).collect()
 }
 
 fn pools(world: &World, policy: &Policy) -> Vec<Refusal> {
@@ -225,10 +198,7 @@ fn pools(world: &World, policy: &Policy) -> Vec<Refusal> {
     let tiered = guarded.values().filter_map(|pool| {
         let tier = world.map.pools.get(&pool.overlay?);
         let tier = tier.map_or_else(|| "unknown".to_owned(), |tier| tier.name.clone());
-        Some(Refusal::CacheTier {
-            pool: pool.name.clone(),
-            tier,
-        })
+        Some(Refusal::CacheTier { pool: pool.name.clone(), tier })
     });
     tiered.collect()
 }
@@ -238,16 +208,10 @@ fn brake(entries: &BTreeSet<Entry>, members: &Members, world: &World, policy: &P
     let targeted = |member: &Member| member.addresses.iter().any(|ip| hosts.contains(ip));
     let fenced = |member: &Member| fenced_addresses(member, world).next().is_some();
     let target_count = members.0.iter().filter(|member| targeted(member)).count();
-    let held = members
-        .0
-        .iter()
-        .filter(|member| fenced(member) && !targeted(member));
+    let held = members.0.iter().filter(|member| fenced(member) && !targeted(member));
     let held: Vec<String> = held.map(|member| member.name.clone()).collect();
     let over = target_count > 0 && held.len() + target_count > policy.max_fenced_members;
-    over.then_some(Refusal::Brake {
-        held,
-        max: policy.max_fenced_members,
-    })
+    over.then_some(Refusal::Brake { held, max: policy.max_fenced_members })
 }
 
 /// A member's addresses that are blocklisted as a whole.
@@ -281,14 +245,8 @@ fn active_daemons(
         let of_kind = || world.daemons.iter().filter(move |daemon| daemon.kind == kind);
         let on_target = |daemon: &&Daemon| daemon.ip.is_some_and(|ip| hosts.contains(&ip));
         let elsewhere = |daemon: &&Daemon| daemon.ip.is_some_and(|ip| !hosts.contains(&ip));
-        let mut standbys = of_kind()
-            .filter(|daemon| daemon.role == Role::Standby)
-            .filter(elsewhere)
-            .count();
-        for daemon in of_kind()
-            .filter(|daemon| daemon.role == Role::Active)
-            .filter(on_target)
-        {
+        let mut standbys = of_kind().filter(|daemon| daemon.role == Role::Standby).filter(elsewhere).count();
+        for daemon in of_kind().filter(|daemon| daemon.role == Role::Active).filter(on_target) {
             let why = if !policy.fail_over {
                 Some("and the configuration forbids to fail it over (policy.fail_over)")
             } else if standbys == 0 {
@@ -302,14 +260,7 @@ fn active_daemons(
                     movable.push(daemon.clone());
                 }
                 (Some(why), Some(ip)) => {
-                    stuck.push((
-                        ip,
-                        Refusal::ActiveDaemon {
-                            ip,
-                            daemon: daemon.to_string(),
-                            why,
-                        },
-                    ));
+                    stuck.push((ip, Refusal::ActiveDaemon { ip, daemon: daemon.to_string(), why }));
                 }
                 (Some(_), None) => {}
             }
@@ -323,25 +274,15 @@ fn bare_hosts(hosts: &BTreeSet<IpAddr>, world: &World) -> Vec<Refusal> {
 }
 
 fn daemons_at(ip: IpAddr, world: &World) -> Option<Refusal> {
-    let daemons: Vec<String> = world
-        .daemons
-        .iter()
-        .filter(|daemon| daemon.ip == Some(ip))
-        .map(ToString::to_string)
-        .collect();
+    let daemons: Vec<String> =
+        world.daemons.iter().filter(|daemon| daemon.ip == Some(ip)).map(ToString::to_string).collect();
     (!daemons.is_empty()).then_some(Refusal::DaemonsAt { ip, daemons })
 }
 
 fn daemon_clients(entries: &BTreeSet<Entry>, world: &World) -> Vec<Refusal> {
     let of_daemon = |client: &ClientAddr| {
-        let daemon = world
-            .daemons
-            .iter()
-            .find(|daemon| daemon.clients.contains(client))?;
-        Some(Refusal::DaemonClient {
-            client: *client,
-            daemon: daemon.to_string(),
-        })
+        let daemon = world.daemons.iter().find(|daemon| daemon.clients.contains(client))?;
+        Some(Refusal::DaemonClient { client: *client, daemon: daemon.to_string() })
     };
     clients(entries).iter().filter_map(of_daemon).collect()
 }
@@ -367,12 +308,7 @@ fn known_clients(hosts: &BTreeSet<IpAddr>, world: &World) -> Vec<ClientAddr> {
 fn short_entries(entries: &BTreeSet<Entry>, world: &World, required: Timestamp) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     for entry in entries {
-        let Some(until) = world
-            .map
-            .blocklist
-            .until(*entry)
-            .filter(|until| *until < required)
-        else {
+        let Some(until) = world.map.blocklist.until(*entry).filter(|until| *until < required) else {
             continue;
         };
         let covered_by_plan = !entry.is_host() && entries.contains(&Entry::Host(entry.ip()));
@@ -387,12 +323,7 @@ fn short_entries(entries: &BTreeSet<Entry>, world: &World, required: Timestamp) 
         } else {
             harmed_by_cover(*entry, entries, world)
         };
-        refusals.extend(why.map(|why| Refusal::ShortEntry {
-            entry: *entry,
-            until,
-            required,
-            why,
-        }));
+        refusals.extend(why.map(|why| Refusal::ShortEntry { entry: *entry, until, required, why }));
     }
     refusals
 }
@@ -400,10 +331,7 @@ fn short_entries(entries: &BTreeSet<Entry>, world: &World, required: Timestamp) 
 fn harmed_by_cover(entry: Entry, entries: &BTreeSet<Entry>, world: &World) -> Option<String> {
     let ip = entry.ip();
     let host = BTreeSet::from([Entry::Host(ip)]);
-    if let Some(refusal) = own_addresses(&host, world)
-        .pop()
-        .or_else(|| daemons_at(ip, world))
-    {
+    if let Some(refusal) = own_addresses(&host, world).pop().or_else(|| daemons_at(ip, world)) {
         return Some(format!("that needs the whole host for a moment, and {refusal}"));
     }
     // An instance that has an entry of its own is refused anyway.
@@ -412,7 +340,5 @@ fn harmed_by_cover(entry: Entry, entries: &BTreeSet<Entry>, world: &World) -> Op
         c.ip == ip && !entries.contains(&own) && world.map.blocklist.until(own).is_none()
     };
     let other = world.clients.keys().find(harmed)?;
-    Some(format!(
-        "that needs the whole host for a moment, and {other} on it is not to be fenced"
-    ))
+    Some(format!("that needs the whole host for a moment, and {other} on it is not to be fenced"))
 }

@@ -101,11 +101,7 @@ impl Release {
 
     /// Every whole-host entry of the IPs, in either form, covers of this run included.
     fn hosts(&self, blocklist: &Blocklist) -> Vec<Entry> {
-        self.ips
-            .iter()
-            .flat_map(|ip| blocklist.hosts(*ip))
-            .map(|(entry, _)| entry)
-            .collect()
+        self.ips.iter().flat_map(|ip| blocklist.hosts(*ip)).map(|(entry, _)| entry).collect()
     }
 
     /// A map was read; `None` if it could not be.
@@ -113,11 +109,7 @@ impl Release {
         self.outstanding = false;
         let Some(map) = map else { return };
         // Clients somebody fenced earlier, or the lock breaker of an image for an hour, stay dead as well.
-        let known = self
-            .ips
-            .iter()
-            .flat_map(|ip| map.blocklist.clients(*ip))
-            .map(|(client, _)| client);
+        let known = self.ips.iter().flat_map(|ip| map.blocklist.clients(*ip)).map(|(client, _)| client);
         self.wanted.targets.extend(known.map(Entry::Client));
         self.seen = Some(map.blocklist.clone());
         self.map = Some(map);
@@ -127,10 +119,7 @@ impl Release {
     pub fn handle_clients(&mut self, clients: Option<BTreeSet<ClientAddr>>) {
         self.outstanding = false;
         let Some(clients) = clients else { return };
-        let of_ips = clients
-            .into_iter()
-            .filter(|client| self.ips.contains(&client.ip))
-            .map(Entry::Client);
+        let of_ips = clients.into_iter().filter(|client| self.ips.contains(&client.ip)).map(Entry::Client);
         let before = self.wanted.targets.len();
         self.wanted.targets.extend(of_ips);
         self.clients_settled = self.wanted.targets.len() == before;
@@ -174,10 +163,7 @@ impl Release {
     /// Client entries that stay, and until when, as last read back.
     pub fn kept(&self) -> impl Iterator<Item = (Entry, Option<Timestamp>)> {
         let until = |entry: Entry| self.seen.as_ref().and_then(|seen| seen.until(entry));
-        self.wanted
-            .targets
-            .iter()
-            .map(move |entry| (*entry, until(*entry)))
+        self.wanted.targets.iter().map(move |entry| (*entry, until(*entry)))
     }
 
     /// What went wrong for good.

@@ -32,10 +32,8 @@ pub fn judge<'m>(
     blocklist: &Blocklist,
 ) -> (Verdict, Option<&'m str>) {
     let fenced = |addr: &EntityAddr| addr.client().is_some_and(|client| blocklist.refuses(client));
-    let owners: BTreeSet<Option<&str>> = users
-        .iter()
-        .map(|addr| members.owner(addr.ip).map(|member| member.name.as_str()))
-        .collect();
+    let owners: BTreeSet<Option<&str>> =
+        users.iter().map(|addr| members.owner(addr.ip).map(|member| member.name.as_str())).collect();
     let known: Vec<&str> = owners.iter().copied().flatten().collect();
     let one = match known.as_slice() {
         [one] => Some(*one),
@@ -62,10 +60,8 @@ mod tests {
 
     #[test]
     fn tells_one_member_from_several_and_from_strangers() {
-        let member = |name: &str, ip: &str| Member {
-            name: name.to_owned(),
-            addresses: vec![ip.parse().unwrap()],
-        };
+        let member =
+            |name: &str, ip: &str| Member { name: name.to_owned(), addresses: vec![ip.parse().unwrap()] };
         let members = Members(vec![member("n1", "10.0.0.1"), member("n2", "10.0.0.2")]);
         let mut blocklist = Blocklist::default();
         let judged = |addrs: &[&str], blocklist: &Blocklist| {
@@ -75,21 +71,13 @@ mod tests {
         };
         let n1 = Some("n1".to_owned());
         assert_eq!(judged(&[], &blocklist), (Verdict::Unused, None));
-        assert_eq!(
-            judged(&["10.0.0.1:0/5", "10.0.0.1:0/6"], &blocklist),
-            (Verdict::OneMember, n1.clone())
-        );
-        assert_eq!(
-            judged(&["10.0.0.1:0/5", "10.0.0.2:0/6"], &blocklist),
-            (Verdict::SeveralMembers, None)
-        );
+        assert_eq!(judged(&["10.0.0.1:0/5", "10.0.0.1:0/6"], &blocklist), (Verdict::OneMember, n1.clone()));
+        assert_eq!(judged(&["10.0.0.1:0/5", "10.0.0.2:0/6"], &blocklist), (Verdict::SeveralMembers, None));
         assert_eq!(
             judged(&["10.0.0.1:0/5", "10.9.9.9:0/6"], &blocklist),
             (Verdict::UnknownAddress, n1.clone())
         );
-        blocklist
-            .entries
-            .insert("10.0.0.1:0/0".parse().unwrap(), jiff::Timestamp::MAX);
+        blocklist.entries.insert("10.0.0.1:0/0".parse().unwrap(), jiff::Timestamp::MAX);
         assert_eq!(judged(&["10.0.0.1:0/5"], &blocklist), (Verdict::Fenced, n1));
     }
 }

@@ -28,26 +28,14 @@ pub struct Wanted {
 impl Wanted {
     /// Nothing is sent yet.
     pub fn new(targets: BTreeSet<Entry>, required_until: Timestamp) -> Self {
-        Self {
-            targets,
-            required_until,
-            covers: BTreeSet::new(),
-        }
+        Self { targets, required_until, covers: BTreeSet::new() }
     }
 
     /// Entries to be added now, all at once: absent targets, and a cover for each short one that has none.
     pub fn to_add(&mut self, map: &OsdMap) -> Vec<Entry> {
-        let absent = self
-            .targets
-            .iter()
-            .copied()
-            .filter(|t| map.blocklist.until(*t).is_none());
+        let absent = self.targets.iter().copied().filter(|t| map.blocklist.until(*t).is_none());
         let mut add: BTreeSet<Entry> = absent.collect();
-        let short = self
-            .targets
-            .iter()
-            .copied()
-            .filter(|t| self.is_short(&map.blocklist, *t));
+        let short = self.targets.iter().copied().filter(|t| self.is_short(&map.blocklist, *t));
         let uncovered =
             short.filter(|t| !add.iter().any(|a| covers(*a, *t)) && !self.covered(&map.blocklist, *t));
         let needed: BTreeSet<Entry> = uncovered.filter_map(|t| free_cover(map, t)).collect();
@@ -72,18 +60,12 @@ impl Wanted {
         if !self.targets.iter().all(|t| self.stands(&map.blocklist, *t)) {
             return Vec::new();
         }
-        self.covers
-            .iter()
-            .copied()
-            .filter(|c| map.blocklist.until(*c).is_some())
-            .collect()
+        self.covers.iter().copied().filter(|c| map.blocklist.until(*c).is_some()).collect()
     }
 
     /// Is every target refused for long enough, by its own key or by a cover?
     pub fn held(&self, blocklist: &Blocklist) -> bool {
-        self.targets
-            .iter()
-            .all(|t| self.stands(blocklist, *t) || self.covered(blocklist, *t))
+        self.targets.iter().all(|t| self.stands(blocklist, *t) || self.covered(blocklist, *t))
     }
 
     /// Was every target held by one and the same entry in both? If not, it may have been free in between: an
@@ -97,9 +79,7 @@ impl Wanted {
     }
 
     fn stands(&self, blocklist: &Blocklist, entry: Entry) -> bool {
-        blocklist
-            .until(entry)
-            .is_some_and(|until| until >= self.required_until)
+        blocklist.until(entry).is_some_and(|until| until >= self.required_until)
     }
 
     fn is_short(&self, blocklist: &Blocklist, entry: Entry) -> bool {
@@ -107,9 +87,7 @@ impl Wanted {
     }
 
     fn covered(&self, blocklist: &Blocklist, entry: Entry) -> bool {
-        keys(entry)
-            .into_iter()
-            .any(|key| key != entry && self.stands(blocklist, key))
+        keys(entry).into_iter().any(|key| key != entry && self.stands(blocklist, key))
     }
 }
 

@@ -42,11 +42,7 @@ fn declare(ty: &Type, name: &str) -> Result<String> {
     match ty {
         Type::Ptr(pointer) => {
             // `const` behind what it qualifies, so that pointers to pointers need no second rule.
-            let constant = if pointer.const_token.is_some() {
-                "const "
-            } else {
-                ""
-            };
+            let constant = if pointer.const_token.is_some() { "const " } else { "" };
             Ok(format!("{} {constant}*{name}", declare(&pointer.elem, "")?))
         }
         Type::BareFn(function) => {
@@ -94,9 +90,5 @@ fn returning(output: &ReturnType, name: &str) -> Result<String> {
 
 fn list(arguments: impl Iterator<Item = Result<String>>) -> Result<String> {
     let arguments = arguments.collect::<Result<Vec<_>>>()?;
-    Ok(if arguments.is_empty() {
-        "void".to_owned()
-    } else {
-        arguments.join(", ")
-    })
+    Ok(if arguments.is_empty() { "void".to_owned() } else { arguments.join(", ") })
 }

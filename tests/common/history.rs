@@ -29,18 +29,14 @@ impl Epoch {
 
     /// Whether this very entry stands for four years or more from now.
     pub fn stands_long(&self, entry: &str) -> bool {
-        self.entries
-            .get(entry)
-            .is_some_and(|until| *until >= in_four_years())
+        self.entries.get(entry).is_some_and(|until| *until >= in_four_years())
     }
 }
 
 impl Site {
     /// Every epoch from this one to the newest.
     pub fn history(&self, from: u64) -> Vec<Epoch> {
-        (from..=self.epoch())
-            .map(|number| self.epoch_of(number))
-            .collect()
+        (from..=self.epoch()).map(|number| self.epoch_of(number)).collect()
     }
 
     /// The newest epoch.
@@ -49,15 +45,8 @@ impl Site {
     }
 
     fn epoch_of(&self, number: u64) -> Epoch {
-        let dump = self
-            .lab
-            .ceph_json(&json!({"prefix": "osd dump", "epoch": number}))
-            .unwrap();
-        Epoch {
-            number,
-            entries: times(&dump["blocklist"]),
-            ranges: times(&dump["range_blocklist"]),
-        }
+        let dump = self.lab.ceph_json(&json!({"prefix": "osd dump", "epoch": number})).unwrap();
+        Epoch { number, entries: times(&dump["blocklist"]), ranges: times(&dump["range_blocklist"]) }
     }
 
     /// Adds an entry for so many seconds, as somebody else would, and returns the epoch in which it is there.
@@ -92,11 +81,7 @@ fn times(map: &Value) -> BTreeMap<String, Timestamp> {
             .and_then(|time| time.to_timestamp())
             .unwrap()
     };
-    map.as_object()
-        .unwrap()
-        .iter()
-        .map(|(entry, until)| (entry.clone(), time(until)))
-        .collect()
+    map.as_object().unwrap().iter().map(|(entry, until)| (entry.clone(), time(until))).collect()
 }
 
 fn in_four_years() -> Timestamp {

@@ -1,5 +1,6 @@
 //! What the tests on the real lab share: a guardian on a host of its own, with its own key and nothing more.
 #![allow(dead_code, unreachable_pub)] // Each test program uses a part of it.
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)] // It is a part of tests.
 
 pub mod dice;
 pub mod history;
@@ -51,19 +52,9 @@ impl Site {
             ("mon", include_str!("../../deploy/ceph/mon.caps")),
             ("osd", include_str!("../../deploy/ceph/osd.caps")),
         ];
-        let keyring = lab
-            .key("guardian", &caps.map(|(kind, cap)| (kind, cap.trim())))
-            .unwrap();
-        let (config, log) = (
-            lab.dir().join("rbd-guardian.toml"),
-            lab.dir().join("guardian.log"),
-        );
-        let site = Self {
-            lab,
-            config,
-            keyring,
-            log,
-        };
+        let keyring = lab.key("guardian", &caps.map(|(kind, cap)| (kind, cap.trim()))).unwrap();
+        let (config, log) = (lab.dir().join("rbd-guardian.toml"), lab.dir().join("guardian.log"));
+        let site = Self { lab, config, keyring, log };
         site.configure(members, "");
         site
     }
@@ -71,10 +62,7 @@ impl Site {
     /// Writes the configuration anew: these members with their real addresses, and more lines before them.
     pub fn configure(&self, members: &[&str], more: &str) {
         let member = |name: &&str| {
-            format!(
-                "[[member]]\nname = \"{name}\"\naddresses = [\"{}\"]\n",
-                self.lab.host(name).ip()
-            )
+            format!("[[member]]\nname = \"{name}\"\naddresses = [\"{}\"]\n", self.lab.host(name).ip())
         };
         let members: String = members.iter().map(member).collect();
         std::fs::write(&self.config, format!("{more}\n{members}")).unwrap();
@@ -129,9 +117,7 @@ impl Site {
     }
 
     pub fn epoch(&self) -> u64 {
-        self.lab.ceph(&["osd", "stat"]).unwrap()["epoch"]
-            .as_u64()
-            .unwrap()
+        self.lab.ceph(&["osd", "stat"]).unwrap()["epoch"].as_u64().unwrap()
     }
 }
 
@@ -152,9 +138,8 @@ impl Underway {
     pub fn signal(&self, signal: Signal) {
         let guardian = wait_for("the guardian's process", LIMIT, || {
             let mut pid = self.child.id();
-            while let Some(child) = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?
-                .split_whitespace()
-                .next()
+            while let Some(child) =
+                fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?.split_whitespace().next()
             {
                 pid = child.parse()?;
             }
@@ -180,19 +165,8 @@ impl Underway {
 
 /// The guardian. Cargo tells tests and benchmarks where it is; an example lies in a folder beside it.
 fn program() -> PathBuf {
-    let beside = || {
-        Some(
-            std::env::current_exe()
-                .ok()?
-                .parent()?
-                .parent()?
-                .join("rbd-guardian"),
-        )
-    };
-    option_env!("CARGO_BIN_EXE_rbd-guardian")
-        .map(PathBuf::from)
-        .or_else(beside)
-        .unwrap()
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("rbd-guardian"));
+    option_env!("CARGO_BIN_EXE_rbd-guardian").map(PathBuf::from).or_else(beside).unwrap()
 }
 
 /// What `tests/lab/setup` prepared; `None` where it could not, with the reason said past the capture of test output.
@@ -203,10 +177,7 @@ pub fn prepared<T>(found: anyhow::Result<T>) -> Option<T> {
         Err(reason) => format!("{reason:#}"),
     };
     let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-    assert!(
-        !in_ci || reason.contains("is already the second release"),
-        "CI has to run this: {reason}"
-    );
+    assert!(!in_ci || reason.contains("is already the second release"), "CI has to run this: {reason}");
     let mut stderr = std::io::stderr();
     writeln!(stderr, "skipped: {reason}").unwrap();
     None
@@ -221,10 +192,8 @@ pub fn answer(words: &[&str], output: &Output) -> Answer {
     } else {
         serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{words:?}: {e}: {stdout}{stderr}"))
     };
-    let exit = output
-        .status
-        .code()
-        .unwrap_or_else(|| panic!("{words:?}: {}: {stdout}{stderr}", output.status));
+    let exit =
+        output.status.code().unwrap_or_else(|| panic!("{words:?}: {}: {stdout}{stderr}", output.status));
     Answer { exit, json, stderr }
 }
 

@@ -28,16 +28,10 @@ pub fn pending_until_all_answer(site: &Site) {
     let pending = site.guardian(&["fence", "n1", "--timeout", "12s"]).expect(3);
     assert_eq!(pending.json["state"], "pending");
     assert_eq!(pending_pgs(&pending), silent);
-    println!(
-        "osd.1 stopped: {} of 24 PGs pending, exactly those it leads: {silent:?}",
-        silent.len()
-    );
+    println!("osd.1 stopped: {} of 24 PGs pending, exactly those it leads: {silent:?}", silent.len());
     for pool in pending.json["barrier"].as_array().unwrap() {
         let unproved = pool["pending"].as_array().unwrap().len() as u64;
-        assert_eq!(
-            pool["proved"].as_u64().unwrap() + unproved,
-            pool["pgs"].as_u64().unwrap()
-        );
+        assert_eq!(pool["proved"].as_u64().unwrap() + unproved, pool["pgs"].as_u64().unwrap());
     }
 
     let waiting = site.start_guardian(&["fence", "n2", "--timeout", "90s"]);
@@ -49,10 +43,7 @@ pub fn pending_until_all_answer(site: &Site) {
     .unwrap();
     println!("for people: {line}");
     assert!(
-        silent
-            .iter()
-            .take(8)
-            .all(|pg| line.split(' ').any(|word| word == pg)),
+        silent.iter().take(8).all(|pg| line.split(' ').any(|word| word == pg)),
         "{line} names {silent:?}"
     );
 

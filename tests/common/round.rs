@@ -83,19 +83,12 @@ fn image(number: usize) -> String {
 }
 
 fn contents(site: &Site, images: usize) -> Vec<Content> {
-    (0..images)
-        .map(|number| site.lab.content(POOL, &image(number)).unwrap())
-        .collect()
+    (0..images).map(|number| site.lab.content(POOL, &image(number)).unwrap()).collect()
 }
 
 /// Writers on images of their own, each a client instance of its own, all of them at work.
 fn writers(site: &Site, draw: &Draw) -> Vec<Writer> {
-    let start = |number| {
-        site.lab
-            .host("n1")
-            .writer(POOL, &image(number), draw.depth)
-            .unwrap()
-    };
+    let start = |number| site.lab.host("n1").writer(POOL, &image(number), draw.depth).unwrap();
     let writers: Vec<Writer> = (0..draw.writers).map(start).collect();
     for writer in &writers {
         writer.wait_for_acks(50, SOON).unwrap();
@@ -167,10 +160,7 @@ impl Sealed<'_> {
             let (before, after) = log.split_at(log.partition_point(|entry| entry.at <= self.at));
             let issued = before.len() as u64 + u64::from(self.depth);
             let later: Vec<_> = on_disk.range(issued + 1..).collect();
-            assert!(
-                later.is_empty(),
-                "issued after the seal, and yet on disk: {later:?}"
-            );
+            assert!(later.is_empty(), "issued after the seal, and yet on disk: {later:?}");
 
             // An answer that the cut held back may tell of a write taken before it: one that is on disk.
             let (refused, acked) = numbers(after);
@@ -190,12 +180,7 @@ impl Sealed<'_> {
     /// A client that starts only now is refused as well.
     fn refuses_a_newcomer(&self) {
         let mut newcomer = self.site.lab.host("n1").idle_client(POOL).unwrap();
-        assert_eq!(
-            newcomer.try_write("newcomer").unwrap(),
-            Err(Errno::ESHUTDOWN),
-            "{}",
-            newcomer.address()
-        );
+        assert_eq!(newcomer.try_write("newcomer").unwrap(), Err(Errno::ESHUTDOWN), "{}", newcomer.address());
     }
 }
 
@@ -222,13 +207,7 @@ pub fn round(site: &Site, draw: &Draw) -> Counts {
     sealed.check(&mut counts);
 
     drop(sealed);
-    let release = [
-        "release",
-        "n1",
-        "--assert-powered-off",
-        "--reason",
-        "the round is over",
-    ];
+    let release = ["release", "n1", "--assert-powered-off", "--reason", "the round is over"];
     site.guardian(&release).expect(0);
     counts
 }

@@ -66,16 +66,9 @@ impl<'s> ShortFirst<'s> {
     /// Nothing got through, in no epoch and to no attempt. Returns the history.
     pub fn never_free(&self) -> Vec<Epoch> {
         let history = self.site.history(self.epoch);
-        let free: Vec<u64> = history
-            .iter()
-            .filter(|epoch| !epoch.refuses(self.client()))
-            .map(|epoch| epoch.number)
-            .collect();
-        assert!(
-            free.is_empty(),
-            "{} is free in the epochs {free:?}",
-            self.client()
-        );
+        let free: Vec<u64> =
+            history.iter().filter(|epoch| !epoch.refuses(self.client())).map(|epoch| epoch.number).collect();
+        assert!(free.is_empty(), "{} is free in the epochs {free:?}", self.client());
         self.writer.wait_for_error(monotonic(), SOON).unwrap();
         assert_eq!(self.writer.acks_after(self.since).unwrap(), 0);
         let hash = self.site.lab.content_hash(POOL, &self.image).unwrap();
@@ -84,12 +77,7 @@ impl<'s> ShortFirst<'s> {
             "{}: refused in all of {} epochs; 0 of {} attempts taken",
             self.client(),
             history.len(),
-            self.writer
-                .log()
-                .unwrap()
-                .iter()
-                .filter(|entry| entry.at > self.since)
-                .count()
+            self.writer.log().unwrap().iter().filter(|entry| entry.at > self.since).count()
         );
         history
     }

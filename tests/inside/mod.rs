@@ -26,10 +26,7 @@ const DONE: &str = "done";
 /// If it fails, with all it printed; or if the lab cannot do what it asks for.
 pub(crate) fn run(lab: &Lab, wrapper: &[&str], name: &str, facts: &Value) -> Result<()> {
     let program = env::current_exe()?.display().to_string();
-    let words = wrapper
-        .iter()
-        .copied()
-        .chain([program.as_str(), "--exact", name, "--nocapture"]);
+    let words = wrapper.iter().copied().chain([program.as_str(), "--exact", name, "--nocapture"]);
     let words = words.collect::<Vec<_>>();
     let mut child = lab
         .host("admin")
@@ -75,10 +72,7 @@ fn grant(lab: &Lab, request: &str) -> Result<()> {
 /// # Errors
 /// If it is not JSON.
 pub(crate) fn facts() -> Result<Option<Value>> {
-    Ok(env::var(FACTS)
-        .ok()
-        .map(|facts| serde_json::from_str(&facts))
-        .transpose()?)
+    Ok(env::var(FACTS).ok().map(|facts| serde_json::from_str(&facts)).transpose()?)
 }
 
 /// Has the lab do something (`stop osd.0 osd.1`, `cont mon.a`) and returns when it is done.
@@ -91,9 +85,5 @@ pub(crate) fn ask(request: &str) -> Result<()> {
     stdout().flush()?;
     let mut answer = String::new();
     stdin().read_line(&mut answer)?;
-    if answer.trim_end() == DONE {
-        Ok(())
-    } else {
-        Err("the lab is gone".into())
-    }
+    if answer.trim_end() == DONE { Ok(()) } else { Err("the lab is gone".into()) }
 }

@@ -56,12 +56,7 @@ impl Agent {
                 }
             }
         })?;
-        Ok(Agent {
-            requests,
-            answers,
-            process,
-            open: 0,
-        })
+        Ok(Agent { requests, answers, process, open: 0 })
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {
@@ -70,9 +65,7 @@ impl Agent {
 
     /// Waits for a line that was not asked for.
     pub(crate) fn listen(&self, deadline: Duration) -> Result<String> {
-        self.answers
-            .recv_timeout(deadline)
-            .with_context(|| format!("no answer within {deadline:.0?}"))
+        self.answers.recv_timeout(deadline).with_context(|| format!("no answer within {deadline:.0?}"))
     }
 
     pub(crate) fn ask(&mut self, request: &str, deadline: Duration) -> Result<String> {
@@ -90,8 +83,7 @@ impl Agent {
 
     /// Runs one `ceph` command. `Value::Null` when it answers nothing.
     pub(crate) fn ceph(&mut self, words: &[&str], deadline: Duration) -> Result<Value> {
-        self.run(&json!(words), deadline)
-            .with_context(|| format!("ceph {}", words.join(" ")))
+        self.run(&json!(words), deadline).with_context(|| format!("ceph {}", words.join(" ")))
     }
 
     /// Runs a command given as JSON, see `agent.py`.

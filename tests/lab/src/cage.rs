@@ -32,15 +32,9 @@ impl Cage {
     /// # Errors
     /// Not root, or the kernel refuses the namespaces.
     pub(crate) fn start(release: Option<&Path>) -> Result<Cage> {
-        ensure!(
-            geteuid().is_root(),
-            "the lab makes namespaces and mounts: run it as root"
-        );
+        ensure!(geteuid().is_root(), "the lab makes namespaces and mounts: run it as root");
         // Below /tmp whatever TMPDIR says: the paths of Ceph's sockets must stay short, see also init.sh.
-        let dir = tempfile::Builder::new()
-            .prefix("rbd-guardian-lab.")
-            .tempdir_in("/tmp")?
-            .keep();
+        let dir = tempfile::Builder::new().prefix("rbd-guardian-lab.").tempdir_in("/tmp")?.keep();
         let mut unshare = Command::new("unshare");
         unshare
             .args([
@@ -63,11 +57,7 @@ impl Cage {
             .process_group(0);
         let mut init = Process::spawn("the lab's pid 1", &mut unshare, 1)?;
         expect_ready(init.entry()).context("the lab's pid 1")?;
-        Ok(Cage {
-            init,
-            dir,
-            keep: AtomicBool::new(false),
-        })
+        Ok(Cage { init, dir, keep: AtomicBool::new(false) })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -78,15 +68,7 @@ impl Cage {
     pub(crate) fn anchor(&self, name: &str) -> Result<Process> {
         let mut command = enter(self.init.pid(), &["--pid", "--mount"]);
         command
-            .args([
-                "unshare",
-                "--net",
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-            ])
+            .args(["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c"])
             .arg("ip link set lo up && echo ready && exec sleep infinity")
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
@@ -118,12 +100,7 @@ impl Cage {
         let Some(mut pipe) = self.init.entry().stdin.take() else {
             return Ok(());
         };
-        pipe.write_all(if self.keep.load(Ordering::Relaxed) {
-            b"keep\n"
-        } else {
-            b"\n"
-        })
-        .ok();
+        pipe.write_all(if self.keep.load(Ordering::Relaxed) { b"keep\n" } else { b"\n" }).ok();
         drop(pipe);
         self.init.wait(Duration::from_secs(30))?;
         wait_for("the lab's loop devices to go", Duration::from_secs(10), || {

@@ -42,9 +42,7 @@ impl Conf<'_> {
         }
         fs::write(self.dir.join("data/keyring"), daemons)?;
         let mut monmap = tool("monmaptool");
-        monmap
-            .args(["--create", "--clobber", "--enable-all-features", "--fsid"])
-            .arg(self.fsid.to_string());
+        monmap.args(["--create", "--clobber", "--enable-all-features", "--fsid"]).arg(self.fsid.to_string());
         for (name, address) in &self.mons {
             monmap.args(["--addv", name, &mon_address(*address)]);
         }
@@ -58,17 +56,9 @@ impl Conf<'_> {
             ObjectStore::Memory => "memstore",
             ObjectStore::Bluestore => "bluestore",
         };
-        let hosts: Vec<_> = self
-            .mons
-            .iter()
-            .map(|(_, address)| mon_address(*address))
-            .collect();
+        let hosts: Vec<_> = self.mons.iter().map(|(_, address)| mon_address(*address)).collect();
         let names: Vec<_> = self.mons.iter().map(|(name, _)| *name).collect();
-        let osds = self
-            .topology
-            .roles()
-            .filter(|role| matches!(role, Role::Osd(_)))
-            .count();
+        let osds = self.topology.roles().filter(|role| matches!(role, Role::Osd(_))).count();
         let mut conf = format!(
             "[global]
 fsid = {fsid}
@@ -125,10 +115,7 @@ osd_support prometheus restful rook selftest snap_schedule stats telegraf test_o
             let _ = writeln!(conf, "[{daemon}]\nkeyring = {dir}/data/keyring");
         }
         // No cache in librbd: what rbd-fuse and the writers write goes to the OSDs, as with krbd.
-        let _ = writeln!(
-            conf,
-            "[client]\nkeyring = {dir}/ceph.$name.keyring\nrbd cache = false"
-        );
+        let _ = writeln!(conf, "[client]\nkeyring = {dir}/ceph.$name.keyring\nrbd cache = false");
         conf
     }
 }

@@ -40,12 +40,7 @@ impl Lab {
         let content = Content::read(BufReader::new(export.stdout.take().context("no pipe")?));
         let output = export.wait_with_output()?;
         let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "rbd export {spec}: {}: {}",
-            describe(output.status),
-            errors.trim()
-        );
+        ensure!(output.status.success(), "rbd export {spec}: {}: {}", describe(output.status), errors.trim());
         content
     }
 
@@ -77,11 +72,8 @@ impl Content {
             hasher.update(&buffer[..filled]);
             slots.push(Slot::of(&buffer[..filled]));
         }
-        let mut content = Content {
-            hash: hasher.finalize().into(),
-            blocks: BTreeMap::new(),
-            torn: Vec::new(),
-        };
+        let mut content =
+            Content { hash: hasher.finalize().into(), blocks: BTreeMap::new(), torn: Vec::new() };
         let count = slots.len() as u64;
         for (position, slot) in (0..).zip(slots) {
             match slot {
@@ -123,9 +115,7 @@ impl Slot {
         let (writer, rest) = head.split_first_chunk::<4>()?;
         let number = rest.first_chunk::<8>()?;
         let whole = bytes.len() == BLOCK && crc32fast::hash(body) == u32::from_le_bytes(*sum);
-        whole.then(|| Slot::Block {
-            writer: u32::from_le_bytes(*writer),
-            number: u64::from_le_bytes(*number),
-        })
+        whole
+            .then(|| Slot::Block { writer: u32::from_le_bytes(*writer), number: u64::from_le_bytes(*number) })
     }
 }

@@ -23,12 +23,7 @@ pub struct Daemon {
 
 impl Daemon {
     pub(crate) fn new(role: Role, host: Host) -> Daemon {
-        Daemon {
-            role,
-            host,
-            uuid: Uuid::new_v4(),
-            process: None,
-        }
+        Daemon { role, host, uuid: Uuid::new_v4(), process: None }
     }
 
     /// Makes its data folder and what is in it.
@@ -38,9 +33,7 @@ impl Daemon {
         let keyring = self.host.dir.join("data/keyring");
         let monmap = self.host.dir.join("data/monmap");
         let mut mkfs = self.host.command(self.program());
-        mkfs.args(["--mkfs", "--no-mon-config", "--id", &self.role.id()])
-            .arg("--keyring")
-            .arg(keyring);
+        mkfs.args(["--mkfs", "--no-mon-config", "--id", &self.role.id()]).arg("--keyring").arg(keyring);
         match self.role {
             Role::Mon(_) => run(mkfs.arg("--monmap").arg(monmap)).map(drop),
             Role::Osd(_) => run(mkfs.args(["--osd-uuid", &self.uuid.to_string()])).map(drop),
@@ -109,10 +102,7 @@ impl Daemon {
         let dir = &self.host.dir;
         let socket = dir.join(format!("run/{name}.asok"));
         let mut args = vec!["-f".to_owned(), "--id".to_owned(), self.role.id()];
-        args.push(format!(
-            "--log-file={}",
-            dir.join(format!("log/{name}.log")).display()
-        ));
+        args.push(format!("--log-file={}", dir.join(format!("log/{name}.log")).display()));
         args.push(format!("--admin-socket={}", socket.display()));
         args.extend_from_slice(options);
         self.process = Some(self.host.spawn(&name, self.program(), args)?);
@@ -124,8 +114,6 @@ impl Daemon {
     }
 
     fn process(&self) -> Result<&Process> {
-        self.process
-            .as_ref()
-            .with_context(|| format!("{} is not running", self.role))
+        self.process.as_ref().with_context(|| format!("{} is not running", self.role))
     }
 }

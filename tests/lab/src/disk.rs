@@ -51,23 +51,14 @@ impl Host {
         let fuse = self.fuse(pool)?;
         // rbd-fuse knows only the images it has listed.
         let listed = run(self.bounded("ls", DEADLINE).arg(&fuse.folder))?;
-        ensure!(
-            listed.lines().any(|line| line == image),
-            "no image {pool}/{image}"
-        );
+        ensure!(listed.lines().any(|line| line == image), "no image {pool}/{image}");
         let holder = self.agent(
             &format!("loop-{}-{image}", self.name),
             "sh",
             ["-c".as_ref(), HOLD.as_ref(), fuse.folder.join(image).as_os_str()],
         )?;
         let path = PathBuf::from(holder.listen(DEADLINE).context("losetup")?);
-        Ok(Device {
-            path,
-            mounted: None,
-            host: self.clone(),
-            holder,
-            fuse,
-        })
+        Ok(Device { path, mounted: None, host: self.clone(), holder, fuse })
     }
 
     fn fuse(&self, pool: &str) -> Result<Arc<Fuse>> {
@@ -88,18 +79,11 @@ impl Host {
             folder.as_os_str(),
         ];
         let process = self.spawn(&name, "rbd-fuse", args)?;
-        let fuse = Arc::new(Fuse {
-            process,
-            folder,
-            host: self.clone(),
-        });
+        let fuse = Arc::new(Fuse { process, folder, host: self.clone() });
         wait_for(&format!("{name} to be mounted"), DEADLINE, || {
             let mounts = fs::read_to_string(format!("/proc/{}/mounts", self.anchor))?;
             let folder = fuse.folder.display().to_string();
-            Ok(mounts
-                .lines()
-                .any(|line| line.split(' ').nth(1) == Some(&folder))
-                .then_some(()))
+            Ok(mounts.lines().any(|line| line.split(' ').nth(1) == Some(&folder)).then_some(()))
         })?;
         fuses.insert(pool.to_owned(), Arc::downgrade(&fuse));
         Ok(fuse)
@@ -132,11 +116,7 @@ impl Device {
     /// # Errors
     /// It is mounted already, or that of `mount`.
     pub fn mount(&mut self, folder: &Path) -> Result<()> {
-        ensure!(
-            self.mounted.is_none(),
-            "{} is mounted already",
-            self.path.display()
-        );
+        ensure!(self.mounted.is_none(), "{} is mounted already", self.path.display());
         fs::create_dir_all(folder)?;
         run(self.host.bounded("mount", DEADLINE).arg(&self.path).arg(folder))?;
         self.mounted = Some(folder.to_owned());
@@ -151,12 +131,7 @@ impl Device {
         let folder = self.mounted.as_ref().context("not mounted")?;
         let mut umount = self.host.command("umount").arg(folder).spawn()?;
         let status = wait_for("unmounting", DEADLINE, || Ok(umount.try_wait()?))?;
-        ensure!(
-            status.success(),
-            "umount {}: {}",
-            folder.display(),
-            describe(status)
-        );
+        ensure!(status.success(), "umount {}: {}", folder.display(), describe(status));
         self.mounted = None;
         Ok(())
     }
@@ -177,13 +152,7 @@ impl Drop for Device {
         // Not waited for in one go: no signal ends an unmounting whose disk does not answer, only the end of that disk's client does.
         let folder = self.mounted.take();
         let mut umount = folder.and_then(|at| {
-            self.host
-                .command("umount")
-                .arg("--lazy")
-                .arg(at)
-                .stderr(Stdio::null())
-                .spawn()
-                .ok()
+            self.host.command("umount").arg("--lazy").arg(at).stderr(Stdio::null()).spawn().ok()
         });
         if self.close(umount.as_mut()).is_err() && Arc::strong_count(&self.fuse) == 1 {
             kill(self.fuse.process.pid(), Signal::SIGKILL).ok();
@@ -195,11 +164,6 @@ impl Drop for Device {
 impl Drop for Fuse {
     fn drop(&mut self) {
         self.process.kill().ok();
-        self.host
-            .bounded("umount", Duration::from_secs(10))
-            .arg("--lazy")
-            .arg(&self.folder)
-            .output()
-            .ok();
+        self.host.bounded("umount", Duration::from_secs(10)).arg("--lazy").arg(&self.folder).output().ok();
     }
 }

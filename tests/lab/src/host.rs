@@ -55,19 +55,14 @@ impl Host {
     /// kills the program.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        self.with_ceph(
-            enter(self.anchor, &["--pid", "--mount", "--net"]),
-            program.as_ref(),
-        )
+        self.with_ceph(enter(self.anchor, &["--pid", "--mount", "--net"]), program.as_ref())
     }
 
     /// As [`Host::command`], but killed after `limit`: it then ends with exit code 124 or 137.
     #[must_use]
     pub fn bounded(&self, program: impl AsRef<OsStr>, limit: Duration) -> Command {
         let mut command = enter(self.anchor, &["--pid", "--mount", "--net"]);
-        command
-            .args(["timeout", "--kill-after=2"])
-            .arg(limit.as_secs_f64().to_string());
+        command.args(["timeout", "--kill-after=2"]).arg(limit.as_secs_f64().to_string());
         self.with_ceph(command, program.as_ref())
     }
 
@@ -85,11 +80,7 @@ impl Host {
     ) -> Result<Process> {
         let log = File::create(self.dir.join(format!("log/{name}.out")))?;
         let mut command = self.lasting(program);
-        command
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Process::spawn(name, &mut command, 2)
     }
 
@@ -108,10 +99,8 @@ impl Host {
         program: &str,
         args: impl IntoIterator<Item = S>,
     ) -> Result<Agent> {
-        let errors = File::options()
-            .append(true)
-            .create(true)
-            .open(self.dir.join(format!("log/{name}.err")))?;
+        let errors =
+            File::options().append(true).create(true).open(self.dir.join(format!("log/{name}.err")))?;
         Agent::start(name, self.lasting(program).args(args).stderr(errors))
     }
 

@@ -44,14 +44,8 @@ impl IdleClient {
     /// No answer within 30 s, as when its host is cut off. Such a client is of no more use: what it says next may be late.
     pub fn try_write(&mut self, object: &str) -> Result<Result<(), Errno>> {
         let answer = self.agent.ask(object, DEADLINE)?;
-        let errno: i32 = answer
-            .parse()
-            .with_context(|| format!("not an errno: {answer:?}"))?;
-        Ok(if errno == 0 {
-            Ok(())
-        } else {
-            Err(Errno::from_raw(errno))
-        })
+        let errno: i32 = answer.parse().with_context(|| format!("not an errno: {answer:?}"))?;
+        Ok(if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno)) })
     }
 
     /// Its process: to stop, continue or kill.

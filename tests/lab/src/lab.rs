@@ -72,22 +72,9 @@ impl Lab {
             anchors.push(anchor);
             hosts.push(host);
         }
-        let lab = Lab {
-            agent: Mutex::new(None),
-            daemons,
-            hosts,
-            network,
-            _anchors: anchors,
-            cage,
-            dir,
-        };
+        let lab = Lab { agent: Mutex::new(None), daemons, hosts, network, _anchors: anchors, cage, dir };
         lab.boot(&topology)
-            .with_context(|| {
-                format!(
-                    "the cluster did not start; its logs are in {}/log",
-                    lab.dir.display()
-                )
-            })
+            .with_context(|| format!("the cluster did not start; its logs are in {}/log", lab.dir.display()))
             .inspect_err(|_| {
                 lab.keep();
             })?;
@@ -101,21 +88,13 @@ impl Lab {
             .iter()
             .zip(&self.hosts)
             .flat_map(|((_, roles), host)| roles.iter().map(move |role| (role, host.address)))
-            .filter_map(|(role, address)| {
-                if let Role::Mon(name) = role {
-                    Some((*name, address))
-                } else {
-                    None
-                }
-            })
+            .filter_map(
+                |(role, address)| {
+                    if let Role::Mon(name) = role { Some((*name, address)) } else { None }
+                },
+            )
             .collect();
-        let conf = Conf {
-            dir: &self.dir,
-            fsid: Uuid::new_v4(),
-            topology,
-            range: self.network.range(),
-            mons,
-        };
+        let conf = Conf { dir: &self.dir, fsid: Uuid::new_v4(), topology, range: self.network.range(), mons };
         conf.write(|tool| admin.command(tool))?;
         // The monitors start with a short propose interval, which saves a second for each step of the start.
         thread::scope(|scope| {
@@ -139,22 +118,12 @@ impl Lab {
                     })
                 })
                 .collect();
-            made.into_iter().try_for_each(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|_| bail!("a start-up thread panicked"))
-            })
+            made.into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a start-up thread panicked")))
         })?;
         report("daemons made, monitors started");
-        wait_for("the first command", DEADLINE, || {
-            self.ceph(&["mon", "stat"]).map(Some)
-        })?;
-        for number in 0..self
-            .daemons
-            .keys()
-            .filter(|name| name.starts_with("osd."))
-            .count()
-        {
+        wait_for("the first command", DEADLINE, || self.ceph(&["mon", "stat"]).map(Some))?;
+        for number in 0..self.daemons.keys().filter(|name| name.starts_with("osd.")).count() {
             let name = format!("osd.{number}");
             let uuid = self.daemon(&name).uuid.to_string();
             self.ceph(&["osd", "create", &uuid, &number.to_string()])?;
@@ -178,9 +147,7 @@ impl Lab {
                 Ok(up.to_string().contains("up:active").then_some(()))
             })?;
         }
-        conf.mons
-            .iter()
-            .try_for_each(|(name, _)| self.set_pace(name, USUAL))
+        conf.mons.iter().try_for_each(|(name, _)| self.set_pace(name, USUAL))
     }
 
     /// Waits until every monitor is in quorum, a manager is active and every OSD is up.
@@ -189,10 +156,7 @@ impl Lab {
     /// After a minute, with what was last seen.
     pub fn wait_until_up(&self) -> Result<()> {
         let wanted = |kind: &str| {
-            self.daemons
-                .keys()
-                .filter(|name| name.split('.').next() == Some(kind))
-                .count() as u64
+            self.daemons.keys().filter(|name| name.split('.').next() == Some(kind)).count() as u64
         };
         wait_for("all monitors, a manager and all OSDs", DEADLINE, || {
             let status = self.ceph(&["status"])?;
@@ -240,11 +204,7 @@ impl Lab {
     /// # Panics
     /// There is none of this name: the test is wrong.
     pub fn daemon(&self, name: &str) -> MutexGuard<'_, Daemon> {
-        lock(
-            self.daemons
-                .get(name)
-                .unwrap_or_else(|| panic!("the lab has no daemon {name}")),
-        )
+        lock(self.daemons.get(name).unwrap_or_else(|| panic!("the lab has no daemon {name}")))
     }
 
     /// The monitor that leads the quorum, as in `mon.a`.
@@ -253,10 +213,7 @@ impl Lab {
     /// No quorum.
     pub fn mon_leader(&self) -> Result<String> {
         let status = self.ceph(&["quorum_status"])?;
-        Ok(format!(
-            "mon.{}",
-            status["quorum_leader_name"].as_str().context("no leader")?
-        ))
+        Ok(format!("mon.{}", status["quorum_leader_name"].as_str().context("no leader")?))
     }
 
     /// Runs a `ceph` command from the host `admin` and returns its answer as JSON.
@@ -277,8 +234,7 @@ impl Lab {
     /// # Errors
     /// The command's own, or no answer within a minute.
     pub fn ceph_json(&self, command: &Value) -> Result<Value> {
-        self.with_agent(|agent| agent.run(command, DEADLINE))
-            .with_context(|| command.to_string())
+        self.with_agent(|agent| agent.run(command, DEADLINE)).with_context(|| command.to_string())
     }
 
     /// Does a series of map changes with a short propose interval; each would take a second otherwise.
@@ -386,9 +342,7 @@ impl Lab {
         let mut words = vec!["auth", "get-or-create-key", entity.as_str()];
         words.extend(caps.iter().flat_map(|(service, cap)| [*service, *cap]));
         let answer = self.ceph(&words)?;
-        let key = answer["key"]
-            .as_str()
-            .with_context(|| format!("no key in {answer}"))?;
+        let key = answer["key"].as_str().with_context(|| format!("no key in {answer}"))?;
         let path = self.dir.join(format!("ceph.{entity}.keyring"));
         fs::write(&path, format!("[{entity}]\n\tkey = {key}\n"))?;
         Ok(path)

@@ -55,21 +55,12 @@ impl Network {
             ),
         )?;
         let (length, nodad) = if self.ipv6 { (64, "nodad") } else { (24, "") };
-        ip(
-            host,
-            &format!(
-                "addr add {}/{length} dev eth0 {nodad}\nlink set eth0 up\n",
-                self.address(number)
-            ),
-        )
+        ip(host, &format!("addr add {}/{length} dev eth0 {nodad}\nlink set eth0 up\n", self.address(number)))
     }
 
     /// Pulls a host's cable, at the switch's side, or plugs it in again.
     pub(crate) fn set_link(&self, number: u8, up: bool) -> Result<()> {
-        ip(
-            self.switch.pid(),
-            &format!("link set {} {}\n", port(number), if up { "up" } else { "down" }),
-        )
+        ip(self.switch.pid(), &format!("link set {} {}\n", port(number), if up { "up" } else { "down" }))
     }
 
     pub(crate) fn switch(&self) -> Pid {
@@ -103,16 +94,8 @@ fn ip(namespace: Pid, batch: &str) -> Result<()> {
 }
 
 fn feed(command: &mut Command, script: &str) -> Result<()> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child
-        .stdin
-        .take()
-        .context("no pipe")?
-        .write_all(script.as_bytes())?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("no pipe")?.write_all(script.as_bytes())?;
     let output = child.wait_with_output()?;
     ensure!(
         output.status.success(),

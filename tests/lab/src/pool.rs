@@ -33,19 +33,13 @@ impl Pool {
     /// So many PGs, and so many copies of each.
     #[must_use]
     pub fn replicated(pg_num: u32, size: u32) -> Pool {
-        Pool {
-            pg_num,
-            kind: PoolKind::Replicated(size),
-        }
+        Pool { pg_num, kind: PoolKind::Replicated(size) }
     }
 
     /// So many PGs, erasure-coded.
     #[must_use]
     pub fn erasure_coded(pg_num: u32) -> Pool {
-        Pool {
-            pg_num,
-            kind: PoolKind::ErasureCoded,
-        }
+        Pool { pg_num, kind: PoolKind::ErasureCoded }
     }
 }
 
@@ -84,9 +78,9 @@ impl Lab {
             match pool.kind {
                 // Takes the snapshot test that the first `rbd create` would have to make.
                 PoolKind::Replicated(_) => self.rbd(&["pool", "init", name]).map(drop),
-                PoolKind::ErasureCoded => self
-                    .ceph(&["osd", "pool", "application", "enable", name, "rbd"])
-                    .map(drop),
+                PoolKind::ErasureCoded => {
+                    self.ceph(&["osd", "pool", "application", "enable", name, "rbd"]).map(drop)
+                }
             }
         })?;
         self.wait_until_clean(name)
@@ -105,11 +99,7 @@ impl Lab {
             let pgs = listed["pg_stats"].as_array().context("no pg_stats")?;
             let states: Vec<_> = pgs.iter().filter_map(|pg| pg["state"].as_str()).collect();
             let clean = states.iter().filter(|state| **state == "active+clean").count() as u64;
-            ensure!(
-                clean == wanted,
-                "{clean} of {wanted} are: {:?}",
-                &states[..states.len().min(8)]
-            );
+            ensure!(clean == wanted, "{clean} of {wanted} are: {:?}", &states[..states.len().min(8)]);
             Ok(Some(()))
         })
     }
@@ -157,9 +147,6 @@ impl Lab {
                 client: entry["client"].as_u64()?,
             })
         };
-        listed
-            .iter()
-            .map(|entry| read(entry).with_context(|| format!("unreadable: {entry}")))
-            .collect()
+        listed.iter().map(|entry| read(entry).with_context(|| format!("unreadable: {entry}"))).collect()
     }
 }

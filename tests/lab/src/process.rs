@@ -41,11 +41,7 @@ impl Process {
             Ok(Some(Ok(pid)))
         })?;
         match pid {
-            Ok(pid) => Ok(Process {
-                name: name.to_owned(),
-                entry,
-                pid: Pid::from_raw(i32::try_from(pid)?),
-            }),
+            Ok(pid) => Ok(Process { name: name.to_owned(), entry, pid: Pid::from_raw(i32::try_from(pid)?) }),
             Err(status) => bail!("{name} ended at once: {}", describe(status)),
         }
     }
@@ -95,9 +91,7 @@ impl Process {
     /// # Errors
     /// It is still running after `deadline`.
     pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
-        wait_for(&format!("the end of {}", self.name), deadline, || {
-            Ok(self.entry.try_wait()?)
-        })
+        wait_for(&format!("the end of {}", self.name), deadline, || Ok(self.entry.try_wait()?))
     }
 
     /// Whether it is running (or stopped), that is: not ended.

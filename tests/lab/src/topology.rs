@@ -78,27 +78,16 @@ impl Topology {
     /// A lab without any host but `admin`, which is always there for commands and never cut off.
     #[must_use]
     pub fn new() -> Topology {
-        Topology {
-            hosts: vec![(ADMIN.to_owned(), Vec::new())],
-            ..Topology::default()
-        }
+        Topology { hosts: vec![(ADMIN.to_owned(), Vec::new())], ..Topology::default() }
     }
 
     /// The usual: one host `store` with one mon, one mgr and three OSDs, and client hosts of these names.
     #[must_use]
     pub fn small(clients: &[&str]) -> Topology {
-        let store = [
-            Role::Mon("a"),
-            Role::Mgr("x"),
-            Role::Osd(0),
-            Role::Osd(1),
-            Role::Osd(2),
-        ];
+        let store = [Role::Mon("a"), Role::Mgr("x"), Role::Osd(0), Role::Osd(1), Role::Osd(2)];
         clients
             .iter()
-            .fold(Topology::new().host("store", &store), |topology, client| {
-                topology.host(client, &[])
-            })
+            .fold(Topology::new().host("store", &store), |topology, client| topology.host(client, &[]))
     }
 
     /// Adds a host with an address of its own, and the daemons it runs.
@@ -154,11 +143,7 @@ impl Topology {
         for (name, _) in &self.hosts {
             ensure!(names.insert(name), "two hosts are named {name}");
         }
-        ensure!(
-            self.hosts.len() <= 200,
-            "{} hosts: the lab has addresses for 200",
-            self.hosts.len()
-        );
+        ensure!(self.hosts.len() <= 200, "{} hosts: the lab has addresses for 200", self.hosts.len());
         let roles: BTreeSet<Role> = self.roles().collect();
         ensure!(roles.len() == self.roles().count(), "a daemon is listed twice");
         let count = |kind| roles.iter().filter(|role| role.kind() == kind).count();

@@ -87,14 +87,10 @@ impl KrbdHost {
         let machine = Process::spawn(&format!("the machine {name}"), &mut qemu, 2)?;
         // Only the machine may hold the other end: its end is what tells that it has ended.
         drop(qemu);
-        let kernel = channel
-            .greeting(BOOT)
-            .with_context(|| format!("booting {name}, see {}", log.display()))?;
+        let kernel =
+            channel.greeting(BOOT).with_context(|| format!("booting {name}, see {}", log.display()))?;
         let clock = Clock::compare(&mut channel)?;
-        report(&format!(
-            "{name} runs Linux {kernel}; clocks compared to {:.1?}",
-            clock.error()
-        ));
+        report(&format!("{name} runs Linux {kernel}; clocks compared to {:.1?}", clock.error()));
         Ok(KrbdHost {
             channel: Mutex::new(channel),
             name: name.to_owned(),
@@ -159,9 +155,8 @@ impl KrbdHost {
             CLUSTER,
         )?;
         ensure!(status == 0, "{}: mapping {pool}/{image}: {output}", self.name);
-        let (number, client) = output
-            .split_once(' ')
-            .with_context(|| format!("no new mapping: {output:?}"))?;
+        let (number, client) =
+            output.split_once(' ').with_context(|| format!("no new mapping: {output:?}"))?;
         Ok(Mapping::new(self, number.parse()?, client))
     }
 
@@ -178,9 +173,7 @@ impl KrbdHost {
 /// Lets a tap device have the host's cable, in the host's own network namespace. Once: it outlives a machine
 /// that is to boot again.
 fn bridge(host: Pid) -> Result<()> {
-    let bridged = enter(host, &["--net"])
-        .args(["ip", "link", "show", "tap0"])
-        .output()?;
+    let bridged = enter(host, &["--net"]).args(["ip", "link", "show", "tap0"]).output()?;
     if bridged.status.success() {
         return Ok(());
     }
@@ -192,10 +185,7 @@ link set tap0 master br0
 link set tap0 up
 link set br0 up
 ";
-    let mut ip = enter(host, &["--net"])
-        .args(["ip", "-batch", "-"])
-        .stdin(Stdio::piped())
-        .spawn()?;
+    let mut ip = enter(host, &["--net"]).args(["ip", "-batch", "-"]).stdin(Stdio::piped()).spawn()?;
     ip.stdin.take().context("no pipe")?.write_all(script.as_bytes())?;
     ensure!(ip.wait()?.success(), "cannot bridge the machine's cable");
     Ok(())
@@ -215,16 +205,8 @@ fn machine(files: &Path, console: &Path, acks: &Path, ip: IpAddr) -> Vec<OsStrin
     };
     let mut words: Vec<OsString> = vec!["-kernel".into(), files.join("vmlinuz").into()];
     words.extend(["-initrd".into(), files.join("initramfs").into()]);
-    words.extend([
-        "-append".into(),
-        format!("console=ttyS0 panic=-1 LAB_ADDRESS={ip}/{length}").into(),
-    ]);
-    words.extend([
-        "-chardev".into(),
-        file("console", console),
-        "-chardev".into(),
-        file("acks", acks),
-    ]);
+    words.extend(["-append".into(), format!("console=ttyS0 panic=-1 LAB_ADDRESS={ip}/{length}").into()]);
+    words.extend(["-chardev".into(), file("console", console), "-chardev".into(), file("acks", acks)]);
     words.extend(
         "-M q35,accel=tcg -cpu max -m 384 -nodefaults -display none -no-reboot -serial chardev:console \
          -chardev stdio,id=commands,signal=off -device virtio-serial-pci \
@@ -245,9 +227,7 @@ fn cluster(lab: &Lab) -> Result<String> {
     let dump = lab.ceph(&["mon", "dump"])?;
     let mut mons = Vec::new();
     for mon in dump["mons"].as_array().context("no monitors")? {
-        let addresses = mon["public_addrs"]["addrvec"]
-            .as_array()
-            .context("no addresses")?;
+        let addresses = mon["public_addrs"]["addrvec"].as_array().context("no addresses")?;
         let old = addresses
             .iter()
             .find(|address| address["type"] == "v1")
@@ -255,8 +235,6 @@ fn cluster(lab: &Lab) -> Result<String> {
         mons.push(old.context("a monitor without the old protocol")?.to_owned());
     }
     let key = lab.ceph(&["auth", "print-key", "client.admin"])?;
-    let Some(key) = key["key"].as_str().or(key.as_str()) else {
-        bail!("no key: {key}")
-    };
+    let Some(key) = key["key"].as_str().or(key.as_str()) else { bail!("no key: {key}") };
     Ok(format!("{} name=admin,secret={key}", mons.join(",")))
 }

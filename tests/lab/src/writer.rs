@@ -54,25 +54,10 @@ impl Host {
         let agent = self.agent(
             &name,
             PYTHON,
-            [
-                "-c",
-                SCRIPT,
-                pool,
-                image,
-                &id.to_string(),
-                &depth.to_string(),
-                log_path,
-            ],
+            ["-c", SCRIPT, pool, image, &id.to_string(), &depth.to_string(), log_path],
         )?;
-        let address = agent
-            .listen(CONNECT)
-            .with_context(|| format!("{name} on {}", self.name))?;
-        Ok(Writer {
-            id,
-            address,
-            log,
-            agent,
-        })
+        let address = agent.listen(CONNECT).with_context(|| format!("{name} on {}", self.name))?;
+        Ok(Writer { id, address, log, agent })
     }
 }
 
@@ -98,10 +83,7 @@ impl Writer {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             other => other?,
         };
-        bytes
-            .chunks_exact(RECORD)
-            .map(|record| entry(record).context("a bad record"))
-            .collect()
+        bytes.chunks_exact(RECORD).map(|record| entry(record).context("a bad record")).collect()
     }
 
     /// How many writes were acknowledged.
@@ -117,12 +99,7 @@ impl Writer {
     /// # Errors
     /// The log is unreadable.
     pub fn acked_numbers(&self) -> Result<BTreeSet<u64>> {
-        Ok(self
-            .log()?
-            .iter()
-            .filter(|entry| entry.error.is_none())
-            .map(|entry| entry.number)
-            .collect())
+        Ok(self.log()?.iter().filter(|entry| entry.error.is_none()).map(|entry| entry.number).collect())
     }
 
     /// When it heard the last acknowledgement.
@@ -130,12 +107,7 @@ impl Writer {
     /// # Errors
     /// The log is unreadable.
     pub fn last_ack(&self) -> Result<Option<Duration>> {
-        Ok(self
-            .log()?
-            .iter()
-            .rev()
-            .find(|entry| entry.error.is_none())
-            .map(|entry| entry.at))
+        Ok(self.log()?.iter().rev().find(|entry| entry.error.is_none()).map(|entry| entry.at))
     }
 
     /// How many acknowledgements it heard after an instant of [`crate::monotonic`].
@@ -143,11 +115,7 @@ impl Writer {
     /// # Errors
     /// The log is unreadable.
     pub fn acks_after(&self, instant: Duration) -> Result<usize> {
-        Ok(self
-            .log()?
-            .iter()
-            .filter(|entry| entry.error.is_none() && entry.at > instant)
-            .count())
+        Ok(self.log()?.iter().filter(|entry| entry.error.is_none() && entry.at > instant).count())
     }
 
     /// Its errors.
@@ -155,11 +123,7 @@ impl Writer {
     /// # Errors
     /// The log is unreadable.
     pub fn errors(&self) -> Result<Vec<Entry>> {
-        Ok(self
-            .log()?
-            .into_iter()
-            .filter(|entry| entry.error.is_some())
-            .collect())
+        Ok(self.log()?.into_iter().filter(|entry| entry.error.is_some()).collect())
     }
 
     /// Waits for so many acknowledgements more than now.
@@ -168,19 +132,11 @@ impl Writer {
     /// They did not come before the deadline.
     pub fn wait_for_acks(&self, more: usize, deadline: Duration) -> Result<()> {
         let wanted = self.acked()? + more;
-        wait_for(
-            &format!("{more} acknowledgements of writer {}", self.id),
-            deadline,
-            || {
-                let seen = self.acked()?;
-                ensure!(
-                    seen >= wanted,
-                    "{seen} of {wanted}; errors: {}",
-                    self.errors()?.len()
-                );
-                Ok(Some(()))
-            },
-        )
+        wait_for(&format!("{more} acknowledgements of writer {}", self.id), deadline, || {
+            let seen = self.acked()?;
+            ensure!(seen >= wanted, "{seen} of {wanted}; errors: {}", self.errors()?.len());
+            Ok(Some(()))
+        })
     }
 
     /// Waits for its first error after an instant of [`crate::monotonic`].
@@ -189,11 +145,7 @@ impl Writer {
     /// None came before the deadline.
     pub fn wait_for_error(&self, after: Duration, deadline: Duration) -> Result<Errno> {
         wait_for(&format!("an error of writer {}", self.id), deadline, || {
-            Ok(self
-                .log()?
-                .iter()
-                .filter(|entry| entry.at > after)
-                .find_map(|entry| entry.error))
+            Ok(self.log()?.iter().filter(|entry| entry.at > after).find_map(|entry| entry.error))
         })
     }
 
@@ -215,14 +167,6 @@ fn entry(record: &[u8]) -> Option<Entry> {
     let kind = u32::from_le_bytes(record.get(..4)?.try_into().ok()?);
     let number = u64::from_le_bytes(record.get(4..12)?.try_into().ok()?);
     let at = u64::from_le_bytes(record.get(12..20)?.try_into().ok()?);
-    let error = if kind == 0 {
-        None
-    } else {
-        Some(Errno::from_raw(i32::try_from(kind).ok()?))
-    };
-    Some(Entry {
-        number,
-        at: Duration::from_nanos(at),
-        error,
-    })
+    let error = if kind == 0 { None } else { Some(Errno::from_raw(i32::try_from(kind).ok()?)) };
+    Some(Entry { number, at: Duration::from_nanos(at), error })
 }

@@ -18,22 +18,13 @@ fn lab(ipv6: bool) -> Result<Lab> {
     let lab = if ipv6 { topology.ipv6() } else { topology }.start()?;
     lab.ceph(&["osd", "pool", "create", "images", "8"])?;
     lab.rbd(&["pool", "init", "images"])?;
-    lab.rbd(&[
-        "create",
-        "images/disk",
-        "--size",
-        "8M",
-        "--image-feature",
-        "layering",
-    ])?;
+    lab.rbd(&["create", "images/disk", "--size", "8M", "--image-feature", "layering"])?;
     Ok(lab)
 }
 
 /// False, with the reason said, on a machine where set-up could not prepare the kernel.
 fn can_boot() -> bool {
-    KrbdHost::available()
-        .inspect_err(|reason| eprintln!("skipped: {reason}"))
-        .is_ok()
+    KrbdHost::available().inspect_err(|reason| eprintln!("skipped: {reason}")).is_ok()
 }
 
 #[test]
@@ -54,10 +45,7 @@ fn writes_until_it_is_blocklisted() -> Result<()> {
         booted - began,
         written - began
     );
-    assert!(
-        lab.rbd(&["status", "images/disk"])?
-            .contains(disk.client_address())
-    );
+    assert!(lab.rbd(&["status", "images/disk"])?.contains(disk.client_address()));
     assert!(disk.client_address().starts_with(&host.ip().to_string()));
 
     let writer = disk.start_writer()?;
@@ -68,16 +56,9 @@ fn writes_until_it_is_blocklisted() -> Result<()> {
     let refused = monotonic() + host.clock_error();
     let content = lab.content("images", "disk")?;
     assert_eq!(disk.write_direct(4, SOON)?, Outcome::Refused(Errno::EIO));
-    wait_for("more errors", SOON, || {
-        Ok((writer.errors()?.len() > 10).then_some(()))
-    })?;
+    wait_for("more errors", SOON, || Ok((writer.errors()?.len() > 10).then_some(())))?;
     assert_eq!(writer.acks_after(refused)?, 0);
-    let newest = writer
-        .log()?
-        .iter()
-        .filter(|entry| entry.error.is_none())
-        .map(|entry| entry.number)
-        .max();
+    let newest = writer.log()?.iter().filter(|entry| entry.error.is_none()).map(|entry| entry.number).max();
     assert_eq!(content.newest(writer.id()), newest);
     writer.stop()?;
 
@@ -135,11 +116,7 @@ fn speaks_ipv6() -> Result<()> {
     let lab = lab(true)?;
     let host = KrbdHost::boot(&lab, "v1")?;
     let disk = host.map("images", "disk")?;
-    assert!(
-        disk.client_address().starts_with("[fd77::"),
-        "{}",
-        disk.client_address()
-    );
+    assert!(disk.client_address().starts_with("[fd77::"), "{}", disk.client_address());
     assert_eq!(disk.write_direct(1, SOON)?, Outcome::Acknowledged);
     Ok(())
 }
@@ -151,10 +128,7 @@ fn says_why_it_cannot_map() -> Result<()> {
     }
     let lab = lab(false)?;
     let host = KrbdHost::boot(&lab, "v1")?;
-    let error = host
-        .map("images", "nothing")
-        .err()
-        .context("mapped an image that is not there")?;
+    let error = host.map("images", "nothing").err().context("mapped an image that is not there")?;
     assert!(error.to_string().contains("No such file"), "{error:#}");
     Ok(())
 }
@@ -168,9 +142,7 @@ fn ends_with_the_lab() -> Result<()> {
     let host = KrbdHost::boot(&lab, "v1")?;
     let pid = host.machine().pid();
     drop(lab);
-    wait_for("the emulator's end", SOON, || {
-        Ok(host.run("true", SOON).is_err().then_some(()))
-    })?;
+    wait_for("the emulator's end", SOON, || Ok(host.run("true", SOON).is_err().then_some(())))?;
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
     Ok(())
 }

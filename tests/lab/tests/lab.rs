@@ -38,23 +38,13 @@ fn a_cut_host_writes_nothing_until_it_is_healed() -> Result<()> {
         lab.content_hash("images", "img")?;
     }
     let hash = lab.content_hash("images", "img")?;
-    ensure!(
-        writer.acks_after(cut)? == 0,
-        "acknowledged through a cut cable: {}",
-        writer.acks_after(cut)?
-    );
+    ensure!(writer.acks_after(cut)? == 0, "acknowledged through a cut cable: {}", writer.acks_after(cut)?);
     lab.heal("n1")?;
     writer.wait_for_acks(100, SOON)?;
-    ensure!(
-        lab.content_hash("images", "img")? != hash,
-        "healed, and yet nothing was written"
-    );
+    ensure!(lab.content_hash("images", "img")? != hash, "healed, and yet nothing was written");
     lab.cut_pair("n1", "store")?;
     let hash = lab.content_hash("images", "img")?;
-    ensure!(
-        lab.content_hash("images", "img")? == hash,
-        "written through a filter"
-    );
+    ensure!(lab.content_hash("images", "img")? == hash, "written through a filter");
     lab.heal_pair("n1", "store")?;
     writer.wait_for_acks(100, SOON)?;
     ensure!(writer.errors()?.is_empty(), "errors: {:?}", writer.errors()?);
@@ -70,19 +60,10 @@ fn a_blocklisted_writer_hears_it_and_its_blocks_are_told_apart() -> Result<()> {
     block(&lab, first.client_address())?;
     ensure!(first.wait_for_error(before, SOON)? == Errno::ESHUTDOWN);
     let seen = lab.content("images", "img")?;
-    ensure!(
-        seen.torn.is_empty() && seen.newest(first.id()).is_some(),
-        "{seen:?}"
-    );
-    ensure!(
-        lab.content("images", "img")? == seen,
-        "it changed after the block"
-    );
+    ensure!(seen.torn.is_empty() && seen.newest(first.id()).is_some(), "{seen:?}");
+    ensure!(lab.content("images", "img")? == seen, "it changed after the block");
     let on_disk = seen.blocks.values().flatten().copied().collect();
-    ensure!(
-        first.acked_numbers()?.is_superset(&on_disk),
-        "on disk and not acknowledged"
-    );
+    ensure!(first.acked_numbers()?.is_superset(&on_disk), "on disk and not acknowledged");
 
     let second = lab.host("n2").writer("images", "img", 4)?;
     second.wait_for_acks(50, SOON)?;
@@ -110,18 +91,14 @@ fn daemons_stop_go_on_die_and_start() -> Result<()> {
     ensure!(client.try_write("before")? == Ok(()));
     lab.daemon("osd.0").stop()?;
     wait_for("the OSD to be seen as stopped", SOON, || {
-        Ok(fs::read_to_string(format!("/proc/{osd}/stat"))?
-            .contains(") T ")
-            .then_some(()))
+        Ok(fs::read_to_string(format!("/proc/{osd}/stat"))?.contains(") T ").then_some(()))
     })?;
     lab.daemon("osd.0").cont()?;
     ensure!(client.try_write("after")? == Ok(()));
 
     let leader = lab.mon_leader()?;
     lab.daemon(&leader).kill()?;
-    wait_for("another leader", SOON, || {
-        Ok((lab.mon_leader()? != leader).then_some(()))
-    })?;
+    wait_for("another leader", SOON, || Ok((lab.mon_leader()? != leader).then_some(())))?;
     lab.daemon(&leader).start()?;
     lab.wait_until_up()
 }
@@ -131,18 +108,10 @@ fn an_idle_client_is_refused_on_ipv6_too() -> Result<()> {
     let lab = Topology::small(&["n1"]).ipv6().start()?;
     lab.pool("images", Pool::replicated(1, 2))?;
     let mut client = lab.host("n1").idle_client("images")?;
-    ensure!(
-        client
-            .address()
-            .starts_with(&format!("[{}]:0/", lab.host("n1").ip())),
-        "{}",
-        client.address()
-    );
+    ensure!(client.address().starts_with(&format!("[{}]:0/", lab.host("n1").ip())), "{}", client.address());
     ensure!(client.try_write("o")? == Ok(()));
     block(&lab, &format!("[{}]:0/0", lab.host("n1").ip()))?;
-    wait_for("the refusal", SOON, || {
-        Ok((client.try_write("o")? == Err(Errno::ESHUTDOWN)).then_some(()))
-    })
+    wait_for("the refusal", SOON, || Ok((client.try_write("o")? == Err(Errno::ESHUTDOWN)).then_some(())))
 }
 
 #[test]
@@ -150,30 +119,16 @@ fn a_disk_can_be_mounted_and_handed_over() -> Result<()> {
     let lab = Topology::small(&["n1", "n2"]).start()?;
     lab.pool("images", Pool::replicated(8, 2))?;
     lab.pool("coded", Pool::erasure_coded(8))?;
-    lab.image_with(
-        "images",
-        "img",
-        64,
-        &["--image-feature=layering", "--data-pool=coded"],
-    )?;
+    lab.image_with("images", "img", 64, &["--image-feature=layering", "--data-pool=coded"])?;
     let folder = lab.dir().join("mnt");
     let mut disk = lab.host("n1").map("images", "img")?;
     disk.mkfs_ext4()?;
     disk.mount(&folder)?;
-    fs::write(
-        lab.host("n1").root().join(folder.strip_prefix("/")?).join("file"),
-        "of n1",
-    )?;
-    ensure!(
-        !folder.join("file").exists(),
-        "the mount is seen outside of its host"
-    );
+    fs::write(lab.host("n1").root().join(folder.strip_prefix("/")?).join("file"), "of n1")?;
+    ensure!(!folder.join("file").exists(), "the mount is seen outside of its host");
     let watchers = lab.watchers("images", "img")?;
     ensure!(
-        watchers.len() == 1
-            && watchers[0]
-                .address
-                .starts_with(&format!("{}:0/", lab.host("n1").ip())),
+        watchers.len() == 1 && watchers[0].address.starts_with(&format!("{}:0/", lab.host("n1").ip())),
         "{watchers:?}"
     );
     disk.umount()?;
@@ -189,12 +144,7 @@ fn a_disk_can_be_mounted_and_handed_over() -> Result<()> {
     let device = disk.path().to_owned();
     let dir = lab.dir().to_owned();
     drop(lab);
-    ensure!(
-        !dir.exists() && left_of(&dir)?.is_empty(),
-        "left: {:?}, {}",
-        left_of(&dir)?,
-        device.display()
-    );
+    ensure!(!dir.exists() && left_of(&dir)?.is_empty(), "left: {:?}, {}", left_of(&dir)?, device.display());
     Ok(())
 }
 
@@ -206,12 +156,7 @@ fn a_disk_that_hangs_can_still_be_dropped() -> Result<()> {
     disk.mkfs_ext4()?;
     disk.mount(&folder)?;
     lab.cut("n1")?;
-    let copied = lab
-        .host("n1")
-        .bounded("cp", SOON)
-        .arg("/bin/sh")
-        .arg(&folder)
-        .output()?;
+    let copied = lab.host("n1").bounded("cp", SOON).arg("/bin/sh").arg(&folder).output()?;
     ensure!(copied.status.success(), "a copy into the cache: {copied:?}");
     let began = monotonic();
     drop(disk);
@@ -269,15 +214,9 @@ fn the_second_release_runs_as_well() -> Result<()> {
     lab.pool("images", Pool::replicated(8, 2))?;
     lab.image("images", "img", 8)?;
     let version = lab.ceph(&["versions"])?.to_string();
-    ensure!(
-        version.contains(" reef ") && !version.contains(" pacific "),
-        "{version}"
-    );
+    ensure!(version.contains(" reef ") && !version.contains(" pacific "), "{version}");
     let output = lab.host("n1").command("rbd").arg("--version").output()?;
-    ensure!(
-        String::from_utf8_lossy(&output.stdout).contains(" reef "),
-        "the tools are of another release"
-    );
+    ensure!(String::from_utf8_lossy(&output.stdout).contains(" reef "), "the tools are of another release");
     let writer = lab.host("n1").writer("images", "img", 4)?;
     writer.wait_for_acks(50, SOON)?;
     let before = monotonic();
@@ -311,25 +250,19 @@ fn nothing_is_left_after_sigkill() -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     let stderr = BufReader::new(holder.stderr.take().context("no pipe")?);
-    let held = stderr
-        .lines()
-        .map_while(Result::ok)
-        .find_map(|line| line.strip_prefix("held: ").map(str::to_owned));
+    let held =
+        stderr.lines().map_while(Result::ok).find_map(|line| line.strip_prefix("held: ").map(str::to_owned));
     let held = held.context("the lab was not started")?;
     let (dir, init) = held.split_once(' ').context("no pid")?;
     let namespaces = namespaces_of(init)?;
-    ensure!(
-        !left_of(Path::new(dir))?.is_empty(),
-        "the test would not see anything"
-    );
+    ensure!(!left_of(Path::new(dir))?.is_empty(), "the test would not see anything");
     holder.kill()?;
     holder.wait()?;
     wait_for("everything of the lab to go", SOON, || {
         let left = left_of(Path::new(dir))?;
         ensure!(left.is_empty() && !Path::new(dir).exists(), "left: {left:?}");
-        let inhabited: Vec<_> = pids()?
-            .filter(|pid| namespaces_of(pid).is_ok_and(|others| others == namespaces))
-            .collect();
+        let inhabited: Vec<_> =
+            pids()?.filter(|pid| namespaces_of(pid).is_ok_and(|others| others == namespaces)).collect();
         ensure!(inhabited.is_empty(), "in its pid namespace: {inhabited:?}");
         Ok(Some(()))
     })
@@ -349,11 +282,7 @@ fn left_of(dir: &Path) -> Result<Vec<String>> {
     let dir = dir.to_str().context("a path")?;
     let mut left = Vec::new();
     for pid in pids()? {
-        for (file, what) in [
-            ("cmdline", "process"),
-            ("mounts", "mount in"),
-            ("environ", "environment of"),
-        ] {
+        for (file, what) in [("cmdline", "process"), ("mounts", "mount in"), ("environ", "environment of")] {
             let text = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
             if String::from_utf8_lossy(&text).contains(dir) {
                 left.push(format!("{what} {pid}"));

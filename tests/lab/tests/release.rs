@@ -25,20 +25,8 @@ fn runs_and_serves_the_machines_own_tools() -> Result<()> {
 
     let versions = lab.ceph(&["versions"])?;
     let overall = versions["overall"].as_object().context("no versions")?;
-    assert_eq!(
-        overall
-            .values()
-            .filter_map(serde_json::Value::as_u64)
-            .sum::<u64>(),
-        5,
-        "{versions}"
-    );
-    assert!(
-        overall
-            .keys()
-            .all(|version| version.starts_with("ceph version 18.2.")),
-        "{versions}"
-    );
+    assert_eq!(overall.values().filter_map(serde_json::Value::as_u64).sum::<u64>(), 5, "{versions}");
+    assert!(overall.keys().all(|version| version.starts_with("ceph version 18.2.")), "{versions}");
     assert!(lab.rbd(&["--version"])?.starts_with("ceph version 18.2."));
 
     lab.ceph(&["osd", "pool", "create", "images", "8"])?;
@@ -55,23 +43,11 @@ fn runs_and_serves_the_machines_own_tools() -> Result<()> {
             .output()?;
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
-    let own = lab
-        .host("admin")
-        .command("/usr/bin/rbd")
-        .arg("--version")
-        .output()?;
+    let own = lab.host("admin").command("/usr/bin/rbd").arg("--version").output()?;
     assert!(!String::from_utf8_lossy(&own.stdout).contains(" 18.2."));
 
     drop(lab);
-    assert_eq!(
-        fs::read_to_string("/proc/self/mounts")?,
-        mounts,
-        "mounts are left"
-    );
-    assert_eq!(
-        fs::read_dir(release.join("tmp"))?.count(),
-        0,
-        "the release folder was written to"
-    );
+    assert_eq!(fs::read_to_string("/proc/self/mounts")?, mounts, "mounts are left");
+    assert_eq!(fs::read_dir(release.join("tmp"))?.count(), 0, "the release folder was written to");
     Ok(())
 }

@@ -31,22 +31,12 @@ impl Channel {
     /// A channel, and the end of it that the machine gets.
     pub(super) fn pair() -> Result<(Channel, OwnedFd)> {
         let (stream, theirs) = UnixStream::pair()?;
-        Ok((
-            Channel {
-                stream,
-                token: 0,
-                unread: Vec::new(),
-            },
-            theirs.into(),
-        ))
+        Ok((Channel { stream, token: 0, unread: Vec::new() }, theirs.into()))
     }
 
     /// Waits for what init says when it is ready: the kernel's release.
     pub(super) fn greeting(&mut self, deadline: Duration) -> Result<String> {
-        Ok(self
-            .answer(deadline)?
-            .context("no sign of life within the deadline")?
-            .output)
+        Ok(self.answer(deadline)?.context("no sign of life within the deadline")?.output)
     }
 
     /// Runs a line of shell; `None` when it has not ended within the deadline. It goes on in the machine
@@ -88,9 +78,7 @@ impl Channel {
         };
         let head = str::from_utf8(&self.unread[..end])?;
         let fields: Vec<&str> = head.split(' ').collect();
-        let [token, status, length] = fields[..] else {
-            bail!("not an answer: {head:?}")
-        };
+        let [token, status, length] = fields[..] else { bail!("not an answer: {head:?}") };
         let bad = || format!("not an answer: {head:?}");
         let token = token.parse().with_context(bad)?;
         let status = status.parse().with_context(bad)?;

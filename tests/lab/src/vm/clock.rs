@@ -25,20 +25,12 @@ impl Clock {
         let mut best: Option<Clock> = None;
         for _ in 0..COMPARISONS {
             let before = monotonic();
-            let answer = channel
-                .run("guest clock", LOCAL)?
-                .context("the machine does not tell its time")?;
+            let answer = channel.run("guest clock", LOCAL)?.context("the machine does not tell its time")?;
             let after = monotonic();
             let there = Duration::from_nanos(
-                answer
-                    .output
-                    .parse()
-                    .with_context(|| format!("not a time: {:?}", answer.output))?,
+                answer.output.parse().with_context(|| format!("not a time: {:?}", answer.output))?,
             );
-            let clock = Clock {
-                zero: after.saturating_sub(there),
-                error: after.saturating_sub(before),
-            };
+            let clock = Clock { zero: after.saturating_sub(there), error: after.saturating_sub(before) };
             if best.as_ref().is_none_or(|best| clock.error < best.error) {
                 best = Some(clock);
             }

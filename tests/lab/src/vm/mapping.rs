@@ -33,12 +33,7 @@ pub enum Outcome {
 
 impl<'a> Mapping<'a> {
     pub(super) fn new(host: &'a KrbdHost, number: u32, client: &str) -> Mapping<'a> {
-        Mapping {
-            host,
-            number,
-            client: client.to_owned(),
-            id: next_id(),
-        }
+        Mapping { host, number, client: client.to_owned(), id: next_id() }
     }
 
     /// The writer's number that the blocks of [`Mapping::write_direct`] carry.
@@ -87,11 +82,7 @@ impl<'a> Mapping<'a> {
         let command = format!("guest loop {} {id} >&4 2>/dev/ttyS0 & echo $!", self.device());
         let (status, output) = self.host.run(&command, LOCAL)?;
         ensure!(status == 0, "{output}");
-        Ok(KrbdWriter {
-            host: self.host,
-            pid: output.parse()?,
-            id,
-        })
+        Ok(KrbdWriter { host: self.host, pid: output.parse()?, id })
     }
 
     /// Gives the image back: the driver drops its watch, and with its last mapping its client instance.
@@ -134,13 +125,9 @@ impl KrbdWriter<'_> {
         let mut log = Vec::new();
         for line in whole.lines() {
             let words: Vec<&str> = line.split(' ').collect();
-            let [writer, number, errno, at] = words[..] else {
-                bail!("not an answer of a writer: {line:?}")
-            };
+            let [writer, number, errno, at] = words[..] else { bail!("not an answer of a writer: {line:?}") };
             if writer == id {
-                let error = Some(errno.parse()?)
-                    .filter(|errno| *errno != 0)
-                    .map(Errno::from_raw);
+                let error = Some(errno.parse()?).filter(|errno| *errno != 0).map(Errno::from_raw);
                 log.push(Entry {
                     number: number.parse()?,
                     at: self.host.clock.here(Duration::from_nanos(at.parse()?)),
@@ -164,11 +151,7 @@ impl KrbdWriter<'_> {
     /// # Errors
     /// As [`KrbdWriter::log`].
     pub fn acks_after(&self, instant: Duration) -> Result<usize> {
-        Ok(self
-            .log()?
-            .iter()
-            .filter(|entry| entry.error.is_none() && entry.at > instant)
-            .count())
+        Ok(self.log()?.iter().filter(|entry| entry.error.is_none() && entry.at > instant).count())
     }
 
     /// Its errors.
@@ -176,11 +159,7 @@ impl KrbdWriter<'_> {
     /// # Errors
     /// As [`KrbdWriter::log`].
     pub fn errors(&self) -> Result<Vec<Entry>> {
-        Ok(self
-            .log()?
-            .into_iter()
-            .filter(|entry| entry.error.is_some())
-            .collect())
+        Ok(self.log()?.into_iter().filter(|entry| entry.error.is_some()).collect())
     }
 
     /// Waits for so many acknowledgements more than now.
@@ -189,19 +168,11 @@ impl KrbdWriter<'_> {
     /// They did not come before the deadline.
     pub fn wait_for_acks(&self, more: usize, deadline: Duration) -> Result<()> {
         let wanted = self.acked()? + more;
-        wait_for(
-            &format!("{more} acknowledgements of writer {}", self.id),
-            deadline,
-            || {
-                let seen = self.acked()?;
-                ensure!(
-                    seen >= wanted,
-                    "{seen} of {wanted}; errors: {}",
-                    self.errors()?.len()
-                );
-                Ok(Some(()))
-            },
-        )
+        wait_for(&format!("{more} acknowledgements of writer {}", self.id), deadline, || {
+            let seen = self.acked()?;
+            ensure!(seen >= wanted, "{seen} of {wanted}; errors: {}", self.errors()?.len());
+            Ok(Some(()))
+        })
     }
 
     /// Waits for its first error after an instant of [`crate::monotonic`].
@@ -210,11 +181,7 @@ impl KrbdWriter<'_> {
     /// None came before the deadline.
     pub fn wait_for_error(&self, after: Duration, deadline: Duration) -> Result<Errno> {
         wait_for(&format!("an error of writer {}", self.id), deadline, || {
-            Ok(self
-                .log()?
-                .iter()
-                .filter(|entry| entry.at > after)
-                .find_map(|entry| entry.error))
+            Ok(self.log()?.iter().filter(|entry| entry.at > after).find_map(|entry| entry.error))
         })
     }
 
