@@ -34,7 +34,7 @@ pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result
     let within = deadline.at_most(CLIENTS_WITHIN);
     let unread = clients_of_mons(cluster, &mons.quorum, &within, &mut clients);
     let mut world =
-        World { now: clock::wall(), own: own(cluster), map: dump.map, daemons: all, clients, unread };
+        World { now: clock::wall(), own: own(cluster)?, map: dump.map, daemons: all, clients, unread };
     let unread = watchers::sweep(cluster, &scope, &within, &mut |image| note(&image, &mut world.clients));
     world.unread.extend(unread);
     Ok(world)
@@ -72,12 +72,17 @@ pub fn note(image: &ImageUse, clients: &mut Clients) {
     }
 }
 
-/// The guardian's own addresses, as librados gives them: a list of addresses without spaces, `[v2:…,v1:…]` for several.
-pub fn own(cluster: &Cluster) -> Vec<EntityAddr> {
-    let text = cluster.addresses().unwrap_or_default();
-    let one: Option<EntityAddr> = text.parse().ok();
-    match one {
-        Some(addr) => vec![addr],
-        None => text.trim_matches(['[', ']']).split(',').filter_map(|addr| addr.parse().ok()).collect(),
-    }
+/// The guardian's own addresses, as librados gives them: one, or several as `[v2:…,v1:…]`.
+///
+/// # Errors
+/// They are not known or not understood; without them nothing may be fenced (INV-6).
+pub fn own(cluster: &Cluster) -> Result<Vec<EntityAddr>, ReadError> {
+    let failed = |error: &dyn std::fmt::Display| ReadError::unreadable("rados_getaddrs", error);
+    let text = cluster.addresses().map_err(|errno| failed(&errno))?;
+    let one: Result<EntityAddr, _> = text.parse();
+    let own = one.map(|addr| vec![addr]).or_else(|_| {
+        let list = text.trim_start_matches('[').trim_end_matches(']');
+        list.split(',').map(str::parse).collect()
+    });
+    own.map_err(|error| failed(&error))
 }

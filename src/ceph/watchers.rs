@@ -254,10 +254,13 @@ impl PoolSweep {
             return Ok(());
         };
         match done.result {
-            Ok(header) => {
-                let image_use = self.image_use(image, namespace, header);
-                self.images.send(image_use).map_err(|_| Stopped::Unwanted)
-            }
+            Ok(header) => match self.image_use(&image, namespace, header) {
+                Some(image_use) => self.images.send(image_use).map_err(|_| Stopped::Unwanted),
+                None => {
+                    failed.push((image, "its watchers or its lock are not understood".to_owned()));
+                    Ok(())
+                }
+            },
             // Deleted since the directory was read.
             Err(Errno::ENOENT) => Ok(()),
             Err(Errno::EPERM) => Err(Stopped::Denied(HEADER)),
@@ -268,17 +271,18 @@ impl PoolSweep {
         }
     }
 
-    fn image_use(&self, image: String, namespace: &str, header: Header) -> ImageUse {
+    /// `None` if an address or the lock has an unknown form: somebody uses it, and nobody could tell who.
+    fn image_use(&self, image: &str, namespace: &str, header: Header) -> Option<ImageUse> {
         let watch =
             |w: Watcher| Some(Watch { address: w.address.parse().ok()?, client: w.client, cookie: w.cookie });
-        let owners = header.lock.as_deref().and_then(locks::decode).unwrap_or_default();
-        ImageUse {
+        let owners = header.lock.as_deref().map_or(Some(Vec::new()), locks::decode)?;
+        Some(ImageUse {
             pool: self.pool.clone(),
             namespace: namespace.to_owned(),
-            image,
-            watchers: header.watchers.into_iter().filter_map(watch).collect(),
+            image: image.to_owned(),
+            watchers: header.watchers.into_iter().map(watch).collect::<Option<_>>()?,
             lock: owners.into_iter().next(),
-        }
+        })
     }
 }
 

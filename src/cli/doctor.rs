@@ -12,7 +12,7 @@ use super::error::Fault;
 use crate::ceph::barrier::{ProbeNames, barrier};
 use crate::ceph::cluster::Cluster;
 use crate::ceph::errno::{Meaning, meaning};
-use crate::ceph::{daemons, look, osdmap, sessions, watchers};
+use crate::ceph::{daemons, osdmap, sessions, watchers};
 use crate::clock;
 use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::map::OsdMap;
@@ -190,8 +190,7 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
             ),
         }
     }
-    let own = look::own(&context.cluster);
-    let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+    let own: Vec<String> = world.own.iter().map(ToString::to_string).collect();
     checks.push(check("own address", Verdict::Ok, format!("{} at {}", own.join(", "), clock::wall())));
     checks
 }

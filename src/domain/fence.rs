@@ -87,7 +87,7 @@ pub enum Failure {
     },
     /// A removal was not answered, so it may still arrive: the key cannot be relied on (INV-7).
     #[error(
-        "no answer to the removal of the short entry {entry}: it may still take effect, so its cover stays"
+        "no answer to the removal of {entry}: it may still take effect, so nothing is built on that entry"
     )]
     InDoubt {
         /// Which.
