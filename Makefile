@@ -18,7 +18,7 @@ demo: setup ## two hosts, one image: what happens without the guardian, and with
 	@"$${CARGO_TARGET_DIR:-target}/release/examples/demo"
 
 test: setup ## everything: units, the ABI, real Ceph, real krbd, a second Ceph release
-	$(CARGO) test --workspace --locked -- --test-threads=$(JOBS)
+	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(JOBS)
 
 soak: setup ## the randomised rounds in full, and minutes with a released kernel client
 	GUARDIAN_ROUNDS=50 $(CARGO) test --locked --test sealed -- --nocapture --test-threads=$(JOBS)

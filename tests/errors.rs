@@ -326,6 +326,10 @@ fn missing_caps(world: &World) {
 }
 
 fn without(world: &World, id: &str, missing: &str) {
+    if missing.contains("mds-failover") {
+        // Only a real mds can be refused to be failed: tests/protected.rs does it.
+        return;
+    }
     let verb = |words: &[&str]| said(&mut world.verb(&[&["--id", id, "--json"], words].concat()));
     let doctor = world.unchanged(|| verb(&["doctor"]));
     if missing == "allow r" {
@@ -365,15 +369,13 @@ fn release(world: &World, member: &str) {
     world.site.guardian(&words).expect(0);
 }
 
-/// The barrier of a guardian that is refused itself proves nothing: what is committed stays pending.
+/// INV-6: the monitors would obey a guardian on the lost side.
 fn blocklisted_itself(world: &World) {
     let own = format!("{}:0/0", world.site.ip("guard"));
     world.site.lab.ceph(&["osd", "blocklist", "add", &own]).unwrap();
-    let fence = said(&mut world.verb(&["fence", "n1", "--json", "--timeout", "5s"]));
-    print!("3  {}", fence.stderr);
-    assert_eq!((fence.exit, &fence.json()["state"]), (Some(3), &"pending".into()), "{fence:#?}");
-    fence.last_line(&["this guardian is itself blocklisted"]);
-    assert_eq!(fence.json()["barrier"][0]["pending"].as_array().unwrap().len(), 16);
+    let fence = world.unchanged(|| said(&mut world.verb(&["fence", "n1", "--json"])));
+    assert_eq!(fence.exit, Some(4), "{fence:#?}");
+    assert_eq!(fence.json()["refusals"][0]["code"], "fenced-itself");
     world.site.lab.ceph(&["osd", "blocklist", "rm", &own]).unwrap();
     assert_eq!(world.site.guardian(&["fence", "n1"]).expect(0).json["state"], "sealed");
     release(world, "n1");

@@ -52,7 +52,8 @@ impl Storage {
         }
         let pool = Pool { name: "images".into(), pg_num: 4, overlay: None, eio: false, applications: vec![] };
         let pools = BTreeMap::from([(1, pool)]);
-        let map = OsdMap { epoch: 0, blocklist, knows_ranges: true, reads_paused: false, pools };
+        let map =
+            OsdMap { epoch: 0, modified: start(), blocklist, knows_ranges: true, reads_paused: false, pools };
         let pgs = (0..4).map(|pg| ((1, pg), 0)).collect();
         let faults = faults.into_iter();
         Self { maps: vec![map], pgs, sessions: BTreeSet::new(), faults, added: 0, tampered: false }
@@ -226,7 +227,7 @@ fn run_fence(storage: &mut Storage, plan: Plan, may_tamper: bool) -> Result<Fenc
             Effect::ReadMap => fence.handle_map(Some(storage.map().clone())),
             Effect::Add(entries) => fence.handle_added(storage.add(&entries)),
             Effect::Remove(entries) => fence.handle_removed(storage.remove(&entries)),
-            Effect::Barrier { pools, .. } => fence.handle_barrier(storage.barrier(&pools)),
+            Effect::Barrier { pools } => fence.handle_barrier(storage.barrier(&pools)),
             Effect::FailOver(_) | Effect::ReadDaemons => unreachable!("no daemons here"),
         }
         if storage.tampered {
@@ -357,4 +358,31 @@ fn a_refused_entry_ends_the_fence_with_the_monitors_words() {
     }
     assert!(matches!(fence.failure(), Some(Failure::Entry { status, .. }) if status == "EACCES"));
     assert_eq!(fence.state(), State::Intended);
+}
+
+/// A lock breaker's entry that lands after the plan was made, on a host that also runs somebody else.
+#[test]
+fn inv6_a_cover_that_nobody_approved_is_never_put_up() {
+    let mut storage = Storage::new(&[], vec![]);
+    let target = Entry::Client(client(7));
+    let mut plan = planned(&storage, Target::Addresses([target].into())).unwrap();
+    plan.coverable.clear();
+    storage.change(|map| insert(&mut map.blocklist, target, start() + Duration::from_secs(3600)));
+    let mut fence = Fence::new(plan);
+    while let Some(effect) = fence.next_effect() {
+        match effect {
+            Effect::ReadMap => fence.handle_map(Some(storage.map().clone())),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(fence.failure(), Some(&Failure::Uncovered { entry: target }));
+}
+
+#[test]
+fn a_fence_ends_when_no_pool_is_left_to_prove() {
+    let mut storage = Storage::new(&[], vec![]);
+    let plan = planned(&storage, Target::Member("n1".into())).unwrap();
+    storage.change(|map| map.pools.clear());
+    let fence = run_fence(&mut storage, plan, false).unwrap();
+    assert_eq!(fence.failure(), Some(&Failure::NoPools));
 }

@@ -27,7 +27,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn daemon(kind: DaemonKind, name: &str, at: &str, role: Role) -> Daemon {
-    Daemon { kind, name: name.into(), ip: Some(ip(at)), role, clients: vec![] }
+    Daemon { kind, name: name.into(), ips: vec![ip(at)], role, clients: vec![] }
 }
 
 impl Case {
@@ -44,6 +44,7 @@ impl Case {
         };
         let map = OsdMap {
             epoch: 10,
+            modified: Timestamp::UNIX_EPOCH,
             blocklist: Blocklist::default(),
             knows_ranges: true,
             reads_paused: false,
@@ -137,7 +138,7 @@ fn inv6_an_active_mgr_is_failed_over_only_to_a_standby_that_is_known_to_be_elsew
     case.world.daemons.push(daemon(DaemonKind::Mgr, "y", "10.0.0.1", Role::Standby));
     assert_eq!(only_code(case.member("n1")), "active-daemon", "a standby on the target does not count");
     let mut nowhere = daemon(DaemonKind::Mgr, "z", "10.0.0.2", Role::Standby);
-    nowhere.ip = None;
+    nowhere.ips.clear();
     case.world.daemons.push(nowhere);
     assert_eq!(only_code(case.member("n1")), "active-daemon", "nor does one whose place is unknown");
     case.world.daemons.push(daemon(DaemonKind::Mgr, "w", "10.0.0.2", Role::Standby));
@@ -246,5 +247,59 @@ fn a_short_entry_is_refused_only_where_its_cover_would_harm_somebody() {
     assert!(case.addresses(&["10.0.0.1:0/7"]).is_ok(), "a long host entry stands already");
     case.blocklisted("10.0.0.1:0/0", 0);
     case.world.map.knows_ranges = false;
-    assert_eq!(only_code(case.addresses(&["10.0.0.1"])), "short-entry", "no other key for the host");
+    let refusals = case.addresses(&["10.0.0.1"]).unwrap_err();
+    assert!(
+        refusals.iter().all(|refusal| refusal.code() == "short-entry"),
+        "no other key for the host: {refusals:?}"
+    );
+}
+
+#[test]
+fn a_cover_is_allowed_only_where_every_client_of_the_host_is_known() {
+    let mut case = Case::new();
+    let client = &["10.0.0.1:0/7"];
+    assert_eq!(case.addresses(client).unwrap().coverable, [ip("10.0.0.1")].into());
+    case.world.unread = vec!["sessions of mon.a: no answer".into()];
+    assert!(case.addresses(client).unwrap().coverable.is_empty(), "should it become short meanwhile");
+    case.blocklisted("10.0.0.1:0/7", 0);
+    assert_eq!(only_code(case.addresses(client)), "short-entry");
+}
+
+#[test]
+fn inv4_a_client_somebody_blocklisted_for_an_hour_is_fenced_for_good() {
+    let mut case = Case::new();
+    case.blocklisted("10.0.0.1:0/7", 0);
+    case.blocklisted("10.0.0.1:0/8", 1800);
+    let plan = case.member("n1").unwrap();
+    let short = Entry::Client(ClientAddr { ip: ip("10.0.0.1"), nonce: 7 });
+    assert_eq!(plan.entries, [Entry::Host(ip("10.0.0.1")), short].into(), "the long one stands anyway");
+}
+
+#[test]
+fn inv6_a_guardian_on_the_lost_side_fences_nobody() {
+    let mut case = Case::new();
+    case.blocklisted("10.0.0.9:0/0", 1800);
+    assert_eq!(only_code(case.member("n1")), "fenced-itself");
+}
+
+#[test]
+fn inv6_bare_addresses_keep_the_brake_and_shared_addresses_too() {
+    let mut case = Case::new();
+    let three = &["10.0.0.1:0/7", "10.0.0.2:0/7", "10.0.0.3:0/7"];
+    assert_eq!(only_code(case.addresses(three)), "storm-brake", "clients of three members");
+    case.policy.max_fenced_members = 3;
+    assert!(case.addresses(three).is_ok());
+    case.members.0[1].addresses.push(ip("10.0.0.1"));
+    assert_eq!(only_code(case.addresses(&["10.0.0.1"])), "shared-address");
+}
+
+#[test]
+fn a_whole_host_entry_beside_a_fence_of_clients_is_told_with_the_way_to_lift_it() {
+    let mut case = Case::new();
+    case.blocklisted("10.0.0.1:0/0", 1800);
+    let notes = case.addresses(&["10.0.0.1:0/7"]).unwrap().notes;
+    assert!(notes.iter().any(|note| note.contains("release --fence F-")), "{notes:?}");
+    assert!(case.member("n2").unwrap_err().iter().all(|refusal| refusal.code() == "storm-brake"));
+    let unused = case.member("n1").unwrap().notes;
+    assert!(unused.iter().any(|note| note.contains("no client of 10.0.0.1 is known")), "{unused:?}");
 }

@@ -16,7 +16,7 @@ use super::completion::Done;
 use super::errno::{Meaning, meaning};
 use super::ioctx::IoCtx;
 use super::lane;
-use crate::deadline::{Deadline, Late};
+use crate::deadline::Deadline;
 use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::map::PoolId;
 
@@ -31,23 +31,22 @@ const RETRY: Duration = Duration::from_millis(100);
 ///
 /// The caller must read the map again before it believes the result: for a pool deleted meanwhile the client
 /// makes up an ENOENT of its own, and PGs may have been split.
-///
-/// # Errors
-/// The client could not even get the newest osdmap in time.
 pub fn barrier(
     cluster: &Cluster,
     pools: &[PoolToProve],
     names: &mut ProbeNames,
     deadline: &Deadline,
     progress: &mut dyn FnMut(&[PoolProof]),
-) -> Result<Vec<PoolProof>, Late> {
+) -> Vec<PoolProof> {
     let mut proofs: Vec<PoolProof> = pools.iter().map(unproved).collect();
-    let (shared, newest) = (cluster.clone(), |c: &Cluster| c.wait_for_latest_osdmap());
-    if let Err(errno) = lane::one(move || newest(&shared), deadline)? {
-        proofs.iter_mut().for_each(|proof| proof.trouble = Some(trouble(errno)));
-        return Ok(proofs);
-    }
-    let mut run = Run::new(cluster, &mut proofs, names);
+    let handles = match open(cluster, pools, deadline) {
+        Ok(handles) => handles,
+        Err(why) => {
+            proofs.iter_mut().for_each(|proof| proof.trouble = Some(why.clone()));
+            return proofs;
+        }
+    };
+    let mut run = Run::new(handles, &mut proofs, names);
     while run.has_pending() {
         run.submit();
         let slice = deadline.at_most(RETRY);
@@ -63,7 +62,25 @@ pub fn barrier(
             }
         }
     }
-    Ok(proofs)
+    proofs
+}
+
+/// Gets the newest osdmap, whose epoch all probes will carry, and then a handle of each pool. Both may block without
+/// limit while there is no quorum.
+fn open(
+    cluster: &Cluster,
+    pools: &[PoolToProve],
+    deadline: &Deadline,
+) -> Result<Vec<Result<IoCtx, Errno>>, String> {
+    let (cluster, ids) = (cluster.clone(), pools.iter().map(|pool| pool.id).collect::<Vec<_>>());
+    let open = move || {
+        cluster.wait_for_latest_osdmap()?;
+        Ok(ids.into_iter().map(|id| cluster.pool(id)).collect())
+    };
+    match lane::one(open, deadline) {
+        Ok(handles) => handles.map_err(trouble),
+        Err(_) => Err("the monitors did not give the newest osdmap in time".to_owned()),
+    }
 }
 
 fn unproved(pool: &PoolToProve) -> PoolProof {
@@ -81,12 +98,12 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(cluster: &Cluster, proofs: &'a mut [PoolProof], names: &mut ProbeNames) -> Self {
+    fn new(opened: Vec<Result<IoCtx, Errno>>, proofs: &'a mut [PoolProof], names: &mut ProbeNames) -> Self {
         let (submit_to, answers) = channel();
         let mut handles = Vec::new();
         let mut to_send = Vec::new();
-        for (index, proof) in proofs.iter_mut().enumerate() {
-            let handle = cluster.pool(proof.pool.id).and_then(|io| {
+        for (index, (io, proof)) in opened.into_iter().zip(proofs.iter_mut()).enumerate() {
+            let handle = io.and_then(|io| {
                 let names = names.of(&io, &proof.pool)?;
                 Ok((io, names))
             });

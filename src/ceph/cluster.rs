@@ -98,6 +98,10 @@ pub struct CommandError {
     pub status: String,
 }
 
+/// The longest an operation waits for a PG. Whoever wants to wait longer asks again: operations to PGs that never
+/// answer would pile up otherwise.
+const OSD_SECONDS: u64 = 15;
+
 /// A connection; clones share it. The last one dropped ends it, which may block for moments: never inside a librados
 /// callback, where it would wait for itself ([`completion`](super::completion) says why that cannot happen).
 #[derive(Debug, Clone)]
@@ -305,12 +309,13 @@ impl Inner {
 
     /// What the guardian needs whatever the file says.
     fn set_options(&self, seconds: u64) -> Result<(), ConnectError> {
+        let osd_seconds = seconds.min(OSD_SECONDS).to_string();
         let seconds = seconds.to_string();
         for (option, value) in [
             // All three are unlimited or minutes by default, and a call that never returns holds a fence up.
             ("client_mount_timeout", seconds.as_str()),
             ("rados_mon_op_timeout", &seconds),
-            ("rados_osd_op_timeout", &seconds),
+            ("rados_osd_op_timeout", &osd_seconds),
             // PGs that do not answer keep their operations under way; the default of 1024 would then stop all others.
             ("objecter_inflight_ops", "65536"),
             // Several guardians and commands on a host would fight over one path, and nothing reads it.

@@ -41,10 +41,8 @@ pub fn mons(cluster: &Cluster) -> Result<Mons, ReadError> {
     let dump: Dump = ask(cluster, "mon dump")?;
     let in_quorum = dump.mons.iter().filter(|mon| dump.quorum.contains(&mon.rank));
     let quorum = in_quorum.map(|mon| mon.name.clone()).collect();
-    let daemons = dump.mons.iter().map(|mon| {
-        let ip = mon.public_addrs.addresses().next().map(|addr| addr.ip);
-        daemon(DaemonKind::Mon, &mon.name, ip, Role::Plain)
-    });
+    let daemons =
+        dump.mons.iter().map(|mon| daemon(DaemonKind::Mon, &mon.name, mon.public_addrs.ips(), Role::Plain));
     Ok(Mons { daemons: daemons.collect(), quorum })
 }
 
@@ -76,16 +74,16 @@ pub fn mgrs(cluster: &Cluster) -> Result<Vec<Daemon>, ReadError> {
     let metadata: Vec<Metadata> = ask(cluster, "mgr metadata")?;
     let place = |m: &Metadata| Some((m.name.clone(), m.addr.as_ref()?.parse::<EntityAddr>().ok()?.ip));
     let places: BTreeMap<String, IpAddr> = metadata.iter().filter_map(place).collect();
+    let reported = |name: &str| places.get(name).copied();
     let mut daemons = Vec::new();
     if !dump.active_name.is_empty() {
-        let ip = dump.active_addrs.addresses().next().map(|addr| addr.ip);
-        let ip = ip.or_else(|| places.get(&dump.active_name).copied());
-        let mut active = daemon(DaemonKind::Mgr, &dump.active_name, ip, Role::Active);
+        let ips = dump.active_addrs.ips().into_iter().chain(reported(&dump.active_name));
+        let mut active = daemon(DaemonKind::Mgr, &dump.active_name, ips, Role::Active);
         let clients = dump.active_clients.iter().flat_map(AddrVec::addresses);
         active.clients = clients.filter_map(EntityAddr::client).collect::<Vec<ClientAddr>>();
         daemons.push(active);
     }
-    let standby = |n: &Named| daemon(DaemonKind::Mgr, &n.name, places.get(&n.name).copied(), Role::Standby);
+    let standby = |n: &Named| daemon(DaemonKind::Mgr, &n.name, reported(&n.name), Role::Standby);
     daemons.extend(dump.standbys.iter().map(standby));
     Ok(daemons)
 }
@@ -112,14 +110,18 @@ pub fn mdss(cluster: &Cluster) -> Result<Vec<Daemon>, ReadError> {
     struct Info {
         name: String,
         state: String,
-        addr: EntityAddr,
+        addrs: AddrVec,
     }
     let dump: Dump = ask(cluster, "fs dump")?;
     let infos = dump.filesystems.into_iter().flat_map(|fs| fs.mdsmap.info.into_values());
     let mds = |info: Info| {
-        let standby = info.state.starts_with("up:standby");
-        let role = if standby { Role::Standby } else { Role::Active };
-        daemon(DaemonKind::Mds, &info.name, Some(info.addr.ip), role)
+        let role = match info.state.as_str() {
+            "up:standby" => Role::Standby,
+            // It follows one rank, and is not free for another.
+            "up:standby-replay" => Role::Plain,
+            _ => Role::Active,
+        };
+        daemon(DaemonKind::Mds, &info.name, info.addrs.ips(), role)
     };
     Ok(infos.chain(dump.standbys).map(mds).collect())
 }
@@ -150,7 +152,7 @@ pub fn services(cluster: &Cluster) -> Result<Vec<Daemon>, ReadError> {
         for (name, registered) in registered.daemons {
             if let Registered::Daemon { addr } = registered {
                 let name = format!("{service}.{name}");
-                daemons.push(daemon(DaemonKind::Service, &name, Some(addr.ip), Role::Plain));
+                daemons.push(daemon(DaemonKind::Service, &name, [addr.ip], Role::Plain));
             }
         }
     }
@@ -160,7 +162,7 @@ pub fn services(cluster: &Cluster) -> Result<Vec<Daemon>, ReadError> {
 /// OSDs with the addresses `osd dump` gave.
 pub fn osds(addresses: &[(i64, EntityAddr)]) -> Vec<Daemon> {
     let osd =
-        |(id, addr): &(i64, EntityAddr)| daemon(DaemonKind::Osd, &id.to_string(), Some(addr.ip), Role::Plain);
+        |(id, addr): &(i64, EntityAddr)| daemon(DaemonKind::Osd, &id.to_string(), [addr.ip], Role::Plain);
     let mut daemons: Vec<Daemon> = addresses.iter().map(osd).collect();
     daemons.dedup();
     daemons
@@ -184,6 +186,6 @@ fn ask<T: DeserializeOwned>(cluster: &Cluster, prefix: &str) -> Result<T, ReadEr
     serde_json::from_slice(&json).map_err(|error| ReadError::unreadable(prefix, &error))
 }
 
-fn daemon(kind: DaemonKind, name: &str, ip: Option<IpAddr>, role: Role) -> Daemon {
-    Daemon { kind, name: name.to_owned(), ip, role, clients: Vec::new() }
+fn daemon(kind: DaemonKind, name: &str, ips: impl IntoIterator<Item = IpAddr>, role: Role) -> Daemon {
+    Daemon { kind, name: name.to_owned(), ips: ips.into_iter().collect(), role, clients: Vec::new() }
 }

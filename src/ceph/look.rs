@@ -14,7 +14,7 @@ use crate::domain::world::{Clients, SeenAt, World};
 
 /// How long clients are looked for. Silent PGs and monitors must not hold up a fence: what they would have told is
 /// reported as unread.
-const CLIENTS_WITHIN: Duration = Duration::from_secs(3);
+pub const CLIENTS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Reads the osdmap, the daemons, and which clients are known to monitors and images of the guarded pools.
 ///
@@ -23,21 +23,20 @@ const CLIENTS_WITHIN: Duration = Duration::from_secs(3);
 pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result<World, ReadError> {
     let dump = osdmap::dump(cluster)?;
     let mons = daemons::mons(cluster)?;
-    let mut all = mons.daemons;
-    all.extend(daemons::mgrs(cluster)?);
-    all.extend(daemons::mdss(cluster)?);
-    all.extend(daemons::services(cluster)?);
-    all.extend(daemons::osds(&dump.osds));
-
-    let mut clients = Clients::new();
     let scope = Scope::of(&guarded.pools(&dump.map));
     let within = deadline.at_most(CLIENTS_WITHIN);
-    let unread = clients_of_mons(cluster, &mons.quorum, &within, &mut clients);
-    let mut world =
-        World { now: clock::wall(), own: own(cluster)?, map: dump.map, daemons: all, clients, unread };
-    let unread = watchers::sweep(cluster, &scope, &within, &mut |image| note(&image, &mut world.clients));
-    world.unread.extend(unread);
-    Ok(world)
+    let mut clients = Clients::new();
+    let mut unread = clients_of_mons(cluster, &mons.quorum, &within, &mut clients);
+    unread.extend(watchers::sweep(cluster, &scope, &within, &mut |image| note(&image, &mut clients)));
+    // Last, because who is active can change while clients are looked for.
+    let mut all = mons.daemons;
+    all.extend(daemons::osds(&dump.osds));
+    all.extend(daemons::services(cluster)?);
+    all.extend(daemons::mdss(cluster)?);
+    all.extend(daemons::mgrs(cluster)?);
+    // A guardian whose clock is behind would take a short entry for a long one.
+    let now = clock::wall().max(dump.map.modified);
+    Ok(World { now, own: own(cluster)?, map: dump.map, daemons: all, clients, unread })
 }
 
 /// Adds the clients each of these monitors knows. Returns what could not be read, in words.

@@ -1,6 +1,7 @@
 //! `osd dump` as typed data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -50,6 +51,7 @@ fn parse(json: &[u8]) -> Result<Dump, ReadError> {
     });
     let map = OsdMap {
         epoch: raw.epoch,
+        modified: time(&raw.modified).ok_or_else(|| bad(&raw.modified))?,
         blocklist: Blocklist { entries, ranges },
         knows_ranges: raw.range_blocklist.is_some(),
         reads_paused: has(&raw.flags, "pauserd"),
@@ -77,6 +79,7 @@ fn network(text: &str) -> Option<IpNet> {
 #[derive(Deserialize)]
 struct Raw {
     epoch: u32,
+    modified: String,
     #[serde(default)]
     flags: String,
     pools: Vec<RawPool>,
@@ -120,6 +123,11 @@ struct RawAddr {
 }
 
 impl AddrVec {
+    /// Each IP once.
+    pub(super) fn ips(&self) -> BTreeSet<IpAddr> {
+        self.addresses().map(|addr| addr.ip).collect()
+    }
+
     /// Those that are addresses; a daemon that was never up has `-`.
     pub(super) fn addresses(&self) -> impl Iterator<Item = EntityAddr> {
         self.addrvec.iter().filter_map(|raw| {

@@ -226,16 +226,8 @@ impl PoolSweep {
         if let Err(Stopped::Late) = listed {
             failed.extend(under_way.into_values().map(|name| (name, "no answer".to_owned())));
         }
-        let place = |name: &str| {
-            [self.pool.as_str(), namespace, name]
-                .iter()
-                .filter(|p| !p.is_empty())
-                .copied()
-                .collect::<Vec<_>>()
-                .join("/")
-        };
-        let failed: Vec<String> =
-            failed.iter().map(|(name, why)| format!("image {}: {why}", place(name))).collect();
+        let pool = &self.pool;
+        let failed = failed.iter().map(|(name, why)| format!("image {}: {why}", path(pool, namespace, name)));
         self.unread.extend(failed);
         listed
     }
@@ -296,7 +288,11 @@ fn encoded_text(bytes: &[u8]) -> Option<String> {
 impl ImageUse {
     /// `pool/image` or `pool/namespace/image`.
     pub fn path(&self) -> String {
-        let parts = [&self.pool, &self.namespace, &self.image];
-        parts.into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("/")
+        path(&self.pool, &self.namespace, &self.image)
     }
+}
+
+/// An image as `rbd` writes it.
+pub fn path(pool: &str, namespace: &str, image: &str) -> String {
+    if namespace.is_empty() { format!("{pool}/{image}") } else { format!("{pool}/{namespace}/{image}") }
 }

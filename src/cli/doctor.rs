@@ -12,6 +12,7 @@ use super::error::Fault;
 use crate::ceph::barrier::{ProbeNames, barrier};
 use crate::ceph::cluster::Cluster;
 use crate::ceph::errno::{Meaning, meaning};
+use crate::ceph::look::CLIENTS_WITHIN;
 use crate::ceph::{daemons, osdmap, sessions, watchers};
 use crate::clock;
 use crate::domain::barrier::{PoolProof, PoolToProve};
@@ -46,13 +47,10 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
     let map = context.read(osdmap::dump)?.map;
     checks.push(check("osdmap", Verdict::Ok, format!("epoch {}", map.epoch)));
     checks.extend(pools(context, &map));
-    checks.extend(capabilities(context)?);
-    checks.extend(readable(context, &map)?);
-    checks.extend(provable(context, &map)?);
-    match context.look() {
-        Ok(world) => checks.extend(members(context, &world)),
-        Err(fault) => checks.push(check("daemons", Verdict::Fail, fault.to_string())),
-    }
+    checks.extend(or_why("capabilities", capabilities(context)));
+    checks.extend(or_why("sources", readable(context, &map)));
+    checks.extend(provable(context, &map));
+    checks.extend(or_why("daemons", context.look().map(|world| members(context, &world))));
     context.print(&checks, |checks| {
         let mut rows = table(["CHECK", "VERDICT", "DETAIL"]);
         for Check { check, verdict, detail } in checks {
@@ -66,6 +64,11 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
         rows.to_string()
     })?;
     Ok(if checks.iter().any(|check| check.verdict == Verdict::Fail) { Exit::Failed } else { Exit::Done })
+}
+
+/// A part that could not be checked is a finding, not the end of the report.
+fn or_why(name: &str, checks: Result<Vec<Check>, Fault>) -> Vec<Check> {
+    checks.unwrap_or_else(|fault| vec![check(name, Verdict::Fail, fault.cause())])
 }
 
 fn pools(context: &Context, map: &OsdMap) -> Vec<Check> {
@@ -126,7 +129,7 @@ fn capabilities(context: &Context) -> Result<Vec<Check>, Fault> {
 }
 
 fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
-    let deadline = context.deadline.clone();
+    let deadline = context.deadline.at_most(CLIENTS_WITHIN);
     let mons = context.read(daemons::mons)?;
     let mut checks = Vec::new();
     for mon in mons.daemons.iter().filter(|mon| !mons.quorum.contains(&mon.name)) {
@@ -152,12 +155,12 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
 }
 
 /// Does every PG answer the question that a fence asks it?
-fn provable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
+fn provable(context: &Context, map: &OsdMap) -> Vec<Check> {
     let guarded = context.config.policy.guarded.pools(map).into_iter();
     let pools: Vec<_> = guarded.map(|(id, pool)| PoolToProve::new(id, pool)).collect();
     let deadline = context.deadline.at_most(PROVE_WITHIN);
     let names = &mut ProbeNames::default();
-    let proofs = barrier(&context.cluster, &pools, names, &deadline, &mut |_| {})?;
+    let proofs = barrier(&context.cluster, &pools, names, &deadline, &mut |_| {});
     let proof = |proof: &PoolProof| {
         let (verdict, why) = match &proof.trouble {
             _ if proof.is_complete() => (Verdict::Ok, String::new()),
@@ -167,7 +170,7 @@ fn provable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
         let detail = format!("{} of {} PGs answer{why}", proof.proved(), proof.pool.pg_num);
         check(format!("proof {}", proof.pool.name), verdict, detail)
     };
-    Ok(proofs.iter().map(proof).collect())
+    proofs.iter().map(proof).collect()
 }
 
 /// Would each member be fenced as a whole, if it were lost now?

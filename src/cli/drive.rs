@@ -1,6 +1,7 @@
 //! Performs what the machines ask for, until they are done or the time is over.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -10,9 +11,12 @@ use super::error::Fault;
 use super::progress::Progress;
 use crate::ceph::barrier::{ProbeNames, barrier};
 use crate::ceph::blocklist::{self, Change, change};
+use crate::ceph::cluster::Cluster;
+use crate::ceph::command::ReadError;
+use crate::ceph::look::CLIENTS_WITHIN;
 use crate::ceph::{daemons, lane, look, osdmap, watchers};
 use crate::clock;
-use crate::deadline::Late;
+use crate::deadline::Deadline;
 use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::barrier::PoolProof;
 use crate::domain::fence::{Effect, Fence, Sent, State};
@@ -25,6 +29,9 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// How long silent PGs are waited for before the map is read again: pools come and go, and entries must still stand.
 const ROUND: Duration = Duration::from_secs(5);
+
+/// How long a short entry that was removed may take to stand again, whatever the command's own time.
+const REPLACE_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long each part took, in whole milliseconds, from the decision on.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
@@ -40,8 +47,9 @@ impl std::fmt::Display for Timings {
     }
 }
 
-/// Drives a fence. `Err` is a time-out or Ctrl-C: the fence tells how far it came.
-pub(super) fn fence(context: &Context, fence: &mut Fence) -> Result<(Timings, Result<(), Late>), Fault> {
+/// Drives a fence. An error in the result (time-out, Ctrl-C, a monitor's answer) ends it where it is: the fence tells
+/// how far it came.
+pub(super) fn fence(context: &Context, fence: &mut Fence) -> (Timings, Result<(), Fault>) {
     let mut drive = Drive::new(context);
     let began = clock::monotonic();
     let mut timings = Timings::default();
@@ -51,7 +59,7 @@ pub(super) fn fence(context: &Context, fence: &mut Fence) -> Result<(Timings, Re
             Effect::FailOver(daemon) => {
                 drive.fail_over(&daemon).map(|sent| fence.handle_failed_over(&daemon, sent))
             }
-            Effect::ReadDaemons => drive.daemons()?.map(|all| fence.handle_daemons(&all)),
+            Effect::ReadDaemons => drive.daemons().map(|all| fence.handle_daemons(&all)),
             Effect::Add(entries) => {
                 fence.handle_added(drive.add(&entries));
                 Ok(())
@@ -60,17 +68,17 @@ pub(super) fn fence(context: &Context, fence: &mut Fence) -> Result<(Timings, Re
                 fence.handle_removed(drive.remove(&entries));
                 Ok(())
             }
-            Effect::ReadMap => drive.map()?.map(|map| fence.handle_map(map)),
-            Effect::Barrier { pools, .. } => {
+            Effect::ReadMap => drive.map().map(|map| fence.handle_map(map)),
+            Effect::Barrier { pools } => {
                 let asked = clock::monotonic();
                 let progress = &mut |proofs: &[PoolProof]| drive.progress.say(|| unproved(proofs));
-                let round = context.deadline.at_most(ROUND);
+                let round = drive.deadline.at_most(ROUND);
                 let proofs = barrier(&context.cluster, &pools, &mut names, &round, progress);
-                let proofs = proofs.unwrap_or_default();
                 timings.barrier += millis(asked);
+                drive.read_last = false;
                 let complete = proofs.iter().all(PoolProof::is_complete);
                 fence.handle_barrier(proofs);
-                if complete { Ok(()) } else { context.deadline.pause(PACE) }
+                if complete { Ok(()) } else { drive.deadline.pause(PACE).map_err(Fault::from) }
             }
         };
         if timings.commit == 0 && fence.committed().is_some() {
@@ -79,22 +87,22 @@ pub(super) fn fence(context: &Context, fence: &mut Fence) -> Result<(Timings, Re
         if timings.total == 0 && fence.state() == State::Sealed {
             timings.total = millis(began);
         }
-        if let Err(late) = ended.and_then(|()| context.deadline.left().map(|_| ())) {
+        if let Err(fault) = ended.and_then(|()| Ok(drive.deadline.left().map(|_| ())?)) {
             timings.total = millis(began);
-            return Ok((timings, if fence.is_done() { Ok(()) } else { Err(late) }));
+            return (timings, if fence.is_done() { Ok(()) } else { Err(fault) });
         }
     }
-    Ok((timings, Ok(())))
+    (timings, Ok(()))
 }
 
-/// Drives a release.
-pub(super) fn release(context: &Context, release: &mut Release) -> Result<Result<(), Late>, Fault> {
+/// Drives a release, in the same way.
+pub(super) fn release(context: &Context, release: &mut Release) -> Result<(), Fault> {
     use release::Effect;
     let mut drive = Drive::new(context);
     while let Some(effect) = release.next_effect() {
         let ended = match effect {
-            Effect::ReadMap => drive.map()?.map(|map| release.handle_map(map)),
-            Effect::ReadClients => drive.clients()?.map(|clients| release.handle_clients(clients)),
+            Effect::ReadMap => drive.map().map(|map| release.handle_map(map)),
+            Effect::ReadClients => drive.clients().map(|clients| release.handle_clients(clients)),
             Effect::Add(entries) => {
                 release.handle_added(drive.add(&entries));
                 Ok(())
@@ -104,11 +112,11 @@ pub(super) fn release(context: &Context, release: &mut Release) -> Result<Result
                 Ok(())
             }
         };
-        if let Err(late) = ended.and_then(|()| context.deadline.left().map(|_| ())) {
-            return Ok(if release.is_done() { Ok(()) } else { Err(late) });
+        if let Err(fault) = ended.and_then(|()| Ok(drive.deadline.left().map(|_| ())?)) {
+            return if release.is_done() { Ok(()) } else { Err(drive.why(fault)) };
         }
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 fn millis(since: Instant) -> u128 {
@@ -134,82 +142,115 @@ pub(super) fn troubles<'p>(proofs: impl IntoIterator<Item = &'p PoolProof>) -> S
 
 struct Drive<'c> {
     context: &'c Context,
+    /// The command's, except between the removal of a short client entry and the moment it stands again.
+    deadline: Deadline,
     progress: Progress,
+    /// The last effect read the map, too: pace the next one.
+    read_last: bool,
+    /// What could not be read when clients were asked for last.
+    unread: Vec<String>,
 }
 
 impl<'c> Drive<'c> {
     fn new(context: &'c Context) -> Self {
-        Self { context, progress: Progress::new() }
+        let deadline = context.deadline.clone();
+        Self { context, deadline, progress: Progress::new(), read_last: false, unread: Vec::new() }
     }
 
-    fn fail_over(&mut self, daemon: &Daemon) -> Result<Sent, Late> {
+    /// Runs blocking reads on a thread of their own.
+    fn read<T, F>(&self, read: F) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Cluster) -> Result<T, ReadError> + Send + 'static,
+    {
+        let cluster = self.context.cluster.clone();
+        Ok(lane::one(move || read(&cluster), &self.deadline)??)
+    }
+
+    fn fail_over(&mut self, daemon: &Daemon) -> Result<Sent, Fault> {
         eprintln!("rbd-guardian: failing over {daemon}");
         let command = format!("{} fail", daemon.kind);
         let (cluster, daemon) = (self.context.cluster.clone(), daemon.clone());
-        let answer = lane::one(move || daemons::fail_over(&cluster, &daemon), &self.context.deadline)?;
+        let answer = lane::one(move || daemons::fail_over(&cluster, &daemon), &self.deadline)?;
         Ok(match answer {
             Ok(()) => Sent::Acknowledged,
             Err(error) => blocklist::sent(&error, &command),
         })
     }
 
-    fn daemons(&mut self) -> Result<Result<Vec<Daemon>, Late>, Fault> {
+    fn daemons(&mut self) -> Result<Vec<Daemon>, Fault> {
         self.progress.say(|| "waiting for a standby elsewhere to become active".to_owned());
-        let read = self.context.read(|cluster| {
+        let all = self.read(|cluster| {
             let mut all = daemons::mgrs(cluster)?;
             all.extend(daemons::mdss(cluster)?);
             Ok(all)
-        });
-        match read {
-            Ok(all) => Ok(self.context.deadline.pause(PACE).map(|()| all)),
-            Err(Fault::Late(late)) => Ok(Err(late)),
-            Err(fault) => Err(fault),
-        }
+        })?;
+        self.deadline.pause(PACE)?;
+        Ok(all)
     }
 
-    fn add(&self, entries: &[Entry]) -> Vec<(Entry, Sent)> {
+    fn add(&mut self, entries: &[Entry]) -> Vec<(Entry, Sent)> {
         let seconds = self.context.config.policy.expire.as_secs_f64();
-        change(&self.context.cluster, entries, Change::Add { seconds }, &self.context.deadline)
+        self.read_last = false;
+        let sent = change(&self.context.cluster, entries, Change::Add { seconds }, &self.deadline);
+        if sent.iter().all(|(_, sent)| *sent == Sent::Acknowledged) {
+            self.deadline = self.context.deadline.clone();
+        }
+        sent
     }
 
-    fn remove(&self, entries: &[Entry]) -> Vec<(Entry, Sent)> {
-        change(&self.context.cluster, entries, Change::Remove, &self.context.deadline)
+    /// A short client entry that was removed is known to nobody until it stands again: neither Ctrl-C nor the time
+    /// ends the command in between.
+    fn remove(&mut self, entries: &[Entry]) -> Vec<(Entry, Sent)> {
+        self.read_last = false;
+        let sent = change(&self.context.cluster, entries, Change::Remove, &self.deadline);
+        if entries.iter().any(|entry| !entry.is_host()) {
+            self.deadline = Deadline::after(REPLACE_WITHIN, Arc::default());
+        }
+        sent
     }
 
     /// `None` if the monitors did not answer: the machine asks again.
-    fn map(&mut self) -> Result<Result<Option<OsdMap>, Late>, Fault> {
+    fn map(&mut self) -> Result<Option<OsdMap>, Fault> {
         self.progress.say(|| "reading the osdmap back".to_owned());
-        match self.context.read(osdmap::dump) {
-            Ok(dump) => Ok(Ok(Some(dump.map))),
-            Err(Fault::Late(late)) => Ok(Err(late)),
-            Err(Fault::Read(error)) if error.is_transient() => {
-                Ok(self.context.deadline.pause(PACE).map(|()| None))
-            }
+        if std::mem::replace(&mut self.read_last, true) {
+            self.deadline.pause(PACE)?;
+        }
+        match self.read(osdmap::dump) {
+            Ok(dump) => Ok(Some(dump.map)),
+            Err(Fault::Read(error)) if error.is_transient() => Ok(None),
             Err(fault) => Err(fault),
         }
     }
 
     /// `None` if a source did not answer: a client it knows must not be forgotten.
-    fn clients(&mut self) -> Result<Result<Option<BTreeSet<ClientAddr>>, Late>, Fault> {
-        let (guarded, deadline) = (self.context.config.policy.guarded.clone(), self.context.deadline.clone());
-        let read = self.context.read(move |cluster| {
+    fn clients(&mut self) -> Result<Option<BTreeSet<ClientAddr>>, Fault> {
+        let guarded = self.context.config.policy.guarded.clone();
+        let within = self.deadline.at_most(CLIENTS_WITHIN);
+        let (clients, unread) = self.read(move |cluster| {
             let (map, mons) = (osdmap::dump(cluster)?.map, daemons::mons(cluster)?);
             let mut clients = Clients::new();
-            let mut unread = look::clients_of_mons(cluster, &mons.quorum, &deadline, &mut clients);
+            let mut unread = look::clients_of_mons(cluster, &mons.quorum, &within, &mut clients);
             let scope = watchers::Scope::of(&guarded.pools(&map));
-            unread.extend(watchers::sweep(cluster, &scope, &deadline, &mut |image| {
+            unread.extend(watchers::sweep(cluster, &scope, &within, &mut |image| {
                 look::note(&image, &mut clients)
             }));
             Ok((clients.into_keys().collect(), unread))
-        });
-        match read {
-            Ok((clients, unread)) if unread.is_empty() => Ok(Ok(Some(clients))),
-            Ok((_, unread)) => {
-                self.progress.say(|| format!("not every client is known yet: {}", unread.join("; ")));
-                Ok(self.context.deadline.pause(PACE).map(|()| None))
-            }
-            Err(Fault::Late(late)) => Ok(Err(late)),
-            Err(fault) => Err(fault),
+        })?;
+        self.unread = unread;
+        if self.unread.is_empty() {
+            return Ok(Some(clients));
         }
+        self.progress.say(|| format!("not every client is known yet: {}", self.unread.join("; ")));
+        self.deadline.pause(PACE)?;
+        Ok(None)
+    }
+
+    /// A time-out tells what it waited for.
+    fn why(&self, fault: Fault) -> Fault {
+        if let (Fault::Late(late), false) = (&fault, self.unread.is_empty()) {
+            return Fault::Unread { late: *late, unread: self.unread.join("; ") };
+        }
+        fault
     }
 }

@@ -32,6 +32,10 @@ pub(super) enum Fault {
          off or rebooted after the fence, say so with --assert-powered-off --reason TEXT"
     )]
     NotAsserted,
+    #[error(
+        "{late}: the host entry stays, because a client of the host may be unknown ({unread}); run it again"
+    )]
+    Unread { late: Late, unread: String },
     #[error("the blocklist or the pools changed each time while the PGs were asked: run it again")]
     Restless,
     #[error("cannot write the answer: {0}")]
@@ -39,6 +43,11 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// What ended a command that had sent something already: the caller tells how far it came.
+    pub(super) fn cause(&self) -> String {
+        if let Self::Late(late) = self { late.to_string() } else { self.to_string() }
+    }
+
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::FenceId(_) | Self::NoPool { .. } => Exit::Usage,
@@ -51,7 +60,7 @@ impl Fault {
             },
             Self::Read(error) if error.is_transient() => Exit::CannotTell,
             Self::Read(_) | Self::Output(_) => Exit::Failed,
-            Self::Late(_) | Self::Restless => Exit::CannotTell,
+            Self::Late(_) | Self::Unread { .. } | Self::Restless => Exit::CannotTell,
             // As `fence` answers to an unknown member.
             Self::NotAsserted | Self::NoMember { .. } => Exit::Refused,
         }

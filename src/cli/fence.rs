@@ -7,7 +7,7 @@ use super::context::Context;
 use super::drive::{self, Timings};
 use super::error::Fault;
 use super::{Exit, FenceArgs, plan as plan_verb};
-use crate::deadline::Late;
+use crate::domain::addr::Entry;
 use crate::domain::fence::{Fence, State};
 use crate::domain::fence_id::FenceId;
 use crate::domain::plan::plan;
@@ -23,6 +23,9 @@ struct FenceAnswer {
     barrier: Vec<PoolAnswer>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     deleted_pools: Vec<String>,
+    /// Whole-host entries put up while a short one is replaced, and left by an interruption.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    covers: Vec<Entry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     timings_ms: Timings,
@@ -36,7 +39,7 @@ pub(super) fn run(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
         Err(refusals) => return plan_verb::refuse(context, &request, &refusals),
     };
     let mut fence = Fence::new(plan);
-    let (timings, ended) = drive::fence(context, &mut fence)?;
+    let (timings, ended) = drive::fence(context, &mut fence);
     let answer = FenceAnswer {
         fence: fence.plan().fence.clone(),
         member: fence.plan().member.clone(),
@@ -46,6 +49,7 @@ pub(super) fn run(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
         coverage: CoverageAnswer::new(fence.plan()),
         barrier: fence.proofs().map(PoolAnswer::new).collect(),
         deleted_pools: fence.deleted_pools().to_vec(),
+        covers: fence.standing_covers(),
         reason: args.reason.clone(),
         timings_ms: timings,
     };
@@ -58,19 +62,19 @@ pub(super) fn run(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
 }
 
 /// The exit code, and what to tell where it is not 0.
-fn end(fence: &Fence, ended: Result<(), Late>) -> (Exit, Option<String>) {
+fn end(fence: &Fence, ended: Result<(), Fault>) -> (Exit, Option<String>) {
     if let Some(failure) = fence.failure() {
         return (Exit::Failed, Some(failure.to_string()));
     }
-    let Err(late) = ended else {
+    let Err(fault) = ended else {
         return (Exit::Done, None);
     };
-    match fence.state() {
+    let cause = fault.cause();
+    let (exit, word) = match fence.state() {
         State::Intended | State::Breached => {
-            let word = format!(
-                "{late} before the entries were seen in the osdmap: they may be there or come yet; run it again"
-            );
-            (Exit::CannotTell, Some(word))
+            let word =
+                "before the entries were seen in the osdmap: they may be there or come yet; run it again";
+            (fault.exit(), format!("{cause} {word}"))
         }
         State::Committed | State::Pending => {
             let why = if fence.reads_paused() {
@@ -78,16 +82,19 @@ fn end(fence: &Fence, ended: Result<(), Late>) -> (Exit, Option<String>) {
             } else {
                 drive::troubles(fence.proofs())
             };
-            let word =
-                format!("{late}: committed, but not every PG has proved that it refuses{why}; run it again");
-            (Exit::Pending, Some(word))
+            let word = "committed, but not every PG has proved that it refuses";
+            (Exit::Pending, format!("{cause}: {word}{why}; run it again"))
         }
+        // The seal rests on whole-host entries; what is missing beneath them is needed before a release only.
+        State::Sealed if fence.standing_covers().is_empty() && !fence.plan().hosts().is_empty() => (
+            Exit::Done,
+            format!("{cause}: sealed; short entries beneath the host entry are replaced by running it again"),
+        ),
         State::Sealed => {
-            let word =
-                format!("{late}: sealed, but short entries beneath it are not replaced yet; run it again");
-            (Exit::Failed, Some(word))
+            (Exit::Pending, format!("{cause}: sealed under a cover that is to be dropped; run it again"))
         }
-    }
+    };
+    (exit, Some(word))
 }
 
 fn text(answer: &FenceAnswer, fence: &Fence) -> String {
@@ -102,6 +109,9 @@ fn text(answer: &FenceAnswer, fence: &Fence) -> String {
     text.push_str(&format!("{}\n", barrier_text(&answer.barrier)));
     for pool in &answer.deleted_pools {
         text.push_str(&format!("pool {pool} was deleted meanwhile: nothing is proved about it\n"));
+    }
+    for cover in &answer.covers {
+        text.push_str(&format!("cover {cover} stands: every client of it is refused\n"));
     }
     if let Some(epoch) = answer.epoch {
         text.push_str(&format!("osdmap epoch {epoch}; {}\n", answer.timings_ms));

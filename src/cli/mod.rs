@@ -122,7 +122,7 @@ enum Verb {
     /// Let a fenced host use the storage again; its old client instances never can
     ///
     /// A host that was merely cut off still runs what it ran, and would write again. So this asks you to assert, with
-    /// a reason for the record, that it was powered off or rebooted after it was fenced.
+    /// a reason, that it was powered off or rebooted after it was fenced.
     Release(ReleaseArgs),
     /// One sweep: who watches and who has locked each image
     ///
@@ -155,7 +155,7 @@ struct PlanArgs {
 struct FenceArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Why, for the record
+    /// Why: printed with the answer
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Fence what is known, where the host may not be fenced or a source did not answer
@@ -187,7 +187,7 @@ struct ReleaseArgs {
     /// You assert that the host was powered off or rebooted after it was fenced: nothing of its old life runs
     #[arg(long, requires = "reason")]
     assert_powered_off: bool,
-    /// What you saw, and who you are, for the record
+    /// What you saw, and who you are: printed with the answer
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

@@ -21,6 +21,8 @@ struct ReleaseAnswer {
     state: &'static str,
     removed: Vec<Entry>,
     kept: Vec<EntryAnswer>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    in_doubt: Vec<Entry>,
     reason: Option<String>,
 }
 
@@ -29,29 +31,37 @@ pub(super) fn run(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> 
     if !args.assert_powered_off {
         return Err(Fault::NotAsserted);
     }
-    let ips: BTreeSet<IpAddr> = fence.entries.iter().map(|entry| entry.ip()).collect();
-    let hosts_only = fence.entries.iter().any(|entry| entry.is_host());
-    let policy = &context.config.policy;
-    let mut release =
-        Release::new(if hosts_only { ips } else { BTreeSet::new() }, policy.required_until(clock::wall()));
-    let ended = drive::release(context, &mut release)?;
+    let hosts = fence.entries.iter().filter(|entry| entry.is_host());
+    let ips: BTreeSet<IpAddr> = hosts.map(|entry| entry.ip()).collect();
+    let required_until = context.config.policy.required_until(clock::wall());
+    let mut release = Release::new(ips, required_until);
+    let ended = drive::release(context, &mut release);
     let done = release.is_done();
+    // Client entries belong to instances that are never let back in, also where the fence was of nothing else.
+    let clients = fence.entries.iter().filter(|entry| !entry.is_host());
+    let kept = clients.map(|entry| (*entry, release.until(*entry))).chain(release.kept());
     let answer = ReleaseAnswer {
         member: fence.member.clone(),
-        fence,
         state: if done { "released" } else { "releasing" },
         removed: release.removed().iter().copied().collect(),
-        kept: release.kept().map(EntryAnswer::new).collect(),
+        kept: kept.map(EntryAnswer::new).collect(),
+        in_doubt: release.in_doubt().iter().copied().collect(),
         reason: args.reason.clone(),
+        fence,
     };
     context.print(&answer, text)?;
+    for entry in release.in_doubt() {
+        eprintln!(
+            "rbd-guardian: a removal of {entry} was not answered and may come yet: do not fence by it for some minutes"
+        );
+    }
     if let Some(failure) = release.failure() {
         eprintln!("rbd-guardian: {failure}");
         return Ok(Exit::Failed);
     }
-    if let Err(late) = ended {
-        eprintln!("rbd-guardian: {late} before the host entries were seen to be gone; run it again");
-        return Ok(Exit::CannotTell);
+    if let Err(fault) = ended {
+        eprintln!("rbd-guardian: {}; the host entries were not seen to be gone: run it again", fault.cause());
+        return Ok(fault.exit());
     }
     Ok(if done { Exit::Done } else { Exit::CannotTell })
 }

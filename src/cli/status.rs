@@ -84,7 +84,7 @@ pub(super) fn run(mut context: Context, args: &StatusArgs) -> Result<Exit, Fault
 fn show(context: &Context, names: &mut ProbeNames, before: &str) -> Result<bool, Fault> {
     let (map, proofs) = prove(context, names)?;
     let required = context.config.policy.required_until(clock::wall());
-    let proved = proofs.iter().all(PoolProof::is_complete);
+    let proved = !proofs.is_empty() && proofs.iter().all(PoolProof::is_complete);
     let members = context.config.members.0.iter();
     let answer = StatusAnswer {
         epoch: map.epoch,
@@ -113,7 +113,7 @@ fn prove(context: &Context, names: &mut ProbeNames) -> Result<(OsdMap, Vec<PoolP
         let pools: Vec<_> = guarded.into_iter().map(|(id, pool)| PoolToProve::new(id, pool)).collect();
         let within = context.deadline.at_most(PROVE_WITHIN);
         let say = &mut |proofs: &[PoolProof]| progress.say(|| drive::unproved(proofs));
-        let proofs = barrier(&context.cluster, &pools, names, &within, say)?;
+        let proofs = barrier(&context.cluster, &pools, names, &within, say);
         let after = context.read(osdmap::dump)?.map;
         if after.blocklist == map.blocklist && after.pools == map.pools {
             return Ok((after, proofs));

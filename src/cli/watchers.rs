@@ -10,7 +10,7 @@ use super::error::Fault;
 use super::{Exit, WatchersArgs};
 use crate::ceph::locks::LockOwner;
 use crate::ceph::osdmap;
-use crate::ceph::watchers::{ImageUse, Scope, sweep};
+use crate::ceph::watchers::{ImageUse, Scope, path, sweep};
 use crate::domain::addr::EntityAddr;
 use crate::domain::map::{OsdMap, Pool, PoolId};
 use crate::domain::verdict::{Verdict, judge};
@@ -94,8 +94,7 @@ fn answer(context: &Context, map: &OsdMap, image: ImageUse) -> ImageAnswer {
 fn text(images: &[ImageAnswer]) -> String {
     let mut rows = table(["IMAGE", "WATCHERS", "LOCK", "MEMBER", "VERDICT"]);
     for image in images {
-        let parts = [&image.pool, &image.namespace, &image.image];
-        let path = parts.into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("/");
+        let path = path(&image.pool, &image.namespace, &image.image);
         let watchers: Vec<String> = image.watchers.iter().map(|watch| watch.address.to_string()).collect();
         let verdict = match image.verdict {
             Verdict::Unused => "unused",

@@ -107,7 +107,10 @@ impl FromStr for EntityAddr {
         let malformed = || AddrError::Malformed { text: text.to_owned() };
         let bare = ["v1:", "v2:", "any:"].iter().find_map(|p| text.strip_prefix(p)).unwrap_or(text);
         let (place, nonce) = match bare.split_once('/') {
-            Some((place, nonce)) => (place, nonce.parse().map_err(|_| malformed())?),
+            Some((place, nonce)) if nonce.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (place, nonce.parse().map_err(|_| malformed())?)
+            }
+            Some(_) => return Err(malformed()),
             None => (bare, 0),
         };
         if let Ok(ip) = place.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
@@ -136,6 +139,9 @@ pub fn parse_target(text: &str) -> Result<Entry, AddrError> {
         }
     }
     if ["v1:", "v2:", "any:"].iter().any(|prefix| text.starts_with(prefix)) {
+        return Err(AddrError::Malformed { text: owned() });
+    }
+    if !text.contains('/') && text.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
         return Err(AddrError::Malformed { text: owned() });
     }
     let addr: EntityAddr = text.parse()?;
@@ -298,9 +304,17 @@ mod tests {
         assert!(matches!(reason("::ffff:10.0.0.5"), NotAHost { .. }));
         assert!(matches!(reason("0.0.0.0"), NotAHost { .. }));
         assert!(matches!(reason("10.0.0.5:6800/1"), Port { port: 6800, .. }));
-        for text in
-            ["", "n1", "10.0.0", "10.0.0.5:0/", "10.0.0.5:0/-1", "[10.0.0.5]", "10.0.0.5:0/4294967296"]
-        {
+        for text in [
+            "",
+            "n1",
+            "10.0.0",
+            "10.0.0.5:0",
+            "10.0.0.5:0/+5",
+            "10.0.0.5:0/",
+            "10.0.0.5:0/-1",
+            "[10.0.0.5]",
+            "10.0.0.5:0/4294967296",
+        ] {
             assert!(matches!(reason(text), Malformed { .. }), "{text}");
         }
         assert!(matches!(reason("v1:10.0.0.5:0/1"), Malformed { .. }));

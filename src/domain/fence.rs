@@ -5,7 +5,6 @@
 //! command replied is not believed; the map is read back (INV-9).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -30,10 +29,8 @@ pub enum Effect {
     Remove(Vec<Entry>),
     /// Read an osdmap that is at least as new as everything answered so far.
     ReadMap,
-    /// Ask every PG of these pools with an operation that carries at least this epoch.
+    /// Ask every PG of these pools with an operation that carries the newest epoch.
     Barrier {
-        /// The epoch in which the entries were read back.
-        epoch: u32,
         /// The pools.
         pools: Vec<PoolToProve>,
     },
@@ -93,14 +90,17 @@ pub enum Failure {
         /// Which.
         entry: Entry,
     },
-    /// Every key that could cover a short entry while it is replaced is in use and short itself.
+    /// No key may cover a short entry while it is replaced: another client would be hit, or each is short itself.
     #[error(
-        "{entry} ends too soon and cannot be replaced: both whole-host keys of its address end too soon as well"
+        "{entry} ends too soon and cannot be replaced: no whole-host entry may cover it meanwhile (another client or daemon on its address would be hit, or every such entry ends too soon itself)"
     )]
     Uncovered {
         /// Which.
         entry: Entry,
     },
+    /// The last guarded pool was deleted.
+    #[error("no pool is left that could hold images: there is nothing to prove")]
+    NoPools,
     /// A pool can only be proved on its cache tier.
     #[error("pool '{pool}' was overlaid by a cache tier meanwhile: its PGs cannot be proved")]
     CacheTier {
@@ -136,7 +136,7 @@ impl Fence {
     /// Begins what the plan says.
     pub fn new(plan: Plan) -> Self {
         Self {
-            wanted: Wanted::new(plan.entries.clone(), plan.required_until),
+            wanted: Wanted::new(plan.entries.clone(), plan.coverable.clone(), plan.required_until),
             to_fail_over: plan.fail_over.clone(),
             daemons_settled: plan.fail_over.is_empty(),
             plan,
@@ -177,12 +177,16 @@ impl Fence {
         if !add.is_empty() {
             return Some(self.changing(Effect::Add(add)));
         }
-        let Some(epoch) = self.committed else {
+        if let Some(entry) = self.wanted.uncovered(map) {
+            self.failure = Some(Failure::Uncovered { entry });
+            return None;
+        }
+        if self.committed.is_none() {
             return Some(Effect::ReadMap);
-        };
+        }
         let pools = self.unproved(map);
         if !pools.is_empty() {
-            return Some(Effect::Barrier { epoch, pools });
+            return Some(Effect::Barrier { pools });
         }
         if !self.verified {
             return Some(Effect::ReadMap);
@@ -226,14 +230,14 @@ impl Fence {
     pub fn handle_daemons(&mut self, daemons: &[Daemon]) {
         self.outstanding = false;
         let hosts = self.plan.hosts();
-        let on_target = |ip: Option<IpAddr>| ip.is_none_or(|ip| hosts.contains(&ip));
-        let moved = |kind: DaemonKind| {
-            let mut active = daemons.iter().filter(|d| d.kind == kind && d.role == Role::Active).peekable();
-            active.peek().is_some() && active.all(|daemon| !on_target(daemon.ip))
-        };
-        self.daemons_settled = self.plan.fail_over.iter().all(|daemon| moved(daemon.kind));
+        let active =
+            |kind: DaemonKind| daemons.iter().filter(move |d| d.kind == kind && d.role == Role::Active);
+        let on_target = |daemon: &Daemon| daemon.ips.is_empty() || daemon.is_at(&hosts);
+        let moved =
+            |kind: DaemonKind, before: usize| active(kind).count() >= before && !active(kind).any(on_target);
+        self.daemons_settled = self.plan.active_before.iter().all(|(kind, before)| moved(*kind, *before));
         let planned = |kind: DaemonKind| self.plan.fail_over.iter().any(|daemon| daemon.kind == kind);
-        let back = |d: &&Daemon| d.role == Role::Active && d.ip.is_some_and(|ip| hosts.contains(&ip));
+        let back = |d: &&Daemon| d.role == Role::Active && d.is_at(&hosts);
         self.to_fail_over = daemons.iter().filter(|d| planned(d.kind)).filter(back).cloned().collect();
     }
 
@@ -297,6 +301,9 @@ impl Fence {
         let gone = self.proofs.iter().filter(|(id, _)| !map.pools.contains_key(id));
         self.deleted_pools.extend(gone.map(|(_, proof)| proof.pool.name.clone()));
         self.proofs.retain(|id, _| map.pools.contains_key(id));
+        if guarded.is_empty() {
+            self.failure = Some(Failure::NoPools);
+        }
         let tiered = guarded.values().find(|pool| pool.overlay.is_some());
         if let Some(pool) = tiered {
             self.failure = Some(Failure::CacheTier { pool: pool.name.clone() });
@@ -370,6 +377,11 @@ impl Fence {
     pub fn entries(&self) -> impl Iterator<Item = (Entry, Option<Timestamp>)> {
         let until = |entry: Entry| self.seen.as_ref().and_then(|map| map.blocklist.until(entry));
         self.plan.entries.iter().map(move |entry| (*entry, until(*entry)))
+    }
+
+    /// Whole-host entries this run put up as covers and that stand still: every client of their IP is refused.
+    pub fn standing_covers(&self) -> Vec<Entry> {
+        self.seen.as_ref().map_or_else(Vec::new, |map| self.wanted.standing_covers(&map.blocklist).collect())
     }
 
     /// Is reading paused for the whole cluster (`pauserd`), so that no PG can answer?

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use super::blocklist::Blocklist;
 
 /// A pool's number. Never used again after the pool is deleted.
@@ -12,6 +14,8 @@ pub type PoolId = i64;
 pub struct OsdMap {
     /// Grows by one with each change.
     pub epoch: u32,
+    /// When it was made, by the monitors' clock.
+    pub modified: Timestamp,
     /// Who is refused.
     pub blocklist: Blocklist,
     /// Whether these monitors know range entries (16.2.11, 17.2.1, 18.2.0 and later).

@@ -1,12 +1,12 @@
 //! From a request and one look at the storage to what will be done, or to every reason why not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::addr::{ClientAddr, Entry};
+use super::addr::{ClientAddr, EntityAddr, Entry};
 use super::fence_id::FenceId;
 use super::map::Guarded;
 use super::member::{Member, Members};
@@ -56,6 +56,10 @@ pub struct Plan {
     pub entries: BTreeSet<Entry>,
     /// Active daemons on the target that a standby elsewhere takes over from first.
     pub fail_over: Vec<Daemon>,
+    /// How many daemons of the kinds that fail over are active now, and must be again.
+    pub active_before: BTreeMap<DaemonKind, usize>,
+    /// IPs all of whose clients may be refused for a moment while a short entry is replaced.
+    pub coverable: BTreeSet<IpAddr>,
     /// How much it covers.
     pub coverage: Coverage,
     /// How many client instances are known.
@@ -90,14 +94,15 @@ pub fn plan(
     let mut notes = Vec::new();
 
     refusals.extend(own_addresses(&entries, world));
+    refusals.extend(fenced_itself(world));
     refusals.extend(protected(&entries, policy));
     refusals.extend(pools(world, policy));
     refusals.extend(brake(&entries, members, world, policy));
     let hosts = host_ips(&entries);
     let mut fail_over = Vec::new();
+    refusals.extend(shared_addresses(&hosts, members));
     match member {
-        Some(member) => {
-            refusals.extend(shared_addresses(member, members));
+        Some(_) => {
             let (movable, stuck) = active_daemons(&hosts, world, policy);
             fail_over = movable;
             if request.accept_incomplete && !stuck.is_empty() {
@@ -113,9 +118,10 @@ pub fn plan(
     }
     refusals.extend(daemon_clients(&entries, world));
 
-    let known = known_clients(&hosts, world);
-    entries.extend(known.iter().copied().map(Entry::Client));
+    entries.extend(known_clients(&hosts, world).into_iter().map(Entry::Client));
     let known_clients = entries.iter().filter(|entry| !entry.is_host()).count();
+    let required_until = policy.required_until(world.now);
+    entries.extend(short_lived_clients(&hosts, world, required_until));
     let coverage = if !hosts.is_empty() && hosts == host_ips(&entries) {
         Coverage::WholeHost
     } else if world.unread.is_empty() || member.is_none() {
@@ -129,9 +135,11 @@ pub fn plan(
     if entries.is_empty() && refusals.is_empty() {
         refusals.push(Refusal::Incomplete { unread: vec!["no client of it is known".to_owned()] });
     }
-    let required_until = policy.required_until(world.now);
-    refusals.extend(short_entries(&entries, world, required_until));
+    let coverable = coverable(&entries, world);
+    refusals.extend(short_entries(&entries, &coverable, world, required_until));
     notes.extend(world.unread.iter().map(|what| format!("not read: {what}")));
+    notes.extend(unused_hosts(&entries, world));
+    notes.extend(foreign_hosts(&entries, world));
 
     if !refusals.is_empty() {
         return Err(refusals);
@@ -141,7 +149,9 @@ pub fn plan(
         fence: FenceId::new(member.as_deref(), &entries),
         member,
         entries,
+        active_before: active_before(&fail_over, world),
         fail_over,
+        coverable: coverable.into_iter().filter_map(|(ip, harm)| harm.is_none().then_some(ip)).collect(),
         coverage,
         known_clients,
         notes,
@@ -204,8 +214,8 @@ fn pools(world: &World, policy: &Policy) -> Vec<Refusal> {
 }
 
 fn brake(entries: &BTreeSet<Entry>, members: &Members, world: &World, policy: &Policy) -> Option<Refusal> {
-    let hosts = host_ips(entries);
-    let targeted = |member: &Member| member.addresses.iter().any(|ip| hosts.contains(ip));
+    let ips: BTreeSet<IpAddr> = entries.iter().map(|entry| entry.ip()).collect();
+    let targeted = |member: &Member| member.addresses.iter().any(|ip| ips.contains(ip));
     let fenced = |member: &Member| fenced_addresses(member, world).next().is_some();
     let target_count = members.0.iter().filter(|member| targeted(member)).count();
     let held = members.0.iter().filter(|member| fenced(member) && !targeted(member));
@@ -220,17 +230,25 @@ pub fn fenced_addresses<'w>(member: &'w Member, world: &'w World) -> impl Iterat
     member.addresses.iter().copied().filter(fenced)
 }
 
-fn shared_addresses(member: &Member, members: &Members) -> Vec<Refusal> {
-    let others = members.0.iter().filter(|other| other.name != member.name);
-    let shared = others.flat_map(|other| {
-        let common = other.addresses.iter().filter(|ip| member.addresses.contains(ip));
-        common.map(|ip| Refusal::SharedAddress {
-            ip: *ip,
-            member: member.name.clone(),
-            other: other.name.clone(),
-        })
-    });
-    shared.collect()
+fn shared_addresses(hosts: &BTreeSet<IpAddr>, members: &Members) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    for ip in hosts {
+        let mut owners = members.0.iter().filter(|member| member.addresses.contains(ip));
+        if let (Some(one), Some(other)) = (owners.next(), owners.next()) {
+            refusals.push(Refusal::SharedAddress {
+                ip: *ip,
+                member: one.name.clone(),
+                other: other.name.clone(),
+            });
+        }
+    }
+    refusals
+}
+
+/// The monitors would obey a guardian on a fenced host: the lost side must not fence the healthy one.
+fn fenced_itself(world: &World) -> Option<Refusal> {
+    let refused = |own: &&EntityAddr| own.client().is_some_and(|own| world.map.blocklist.refuses(own));
+    world.own.iter().find(refused).map(|own| Refusal::FencedItself { own: own.to_string() })
 }
 
 /// Active daemons on the hosts: those a standby elsewhere can take over from, and those it cannot, with why.
@@ -243,30 +261,28 @@ fn active_daemons(
     let mut stuck = Vec::new();
     for kind in [DaemonKind::Mgr, DaemonKind::Mds] {
         let of_kind = || world.daemons.iter().filter(move |daemon| daemon.kind == kind);
-        let on_target = |daemon: &&Daemon| daemon.ip.is_some_and(|ip| hosts.contains(&ip));
-        let elsewhere = |daemon: &&Daemon| daemon.ip.is_some_and(|ip| !hosts.contains(&ip));
+        let elsewhere = |daemon: &&Daemon| !daemon.ips.is_empty() && !daemon.is_at(hosts);
         let mut standbys = of_kind().filter(|daemon| daemon.role == Role::Standby).filter(elsewhere).count();
-        for daemon in of_kind().filter(|daemon| daemon.role == Role::Active).filter(on_target) {
+        for daemon in of_kind().filter(|daemon| daemon.role == Role::Active) {
+            let Some(ip) = daemon.ips.iter().copied().find(|ip| hosts.contains(ip)) else { continue };
             let why = if !policy.fail_over {
-                Some("and the configuration forbids to fail it over (policy.fail_over)")
+                "and the configuration forbids to fail it over (policy.fail_over)"
             } else if standbys == 0 {
-                Some("and no standby is up elsewhere to take over: start one on another host")
+                "and no standby is up elsewhere to take over: start one on another host"
             } else {
-                None
+                standbys -= 1;
+                movable.push(daemon.clone());
+                continue;
             };
-            match (why, daemon.ip) {
-                (None, _) => {
-                    standbys -= 1;
-                    movable.push(daemon.clone());
-                }
-                (Some(why), Some(ip)) => {
-                    stuck.push((ip, Refusal::ActiveDaemon { ip, daemon: daemon.to_string(), why }));
-                }
-                (Some(_), None) => {}
-            }
+            stuck.push((ip, Refusal::ActiveDaemon { ip, daemon: daemon.to_string(), why }));
         }
     }
     (movable, stuck)
+}
+
+fn active_before(fail_over: &[Daemon], world: &World) -> BTreeMap<DaemonKind, usize> {
+    let active = |kind| world.daemons.iter().filter(|d| d.kind == kind && d.role == Role::Active).count();
+    fail_over.iter().map(|daemon| (daemon.kind, active(daemon.kind))).collect()
 }
 
 fn bare_hosts(hosts: &BTreeSet<IpAddr>, world: &World) -> Vec<Refusal> {
@@ -275,7 +291,7 @@ fn bare_hosts(hosts: &BTreeSet<IpAddr>, world: &World) -> Vec<Refusal> {
 
 fn daemons_at(ip: IpAddr, world: &World) -> Option<Refusal> {
     let daemons: Vec<String> =
-        world.daemons.iter().filter(|daemon| daemon.ip == Some(ip)).map(ToString::to_string).collect();
+        world.daemons.iter().filter(|daemon| daemon.ips.contains(&ip)).map(ToString::to_string).collect();
     (!daemons.is_empty()).then_some(Refusal::DaemonsAt { ip, daemons })
 }
 
@@ -303,36 +319,78 @@ fn known_clients(hosts: &BTreeSet<IpAddr>, world: &World) -> Vec<ClientAddr> {
     known.copied().filter(|client| !of_daemon(client)).collect()
 }
 
-/// Short entries that no host entry of the plan covers need a cover of their own, which for a moment refuses
-/// every client of that IP: only where that harms nobody else.
-fn short_entries(entries: &BTreeSet<Entry>, world: &World, required: Timestamp) -> Vec<Refusal> {
+/// Clients of the hosts that somebody blocklisted for a while: nobody may see them any more when the entry ends, and
+/// they would be forgotten.
+fn short_lived_clients(hosts: &BTreeSet<IpAddr>, world: &World, required: Timestamp) -> Vec<Entry> {
+    let clients = hosts.iter().flat_map(|ip| world.map.blocklist.clients(*ip));
+    clients.filter(|(_, until)| *until < required).map(|(client, _)| Entry::Client(client)).collect()
+}
+
+/// A whole-host entry where no client was seen may name the wrong address.
+fn unused_hosts(entries: &BTreeSet<Entry>, world: &World) -> Vec<String> {
+    let unused = host_ips(entries).into_iter().filter(|ip| !world.clients.keys().any(|c| c.ip == *ip));
+    unused.map(|ip| format!("no client of {ip} is known: is it the address Ceph sees?")).collect()
+}
+
+/// Whole-host entries that stand beside a fence of clients, for example a cover an interrupted run left.
+fn foreign_hosts(entries: &BTreeSet<Entry>, world: &World) -> Vec<String> {
+    let ips: BTreeSet<IpAddr> = entries.iter().map(|entry| entry.ip()).collect();
+    let beside =
+        ips.difference(&host_ips(entries)).flat_map(|ip| world.map.blocklist.hosts(*ip)).collect::<Vec<_>>();
+    let note = |(entry, until): (Entry, Timestamp)| {
+        let id = FenceId::new(None, &BTreeSet::from([entry]));
+        format!(
+            "{entry} stands until {until}, so every client of it is refused; to lift it: release --fence {id}"
+        )
+    };
+    beside.into_iter().map(note).collect()
+}
+
+/// The IPs of the entries, and whom a cover of each would hit for a moment; nobody, where the fence is of the host.
+fn coverable(entries: &BTreeSet<Entry>, world: &World) -> BTreeMap<IpAddr, Option<String>> {
+    let hosts = host_ips(entries);
+    let ips: BTreeSet<IpAddr> = entries.iter().map(|entry| entry.ip()).collect();
+    let harm = |ip: IpAddr| if hosts.contains(&ip) { None } else { harmed_by_cover(ip, entries, world) };
+    ips.into_iter().map(|ip| (ip, harm(ip))).collect()
+}
+
+/// Short entries that nothing of the plan covers need a cover of their own.
+fn short_entries(
+    entries: &BTreeSet<Entry>,
+    coverable: &BTreeMap<IpAddr, Option<String>>,
+    world: &World,
+    required: Timestamp,
+) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     for entry in entries {
         let Some(until) = world.map.blocklist.until(*entry).filter(|until| *until < required) else {
             continue;
         };
-        let covered_by_plan = !entry.is_host() && entries.contains(&Entry::Host(entry.ip()));
+        let host = Entry::Host(entry.ip());
+        let added = *entry != host && entries.contains(&host) && world.map.blocklist.until(host).is_none();
         let stands = |(_, until): (Entry, Timestamp)| until >= required;
-        if covered_by_plan || world.map.blocklist.hosts(entry.ip()).any(stands) {
+        if added || world.map.blocklist.hosts(entry.ip()).any(stands) {
             continue;
         }
         let why = if free_cover(&world.map, *entry).is_none() {
             Some("every whole-host key of its address is taken, or ranges are unknown here".to_owned())
-        } else if entry.is_host() {
-            None
         } else {
-            harmed_by_cover(*entry, entries, world)
+            coverable.get(&entry.ip()).cloned().flatten()
         };
         refusals.extend(why.map(|why| Refusal::ShortEntry { entry: *entry, until, required, why }));
     }
     refusals
 }
 
-fn harmed_by_cover(entry: Entry, entries: &BTreeSet<Entry>, world: &World) -> Option<String> {
-    let ip = entry.ip();
+fn harmed_by_cover(ip: IpAddr, entries: &BTreeSet<Entry>, world: &World) -> Option<String> {
     let host = BTreeSet::from([Entry::Host(ip)]);
     if let Some(refusal) = own_addresses(&host, world).pop().or_else(|| daemons_at(ip, world)) {
         return Some(format!("that needs the whole host for a moment, and {refusal}"));
+    }
+    if let Some(unread) = world.unread.first() {
+        return Some(format!(
+            "that needs the whole host for a moment, and not all its clients are known ({unread})"
+        ));
     }
     // An instance that has an entry of its own is refused anyway.
     let harmed = |c: &&ClientAddr| {

@@ -32,6 +32,12 @@ pub enum Refusal {
         /// The guardian's address.
         own: String,
     },
+    /// The guardian is on the lost side itself.
+    #[error("this guardian ({own}) is blocklisted itself: run the fence from a host that is not fenced")]
+    FencedItself {
+        /// Its address.
+        own: String,
+    },
     /// INV-6: two members share the address.
     #[error("{ip} of member '{member}' is also an address of '{other}': fencing one would fence both")]
     SharedAddress {
@@ -128,6 +134,7 @@ impl Refusal {
             Self::UnknownMember { .. } => "unknown-member",
             Self::NoAddress { .. } => "no-address",
             Self::OwnAddress { .. } => "own-address",
+            Self::FencedItself { .. } => "fenced-itself",
             Self::SharedAddress { .. } => "shared-address",
             Self::ActiveDaemon { .. } => "active-daemon",
             Self::DaemonsAt { .. } => "daemons-at-address",

@@ -38,6 +38,8 @@ pub struct Release {
     clients_settled: bool,
     /// Whole-host entries whose removal was sent.
     removed: BTreeSet<Entry>,
+    /// Host entries whose removal was not answered: it may take effect later still.
+    in_doubt: BTreeSet<Entry>,
     failure: Option<Failure>,
     outstanding: bool,
 }
@@ -46,12 +48,13 @@ impl Release {
     /// Begins the release of these IPs; client entries are to stand until then at least.
     pub fn new(ips: BTreeSet<IpAddr>, required_until: Timestamp) -> Self {
         Self {
+            wanted: Wanted::new(BTreeSet::new(), ips.clone(), required_until),
             ips,
-            wanted: Wanted::new(BTreeSet::new(), required_until),
             map: None,
             seen: None,
             clients_settled: false,
             removed: BTreeSet::new(),
+            in_doubt: BTreeSet::new(),
             failure: None,
             outstanding: false,
         }
@@ -83,7 +86,7 @@ impl Release {
         if !replace.is_empty() {
             return Some(self.changing(Effect::Remove(replace)));
         }
-        if let Some(entry) = self.wanted.short(map) {
+        if let Some(entry) = self.wanted.uncovered(map) {
             self.failure = Some(Failure::Uncovered { entry });
             return None;
         }
@@ -137,13 +140,15 @@ impl Release {
         }
     }
 
-    /// Removals were sent. A host entry's may arrive late without harm; a short client entry's may not.
+    /// Removals were sent. One of a host entry that is not answered is read back and sent again; should it arrive
+    /// late, it would lift a fence that relies on the same entry by then. One of a short client entry ends the
+    /// release, before that entry is added again.
     pub fn handle_removed(&mut self, sent: Vec<(Entry, Sent)>) {
         self.outstanding = false;
         for (entry, sent) in sent {
             match sent {
                 Sent::Acknowledged => {}
-                Sent::Unknown if entry.is_host() => {}
+                Sent::Unknown if entry.is_host() => drop(self.in_doubt.insert(entry)),
                 Sent::Unknown => self.failure = Some(Failure::InDoubt { entry }),
                 Sent::Refused(status) => self.failure = Some(Failure::Entry { entry, status }),
             }
@@ -160,10 +165,19 @@ impl Release {
         &self.removed
     }
 
+    /// Host entries whose removal was not answered: not to be relied on for some minutes.
+    pub fn in_doubt(&self) -> &BTreeSet<Entry> {
+        &self.in_doubt
+    }
+
     /// Client entries that stay, and until when, as last read back.
     pub fn kept(&self) -> impl Iterator<Item = (Entry, Option<Timestamp>)> {
-        let until = |entry: Entry| self.seen.as_ref().and_then(|seen| seen.until(entry));
-        self.wanted.targets.iter().map(move |entry| (*entry, until(*entry)))
+        self.wanted.targets.iter().map(|entry| (*entry, self.until(*entry)))
+    }
+
+    /// Until when an entry stands, as last read back.
+    pub fn until(&self, entry: Entry) -> Option<Timestamp> {
+        self.seen.as_ref().and_then(|seen| seen.until(entry))
     }
 
     /// What went wrong for good.

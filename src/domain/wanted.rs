@@ -7,6 +7,7 @@
 //! steps, because a PG's map only moves forward: whichever epoch it has reached, one of the two keys is in it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 
@@ -21,14 +22,16 @@ pub struct Wanted {
     pub targets: BTreeSet<Entry>,
     /// An entry that ends before this is short.
     pub required_until: Timestamp,
+    /// IPs all of whose clients may be refused for a moment, by a cover.
+    coverable: BTreeSet<IpAddr>,
     /// Covers this run added, to be dropped when every target stands by itself.
     covers: BTreeSet<Entry>,
 }
 
 impl Wanted {
     /// Nothing is sent yet.
-    pub fn new(targets: BTreeSet<Entry>, required_until: Timestamp) -> Self {
-        Self { targets, required_until, covers: BTreeSet::new() }
+    pub fn new(targets: BTreeSet<Entry>, coverable: BTreeSet<IpAddr>, required_until: Timestamp) -> Self {
+        Self { targets, required_until, coverable, covers: BTreeSet::new() }
     }
 
     /// Entries to be added now, all at once: absent targets, and a cover for each short one that has none.
@@ -38,7 +41,8 @@ impl Wanted {
         let short = self.targets.iter().copied().filter(|t| self.is_short(&map.blocklist, *t));
         let uncovered =
             short.filter(|t| !add.iter().any(|a| covers(*a, *t)) && !self.covered(&map.blocklist, *t));
-        let needed: BTreeSet<Entry> = uncovered.filter_map(|t| free_cover(map, t)).collect();
+        let allowed = uncovered.filter(|t| self.coverable.contains(&t.ip()));
+        let needed: BTreeSet<Entry> = allowed.filter_map(|t| free_cover(map, t)).collect();
         self.covers.extend(needed.difference(&self.targets));
         add.extend(needed);
         add.into_iter().collect()
@@ -50,9 +54,15 @@ impl Wanted {
         self.targets.iter().copied().filter(replaceable).collect()
     }
 
-    /// A target that ends too soon. If nothing is to be added or replaced either, no cover is free for it.
-    pub fn short(&self, map: &OsdMap) -> Option<Entry> {
-        self.targets.iter().copied().find(|t| self.is_short(&map.blocklist, *t))
+    /// A target that ends too soon and that nothing covers. If nothing is to be added, nothing can.
+    pub fn uncovered(&self, map: &OsdMap) -> Option<Entry> {
+        let bare = |t: &Entry| self.is_short(&map.blocklist, *t) && !self.covered(&map.blocklist, *t);
+        self.targets.iter().copied().find(bare)
+    }
+
+    /// Covers of this run that stand.
+    pub fn standing_covers(&self, blocklist: &Blocklist) -> impl Iterator<Item = Entry> {
+        self.covers.iter().copied().filter(|cover| blocklist.until(*cover).is_some())
     }
 
     /// Covers of this run that are no longer needed.
@@ -60,7 +70,7 @@ impl Wanted {
         if !self.targets.iter().all(|t| self.stands(&map.blocklist, *t)) {
             return Vec::new();
         }
-        self.covers.iter().copied().filter(|c| map.blocklist.until(*c).is_some()).collect()
+        self.standing_covers(&map.blocklist).collect()
     }
 
     /// Is every target refused for long enough, by its own key or by a cover?

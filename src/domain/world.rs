@@ -48,8 +48,8 @@ pub struct Daemon {
     pub kind: DaemonKind,
     /// Its name without the kind: `a`, `3`.
     pub name: String,
-    /// Where it is; `None` when the monitors do not say.
-    pub ip: Option<IpAddr>,
+    /// Where it is: several IPs in a dual-stack cluster, none when the monitors do not say.
+    pub ips: Vec<IpAddr>,
     /// Whether work would move if it failed.
     pub role: Role,
     /// Addresses of client instances it holds itself (a mgr's modules).
@@ -80,6 +80,13 @@ pub enum Role {
     Standby,
     /// Its kind has no such roles, or it is down.
     Plain,
+}
+
+impl Daemon {
+    /// Is one of its addresses among these?
+    pub fn is_at(&self, ips: &BTreeSet<IpAddr>) -> bool {
+        self.ips.iter().any(|ip| ips.contains(ip))
+    }
 }
 
 impl std::fmt::Display for DaemonKind {
