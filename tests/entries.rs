@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::history::{Epoch, changes, range_of};
 use common::short_first::{POOL, SHORT_SECONDS, ShortFirst, host_entry, writer};
 use common::{Answer, Site};
-use lab::{Errno, IdleClient, Pool, Topology, monotonic, wait_for};
+use lab::{Errno, IdleClient, Pool, Topology, WriteLog as _, monotonic, wait_for};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(60);

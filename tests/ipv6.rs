@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::Site;
-use lab::{Pool, Topology, monotonic};
+use lab::{Pool, Topology, WriteLog as _, monotonic};
 
 const SOON: Duration = Duration::from_secs(60);
 

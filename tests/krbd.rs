@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Site, prepared};
 use lab::vm::{KrbdHost, Outcome};
-use lab::{Errno, Pool, Topology, monotonic, wait_for};
+use lab::{Errno, Pool, Topology, WriteLog as _, monotonic, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
 const POOL: &str = "images";

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::pending::{pending_pgs, pending_until_all_answer, pgs_led_by, pgs_on};
 use common::{Answer, Site, prepared};
-use lab::{Errno, Lab, Pool, Role, Topology, monotonic, wait_for};
+use lab::{Errno, Lab, Pool, Role, Topology, WriteLog as _, monotonic, wait_for};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::{Answer, Site, Underway};
-use lab::{Errno, Lab, Pool, monotonic, wait_for};
+use lab::{Errno, Lab, Pool, WriteLog as _, monotonic, wait_for};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);

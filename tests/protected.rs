@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::Site;
 use common::dice::{Dice, number_from_env};
-use lab::{Errno, Lab, Pool, Role, Topology, monotonic, wait_for};
+use lab::{Errno, Lab, Pool, Role, Topology, WriteLog as _, monotonic, wait_for};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use common::round::{Cut, Draw, prepare, round};
 use common::short_first::{POOL, ShortFirst, host_entry, writer};
 use common::{Site, prepared};
 use lab::release::second_release;
-use lab::{Errno, Topology};
+use lab::{Errno, Topology, WriteLog as _};
 use std::time::Duration;
 
 /// `None` where the release cannot be had.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::Site;
-use lab::{Lab, Pool, wait_for};
+use lab::{Lab, Pool, WriteLog as _, wait_for};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);

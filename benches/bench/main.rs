@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use lab::{Lab, Pool, Topology, wait_for};
+use lab::{Lab, Pool, Topology, WriteLog as _, wait_for};
 use serde_json::{Value, json};
 
 use crate::common::Site;

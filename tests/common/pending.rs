@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lab::{Errno, Lab, Pool, monotonic, wait_for};
+use lab::{Errno, Lab, Pool, WriteLog as _, monotonic, wait_for};
 
 use super::{Answer, Site};
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::thread;
 use std::time::Duration;
 
-use lab::{Content, Entry, Errno, Pool, Writer, monotonic};
+use lab::{Content, Entry, Errno, Pool, WriteLog as _, Writer, monotonic};
 
 use super::Site;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab::{Writer, monotonic, wait_for};
+use lab::{WriteLog as _, Writer, monotonic, wait_for};
 
 use super::Site;
 use super::history::{Epoch, ip_of};

@@ -46,5 +46,5 @@ pub use crate::pool::{Pool, PoolKind, Watcher};
 pub use crate::process::Process;
 pub use crate::topology::{ObjectStore, Role, Topology};
 pub use crate::wait::{monotonic, wait_for};
-pub use crate::writer::{Entry, Writer};
+pub use crate::writer::{Entry, WriteLog, Writer};
 pub use nix::errno::Errno;

@@ -62,91 +62,10 @@ impl Host {
 }
 
 impl Writer {
-    /// The number that its blocks carry; no two writers of a test process have the same.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
     /// Its RADOS client instance, as the blocklist names it: `10.77.0.12:0/525740053`.
     #[must_use]
     pub fn client_address(&self) -> &str {
         &self.address
-    }
-
-    /// Everything it heard so far, in that order.
-    ///
-    /// # Errors
-    /// The log is unreadable.
-    pub fn log(&self) -> Result<Vec<Entry>> {
-        let bytes = match fs::read(&self.log) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            other => other?,
-        };
-        bytes.chunks_exact(RECORD).map(|record| entry(record).context("a bad record")).collect()
-    }
-
-    /// How many writes were acknowledged.
-    ///
-    /// # Errors
-    /// The log is unreadable.
-    pub fn acked(&self) -> Result<usize> {
-        Ok(self.log()?.iter().filter(|entry| entry.error.is_none()).count())
-    }
-
-    /// The numbers of the blocks that were acknowledged.
-    ///
-    /// # Errors
-    /// The log is unreadable.
-    pub fn acked_numbers(&self) -> Result<BTreeSet<u64>> {
-        Ok(self.log()?.iter().filter(|entry| entry.error.is_none()).map(|entry| entry.number).collect())
-    }
-
-    /// When it heard the last acknowledgement.
-    ///
-    /// # Errors
-    /// The log is unreadable.
-    pub fn last_ack(&self) -> Result<Option<Duration>> {
-        Ok(self.log()?.iter().rev().find(|entry| entry.error.is_none()).map(|entry| entry.at))
-    }
-
-    /// How many acknowledgements it heard after an instant of [`crate::monotonic`].
-    ///
-    /// # Errors
-    /// The log is unreadable.
-    pub fn acks_after(&self, instant: Duration) -> Result<usize> {
-        Ok(self.log()?.iter().filter(|entry| entry.error.is_none() && entry.at > instant).count())
-    }
-
-    /// Its errors.
-    ///
-    /// # Errors
-    /// The log is unreadable.
-    pub fn errors(&self) -> Result<Vec<Entry>> {
-        Ok(self.log()?.into_iter().filter(|entry| entry.error.is_some()).collect())
-    }
-
-    /// Waits for so many acknowledgements more than now.
-    ///
-    /// # Errors
-    /// They did not come before the deadline.
-    pub fn wait_for_acks(&self, more: usize, deadline: Duration) -> Result<()> {
-        let wanted = self.acked()? + more;
-        wait_for(&format!("{more} acknowledgements of writer {}", self.id), deadline, || {
-            let seen = self.acked()?;
-            ensure!(seen >= wanted, "{seen} of {wanted}; errors: {}", self.errors()?.len());
-            Ok(Some(()))
-        })
-    }
-
-    /// Waits for its first error after an instant of [`crate::monotonic`].
-    ///
-    /// # Errors
-    /// None came before the deadline.
-    pub fn wait_for_error(&self, after: Duration, deadline: Duration) -> Result<Errno> {
-        wait_for(&format!("an error of writer {}", self.id), deadline, || {
-            Ok(self.log()?.iter().filter(|entry| entry.at > after).find_map(|entry| entry.error))
-        })
     }
 
     /// Ends it; its log can still be read.
@@ -160,6 +79,95 @@ impl Writer {
     /// Its process: to stop, continue or kill.
     pub fn process(&mut self) -> &mut Process {
         self.agent.process()
+    }
+}
+
+/// What a writer heard of its writes, whatever it is.
+pub trait WriteLog {
+    /// The number that its blocks carry; no two writers of a test process have the same.
+    fn id(&self) -> u32;
+
+    /// Everything it heard so far, in that order.
+    ///
+    /// # Errors
+    /// The log is unreadable.
+    fn log(&self) -> Result<Vec<Entry>>;
+
+    /// How many writes were acknowledged.
+    ///
+    /// # Errors
+    /// The log is unreadable.
+    fn acked(&self) -> Result<usize> {
+        Ok(self.log()?.iter().filter(|entry| entry.error.is_none()).count())
+    }
+
+    /// The numbers of the blocks that were acknowledged.
+    ///
+    /// # Errors
+    /// The log is unreadable.
+    fn acked_numbers(&self) -> Result<BTreeSet<u64>> {
+        Ok(self.log()?.iter().filter(|entry| entry.error.is_none()).map(|entry| entry.number).collect())
+    }
+
+    /// When it heard the last acknowledgement.
+    ///
+    /// # Errors
+    /// The log is unreadable.
+    fn last_ack(&self) -> Result<Option<Duration>> {
+        Ok(self.log()?.iter().rev().find(|entry| entry.error.is_none()).map(|entry| entry.at))
+    }
+
+    /// How many acknowledgements it heard after an instant of [`crate::monotonic`].
+    ///
+    /// # Errors
+    /// The log is unreadable.
+    fn acks_after(&self, instant: Duration) -> Result<usize> {
+        Ok(self.log()?.iter().filter(|entry| entry.error.is_none() && entry.at > instant).count())
+    }
+
+    /// Its errors.
+    ///
+    /// # Errors
+    /// The log is unreadable.
+    fn errors(&self) -> Result<Vec<Entry>> {
+        Ok(self.log()?.into_iter().filter(|entry| entry.error.is_some()).collect())
+    }
+
+    /// Waits for so many acknowledgements more than now.
+    ///
+    /// # Errors
+    /// They did not come before the deadline.
+    fn wait_for_acks(&self, more: usize, deadline: Duration) -> Result<()> {
+        let wanted = self.acked()? + more;
+        wait_for(&format!("{more} acknowledgements of writer {}", self.id()), deadline, || {
+            let seen = self.acked()?;
+            ensure!(seen >= wanted, "{seen} of {wanted}; errors: {}", self.errors()?.len());
+            Ok(Some(()))
+        })
+    }
+
+    /// Waits for its first error after an instant of [`crate::monotonic`].
+    ///
+    /// # Errors
+    /// None came before the deadline.
+    fn wait_for_error(&self, after: Duration, deadline: Duration) -> Result<Errno> {
+        wait_for(&format!("an error of writer {}", self.id()), deadline, || {
+            Ok(self.log()?.iter().filter(|entry| entry.at > after).find_map(|entry| entry.error))
+        })
+    }
+}
+
+impl WriteLog for Writer {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn log(&self) -> Result<Vec<Entry>> {
+        let bytes = match fs::read(&self.log) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            other => other?,
+        };
+        bytes.chunks_exact(RECORD).map(|record| entry(record).context("a bad record")).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use lab::vm::{KrbdHost, Outcome};
-use lab::{Errno, Lab, Topology, monotonic, wait_for};
+use lab::{Errno, Lab, Topology, WriteLog as _, monotonic, wait_for};
 
 const SOON: Duration = Duration::from_secs(30);
 

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{Errno, Lab, ObjectStore, Pool, Role, Topology, monotonic, wait_for};
+use lab::{Errno, Lab, ObjectStore, Pool, Role, Topology, WriteLog as _, monotonic, wait_for};
 
 const SOON: Duration = Duration::from_secs(30);
 

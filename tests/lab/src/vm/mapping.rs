@@ -8,8 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::errno::Errno;
 
 use super::{CLUSTER, KrbdHost, LOCAL};
-use crate::wait::wait_for;
-use crate::writer::Entry;
+use crate::writer::{Entry, WriteLog};
 
 /// A mapped image, `/dev/rbdN` in the machine. Dropping it changes nothing: a kernel keeps its mappings.
 #[derive(Debug)]
@@ -105,19 +104,13 @@ pub struct KrbdWriter<'a> {
     id: u32,
 }
 
-impl KrbdWriter<'_> {
-    /// The number that its blocks carry; no two writers of a test process have the same.
-    #[must_use]
-    pub fn id(&self) -> u32 {
+/// The times are late by up to [`KrbdHost::clock_error`], never early.
+impl WriteLog for KrbdWriter<'_> {
+    fn id(&self) -> u32 {
         self.id
     }
 
-    /// Everything it heard so far, in that order. The times are late by up to [`KrbdHost::clock_error`],
-    /// never early.
-    ///
-    /// # Errors
-    /// The lab's directory is gone.
-    pub fn log(&self) -> Result<Vec<Entry>> {
+    fn log(&self) -> Result<Vec<Entry>> {
         let text = fs::read_to_string(&self.host.acks).context("the writers' answers")?;
         // The last line may still be on its way.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -137,54 +130,9 @@ impl KrbdWriter<'_> {
         }
         Ok(log)
     }
+}
 
-    /// How many writes were acknowledged.
-    ///
-    /// # Errors
-    /// As [`KrbdWriter::log`].
-    pub fn acked(&self) -> Result<usize> {
-        Ok(self.log()?.iter().filter(|entry| entry.error.is_none()).count())
-    }
-
-    /// How many acknowledgements it heard after an instant of [`crate::monotonic`].
-    ///
-    /// # Errors
-    /// As [`KrbdWriter::log`].
-    pub fn acks_after(&self, instant: Duration) -> Result<usize> {
-        Ok(self.log()?.iter().filter(|entry| entry.error.is_none() && entry.at > instant).count())
-    }
-
-    /// Its errors.
-    ///
-    /// # Errors
-    /// As [`KrbdWriter::log`].
-    pub fn errors(&self) -> Result<Vec<Entry>> {
-        Ok(self.log()?.into_iter().filter(|entry| entry.error.is_some()).collect())
-    }
-
-    /// Waits for so many acknowledgements more than now.
-    ///
-    /// # Errors
-    /// They did not come before the deadline.
-    pub fn wait_for_acks(&self, more: usize, deadline: Duration) -> Result<()> {
-        let wanted = self.acked()? + more;
-        wait_for(&format!("{more} acknowledgements of writer {}", self.id), deadline, || {
-            let seen = self.acked()?;
-            ensure!(seen >= wanted, "{seen} of {wanted}; errors: {}", self.errors()?.len());
-            Ok(Some(()))
-        })
-    }
-
-    /// Waits for its first error after an instant of [`crate::monotonic`].
-    ///
-    /// # Errors
-    /// None came before the deadline.
-    pub fn wait_for_error(&self, after: Duration, deadline: Duration) -> Result<Errno> {
-        wait_for(&format!("an error of writer {}", self.id), deadline, || {
-            Ok(self.log()?.iter().filter(|entry| entry.at > after).find_map(|entry| entry.error))
-        })
-    }
-
+impl KrbdWriter<'_> {
     /// Ends it. One that hangs in a write ends when that write does.
     ///
     /// # Errors
