@@ -59,7 +59,7 @@ fn inv1_after_sealed_no_write_is_taken_in_randomised_rounds() {
         total.hashes += counts.hashes;
     }
     println!(
-        "{rounds} rounds: {} writes acknowledged before a seal, 0 taken after it, {} refused after it, {} answers held back by a cut, \
+        "{rounds} rounds: {} writes acknowledged before a seal, 0 taken after it, {} refused after it, {} answers heard late, \
          {} images unchanged",
         total.acked_before, total.refused_after, total.late_answers, total.hashes
     );
@@ -85,7 +85,7 @@ fn inv1_a_sealed_image_does_not_change_for_two_minutes_after_the_link_healed() {
     }
     sealed.wait_for_refusals();
     println!(
-        "{:.0?} after the link healed: {} writes refused, 0 taken, {} answers held back by the cut, {} hashes taken, none changed",
+        "{:.0?} after the link healed: {} writes refused, 0 taken, {} answers heard late, {} hashes taken, none changed",
         monotonic() - healed,
         counts.refused_after,
         counts.late_answers,
