@@ -77,7 +77,7 @@ fn inv4_a_kernel_client_that_was_fenced_stays_refused_after_its_host_is_released
     }
     let lasted = monotonic() - released;
     assert_eq!(writer.wait_for_error(released + watched, SOON).unwrap(), Errno::EIO);
-    assert_eq!(writer.acks_after(sealed).unwrap(), 0);
+    assert_eq!(writer.taken_after(sealed, 1).unwrap(), 0);
     assert!(site.lab.content_hash(POOL, "disk").unwrap() == hash, "the image changed after the seal");
     println!(
         "Linux {}: {} writes acknowledged before the seal (clocks compared to {:.1?}), 0 after it, {} refused with EIO; for {lasted:.0?} \

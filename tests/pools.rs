@@ -38,7 +38,7 @@ fn inv1_every_pool_a_client_can_write_is_proved_and_no_other() {
 
     let hash = lab.content_hash("images", "disk").unwrap();
     assert_eq!(writer.wait_for_error(sealed_at, SOON).unwrap(), Errno::ESHUTDOWN);
-    let late = writer.acks_after(sealed_at).unwrap();
+    let late = writer.taken_after(sealed_at, 8).unwrap();
     println!(
         "on the erasure-coded data pool: {} writes before, {late} after `sealed`",
         writer.acked().unwrap()

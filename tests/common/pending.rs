@@ -57,7 +57,7 @@ pub fn pending_until_all_answer(site: &Site) {
     assert_eq!(again.json["state"], "sealed");
     assert_eq!(again.json["fence"], pending.json["fence"]);
     assert_eq!(writer.wait_for_error(sealed_at, SOON).unwrap(), Errno::ESHUTDOWN);
-    let late = writer.acks_after(sealed_at).unwrap();
+    let late = writer.taken_after(sealed_at, 4).unwrap();
     println!("{late} writes acknowledged after `sealed`");
     assert_eq!(late, 0);
 }

@@ -125,6 +125,17 @@ pub trait WriteLog {
         Ok(self.log()?.iter().filter(|entry| entry.error.is_none() && entry.at > instant).count())
     }
 
+    /// How many of the writes it issued after an instant were acknowledged, with so many in flight. It may hear late,
+    /// when it had to wait for a processor, of those that were under way at the instant: they do not count.
+    ///
+    /// # Errors
+    /// The log is unreadable.
+    fn taken_after(&self, instant: Duration, depth: u32) -> Result<usize> {
+        let log = self.log()?;
+        let issued_before = log.partition_point(|entry| entry.at <= instant) as u64 + u64::from(depth);
+        Ok(log.iter().filter(|entry| entry.error.is_none() && entry.number > issued_before).count())
+    }
+
     /// Its errors.
     ///
     /// # Errors
