@@ -34,6 +34,17 @@ pub fn pending_until_all_answer(site: &Site) {
         assert_eq!(pool["proved"].as_u64().unwrap() + unproved, pool["pgs"].as_u64().unwrap());
     }
 
+    let status = site.guardian(&["status"]).expect(0).json;
+    assert_eq!(status["members"][0]["state"], "pending", "{status:#}");
+    let checks = site.guardian(&["doctor", "--timeout", "30s"]).expect(1).json;
+    let told = |pg: &String| {
+        checks.as_array().unwrap().iter().any(|check| check["detail"].as_str().unwrap().contains(pg))
+    };
+    assert!(
+        silent.iter().all(told),
+        "what cannot be asked is a finding, not the end of the report: {checks:#}"
+    );
+
     let waiting = site.start_guardian(&["fence", "n2", "--timeout", "90s"]);
     let count = format!("waiting for {} PGs that do not answer", silent.len());
     let line = wait_for("a line that names the PGs", SOON, || {
