@@ -58,6 +58,8 @@ impl Scope {
     }
 }
 
+/// Between two looks at the answers that came.
+const GATHER: Duration = Duration::from_millis(2);
 /// Headers of one pool asked for at once.
 const WINDOW: usize = 512;
 /// Directory entries read at once.
@@ -209,7 +211,11 @@ impl PoolSweep {
             // In bursts: one answer and one question at a time would be a thread switch for each.
             if under_way.len() >= WINDOW {
                 while under_way.len() > WINDOW / 2 {
+                    self.gather()?;
                     self.take(&from, &mut under_way, &mut failed, namespace)?;
+                    while let Ok(done) = from.try_recv() {
+                        self.took(done, &mut under_way, &mut failed, namespace)?;
+                    }
                 }
             }
             let Some(id) = encoded_text(&value) else {
@@ -242,6 +248,21 @@ impl PoolSweep {
         let Some(done) = self.deadline.receive(from).map_err(|_| Stopped::Late)? else {
             return Err(Stopped::Late);
         };
+        self.took(done, under_way, failed, namespace)
+    }
+
+    /// Lets answers come together: a thread woken for each would cost more than the answers.
+    fn gather(&self) -> Result<(), Stopped> {
+        self.deadline.pause(GATHER).map_err(|_| Stopped::Late)
+    }
+
+    fn took(
+        &self,
+        done: Done<Header>,
+        under_way: &mut BTreeMap<u64, String>,
+        failed: &mut Vec<(String, String)>,
+        namespace: &str,
+    ) -> Result<(), Stopped> {
         let Some(image) = under_way.remove(&done.tag) else {
             return Ok(());
         };
