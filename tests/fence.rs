@@ -3,9 +3,10 @@
 
 mod common;
 
+use std::path::Path;
 use std::time::Duration;
 
-use common::Site;
+use common::{LIMIT, Site};
 use lab::{Pool, wait_for};
 
 const ASSERTED: [&str; 3] = ["--assert-powered-off", "--reason", "the test killed every client of it"];
@@ -55,6 +56,30 @@ fn a_member_is_planned_fenced_shown_and_released() {
     assert!(site.blocklist().contains_key(&client), "INV-4: the old client stays refused");
     let status = site.guardian(&["status"]).expect(0).json;
     assert_eq!(states(&status), ["\"watching\"", "\"watching\""], "{status:#}");
+}
+
+/// What an operator runs makes a key that suffices for everything, and for nothing else.
+#[test]
+fn the_key_of_deploy_ceph_passes_the_doctor_and_cannot_read_an_image() {
+    let site = Site::small();
+    site.lab.pool("images", Pool::replicated(8, 2)).unwrap();
+    site.lab.image("images", "disk", 16).unwrap();
+    let keyring = site.lab.dir().join("operator.keyring");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/ceph/create-key");
+    for _ in 0..2 {
+        let made =
+            site.lab.host("n2").bounded(&script, LIMIT).arg("operator").arg(&keyring).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    }
+    let keyring = keyring.to_str().unwrap();
+    let as_operator = |program: &str, words: &[&str]| {
+        let mut command = site.lab.host("guard").bounded(program, LIMIT);
+        command.args(["--id", "operator", "--keyring", keyring]).args(words).output().unwrap()
+    };
+    let doctor = as_operator(env!("CARGO_BIN_EXE_rbd-guardian"), &["doctor"]);
+    assert!(doctor.status.success(), "{doctor:?}");
+    let export = as_operator("rbd", &["export", "images/disk", "-"]);
+    assert!(!export.status.success() && export.stdout.is_empty(), "{export:?}");
 }
 
 /// INV-6: a gateway is a client like any other to the storage, but not a guest's.
