@@ -1,5 +1,6 @@
 //! One look at the storage: what a plan is made of.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::cluster::Cluster;
@@ -9,7 +10,7 @@ use super::{daemons, osdmap, sessions, watchers};
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::domain::addr::EntityAddr;
-use crate::domain::map::Guarded;
+use crate::domain::map::{Guarded, Pool, PoolId};
 use crate::domain::world::{Clients, SeenAt, World};
 
 /// How long clients are looked for. Silent PGs and monitors must not hold up a fence: what they would have told is
@@ -23,11 +24,8 @@ pub const CLIENTS_WITHIN: Duration = Duration::from_secs(3);
 pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result<World, ReadError> {
     let dump = osdmap::dump(cluster)?;
     let mons = daemons::mons(cluster)?;
-    let scope = Scope::of(&guarded.pools(&dump.map));
     let within = deadline.at_most(CLIENTS_WITHIN);
-    let mut clients = Clients::new();
-    let mut unread = clients_of_mons(cluster, &mons.quorum, &within, &mut clients);
-    unread.extend(watchers::sweep(cluster, &scope, &within, &mut |image| note(&image, &mut clients)));
+    let (clients, unread) = clients(cluster, &mons.quorum, &guarded.pools(&dump.map), &within);
     // Last, because who is active can change while clients are looked for.
     let mut all = mons.daemons;
     all.extend(daemons::osds(&dump.osds));
@@ -39,8 +37,22 @@ pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result
     Ok(World { now, own: own(cluster)?, map: dump.map, daemons: all, clients, unread })
 }
 
+/// The clients that these monitors and the images of these pools know, and what could not be read, in words.
+pub fn clients(
+    cluster: &Cluster,
+    mons: &[String],
+    pools: &BTreeMap<PoolId, &Pool>,
+    deadline: &Deadline,
+) -> (Clients, Vec<String>) {
+    let mut clients = Clients::new();
+    let mut unread = clients_of_mons(cluster, mons, deadline, &mut clients);
+    let scope = Scope::of(pools);
+    unread.extend(watchers::sweep(cluster, &scope, deadline, &mut |image| note(&image, &mut clients)));
+    (clients, unread)
+}
+
 /// Adds the clients each of these monitors knows. Returns what could not be read, in words.
-pub fn clients_of_mons(
+fn clients_of_mons(
     cluster: &Cluster,
     mons: &[String],
     deadline: &Deadline,
@@ -61,7 +73,7 @@ pub fn clients_of_mons(
 }
 
 /// Adds the clients that use an image.
-pub fn note(image: &ImageUse, clients: &mut Clients) {
+fn note(image: &ImageUse, clients: &mut Clients) {
     let path = image.path();
     for client in image.watchers.iter().filter_map(|watch| watch.address.client()) {
         clients.entry(client).or_default().insert(SeenAt::Watch(path.clone()));

@@ -55,8 +55,17 @@ impl Context {
         T: Send + 'static,
         F: FnOnce(&Cluster) -> Result<T, ReadError> + Send + 'static,
     {
+        self.read_within(&self.deadline, read)
+    }
+
+    /// The same, with a deadline of the caller's.
+    pub(super) fn read_within<T, F>(&self, deadline: &Deadline, read: F) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Cluster) -> Result<T, ReadError> + Send + 'static,
+    {
         let cluster = self.cluster.clone();
-        Ok(lane::one(move || read(&cluster), &self.deadline)??)
+        Ok(lane::one(move || read(&cluster), deadline)??)
     }
 
     pub(super) fn look(&self) -> Result<World, Fault> {

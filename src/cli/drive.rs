@@ -11,10 +11,8 @@ use super::error::Fault;
 use super::progress::Progress;
 use crate::ceph::barrier::{ProbeNames, barrier};
 use crate::ceph::blocklist::{self, Change, change};
-use crate::ceph::cluster::Cluster;
-use crate::ceph::command::ReadError;
 use crate::ceph::look::CLIENTS_WITHIN;
-use crate::ceph::{daemons, lane, look, osdmap, watchers};
+use crate::ceph::{daemons, lane, look, osdmap};
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::domain::addr::{ClientAddr, Entry};
@@ -22,7 +20,7 @@ use crate::domain::barrier::PoolProof;
 use crate::domain::fence::{Effect, Fence, Sent, State};
 use crate::domain::map::OsdMap;
 use crate::domain::release::{self, Release};
-use crate::domain::world::{Clients, Daemon};
+use crate::domain::world::Daemon;
 
 /// Between two looks at something that changes by itself.
 const PACE: Duration = Duration::from_millis(100);
@@ -157,16 +155,6 @@ impl<'c> Drive<'c> {
         Self { context, deadline, progress: Progress::new(), read_last: false, unread: Vec::new() }
     }
 
-    /// Runs blocking reads on a thread of their own.
-    fn read<T, F>(&self, read: F) -> Result<T, Fault>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Cluster) -> Result<T, ReadError> + Send + 'static,
-    {
-        let cluster = self.context.cluster.clone();
-        Ok(lane::one(move || read(&cluster), &self.deadline)??)
-    }
-
     fn fail_over(&mut self, daemon: &Daemon) -> Result<Sent, Fault> {
         eprintln!("rbd-guardian: failing over {daemon}");
         let command = format!("{} fail", daemon.kind);
@@ -180,7 +168,7 @@ impl<'c> Drive<'c> {
 
     fn daemons(&mut self) -> Result<Vec<Daemon>, Fault> {
         self.progress.say(|| "waiting for a standby elsewhere to become active".to_owned());
-        let all = self.read(|cluster| {
+        let all = self.context.read_within(&self.deadline, |cluster| {
             let mut all = daemons::mgrs(cluster)?;
             all.extend(daemons::mdss(cluster)?);
             Ok(all)
@@ -216,7 +204,7 @@ impl<'c> Drive<'c> {
         if std::mem::replace(&mut self.read_last, true) {
             self.deadline.pause(PACE)?;
         }
-        match self.read(osdmap::dump) {
+        match self.context.read_within(&self.deadline, osdmap::dump) {
             Ok(dump) => Ok(Some(dump.map)),
             Err(Fault::Read(error)) if error.is_transient() => Ok(None),
             Err(fault) => Err(fault),
@@ -227,14 +215,9 @@ impl<'c> Drive<'c> {
     fn clients(&mut self) -> Result<Option<BTreeSet<ClientAddr>>, Fault> {
         let guarded = self.context.config.policy.guarded.clone();
         let within = self.deadline.at_most(CLIENTS_WITHIN);
-        let (clients, unread) = self.read(move |cluster| {
+        let (clients, unread) = self.context.read_within(&self.deadline, move |cluster| {
             let (map, mons) = (osdmap::dump(cluster)?.map, daemons::mons(cluster)?);
-            let mut clients = Clients::new();
-            let mut unread = look::clients_of_mons(cluster, &mons.quorum, &within, &mut clients);
-            let scope = watchers::Scope::of(&guarded.pools(&map));
-            unread.extend(watchers::sweep(cluster, &scope, &within, &mut |image| {
-                look::note(&image, &mut clients)
-            }));
+            let (clients, unread) = look::clients(cluster, &mons.quorum, &guarded.pools(&map), &within);
             Ok((clients.into_keys().collect(), unread))
         })?;
         self.unread = unread;

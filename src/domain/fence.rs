@@ -208,7 +208,7 @@ impl Fence {
         for (id, pool) in self.plan.guarded.pools(map) {
             let proof = self.proofs.get(&id).filter(|proof| proof.pool.pg_num == pool.pg_num);
             if !proof.is_some_and(PoolProof::is_complete) {
-                unproved.push(PoolToProve { id, name: pool.name.clone(), pg_num: pool.pg_num });
+                unproved.push(PoolToProve::new(id, pool));
             }
         }
         unproved

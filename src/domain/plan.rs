@@ -216,18 +216,13 @@ fn pools(world: &World, policy: &Policy) -> Vec<Refusal> {
 fn brake(entries: &BTreeSet<Entry>, members: &Members, world: &World, policy: &Policy) -> Option<Refusal> {
     let ips: BTreeSet<IpAddr> = entries.iter().map(|entry| entry.ip()).collect();
     let targeted = |member: &Member| member.addresses.iter().any(|ip| ips.contains(ip));
-    let fenced = |member: &Member| fenced_addresses(member, world).next().is_some();
+    let whole = |ip: &IpAddr| world.map.blocklist.hosts(*ip).next().is_some();
+    let fenced = |member: &Member| member.addresses.iter().any(whole);
     let target_count = members.0.iter().filter(|member| targeted(member)).count();
     let held = members.0.iter().filter(|member| fenced(member) && !targeted(member));
     let held: Vec<String> = held.map(|member| member.name.clone()).collect();
     let over = target_count > 0 && held.len() + target_count > policy.max_fenced_members;
     over.then_some(Refusal::Brake { held, max: policy.max_fenced_members })
-}
-
-/// A member's addresses that are blocklisted as a whole.
-pub fn fenced_addresses<'w>(member: &'w Member, world: &'w World) -> impl Iterator<Item = IpAddr> + 'w {
-    let fenced = |ip: &IpAddr| world.map.blocklist.hosts(*ip).next().is_some();
-    member.addresses.iter().copied().filter(fenced)
 }
 
 fn shared_addresses(hosts: &BTreeSet<IpAddr>, members: &Members) -> Vec<Refusal> {
