@@ -17,5 +17,7 @@ pub mod policy;
 pub mod refusal;
 pub mod release;
 pub mod verdict;
+pub mod view;
+pub mod volume;
 pub mod wanted;
 pub mod world;

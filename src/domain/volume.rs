@@ -1,0 +1,277 @@
+//! Which RBD image each volume is, and who may use it.
+//!
+//! Names are Incus's (facts/incus.md §6: utils_ceph.go, project.go; the same in 6.0.4 and 7.x).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::view::{InstanceId, InstanceKind, View};
+
+/// A storage pool of Incus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoragePool {
+    /// `ceph`, `lvmcluster`, `dir`, …
+    pub driver: String,
+    /// `ceph.osd.pool_name`, for the driver `ceph`.
+    pub osd_pool: Option<String>,
+    /// `ceph.cluster_name`, for the driver `ceph`.
+    pub cluster: Option<String>,
+}
+
+/// A volume of a storage pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// The storage pool, as Incus names it.
+    pub pool: String,
+    /// The project it is stored under.
+    pub project: String,
+    /// Its name; of an instance's volume, the instance's.
+    pub name: String,
+    /// What it belongs to.
+    pub kind: VolumeKind,
+    /// What is inside.
+    pub content: Content,
+    /// `security.shared`: a block volume that several instances may use at once.
+    pub shared: bool,
+    /// Instances that use it.
+    pub used_by: BTreeSet<InstanceId>,
+}
+
+/// `type` of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeKind {
+    /// The root disk of an instance.
+    Instance(InstanceKind),
+    /// A custom volume.
+    Custom,
+    /// An image that instances are made from.
+    Image,
+}
+
+/// `content_type` of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Content {
+    /// A filesystem.
+    Filesystem,
+    /// A block device.
+    Block,
+    /// An ISO image, which any number of VMs may read.
+    Iso,
+}
+
+/// An RBD image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ImageName {
+    /// The OSD pool.
+    pub pool: String,
+    /// The RBD namespace; empty for none.
+    pub namespace: String,
+    /// The image.
+    pub name: String,
+}
+
+/// Who may use an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expected {
+    /// The member where its instances are placed, and nobody else. More than one location is a contradiction that
+    /// only ever lasts while Incus moves one of them.
+    Exclusive {
+        /// The instances.
+        instances: BTreeSet<InstanceId>,
+        /// Where they are placed.
+        locations: BTreeSet<String>,
+    },
+    /// Any member: an image being unpacked or cloned, an ISO, a shared block volume, a volume no instance uses.
+    AnyMember,
+}
+
+/// All images Incus has a use for.
+pub type Images = BTreeMap<ImageName, Expected>;
+
+/// The images of a reading, with what it says of their users; empty of what was not read.
+pub fn images(view: &View) -> Images {
+    let mut images = Images::new();
+    let (Some(pools), Some(instances)) = (&view.pools, &view.instances) else { return images };
+    for volume in view.volumes.iter().flatten() {
+        let Some(pool) = pools.get(&volume.pool).and_then(|pool| pool.osd_pool.as_ref()) else { continue };
+        let users = volume.users();
+        let locations: BTreeSet<String> =
+            users.iter().filter_map(|user| instances.get(user)).map(|user| user.location.clone()).collect();
+        let expected = if volume.is_for_any_member() || users.is_empty() {
+            Expected::AnyMember
+        } else {
+            Expected::Exclusive { instances: users, locations }
+        };
+        for name in volume.image_names() {
+            images.insert(ImageName { pool: pool.clone(), namespace: String::new(), name }, expected.clone());
+        }
+    }
+    for (id, instance) in instances {
+        for path in instance.details.iter().flat_map(|details| &details.external_images) {
+            let Some(image) = ImageName::parse(path) else { continue };
+            let ours = Expected::Exclusive { instances: BTreeSet::new(), locations: BTreeSet::new() };
+            if let Expected::Exclusive { instances, locations } = images.entry(image).or_insert(ours) {
+                instances.insert(id.clone());
+                locations.insert(instance.location.clone());
+            }
+        }
+    }
+    images
+}
+
+impl Volume {
+    /// The instances that use it: an instance's volume belongs to that instance alone.
+    fn users(&self) -> BTreeSet<InstanceId> {
+        match self.kind {
+            VolumeKind::Instance(_) => {
+                BTreeSet::from([InstanceId { project: self.project.clone(), name: self.name.clone() }])
+            }
+            VolumeKind::Custom => self.used_by.clone(),
+            VolumeKind::Image => BTreeSet::new(),
+        }
+    }
+
+    fn is_for_any_member(&self) -> bool {
+        match self.kind {
+            VolumeKind::Instance(_) => false,
+            VolumeKind::Custom => self.shared || self.content == Content::Iso,
+            VolumeKind::Image => true,
+        }
+    }
+
+    /// The names of its RBD images: two for a VM. Unknown for an image volume, whose name depends on its filesystem;
+    /// nobody's exclusivity depends on those.
+    pub fn image_names(&self) -> Vec<String> {
+        let instance = || {
+            if self.project == "default" {
+                self.name.clone()
+            } else {
+                format!("{}_{}", self.project, self.name)
+            }
+        };
+        match (self.kind, self.content) {
+            (VolumeKind::Instance(InstanceKind::Container), _) => vec![format!("container_{}", instance())],
+            (VolumeKind::Instance(InstanceKind::VirtualMachine), _) => {
+                let name = format!("virtual-machine_{}", instance());
+                vec![format!("{name}.block"), name]
+            }
+            (VolumeKind::Custom, content) => {
+                let suffix = match content {
+                    Content::Filesystem => "",
+                    Content::Block => ".block",
+                    Content::Iso => ".iso",
+                };
+                vec![format!("custom_{}_{}{suffix}", self.project, self.name)]
+            }
+            (VolumeKind::Image, _) => Vec::new(),
+        }
+    }
+}
+
+impl ImageName {
+    /// From `POOL/IMAGE` or `POOL/NAMESPACE/IMAGE`.
+    pub fn parse(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.split('/').collect();
+        let (pool, namespace, name) = match parts.as_slice() {
+            [pool, name] => (*pool, "", *name),
+            [pool, namespace, name] => (*pool, *namespace, *name),
+            _ => return None,
+        };
+        if pool.is_empty() || name.is_empty() {
+            return None;
+        }
+        Some(Self { pool: pool.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{}/{}", self.pool, self.name)
+        } else {
+            write!(f, "{}/{}/{}", self.pool, self.namespace, self.name)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::view::{Details, Instance};
+
+    fn id(project: &str, name: &str) -> InstanceId {
+        InstanceId { project: project.to_owned(), name: name.to_owned() }
+    }
+
+    fn volume(kind: VolumeKind, content: Content, project: &str, name: &str) -> Volume {
+        let (pool, project, name) = ("remote".to_owned(), project.to_owned(), name.to_owned());
+        Volume { pool, project, name, kind, content, shared: false, used_by: BTreeSet::new() }
+    }
+
+    #[test]
+    fn images_are_named_as_the_driver_names_them() {
+        let container = VolumeKind::Instance(InstanceKind::Container);
+        let vm = VolumeKind::Instance(InstanceKind::VirtualMachine);
+        let names = |kind, content, project, name| volume(kind, content, project, name).image_names();
+        assert_eq!(names(container, Content::Filesystem, "default", "c1"), ["container_c1"]);
+        assert_eq!(names(container, Content::Filesystem, "p1", "c1"), ["container_p1_c1"]);
+        assert_eq!(
+            names(vm, Content::Block, "default", "v1"),
+            ["virtual-machine_v1.block", "virtual-machine_v1"]
+        );
+        assert_eq!(names(VolumeKind::Custom, Content::Filesystem, "default", "x"), ["custom_default_x"]);
+        assert_eq!(names(VolumeKind::Custom, Content::Block, "p1", "x"), ["custom_p1_x.block"]);
+        assert_eq!(names(VolumeKind::Custom, Content::Iso, "default", "x"), ["custom_default_x.iso"]);
+    }
+
+    #[test]
+    fn who_may_use_an_image_follows_from_its_instances() {
+        let mut view = View::default();
+        let pool = |driver: &str, osd: Option<&str>| StoragePool {
+            driver: driver.to_owned(),
+            osd_pool: osd.map(str::to_owned),
+            cluster: None,
+        };
+        let pools =
+            [("remote".to_owned(), pool("ceph", Some("incus"))), ("local".to_owned(), pool("dir", None))];
+        view.pools = Some(pools.into());
+        let external = Details { external_images: ["other/ns/disk".to_owned()].into(), ..Details::default() };
+        let instance = |location: &str, details| Instance {
+            kind: InstanceKind::Container,
+            location: location.to_owned(),
+            details,
+        };
+        let instances =
+            [(id("default", "c1"), instance("n1", None)), (id("p1", "c2"), instance("n2", Some(external)))];
+        view.instances = Some(instances.into());
+        let container = VolumeKind::Instance(InstanceKind::Container);
+        let mut shared = volume(VolumeKind::Custom, Content::Block, "default", "both");
+        shared.shared = true;
+        shared.used_by = [id("default", "c1"), id("p1", "c2")].into();
+        let mut data = volume(VolumeKind::Custom, Content::Filesystem, "p1", "data");
+        data.used_by = [id("p1", "c2")].into();
+        let mut local = volume(container, Content::Filesystem, "default", "c9");
+        local.pool = "local".to_owned();
+        let free = volume(VolumeKind::Custom, Content::Filesystem, "default", "free");
+        let root = volume(container, Content::Filesystem, "default", "c1");
+        view.volumes = Some(vec![root, shared, data, local, free]);
+
+        let images = images(&view);
+        let at = |path: &str| images.get(&ImageName::parse(path).unwrap());
+        let only = |instance: InstanceId, location: &str| Expected::Exclusive {
+            instances: [instance].into(),
+            locations: [location.to_owned()].into(),
+        };
+        assert_eq!(at("incus/container_c1"), Some(&only(id("default", "c1"), "n1")));
+        assert_eq!(at("incus/custom_default_both.block"), Some(&Expected::AnyMember));
+        assert_eq!(at("incus/custom_p1_data"), Some(&only(id("p1", "c2"), "n2")));
+        assert_eq!(at("incus/custom_default_free"), Some(&Expected::AnyMember));
+        assert_eq!(at("other/ns/disk"), Some(&only(id("p1", "c2"), "n2")));
+        assert_eq!(images.len(), 5, "a volume of another driver is no RBD image: {images:?}");
+    }
+}
