@@ -12,10 +12,31 @@ pub type rados_ioctx_t = *mut c_void;
 pub type rados_completion_t = *mut c_void;
 /// A compound read operation being put together.
 pub type rados_read_op_t = *mut c_void;
+/// A compound write operation being put together.
+pub type rados_write_op_t = *mut c_void;
 /// The entries an omap read found.
 pub type rados_omap_iter_t = *mut c_void;
 /// Called on a librados thread when an operation is complete.
 pub type rados_callback_t = Option<unsafe extern "C" fn(cb: rados_completion_t, arg: *mut c_void)>;
+
+/// A length of time, as `<sys/time.h>` declares it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct timeval {
+    /// Seconds.
+    pub tv_sec: time_t,
+    /// Microseconds, below a million.
+    pub tv_usec: c_long,
+}
+
+/// The comparison "equal"; an enumerator in the header, and one that the functions take as a `uint8_t`.
+pub const LIBRADOS_CMPXATTR_OP_EQ: u8 = 1;
+/// Create, or leave what is there.
+pub const LIBRADOS_CREATE_IDEMPOTENT: c_int = 0;
+/// Take a lock, or renew it if it is held by the same client and cookie.
+pub const LIBRADOS_LOCK_FLAG_MAY_RENEW: u8 = 1;
+/// Renew a lock; `-ENOENT` if it is not held by the same client and cookie any more.
+pub const LIBRADOS_LOCK_FLAG_MUST_RENEW: u8 = 2;
 
 unsafe extern "C" {
     /// Makes a handle for the client `name` (`client.admin`) of the cluster `clustername`; reads no file yet.
@@ -166,6 +187,12 @@ unsafe extern "C" {
     /// `c` is a completion that was not released, or the one a callback was called with.
     pub fn rados_aio_get_return_value(c: rados_completion_t) -> c_int;
 
+    /// The version of the object that a complete operation saw or made. Each write raises it, also one to a lock.
+    ///
+    /// # Safety
+    /// As for [`rados_aio_get_return_value`].
+    pub fn rados_aio_get_version(c: rados_completion_t) -> u64;
+
     /// Asks for size and time of an object.
     ///
     /// # Safety
@@ -236,4 +263,137 @@ unsafe extern "C" {
     /// # Safety
     /// `iter` belongs to an operation that is complete or was never submitted, and was not freed.
     pub fn rados_omap_get_end(iter: rados_omap_iter_t);
+
+    /// Makes an empty compound write operation: its steps take effect together, or none does.
+    ///
+    /// # Safety
+    /// None needed; to be freed with [`rados_release_write_op`].
+    pub fn rados_create_write_op() -> rados_write_op_t;
+
+    /// Frees a compound write operation; allowed at once after submission, which takes its contents.
+    ///
+    /// # Safety
+    /// `write_op` was not freed.
+    pub fn rados_release_write_op(write_op: rados_write_op_t);
+
+    /// Adds the creation of the object.
+    ///
+    /// # Safety
+    /// `write_op` is not submitted yet; `category` is null or NUL-terminated (unused since 0.94).
+    pub fn rados_write_op_create(write_op: rados_write_op_t, exclusive: c_int, category: *const c_char);
+
+    /// Adds a comparison with the value of an omap key; an absent one compares as empty. Not so: the whole operation
+    /// ends with `-ECANCELED`. Of an absent object: `-ENOENT`.
+    ///
+    /// # Safety
+    /// `write_op` is not submitted yet; `key` and `val` point to so many bytes, which are copied now; `prval` is null or
+    /// written when the operation completes.
+    pub fn rados_write_op_omap_cmp2(
+        write_op: rados_write_op_t,
+        key: *const c_char,
+        comparison_operator: u8,
+        val: *const c_char,
+        key_len: usize,
+        val_len: usize,
+        prval: *mut c_int,
+    );
+
+    /// Adds the setting of omap entries.
+    ///
+    /// # Safety
+    /// `write_op` is not submitted yet; each array has `num` elements, and each pointer so many bytes as the array of
+    /// lengths says, which are copied now.
+    pub fn rados_write_op_omap_set2(
+        write_op: rados_write_op_t,
+        keys: *const *const c_char,
+        vals: *const *const c_char,
+        key_lens: *const usize,
+        val_lens: *const usize,
+        num: usize,
+    );
+
+    /// Adds the removal of omap entries; absent ones are no error.
+    ///
+    /// # Safety
+    /// As for [`rados_write_op_omap_set2`].
+    pub fn rados_write_op_omap_rm_keys2(
+        write_op: rados_write_op_t,
+        keys: *const *const c_char,
+        key_lens: *const usize,
+        keys_len: usize,
+    );
+
+    /// Submits a compound write operation.
+    ///
+    /// # Safety
+    /// `io` is a live handle; `oid` is NUL-terminated; `completion` is fresh; `mtime` may be null, else it is read now.
+    pub fn rados_aio_write_op_operate(
+        write_op: rados_write_op_t,
+        io: rados_ioctx_t,
+        completion: rados_completion_t,
+        oid: *const c_char,
+        mtime: *mut time_t,
+        flags: c_int,
+    ) -> c_int;
+
+    /// Takes or renews an exclusive lock on an object, which it creates if need be. Waits for the answer. `-EBUSY`:
+    /// somebody else holds it. The time counts by the clock of the PG's primary.
+    ///
+    /// # Safety
+    /// `io` is a live handle; the strings are NUL-terminated; `duration` is null (for ever) or read now; not on a
+    /// librados thread.
+    pub fn rados_lock_exclusive(
+        io: rados_ioctx_t,
+        oid: *const c_char,
+        name: *const c_char,
+        cookie: *const c_char,
+        desc: *const c_char,
+        duration: *mut timeval,
+        flags: u8,
+    ) -> c_int;
+
+    /// Gives up a lock of this client. Waits for the answer. `-ENOENT`: it is not held by this client and cookie.
+    ///
+    /// # Safety
+    /// `io` is a live handle; the strings are NUL-terminated; not on a librados thread.
+    pub fn rados_unlock(
+        io: rados_ioctx_t,
+        o: *const c_char,
+        name: *const c_char,
+        cookie: *const c_char,
+    ) -> c_int;
+
+    /// Writes who holds a lock: lists of NUL-terminated strings. Waits for the answer, which is how many hold it.
+    /// `-ERANGE`: a list does not fit.
+    ///
+    /// # Safety
+    /// `io` is a live handle; the strings are NUL-terminated; there is room for as many bytes as each length says; the
+    /// rest can be written to; not on a librados thread.
+    pub fn rados_list_lockers(
+        io: rados_ioctx_t,
+        o: *const c_char,
+        name: *const c_char,
+        exclusive: *mut c_int,
+        tag: *mut c_char,
+        tag_len: *mut usize,
+        clients: *mut c_char,
+        clients_len: *mut usize,
+        cookies: *mut c_char,
+        cookies_len: *mut usize,
+        addrs: *mut c_char,
+        addrs_len: *mut usize,
+    ) -> isize;
+
+    /// Takes a lock away from another client (`client.4126`). Waits for the answer. `-ENOENT`: that client does not
+    /// hold it.
+    ///
+    /// # Safety
+    /// As for [`rados_unlock`].
+    pub fn rados_break_lock(
+        io: rados_ioctx_t,
+        o: *const c_char,
+        name: *const c_char,
+        client: *const c_char,
+        cookie: *const c_char,
+    ) -> c_int;
 }

@@ -69,6 +69,10 @@ fn declare(ty: &Type, name: &str) -> Result<String> {
                 "c_uchar" => "unsigned char",
                 "c_void" => "void",
                 "i64" => "int64_t",
+                "isize" => "ssize_t",
+                // The one struct without a typedef.
+                "timeval" => "struct timeval",
+                "u8" => "uint8_t",
                 "u32" => "uint32_t",
                 "u64" => "uint64_t",
                 "usize" => "size_t",
