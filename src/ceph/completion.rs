@@ -64,6 +64,8 @@ pub struct OmapPage {
     pub entries: Vec<(String, Vec<u8>)>,
     /// Whether there are entries after the last one.
     pub more: bool,
+    /// The object's version that was read: pages of one version belong together.
+    pub version: u64,
 }
 
 /// The plain data of one kind of operation: what librados writes into, and how to read it afterwards.

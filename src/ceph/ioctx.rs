@@ -1,4 +1,4 @@
-//! A pool, and the asynchronous reads made on it.
+//! A pool, and the asynchronous reads made on it; [`omap`](super::omap) and [`lease`](super::lease) add the writes.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uchar, c_void};
 use std::ptr;
@@ -58,6 +58,16 @@ impl IoCtx {
     /// Takes a handle that `cluster` opened.
     pub(super) fn new(cluster: Cluster, raw: ceph_sys::rados_ioctx_t) -> Self {
         Self { handle: Arc::new(Handle(raw)), _cluster: cluster }
+    }
+
+    /// For what other files submit on it.
+    pub(super) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
+    /// For calls that end before `self` does.
+    pub(super) fn raw(&self) -> ceph_sys::rados_ioctx_t {
+        self.handle.0
     }
 
     /// Directs later operations to an RBD namespace; the empty one is the default.
@@ -254,12 +264,14 @@ impl Reply for OmapReply {
 unsafe extern "C" fn on_omap(completion: ceph_sys::rados_completion_t, arg: *mut c_void) {
     // SAFETY: librados calls with the completion it has just finished.
     let rc = unsafe { ceph_sys::rados_aio_get_return_value(completion) };
+    // SAFETY: as above.
+    let version = unsafe { ceph_sys::rados_aio_get_version(completion) };
     // SAFETY: `arg` is the context given to this operation's completion, which librados calls once.
     unsafe {
         Pending::<OmapReply>::complete(arg, |reply| {
             check(rc)?;
             check(reply.rc)?;
-            Ok(OmapPage { entries: read_entries(&reply.entries)?, more: reply.more != 0 })
+            Ok(OmapPage { entries: read_entries(&reply.entries)?, more: reply.more != 0, version })
         });
     }
 }
@@ -331,6 +343,6 @@ pub(super) fn check(rc: c_int) -> Result<(), Errno> {
 }
 
 /// The way back.
-fn refused(errno: Errno) -> c_int {
+pub(super) fn refused(errno: Errno) -> c_int {
     -(errno as c_int)
 }

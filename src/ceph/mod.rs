@@ -1,6 +1,6 @@
 //! The storage, as the guardian uses it: read, ask, and ask it to refuse.
 //!
-//! `unsafe` lives in [`cluster`], [`ioctx`] and [`completion`] only; the rest is built on them.
+//! `unsafe` lives in [`cluster`], [`ioctx`], [`completion`], [`omap`] and [`lease`] only; the rest is built on them.
 
 pub mod barrier;
 pub mod blocklist;
@@ -11,8 +11,11 @@ pub mod daemons;
 pub mod errno;
 pub mod ioctx;
 pub mod lane;
+pub mod lease;
 pub mod locks;
 pub mod look;
+pub mod omap;
 pub mod osdmap;
+pub mod pools;
 pub mod sessions;
 pub mod watchers;

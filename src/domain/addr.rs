@@ -123,6 +123,28 @@ impl FromStr for EntityAddr {
     }
 }
 
+impl FromStr for Entry {
+    type Err = AddrError;
+
+    /// Reads what [`Display`](fmt::Display) prints. A range has no port: `10.0.0.5/32`, where `10.0.0.5:0/32` is a
+    /// client.
+    fn from_str(text: &str) -> Result<Self, AddrError> {
+        if let Some((ip, bits)) = text.split_once('/')
+            && let Ok(ip) = ip.parse::<IpAddr>()
+        {
+            let whole = if ip.is_ipv4() { Ipv4Addr::BITS } else { Ipv6Addr::BITS };
+            let network = || AddrError::Network { text: text.to_owned() };
+            return (bits.parse() == Ok(whole)).then_some(Self::HostRange(ip)).ok_or_else(network);
+        }
+        let addr: EntityAddr = text.parse()?;
+        if addr.port != 0 {
+            let (text, ip) = (text.to_owned(), bracketed(addr.ip));
+            return Err(AddrError::Port { text, ip, port: addr.port });
+        }
+        Ok(addr.client().map_or(Self::Host(addr.ip), Self::Client))
+    }
+}
+
 /// What an operator may name on the command line or in the configuration.
 ///
 /// # Errors
@@ -253,6 +275,19 @@ impl Serialize for EntityAddr {
     }
 }
 
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClientAddr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let addr = EntityAddr::deserialize(deserializer)?;
+        addr.client().ok_or_else(|| serde::de::Error::custom(format!("{addr} is no client instance")))
+    }
+}
+
 impl<'de> Deserialize<'de> for EntityAddr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
@@ -330,9 +365,19 @@ mod tests {
         }
 
         #[test]
+        fn an_entry_is_read_as_it_is_printed(v6: bool, bits: u128, nonce in 1u32..) {
+            let v4 = Ipv4Addr::from_bits((bits >> 96) as u32);
+            let ip = if v6 { IpAddr::V6(Ipv6Addr::from_bits(bits)) } else { IpAddr::V4(v4) };
+            for entry in [Entry::Host(ip), Entry::HostRange(ip), Entry::Client(ClientAddr { ip, nonce })] {
+                prop_assert_eq!(entry.to_string().parse::<Entry>(), Ok(entry));
+            }
+        }
+
+        #[test]
         fn no_text_panics(text in ".{0,60}") {
             let _ = parse_target(&text);
             let _ = text.parse::<EntityAddr>();
+            let _ = text.parse::<Entry>();
         }
     }
 }

@@ -58,10 +58,11 @@ impl Guarded {
 }
 
 impl Pool {
-    /// The tag is advice, not protection: a pool without one, or with several, may hold images.
+    /// The tag is advice, not protection: a pool without one, or with several, may hold images. `rbd-guardian` is the
+    /// ledger's: no member writes there, and what protects it is that each write to it is conditional.
     fn may_hold_images(&self) -> bool {
-        let other =
-            |app: &String| ["cephfs", "rgw", "mgr", "mgr_devicehealth", "nfs"].contains(&app.as_str());
+        const OTHERS: [&str; 6] = ["cephfs", "rgw", "mgr", "mgr_devicehealth", "nfs", "rbd-guardian"];
+        let other = |app: &String| OTHERS.contains(&app.as_str());
         self.applications.is_empty() || !self.applications.iter().all(other)
     }
 }

@@ -14,6 +14,7 @@ pub mod map;
 pub mod member;
 pub mod plan;
 pub mod policy;
+pub mod record;
 pub mod refusal;
 pub mod release;
 pub mod verdict;

@@ -1,0 +1,60 @@
+//! How a pool keeps what is written to it.
+
+use serde::Deserialize;
+
+use super::cluster::Cluster;
+use super::command::{ReadError, read};
+
+/// What matters to whoever stores something in a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keeping {
+    /// The pool's number.
+    pub id: i64,
+    /// Copies of each object, or `false`: erasure-coded, which has no omap in any release so far (facts/rust.md §2.4).
+    pub replicated: bool,
+    /// How many copies.
+    pub size: u32,
+    /// With how many copies left it still takes writes.
+    pub min_size: u32,
+    /// What it was enabled for.
+    pub applications: Vec<String>,
+}
+
+/// Looks a pool up by its name; `None` if there is none.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn keeping(cluster: &Cluster, name: &str) -> Result<Option<Keeping>, ReadError> {
+    parse(&read(cluster, &serde_json::json!({"prefix": "osd dump", "format": "json"}))?, name)
+}
+
+fn parse(json: &[u8], name: &str) -> Result<Option<Keeping>, ReadError> {
+    /// `pg_pool_t::TYPE_REPLICATED` (`osd/osd_types.h`).
+    const REPLICATED: u32 = 1;
+    let raw: Raw = serde_json::from_slice(json).map_err(|e| ReadError::unreadable("osd dump", &e))?;
+    let pool = raw.pools.into_iter().find(|pool| pool.pool_name == name);
+    Ok(pool.map(|pool| Keeping {
+        id: pool.pool,
+        replicated: pool.kind == REPLICATED,
+        size: pool.size,
+        min_size: pool.min_size,
+        applications: pool.application_metadata.into_iter().map(|(name, _)| name).collect(),
+    }))
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    pools: Vec<RawPool>,
+}
+
+#[derive(Deserialize)]
+struct RawPool {
+    pool: i64,
+    pool_name: String,
+    #[serde(rename = "type")]
+    kind: u32,
+    size: u32,
+    min_size: u32,
+    #[serde(default)]
+    application_metadata: serde_json::Map<String, serde_json::Value>,
+}

@@ -1,0 +1,386 @@
+//! What guardians remember together, one record for each thing: who leads, the members' address book, fences, the
+//! gate, requests, and the trail of what was done.
+//!
+//! A record is kept as it is here, with the version of its form; whatever is added later must be read by older
+//! guardians as if it were not there, or the version goes up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::addr::{ClientAddr, Entry};
+
+/// The form of records that this guardian reads and writes.
+pub const VERSION: u32 = 1;
+
+/// Who decides. Every write is conditional on this record (INV-7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    /// Raised by each takeover, so that no two leaders have the same.
+    pub epoch: u64,
+    /// The guardian's name.
+    pub guardian: String,
+    /// The host it runs on.
+    pub host: String,
+    /// Its own addresses as a client of the storage.
+    pub addresses: BTreeSet<ClientAddr>,
+    /// When it took over, by its own clock.
+    pub since: Timestamp,
+}
+
+/// Where an address of a member was learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// A watcher of an image that is placed there.
+    Watcher,
+    /// The locker of one.
+    Locker,
+    /// A session with a monitor.
+    Session,
+    /// An interface of the member.
+    Network,
+    /// The operator: configuration, or a key of the member.
+    Operator,
+}
+
+/// What is known of a member, learnt while it was healthy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Its name.
+    pub name: String,
+    /// Its identity IPs, and what says so.
+    #[serde(default)]
+    pub addresses: BTreeMap<IpAddr, BTreeSet<Source>>,
+    /// The client instances seen of it.
+    #[serde(default)]
+    pub clients: BTreeSet<ClientAddr>,
+    /// `system.uuid`: tells one machine from another of the same name.
+    #[serde(default)]
+    pub machine: Option<String>,
+    /// The last uptime it told while healthy.
+    #[serde(default)]
+    pub uptime: Option<UptimeSample>,
+}
+
+/// An uptime and when it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UptimeSample {
+    /// Since the member booted.
+    pub uptime: Duration,
+    /// When it said so, by the guardian's clock.
+    pub at: Timestamp,
+}
+
+/// The images that a member's instances use. Apart from [`MemberRecord`], because it changes with each instance and
+/// is by far the largest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagesRecord {
+    /// The member.
+    pub member: String,
+    /// Image names under `POOL` or `POOL/NAMESPACE`.
+    pub images: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// Where a fence stands (DESIGN §3.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceState {
+    /// Recorded; nothing is known to be in the blocklist.
+    Intended,
+    /// The entries were read back.
+    Committed,
+    /// Some PGs have not answered.
+    Pending,
+    /// Every PG of every guarded pool refuses the target.
+    Sealed,
+    /// Sealed once, then an entry vanished; being re-asserted.
+    Breached,
+    /// Its entries are being removed.
+    Releasing,
+    /// Its host entries are gone; client entries stay.
+    Released,
+    /// Not done, for the reason it says.
+    Refused,
+}
+
+/// A fence: what it rests on, what is proved, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceRecord {
+    /// Its ID.
+    pub id: String,
+    /// The member, if one was named.
+    #[serde(default)]
+    pub member: Option<String>,
+    /// Where it stands.
+    pub state: FenceState,
+    /// Its entries, and until when each stood when it was last read back.
+    #[serde(default)]
+    pub entries: BTreeMap<Entry, Option<Timestamp>>,
+    /// Entries whose removal was sent and never answered: it may still arrive, so nothing is built on them (INV-7).
+    #[serde(default)]
+    pub in_doubt: BTreeSet<Entry>,
+    /// What was seen that led to it.
+    #[serde(default)]
+    pub evidence: Vec<String>,
+    /// Why, in the operator's or the policy's words.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// What each guarded pool proved at the last seal.
+    #[serde(default)]
+    pub proofs: Vec<Proof>,
+    /// Who asked for it.
+    pub by: String,
+    /// When it was recorded first.
+    pub since: Timestamp,
+    /// When it was sealed first.
+    #[serde(default)]
+    pub sealed: Option<Timestamp>,
+    /// By boot ID of each guardian's host: its time since boot when that guardian first knew of the seal. The time
+    /// since the seal can so be told without a wall clock.
+    #[serde(default)]
+    pub marks: BTreeMap<String, Duration>,
+}
+
+/// What a pool proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Its name.
+    pub pool: String,
+    /// How many PGs it had: each of them answered.
+    pub pgs: u32,
+    /// The osdmap epoch that each of them had reached at least.
+    pub epoch: u32,
+}
+
+/// What the gate was last told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateRecord {
+    /// Raised by each write to the gate.
+    pub epoch: u64,
+    /// The site's own scriptlet that the gate wraps, to be put back when the gate is removed.
+    #[serde(default)]
+    pub site_scriptlet: Option<String>,
+}
+
+/// What somebody on another host asks the leader to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    /// Chosen by who asks; unique.
+    pub id: String,
+    /// `fence`, `release`.
+    pub verb: String,
+    /// Its arguments, as on the command line.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Who asks, and from which host.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Filled in by the leader.
+    #[serde(default)]
+    pub answer: Option<Answer>,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The exit code of the verb.
+    pub exit: u8,
+    /// What the verb prints.
+    pub text: String,
+}
+
+/// One thing done, written together with what it changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Counts up without a gap.
+    pub seq: u64,
+    /// When, by the writer's clock.
+    pub at: Timestamp,
+    /// The guardian.
+    pub who: String,
+    /// The host it ran on.
+    pub host: String,
+    /// What was done.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Names a record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// The only [`GateRecord`].
+    Gate,
+    /// By member.
+    Member(String),
+    /// By member.
+    Images(String),
+    /// By ID.
+    Fence(String),
+    /// By ID.
+    Request(String),
+}
+
+/// A record that a leader may write. Its own is not among them: that is taken, not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// The gate.
+    Gate(GateRecord),
+    /// A member.
+    Member(MemberRecord),
+    /// A member's images.
+    Images(ImagesRecord),
+    /// A fence.
+    Fence(FenceRecord),
+    /// A request.
+    Request(RequestRecord),
+}
+
+/// One change of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Write a record, new or in the place of the one read.
+    Put(Record),
+    /// Remove the record read.
+    Remove(Key),
+}
+
+/// All records that were understood.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Records {
+    /// Who leads, or led last.
+    pub leader: Option<Leader>,
+    /// The gate.
+    pub gate: Option<GateRecord>,
+    /// By name.
+    pub members: BTreeMap<String, MemberRecord>,
+    /// By member.
+    pub images: BTreeMap<String, ImagesRecord>,
+    /// By ID.
+    pub fences: BTreeMap<String, FenceRecord>,
+    /// By ID.
+    pub requests: BTreeMap<String, RequestRecord>,
+}
+
+impl Record {
+    /// Its name.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Gate(_) => Key::Gate,
+            Self::Member(member) => Key::Member(member.name.clone()),
+            Self::Images(images) => Key::Images(images.member.clone()),
+            Self::Fence(fence) => Key::Fence(fence.id.clone()),
+            Self::Request(request) => Key::Request(request.id.clone()),
+        }
+    }
+}
+
+impl Change {
+    /// The record it is about.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Put(record) => record.key(),
+            Self::Remove(key) => key.clone(),
+        }
+    }
+}
+
+impl Records {
+    /// Makes a change.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Put(Record::Gate(gate)) => self.gate = Some(gate),
+            Change::Put(Record::Member(member)) => drop(self.members.insert(member.name.clone(), member)),
+            Change::Put(Record::Images(images)) => drop(self.images.insert(images.member.clone(), images)),
+            Change::Put(Record::Fence(fence)) => drop(self.fences.insert(fence.id.clone(), fence)),
+            Change::Put(Record::Request(request)) => {
+                drop(self.requests.insert(request.id.clone(), request));
+            }
+            Change::Remove(Key::Gate) => self.gate = None,
+            Change::Remove(Key::Member(name)) => drop(self.members.remove(&name)),
+            Change::Remove(Key::Images(member)) => drop(self.images.remove(&member)),
+            Change::Remove(Key::Fence(id)) => drop(self.fences.remove(&id)),
+            Change::Remove(Key::Request(id)) => drop(self.requests.remove(&id)),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gate => f.write_str("gate"),
+            Self::Member(name) => write!(f, "member/{name}"),
+            Self::Images(member) => write!(f, "images/{member}"),
+            Self::Fence(id) => write!(f, "fence/{id}"),
+            Self::Request(id) => write!(f, "request/{id}"),
+        }
+    }
+}
+
+/// The text names no record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' names no kind of record that this guardian knows")]
+pub struct UnknownKey {
+    /// What was given.
+    pub text: String,
+}
+
+impl FromStr for Key {
+    type Err = UnknownKey;
+
+    fn from_str(text: &str) -> Result<Self, UnknownKey> {
+        let unknown = || UnknownKey { text: text.to_owned() };
+        if text == "gate" {
+            return Ok(Self::Gate);
+        }
+        let (kind, name) = text.split_once('/').ok_or_else(unknown)?;
+        let name = name.to_owned();
+        match kind {
+            "member" => Ok(Self::Member(name)),
+            "images" => Ok(Self::Images(name)),
+            "fence" => Ok(Self::Fence(name)),
+            "request" => Ok(Self::Request(name)),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for FenceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Intended => "intended",
+            Self::Committed => "committed",
+            Self::Pending => "pending",
+            Self::Sealed => "sealed",
+            Self::Breached => "breached",
+            Self::Releasing => "releasing",
+            Self::Released => "released",
+            Self::Refused => "refused",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_it_is_printed() {
+        let name = || "a/b c".to_owned();
+        for key in
+            [Key::Gate, Key::Member(name()), Key::Images(name()), Key::Fence(name()), Key::Request(name())]
+        {
+            assert_eq!(key.to_string().parse(), Ok(key));
+        }
+        for text in ["", "gate/", "leader", "member", "audit/00000000000000000001"] {
+            assert!(text.parse::<Key>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Records as bytes: JSON with the version of its form.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::record::{Key, Record, VERSION};
+
+/// The version of the ledger's form.
+pub(super) const META: &str = "meta";
+/// The leader record.
+pub(super) const LEADER: &str = "leader";
+/// The bounds of the trail.
+pub(super) const TRAIL: &str = "trail";
+/// Before the number of each entry of the trail.
+pub(super) const AUDIT: &str = "audit/";
+/// Behind each entry of the trail, and before every other key.
+pub(super) const AFTER_AUDIT: &str = "audit/~";
+
+/// `{"v":1}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {}
+
+/// Which entries of the trail exist: `first..next`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Trail {
+    pub(super) first: u64,
+    pub(super) next: u64,
+}
+
+/// The key of an entry of the trail: digits enough for every number, so that keys sort as numbers.
+pub(super) fn audit_key(seq: u64) -> String {
+    format!("{AUDIT}{seq:020}")
+}
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    v: u32,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+/// A value and the version of its form; unknown fields are left out.
+pub(super) struct Decoded<T> {
+    pub(super) v: u32,
+    /// Or why it is not understood.
+    pub(super) value: Result<T, String>,
+}
+
+/// The bytes of a value.
+///
+/// # Errors
+/// It has no JSON form; none of our types is like that.
+pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, String> {
+    serde_json::to_vec(&Versioned { v: VERSION, record }).map_err(|error| error.to_string())
+}
+
+/// A value from its bytes.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Decoded<T> {
+    let value = serde_json::from_slice(bytes).map_err(|error| error.to_string());
+    match serde_json::from_slice::<Version>(bytes) {
+        Ok(Version { v }) => Decoded { v, value },
+        Err(error) => Decoded { v: 0, value: value.and(Err(error.to_string())) },
+    }
+}
+
+/// The bytes of a record.
+///
+/// # Errors
+/// As [`encode`].
+pub(super) fn encode_record(record: &Record) -> Result<Vec<u8>, String> {
+    match record {
+        Record::Gate(gate) => encode(gate),
+        Record::Member(member) => encode(member),
+        Record::Images(images) => encode(images),
+        Record::Fence(fence) => encode(fence),
+        Record::Request(request) => encode(request),
+    }
+}
+
+/// A record from its bytes.
+pub(super) fn decode_record(key: &Key, bytes: &[u8]) -> Decoded<Record> {
+    fn kind<T: DeserializeOwned>(bytes: &[u8], record: impl FnOnce(T) -> Record) -> Decoded<Record> {
+        let Decoded { v, value } = decode(bytes);
+        Decoded { v, value: value.map(record) }
+    }
+    let decoded = match key {
+        Key::Gate => kind(bytes, Record::Gate),
+        Key::Member(_) => kind(bytes, Record::Member),
+        Key::Images(_) => kind(bytes, Record::Images),
+        Key::Fence(_) => kind(bytes, Record::Fence),
+        Key::Request(_) => kind(bytes, Record::Request),
+    };
+    let named = |record: Record| {
+        let name = record.key();
+        if name == *key { Ok(record) } else { Err(format!("it says that it is {name}")) }
+    };
+    Decoded { v: decoded.v, value: decoded.value.and_then(named) }
+}

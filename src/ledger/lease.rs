@@ -1,0 +1,133 @@
+//! The lease: who may try to lead. It spreads the work among guardians and proves nothing; what proves the right to
+//! write is the leader record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::store::{Ledger, OBJECT, ReadError};
+use crate::ceph::errno::{Meaning, meaning};
+use crate::ceph::ioctx::IoCtx;
+use crate::ceph::lane;
+use crate::ceph::lease::{Locker, Take};
+use crate::deadline::{Deadline, Late};
+
+/// The lock's name.
+const LEADER: &str = "leader";
+
+/// A lease that was held when it was last asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    cookie: String,
+    duration: Duration,
+}
+
+/// Why there is no lease.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotLeased {
+    /// Another guardian holds it, or held it a moment ago.
+    #[error("another guardian holds the lease")]
+    Held,
+    /// It was this guardian's and ended before it was renewed.
+    #[error("the lease ended before it was renewed")]
+    Lost,
+    /// The key does not allow it.
+    #[error("the key may not take the lease: it lacks {} (deploy/ceph)", super::cap(pool))]
+    Denied {
+        /// The pool.
+        pool: String,
+    },
+    /// The OSD said no.
+    #[error("the ledger's OSD refused the lease: {why}")]
+    Refused {
+        /// In its words.
+        why: String,
+    },
+    /// No answer: it may be held. It ends by itself; asked for again under the same cookie it is given.
+    #[error("no answer from the ledger's PG: whether the lease is held is unknown")]
+    Unknown,
+}
+
+impl Ledger {
+    /// Bids for the lease. Asked again under the same cookie by the same connection, it is renewed.
+    ///
+    /// # Errors
+    /// See [`NotLeased`].
+    pub fn lease(&self, cookie: &str, duration: Duration, deadline: &Deadline) -> Result<Lease, NotLeased> {
+        let lease = Lease { cookie: cookie.to_owned(), duration };
+        self.take(&lease, Take::Bid, deadline)?;
+        Ok(lease)
+    }
+
+    /// Renews it for its whole duration from now.
+    ///
+    /// # Errors
+    /// See [`NotLeased`].
+    pub fn renew(&self, lease: &Lease, deadline: &Deadline) -> Result<(), NotLeased> {
+        self.take(lease, Take::Renew, deadline)
+    }
+
+    /// Lets others bid at once. One that was lost already is no error.
+    ///
+    /// # Errors
+    /// See [`NotLeased`].
+    pub fn give_up(&self, lease: Lease, deadline: &Deadline) -> Result<(), NotLeased> {
+        let answer = self.on_lane(deadline, move |io| io.unlock(OBJECT, LEADER, &lease.cookie));
+        match answer {
+            Ok(Ok(()) | Err(Errno::ENOENT)) => Ok(()),
+            Ok(Err(errno)) => Err(self.not_leased(errno)),
+            Err(_) => Err(NotLeased::Unknown),
+        }
+    }
+
+    /// Who holds it.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn holder(&self, deadline: &Deadline) -> Result<Option<Locker>, ReadError> {
+        let pool = || self.config.pool.clone();
+        let answer = self.on_lane(deadline, |io| io.lockers(OBJECT, LEADER));
+        match answer.map_err(|late| ReadError::Silent { pool: pool(), late })? {
+            Ok(lockers) => Ok(lockers.into_iter().next()),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(match meaning(errno) {
+                Meaning::Denied => ReadError::Denied { pool: pool() },
+                Meaning::Silence => ReadError::Silent { pool: pool(), late: Late::Over },
+                Meaning::Rejected | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => {
+                    ReadError::Failed { pool: pool(), errno }
+                }
+            }),
+        }
+    }
+
+    fn take(&self, lease: &Lease, take: Take, deadline: &Deadline) -> Result<(), NotLeased> {
+        let Lease { cookie, duration } = lease.clone();
+        match self.on_lane(deadline, move |io| io.lock(OBJECT, LEADER, &cookie, duration, take)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(errno)) => Err(self.not_leased(errno)),
+            Err(_) => Err(NotLeased::Unknown),
+        }
+    }
+
+    fn not_leased(&self, errno: Errno) -> NotLeased {
+        match (errno, meaning(errno)) {
+            (Errno::EBUSY, _) => NotLeased::Held,
+            (Errno::ENOENT, _) => NotLeased::Lost,
+            (_, Meaning::Silence) => NotLeased::Unknown,
+            (_, Meaning::Denied) => NotLeased::Denied { pool: self.config.pool.clone() },
+            (_, Meaning::Rejected | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other) => {
+                NotLeased::Refused { why: errno.to_string() }
+            }
+        }
+    }
+
+    fn on_lane<T: Send + 'static>(
+        &self,
+        deadline: &Deadline,
+        call: impl FnOnce(&IoCtx) -> Result<T, Errno> + Send + 'static,
+    ) -> Result<Result<T, Errno>, Late> {
+        let io = Arc::clone(&self.io);
+        lane::one(move || call(&io), deadline)
+    }
+}

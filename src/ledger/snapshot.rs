@@ -1,0 +1,184 @@
+//! The ledger as it was read last: every record, and the bytes each was read as.
+
+use std::collections::BTreeMap;
+
+use super::codec::{AUDIT, Decoded, LEADER, META, Meta, TRAIL, Trail, decode, decode_record};
+use super::write::NotWritten;
+use crate::ceph::omap::OmapWrite;
+use crate::domain::record::{Change, Key, Record, Records, VERSION};
+
+/// Everything but the audit trail, at one moment. A write compares with it and, once done, brings it up to date.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    raw: BTreeMap<String, Vec<u8>>,
+    records: Records,
+    trail: Trail,
+    unread: BTreeMap<String, String>,
+    /// By key; only forms newer than ours.
+    newer: BTreeMap<String, u32>,
+}
+
+impl Snapshot {
+    pub(super) fn new(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        let mut snapshot = Self::default();
+        for (key, bytes) in entries {
+            snapshot.set(key, bytes);
+        }
+        snapshot
+    }
+
+    /// What was understood. Of a record of a newer form, what this guardian knows of it.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Keys whose values are not understood, and why. Nothing is written over them.
+    pub fn unread(&self) -> &BTreeMap<String, String> {
+        &self.unread
+    }
+
+    /// The newest form found, if it is newer than this guardian's: it writes nothing then.
+    pub fn newer(&self) -> Option<u32> {
+        self.newer.values().max().copied()
+    }
+
+    /// How many entries the audit trail has.
+    pub fn trail_entries(&self) -> u64 {
+        self.trail.next.saturating_sub(self.trail.first)
+    }
+
+    /// How many keys there are, the trail's too.
+    pub fn keys(&self) -> u64 {
+        self.raw.len() as u64 + self.trail_entries()
+    }
+
+    /// Is there anything in it?
+    pub fn is_empty(&self) -> bool {
+        self.raw.is_empty()
+    }
+
+    /// The bytes of a key; empty if it is absent, which is how the OSD compares it.
+    pub(super) fn raw(&self, key: &str) -> &[u8] {
+        self.raw.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn trail(&self) -> Trail {
+        self.trail
+    }
+
+    /// May this guardian write these keys?
+    ///
+    /// # Errors
+    /// What is there is newer, or not understood.
+    pub(super) fn writable<'k>(&self, keys: impl IntoIterator<Item = &'k String>) -> Result<(), NotWritten> {
+        if let Some(found) = self.newer() {
+            return Err(NotWritten::NewerLedger { found, known: VERSION });
+        }
+        for key in keys {
+            if let Some(why) = self.unread.get(key) {
+                return Err(NotWritten::Damaged { key: key.clone(), why: why.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings it up to date with a write that was done.
+    pub(super) fn apply(&mut self, write: OmapWrite) {
+        for key in write.remove {
+            self.raw.remove(&key);
+            if let Ok(key) = key.parse::<Key>() {
+                self.records.apply(Change::Remove(key));
+            }
+        }
+        for (key, bytes) in write.set {
+            self.set(key, bytes);
+        }
+    }
+
+    fn set(&mut self, key: String, bytes: Vec<u8>) {
+        if key.starts_with(AUDIT) {
+            return;
+        }
+        let (v, understood) = match key.as_str() {
+            META => self.keep(decode(&bytes), |_, Meta {}| {}),
+            LEADER => self.keep(decode(&bytes), |snapshot, leader| snapshot.records.leader = Some(leader)),
+            TRAIL => self.keep(decode(&bytes), |snapshot, trail| snapshot.trail = trail),
+            _ => match key.parse::<Key>() {
+                Ok(name) => self.keep(decode_record(&name, &bytes), |snapshot, record: Record| {
+                    snapshot.records.apply(Change::Put(record));
+                }),
+                Err(error) => (0, Err(error.to_string())),
+            },
+        };
+        match understood {
+            Ok(()) => drop(self.unread.remove(&key)),
+            Err(why) => drop(self.unread.insert(key.clone(), why)),
+        }
+        if v > VERSION {
+            self.newer.insert(key.clone(), v);
+        }
+        self.raw.insert(key, bytes);
+    }
+
+    fn keep<T>(&mut self, decoded: Decoded<T>, keep: impl FnOnce(&mut Self, T)) -> (u32, Result<(), String>) {
+        (decoded.v, decoded.value.map(|value| keep(self, value)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn snapshot(entries: &[(&str, &str)]) -> Snapshot {
+        Snapshot::new(entries.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())))
+    }
+
+    #[test]
+    fn a_newer_form_is_read_as_far_as_it_is_known_and_not_written() {
+        let read = snapshot(&[
+            ("meta", r#"{"v":1}"#),
+            ("member/n1", r#"{"v":7,"name":"n1","addresses":{"10.0.0.1":["watcher"]},"colour":"red"}"#),
+            ("member/n2", r#"{"v":7,"identity":"n2"}"#),
+        ]);
+        assert_eq!(read.records().members["n1"].addresses.len(), 1);
+        assert!(read.unread()["member/n2"].contains("name"), "{:?}", read.unread());
+        let known = VERSION;
+        assert_eq!(read.writable([]), Err(NotWritten::NewerLedger { found: 7, known }));
+        assert_eq!(
+            snapshot(&[("meta", r#"{"v":2,"x":[]}"#)]).writable([]),
+            Err(NotWritten::NewerLedger { found: 2, known })
+        );
+    }
+
+    #[test]
+    fn an_older_record_without_later_fields_is_read() {
+        let fence = r#"{"v":1,"id":"F-1","state":"sealed","by":"a","since":"2026-01-01T00:00:00Z"}"#;
+        let read = snapshot(&[("fence/F-1", fence)]);
+        assert!(read.unread().is_empty() && read.records().fences.contains_key("F-1"), "{read:?}");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_kept_and_not_written_over() {
+        let read = snapshot(&[
+            ("fence/F-1", "no JSON"),
+            ("fence/F-2", r#"{"id":"F-2"}"#),
+            ("fence/F-3", r#"{"v":1,"id":"F-4","state":"sealed","by":"a","since":"2026-01-01T00:00:00Z"}"#),
+            ("surprise", "{}"),
+        ]);
+        assert_eq!(read.unread().len(), 4, "{:?}", read.unread());
+        assert!(read.unread()["fence/F-3"].contains("fence/F-4"));
+        for key in read.unread().keys() {
+            assert!(matches!(read.writable([key]), Err(NotWritten::Damaged { .. })));
+        }
+        assert_eq!(read.writable([&"fence/F-9".to_owned()]), Ok(()), "other records can be written");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(key in "(meta|leader|trail|gate|(member|fence|images|request)/x)", value in ".{0,80}") {
+            let read = Snapshot::new([(key, value.into_bytes())]);
+            prop_assert_eq!(read.keys() > 0, true);
+        }
+    }
+}

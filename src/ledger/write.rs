@@ -1,0 +1,286 @@
+//! Writing the ledger: one operation, conditional on everything it was decided on.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::channel;
+
+use jiff::Timestamp;
+use nix::errno::Errno;
+
+use super::codec::{LEADER, META, Meta, TRAIL, Trail, audit_key, encode, encode_record};
+use super::snapshot::Snapshot;
+use super::store::{Ledger, OBJECT};
+use crate::ceph::errno::{Meaning, meaning};
+use crate::ceph::omap::OmapWrite;
+use crate::deadline::Deadline;
+use crate::domain::addr::ClientAddr;
+use crate::domain::record::{Audit, Change, Leader, Record, RequestRecord};
+
+/// Who wants to lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bid {
+    /// The guardian's name.
+    pub guardian: String,
+    /// The host it runs on.
+    pub host: String,
+    /// Its own addresses.
+    pub addresses: BTreeSet<ClientAddr>,
+    /// Now, by its clock.
+    pub at: Timestamp,
+}
+
+/// What is done and why, for the trail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deed {
+    /// Now, by the writer's clock.
+    pub at: Timestamp,
+    /// What is done.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// The right to write: the leader record as this guardian wrote it. A ledger whose leader record is another one
+/// refuses every write made with this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leadership {
+    leader: Leader,
+    raw: Vec<u8>,
+}
+
+impl Leadership {
+    /// The record.
+    pub fn leader(&self) -> &Leader {
+        &self.leader
+    }
+}
+
+/// Why nothing was written, or why that is unknown.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotWritten {
+    /// Another guardian leads now: stop acting.
+    #[error("{} leads now: nothing was written", by.as_ref().map_or_else(|| "nobody".to_owned(), |by| format!("{} on {} (epoch {})", by.guardian, by.host, by.epoch)))]
+    Deposed {
+        /// Who; nobody if the ledger is gone.
+        by: Option<Leader>,
+    },
+    /// A record is not what was read: decide again on the snapshot, which is fresh now.
+    #[error("'{key}' was changed meanwhile: nothing was written")]
+    Conflict {
+        /// Its key.
+        key: String,
+    },
+    /// A newer guardian wrote the ledger.
+    #[error(
+        "the ledger has form {found} and this guardian knows {known}: nothing was written; update this guardian"
+    )]
+    NewerLedger {
+        /// The newest form there.
+        found: u32,
+        /// The newest form known here.
+        known: u32,
+    },
+    /// What is there is not understood, and is not written over.
+    #[error("'{key}' in the ledger is damaged ({why}): nothing was written; see `rbd-guardian ledger show`")]
+    Damaged {
+        /// Its key.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The key does not allow it.
+    #[error("the key may not write the ledger: it lacks {} (deploy/ceph)", super::cap(pool))]
+    Denied {
+        /// The pool.
+        pool: String,
+    },
+    /// The OSD said no: surely not done.
+    #[error("the ledger's OSD refused to write: {why}")]
+    Refused {
+        /// In its words.
+        why: String,
+    },
+    /// No answer: it may have been done, or may be done yet. Read, before anything is decided (INV-9).
+    #[error("no answer from the ledger's PG: whether it was written is unknown")]
+    Unknown,
+}
+
+impl Ledger {
+    /// Takes the leadership: the leader record with the next epoch, if it is still the one read. The first leader makes
+    /// the ledger. On success, and on a conflict, `snapshot` is what is there now.
+    ///
+    /// # Errors
+    /// See [`NotWritten`].
+    pub fn lead(
+        &self,
+        snapshot: &mut Snapshot,
+        bid: &Bid,
+        why: &str,
+        deadline: &Deadline,
+    ) -> Result<Leadership, NotWritten> {
+        let before = snapshot.records().leader.as_ref();
+        let leader = Leader {
+            epoch: before.map_or(0, |leader| leader.epoch) + 1,
+            guardian: bid.guardian.clone(),
+            host: bid.host.clone(),
+            addresses: bid.addresses.clone(),
+            since: bid.at,
+        };
+        let what = format!("leads with epoch {}", leader.epoch);
+        let raw = encoded(encode(&leader))?;
+        let mut write = OmapWrite { create: true, ..OmapWrite::default() };
+        write.unchanged.insert(LEADER.to_owned(), snapshot.raw(LEADER).to_vec());
+        write.set.insert(LEADER.to_owned(), raw.clone());
+        if snapshot.raw(META).is_empty() {
+            write.set.insert(META.to_owned(), encoded(encode(&Meta {}))?);
+        }
+        let leadership = Leadership { leader, raw };
+        let deed = Deed { at: bid.at, what, why: why.to_owned() };
+        self.record(&mut write, snapshot, &leadership.leader, &deed)?;
+        self.commit(write, snapshot, None, deadline)?;
+        Ok(leadership)
+    }
+
+    /// Makes these changes and records the deed, all or nothing, if this guardian still leads and nothing that it read
+    /// of them has changed. On success, and on a conflict, `snapshot` is what is there now.
+    ///
+    /// # Errors
+    /// See [`NotWritten`].
+    pub fn write(
+        &self,
+        leadership: &Leadership,
+        snapshot: &mut Snapshot,
+        changes: &[Change],
+        deed: &Deed,
+        deadline: &Deadline,
+    ) -> Result<(), NotWritten> {
+        let mut write = OmapWrite::default();
+        write.unchanged.insert(LEADER.to_owned(), leadership.raw.clone());
+        for change in changes {
+            let key = change.key().to_string();
+            write.unchanged.insert(key.clone(), snapshot.raw(&key).to_vec());
+            match change {
+                Change::Put(record) => {
+                    write.remove.remove(&key);
+                    write.set.insert(key, encoded(encode_record(record))?);
+                }
+                Change::Remove(_) => {
+                    write.set.remove(&key);
+                    write.remove.insert(key);
+                }
+            }
+        }
+        self.record(&mut write, snapshot, &leadership.leader, deed)?;
+        self.commit(write, snapshot, Some(leadership), deadline)
+    }
+
+    /// Leaves a request for the leader. It leads nobody, so it changes nothing else; the leader records what it does.
+    ///
+    /// # Errors
+    /// See [`NotWritten`]; a request of that ID is a conflict.
+    pub fn ask(
+        &self,
+        snapshot: &mut Snapshot,
+        request: RequestRecord,
+        deadline: &Deadline,
+    ) -> Result<(), NotWritten> {
+        let record = Record::Request(request);
+        let key = record.key().to_string();
+        let mut write = OmapWrite::default();
+        write.unchanged.insert(key.clone(), Vec::new());
+        write.set.insert(key, encoded(encode_record(&record))?);
+        self.commit(write, snapshot, None, deadline)
+    }
+
+    /// Adds the deed to the trail, and removes what is beyond the bound.
+    fn record(
+        &self,
+        write: &mut OmapWrite,
+        snapshot: &Snapshot,
+        leader: &Leader,
+        deed: &Deed,
+    ) -> Result<(), NotWritten> {
+        let Trail { first, next } = snapshot.trail();
+        let audit = Audit {
+            seq: next,
+            at: deed.at,
+            who: leader.guardian.clone(),
+            host: leader.host.clone(),
+            what: deed.what.clone(),
+            why: deed.why.clone(),
+        };
+        let kept = (next + 1).saturating_sub(self.config.audit_entries).max(first);
+        write.set.insert(audit_key(next), encoded(encode(&audit))?);
+        write.remove.extend((first..kept).map(audit_key));
+        write.unchanged.insert(TRAIL.to_owned(), snapshot.raw(TRAIL).to_vec());
+        write.set.insert(TRAIL.to_owned(), encoded(encode(&Trail { first: kept, next: next + 1 }))?);
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        mut write: OmapWrite,
+        snapshot: &mut Snapshot,
+        leadership: Option<&Leadership>,
+        deadline: &Deadline,
+    ) -> Result<(), NotWritten> {
+        // So a newer guardian need only raise the form, and no older one writes any more, whatever it had read.
+        write.unchanged.insert(META.to_owned(), snapshot.raw(META).to_vec());
+        snapshot.writable(write.unchanged.keys())?;
+        let (to, results) = channel();
+        let sent = self.io.omap_write(OBJECT, &write, 0, &to);
+        drop(to);
+        let answer = sent.map(|()| deadline.receive(&results));
+        let errno = match answer {
+            Ok(Ok(Some(done))) => match done.result {
+                Ok(()) => {
+                    snapshot.apply(write);
+                    return Ok(());
+                }
+                Err(errno) => errno,
+            },
+            Ok(Ok(None) | Err(_)) => return Err(NotWritten::Unknown),
+            Err(errno) => errno,
+        };
+        if [Errno::ECANCELED, Errno::ENOENT].contains(&errno) {
+            return Err(self.explain(&write, snapshot, leadership, deadline));
+        }
+        Err(match meaning(errno) {
+            Meaning::Silence => NotWritten::Unknown,
+            Meaning::Denied => NotWritten::Denied { pool: self.config.pool.clone() },
+            Meaning::Blocklisted => {
+                NotWritten::Refused { why: "this guardian is blocklisted itself".to_owned() }
+            }
+            Meaning::Rejected | Meaning::MadeUp | Meaning::Other => {
+                NotWritten::Refused { why: errno.to_string() }
+            }
+        })
+    }
+
+    /// A comparison failed: surely nothing was written. What there is now tells which.
+    fn explain(
+        &self,
+        write: &OmapWrite,
+        snapshot: &mut Snapshot,
+        leadership: Option<&Leadership>,
+        deadline: &Deadline,
+    ) -> NotWritten {
+        // Unread, the caller knows as much as after a conflict: read, and decide again.
+        let Ok(fresh) = self.read(deadline) else {
+            return NotWritten::Conflict { key: OBJECT.to_owned() };
+        };
+        *snapshot = fresh;
+        if leadership.is_some_and(|leadership| snapshot.raw(LEADER) != leadership.raw) {
+            return NotWritten::Deposed { by: snapshot.records().leader.clone() };
+        }
+        if let Err(newer) = snapshot.writable([]) {
+            return newer;
+        }
+        let changed = write.unchanged.iter().find(|(key, value)| snapshot.raw(key) != value.as_slice());
+        NotWritten::Conflict { key: changed.map_or(OBJECT, |(key, _)| key).to_owned() }
+    }
+}
+
+/// None of our types lacks a JSON form.
+fn encoded(bytes: Result<Vec<u8>, String>) -> Result<Vec<u8>, NotWritten> {
+    bytes.map_err(|why| NotWritten::Refused { why })
+}
