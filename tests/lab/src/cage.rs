@@ -129,7 +129,7 @@ pub(crate) fn enter(target: Pid, namespaces: &[&str]) -> Command {
     command
 }
 
-fn expect_ready(child: &mut Child) -> Result<()> {
+pub(crate) fn expect_ready(child: &mut Child) -> Result<()> {
     let stdout = child.stdout.take().context("no pipe")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use crate::agent::Agent;
 use crate::cage::enter;
 use crate::disk::Fuse;
+use crate::network::Links;
 use crate::process::Process;
 
 /// A host. Cheap to clone; a clone does not keep the lab alive.
@@ -23,6 +24,8 @@ pub struct Host {
     pub(crate) name: String,
     pub(crate) number: u8,
     pub(crate) address: IpAddr,
+    /// Its address at its second link, if it has one.
+    pub(crate) incus: Option<IpAddr>,
     pub(crate) anchor: Pid,
     pub(crate) dir: PathBuf,
     pub(crate) release: Option<PathBuf>,
@@ -37,10 +40,20 @@ impl Host {
         &self.name
     }
 
-    /// Its only address.
+    /// Its address, in Ceph's public network.
     #[must_use]
     pub fn ip(&self) -> IpAddr {
         self.address
+    }
+
+    /// Its address in the Incus network, see [`crate::Topology::linked`].
+    #[must_use]
+    pub fn incus_ip(&self) -> Option<IpAddr> {
+        self.incus
+    }
+
+    pub(crate) fn links(&self) -> Links {
+        if self.incus.is_some() { Links::Both } else { Links::Ceph }
     }
 
     /// Where the files that this host sees (its mounts too) can be found from outside. A file on a disk that hangs hangs here as well.

@@ -18,7 +18,7 @@ use crate::cage::Cage;
 use crate::conf::{Conf, run};
 use crate::daemon::Daemon;
 use crate::host::Host;
-use crate::network::{Network, set_filter};
+use crate::network::{Links, Network, set_filter};
 use crate::process::Process;
 use crate::topology::{ADMIN, Role, Topology};
 use crate::wait::{report, wait_for};
@@ -56,11 +56,13 @@ impl Lab {
         let mut daemons = BTreeMap::new();
         for (number, (name, roles)) in (0..).zip(&topology.hosts) {
             let anchor = cage.anchor(name)?;
-            network.plug(anchor.pid(), number)?;
+            let linked = topology.linked.contains(name);
+            network.plug(anchor.pid(), number, if linked { Links::Both } else { Links::Ceph })?;
             let host = Host {
                 name: name.clone(),
                 number,
                 address: network.address(number),
+                incus: linked.then(|| network.address_on(Links::Incus, number)),
                 fuses: Arc::default(),
                 anchor: anchor.pid(),
                 dir: dir.clone(),
@@ -286,22 +288,38 @@ impl Lab {
         answer
     }
 
-    /// Pulls a host's cable: nothing comes through, nothing is told about it.
+    /// Pulls all cables of a host: nothing comes through, nothing is told about it.
     ///
     /// # Errors
     /// The kernel's.
     pub fn cut(&self, host: &str) -> Result<()> {
-        report(&format!("cut {host}"));
-        self.network.set_link(self.host(host).number, false)
+        self.cut_links(host, self.host(host).links())
     }
 
-    /// Plugs the cable in again.
+    /// Plugs them in again.
     ///
     /// # Errors
     /// The kernel's.
     pub fn heal(&self, host: &str) -> Result<()> {
-        report(&format!("heal {host}"));
-        self.network.set_link(self.host(host).number, true)
+        self.heal_links(host, self.host(host).links())
+    }
+
+    /// Pulls some cables of a host.
+    ///
+    /// # Errors
+    /// It has no such link.
+    pub fn cut_links(&self, host: &str, links: Links) -> Result<()> {
+        report(&format!("cut {host}: {links:?}"));
+        self.network.set_links(self.host(host).number, links, false)
+    }
+
+    /// Undoes [`Lab::cut_links`].
+    ///
+    /// # Errors
+    /// It has no such link.
+    pub fn heal_links(&self, host: &str, links: Links) -> Result<()> {
+        report(&format!("heal {host}: {links:?}"));
+        self.network.set_links(self.host(host).number, links, true)
     }
 
     /// Makes `host` drop all traffic from and to `peer`; other paths stay.
@@ -320,7 +338,7 @@ impl Lab {
         set_filter(self.host(host).anchor, self.host(peer).address, false)
     }
 
-    /// The pid that holds the network namespace of the switch; its bridge is `br0`.
+    /// The pid that holds the network namespace of the switch; its bridge is `br0`, that of the Incus network `br1`.
     #[must_use]
     pub fn switch(&self) -> nix::unistd::Pid {
         self.network.switch()

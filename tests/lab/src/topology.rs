@@ -65,6 +65,8 @@ pub enum ObjectStore {
 #[derive(Debug, Clone, Default)]
 pub struct Topology {
     pub(crate) hosts: Vec<(String, Vec<Role>)>,
+    /// The hosts that have a second link, for Incus.
+    pub(crate) linked: BTreeSet<String>,
     pub(crate) conf: Vec<(String, String)>,
     pub(crate) ipv6: bool,
     pub(crate) store: ObjectStore,
@@ -95,6 +97,31 @@ impl Topology {
     pub fn host(mut self, name: &str, roles: &[Role]) -> Topology {
         self.hosts.push((name.to_owned(), roles.to_vec()));
         self
+    }
+
+    /// As [`Topology::host`], with a second link in a network of its own: a member of an Incus cluster, or a guardian's host.
+    #[must_use]
+    pub fn linked(mut self, name: &str, roles: &[Role]) -> Topology {
+        self.linked.insert(name.to_owned());
+        self.host(name, roles)
+    }
+
+    /// For an Incus cluster with storage apart: a host `store` as in [`Topology::small`]; `n1`, `n2`, `n3` for the members, and `guard`.
+    #[must_use]
+    pub fn apart() -> Topology {
+        ["n1", "n2", "n3", "guard"]
+            .iter()
+            .fold(Topology::small(&[]), |topology, name| topology.linked(name, &[]))
+    }
+
+    /// For an Incus cluster that is its own storage: a mon, a mgr and an OSD on each of `n1`, `n2`, `n3`, which are the members; and `guard`.
+    #[must_use]
+    pub fn hyperconverged() -> Topology {
+        Topology::new()
+            .linked("n1", &[Role::Mon("a"), Role::Mgr("x"), Role::Osd(0)])
+            .linked("n2", &[Role::Mon("b"), Role::Mgr("y"), Role::Osd(1)])
+            .linked("n3", &[Role::Mon("c"), Role::Mgr("z"), Role::Osd(2)])
+            .linked("guard", &[])
     }
 
     /// Adds a line to the global section of ceph.conf.

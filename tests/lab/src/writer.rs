@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -174,12 +174,17 @@ impl WriteLog for Writer {
     }
 
     fn log(&self) -> Result<Vec<Entry>> {
-        let bytes = match fs::read(&self.log) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            other => other?,
-        };
-        bytes.chunks_exact(RECORD).map(|record| entry(record).context("a bad record")).collect()
+        read_log(&self.log)
     }
+}
+
+/// Reads a log of records, see `writer.py`; one that is not there yet is empty.
+pub(crate) fn read_log(path: &Path) -> Result<Vec<Entry>> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        other => other?,
+    };
+    bytes.chunks_exact(RECORD).map(|record| entry(record).context("a bad record")).collect()
 }
 
 fn entry(record: &[u8]) -> Option<Entry> {
