@@ -12,6 +12,7 @@ use crate::domain::addr::{Entry, parse_target};
 use crate::domain::map::Guarded;
 use crate::domain::member::{Member, Members};
 use crate::domain::policy::{DEFAULT_EXPIRE, DEFAULT_MIN_REMAINING, Policy};
+use crate::incus::endpoint::Endpoint;
 
 /// Read if `--config` is not given; may be absent.
 pub const DEFAULT_PATH: &str = "/etc/rbd-guardian/rbd-guardian.toml";
@@ -25,6 +26,35 @@ pub struct Config {
     pub policy: Policy,
     /// The members.
     pub members: Members,
+    /// How to reach Incus.
+    pub incus: IncusConfig,
+}
+
+/// The `[incus]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncusConfig {
+    /// Members to ask and to listen to. Without any there is no Incus: fences are made by hand only.
+    pub endpoints: Vec<Endpoint>,
+    /// The guardian's certificate, in PEM.
+    pub certificate: PathBuf,
+    /// Its key, in PEM, readable by its owner alone.
+    pub key: PathBuf,
+    /// The certificate that all members present, in PEM.
+    pub cluster_certificate: PathBuf,
+    /// Bounds each request to one member, from connecting to the end of the answer.
+    pub timeout: Duration,
+}
+
+impl Default for IncusConfig {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            certificate: PathBuf::from("/etc/rbd-guardian/incus.crt"),
+            key: PathBuf::from("/etc/rbd-guardian/incus.key"),
+            cluster_certificate: PathBuf::from("/etc/rbd-guardian/incus-cluster.crt"),
+            timeout: Duration::from_secs(5),
+        }
+    }
 }
 
 /// The `[ceph]` table. Options of the same name on the command line win.
@@ -82,6 +112,8 @@ struct Raw {
     ceph: CephConfig,
     #[serde(default)]
     policy: RawPolicy,
+    #[serde(default)]
+    incus: RawIncus,
     #[serde(default, rename = "member")]
     members: Vec<RawMember>,
 }
@@ -95,6 +127,17 @@ struct RawPolicy {
     max_fenced_members: Option<usize>,
     #[serde(default)]
     protected: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawIncus {
+    #[serde(default)]
+    endpoints: Vec<String>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    cluster_certificate: Option<PathBuf>,
+    timeout: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -136,7 +179,8 @@ impl Config {
         let members = check.members(raw.members)?;
         let guarded = Guarded { except: raw.ceph.except_pools.clone() };
         let policy = Policy { guarded, ..check.policy(raw.policy, members.0.len())? };
-        Ok(Self { ceph: raw.ceph, policy, members })
+        let incus = check.incus(raw.incus)?;
+        Ok(Self { ceph: raw.ceph, policy, members, incus })
     }
 }
 
@@ -168,11 +212,37 @@ impl Check<'_> {
         Ok(Members(members))
     }
 
+    fn incus(&self, raw: RawIncus) -> Result<IncusConfig, ConfigError> {
+        let defaults = IncusConfig::default();
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        for text in &raw.endpoints {
+            let endpoint = text.parse().map_err(|detail| self.bad("incus.endpoints", detail))?;
+            if endpoints.contains(&endpoint) {
+                return Err(self.bad("incus.endpoints", format!("'{text}' is there twice")));
+            }
+            endpoints.push(endpoint);
+        }
+        let timeout = self.duration("incus.timeout", raw.timeout.as_deref(), defaults.timeout, "5s")?;
+        // A slow member answers a listing of all instances in seconds; longer than healing waits, no answer is of use.
+        let bounds = Duration::from_millis(500)..=Duration::from_secs(30);
+        if !bounds.contains(&timeout) {
+            return Err(self.bad("incus.timeout", "between 500ms and 30s"));
+        }
+        Ok(IncusConfig {
+            endpoints,
+            certificate: raw.certificate.unwrap_or(defaults.certificate),
+            key: raw.key.unwrap_or(defaults.key),
+            cluster_certificate: raw.cluster_certificate.unwrap_or(defaults.cluster_certificate),
+            timeout,
+        })
+    }
+
     fn policy(&self, raw: RawPolicy, members: usize) -> Result<Policy, ConfigError> {
         let defaults = Policy::for_members(members);
-        let expire = self.duration("policy.expire", raw.expire.as_deref(), defaults.expire)?;
-        let min =
-            self.duration("policy.min_remaining", raw.min_remaining.as_deref(), defaults.min_remaining)?;
+        let years = "5years or 90days";
+        let expire = self.duration("policy.expire", raw.expire.as_deref(), defaults.expire, years)?;
+        let min = raw.min_remaining.as_deref();
+        let min = self.duration("policy.min_remaining", min, defaults.min_remaining, years)?;
         if expire > DEFAULT_EXPIRE {
             return Err(self.bad("policy.expire", "at most 5 years (Ceph 16 is not known to bear more)"));
         }
@@ -200,10 +270,16 @@ impl Check<'_> {
         })
     }
 
-    fn duration(&self, key: &str, text: Option<&str>, default: Duration) -> Result<Duration, ConfigError> {
+    fn duration(
+        &self,
+        key: &str,
+        text: Option<&str>,
+        default: Duration,
+        example: &str,
+    ) -> Result<Duration, ConfigError> {
         let parse = |text| humantime::parse_duration(text);
         text.map_or(Ok(default), |text| {
-            parse(text).map_err(|e| self.bad(key, format!("'{text}': {e}; write 5years or 90days")))
+            parse(text).map_err(|e| self.bad(key, format!("'{text}': {e}; write {example}")))
         })
     }
 }
@@ -211,7 +287,7 @@ impl Check<'_> {
 /// Between the end of a new entry and what counts as short, so that clocks may differ.
 const MARGIN: Duration = Duration::from_secs(24 * 3600);
 
-fn host(text: &str) -> Result<IpAddr, String> {
+pub(crate) fn host(text: &str) -> Result<IpAddr, String> {
     match parse_target(text).map_err(|error| error.to_string())? {
         Entry::Host(ip) | Entry::HostRange(ip) => Ok(ip),
         Entry::Client(client) => {
@@ -246,6 +322,22 @@ mod tests {
         default.members = sample.members.clone();
         assert_eq!(sample, default, "what the sample sets must be what is assumed");
         assert_eq!(sample.members.0.len(), 3, "the sample shows members");
+    }
+
+    #[test]
+    fn incus_is_reached_as_it_is_written() {
+        let text =
+            "[incus]\nendpoints = [\"https://n1:8443\", \"unix:/run/x\"]\nkey = \"/k\"\ntimeout = \"2s\"\n";
+        let incus = Config::parse(text, "test.toml").unwrap().incus;
+        let names: Vec<_> = incus.endpoints.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["https://n1:8443", "unix:/run/x"]);
+        assert_eq!((incus.key, incus.timeout), (PathBuf::from("/k"), Duration::from_secs(2)));
+        assert_eq!(incus.certificate, IncusConfig::default().certificate);
+        assert!(error("[incus]\nendpoints = [\"n1\"]\n").contains("incus.endpoints: 'n1'"));
+        assert!(error("[incus]\nendpoints = [\"https://a\", \"https://a:8443\"]\n").contains("twice"));
+        assert!(error("[incus]\ntimeout = \"1h\"\n").contains("between 500ms and 30s"));
+        assert!(error("[incus]\ntimeout = \"x\"\n").contains("write 5s"));
+        assert!(error("[incus]\nendpoint = \"https://a\"\n").contains("line 2"));
     }
 
     #[test]

@@ -85,3 +85,16 @@ impl Deadline {
         self.left().map(|_| ())
     }
 }
+
+/// Awaits, but no longer than this.
+///
+/// # Errors
+/// It did not happen in time.
+pub async fn within<F: Future>(timeout: Duration, future: F) -> Result<F::Output, Late> {
+    tokio::time::timeout(timeout, future).await.map_err(|_| Late::Over)
+}
+
+/// Waits before something is tried again, as a task.
+pub async fn rest(time: Duration) {
+    tokio::time::sleep(time).await;
+}

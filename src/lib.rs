@@ -10,4 +10,5 @@ pub mod clock;
 pub mod config;
 pub mod deadline;
 pub mod domain;
+pub mod incus;
 pub mod ledger;

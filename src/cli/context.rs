@@ -73,28 +73,37 @@ impl Context {
         self.read(move |cluster| look(cluster, &guarded, &deadline))
     }
 
-    /// Prints the answer: as JSON, or as the text made of it. A reader that went away is no error; tells whether it
-    /// is still there.
+    /// Prints the answer in the format that was asked for.
     pub(super) fn print<T: Serialize>(
         &self,
         answer: &T,
         text: impl FnOnce(&T) -> String,
     ) -> Result<bool, Fault> {
-        let mut printed = match self.format {
-            Format::Json => serde_json::to_string(answer).map_err(std::io::Error::from)?,
-            Format::Table => text(answer).trim_end().to_owned(),
-        };
-        printed.push('\n');
-        match std::io::stdout().write_all(printed.as_bytes()) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        print(self.format, answer, text)
     }
 
     /// Is the answer for people?
     pub(super) fn for_people(&self) -> bool {
         self.format == Format::Table
+    }
+}
+
+/// Prints the answer: as JSON, or as the text made of it. A reader that went away is no error; tells whether it is
+/// still there.
+pub(super) fn print<T: Serialize>(
+    format: Format,
+    answer: &T,
+    text: impl FnOnce(&T) -> String,
+) -> Result<bool, Fault> {
+    let mut printed = match format {
+        Format::Json => serde_json::to_string(answer).map_err(std::io::Error::from)?,
+        Format::Table => text(answer).trim_end().to_owned(),
+    };
+    printed.push('\n');
+    match std::io::stdout().write_all(printed.as_bytes()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

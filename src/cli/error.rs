@@ -6,6 +6,7 @@ use crate::ceph::command::ReadError;
 use crate::config::ConfigError;
 use crate::deadline::Late;
 use crate::domain::fence_id::BadFenceId;
+use crate::incus::enroll::EnrollError;
 
 /// One line that says what to do, and the exit code that goes with it.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,8 @@ pub(super) enum Fault {
     Unread { late: Late, unread: String },
     #[error("the blocklist or the pools changed each time while the PGs were asked: run it again")]
     Restless,
+    #[error(transparent)]
+    Enroll(#[from] EnrollError),
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -61,6 +64,16 @@ impl Fault {
             Self::Read(error) if error.is_transient() => Exit::CannotTell,
             Self::Read(_) | Self::Output(_) => Exit::Failed,
             Self::Late(_) | Self::Unread { .. } | Self::Restless => Exit::CannotTell,
+            Self::Enroll(error) => match error {
+                EnrollError::BadToken(_)
+                | EnrollError::Expired(_)
+                | EnrollError::InTheWay { .. }
+                | EnrollError::Setup(_) => Exit::Usage,
+                EnrollError::NoKey(_) | EnrollError::Unwritable { .. } | EnrollError::Refused { .. } => {
+                    Exit::Failed
+                }
+                EnrollError::NoAddress(_) | EnrollError::Incus(_) => Exit::CannotTell,
+            },
             // As `fence` answers to an unknown member.
             Self::NotAsserted | Self::NoMember { .. } => Exit::Refused,
         }

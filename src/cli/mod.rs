@@ -7,6 +7,7 @@ mod doctor;
 mod drive;
 mod error;
 mod fence;
+mod incus;
 mod plan;
 mod progress;
 mod release;
@@ -133,6 +134,8 @@ enum Verb {
     ///
     /// Changes nothing. Ends with 1 if anything is marked FAIL.
     Doctor,
+    /// Let the guardian talk to Incus
+    Incus(IncusArgs),
 }
 
 #[derive(Args)]
@@ -199,6 +202,30 @@ struct WatchersArgs {
     pools: Vec<String>,
 }
 
+#[derive(Args)]
+struct IncusArgs {
+    #[command(subcommand)]
+    verb: IncusVerb,
+}
+
+#[derive(Subcommand)]
+enum IncusVerb {
+    /// Have the cluster trust the guardian, by a token of `incus config trust add rbd-guardian`
+    ///
+    /// Makes key and certificate where there are none, saves the cluster's certificate, and prints the lines for the
+    /// configuration. Files go where [incus] of the configuration says. Run again after a failure it goes on.
+    Enroll(EnrollArgs),
+}
+
+#[derive(Args)]
+struct EnrollArgs {
+    /// What `incus config trust add rbd-guardian` printed
+    token: String,
+    /// Make a new key and certificate, and replace the cluster's certificate
+    #[arg(long)]
+    force: bool,
+}
+
 /// Runs the verb the command line names.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -231,14 +258,15 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<Exit, Fault> {
-    let context = Context::open(&cli.common)?;
+    let context = || Context::open(&cli.common);
     match &cli.verb {
-        Verb::Status(args) => status::run(context, args),
-        Verb::Plan(args) => plan::run(&context, &args.target.request(args.accept_incomplete)),
-        Verb::Fence(args) => fence::run(&context, args),
-        Verb::Release(args) => release::run(&context, args),
-        Verb::Watchers(args) => watchers::run(&context, args),
-        Verb::Doctor => doctor::run(&context),
+        Verb::Status(args) => status::run(context()?, args),
+        Verb::Plan(args) => plan::run(&context()?, &args.target.request(args.accept_incomplete)),
+        Verb::Fence(args) => fence::run(&context()?, args),
+        Verb::Release(args) => release::run(&context()?, args),
+        Verb::Watchers(args) => watchers::run(&context()?, args),
+        Verb::Doctor => doctor::run(&context()?),
+        Verb::Incus(IncusArgs { verb: IncusVerb::Enroll(args) }) => incus::enroll(&cli.common, args),
     }
 }
 

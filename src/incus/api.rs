@@ -1,0 +1,372 @@
+//! Answers of Incus, as far as they are used: the shape of its JSON, 6.0.4 to 7.x (facts/incus.md §5).
+//!
+//! Go writes an empty list or map as `null` as readily as `[]`; both are read as empty here, except where `null`
+//! means that nobody could be asked. Words of an enumeration stay text: a newer Incus has more of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::domain::view::{InstanceId, InstanceKind, MemberStatus, OperationKind};
+use crate::domain::volume::{Content, VolumeKind};
+
+/// Configuration keys.
+pub type Keys = BTreeMap<String, String>;
+
+/// `cluster.offline_threshold`, where it is not set (internal/server/db/node.go:1276).
+pub const DEFAULT_OFFLINE_THRESHOLD: Duration = Duration::from_secs(20);
+
+/// `GET /1.0`: answered from memory, also by a member without a quorum.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Server {
+    /// `trusted` or `untrusted`: whether our certificate counts.
+    #[serde(default)]
+    pub auth: String,
+    /// What it can do.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub api_extensions: Vec<String>,
+    /// The server's configuration as this member has it in memory; nothing for the untrusted.
+    #[serde(default, deserialize_with = "texts")]
+    pub config: Keys,
+    /// Who it is; nothing for the untrusted.
+    #[serde(default)]
+    pub environment: Environment,
+}
+
+/// `environment` of [`Server`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Environment {
+    /// The member's name.
+    #[serde(default)]
+    pub server_name: String,
+    /// `6.0.4`.
+    #[serde(default)]
+    pub server_version: String,
+    /// Is it a member of a cluster?
+    #[serde(default)]
+    pub server_clustered: bool,
+}
+
+/// An item of `GET /1.0/cluster/members?recursion=1`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub server_name: String,
+    /// Where its API is.
+    #[serde(default)]
+    pub url: String,
+    /// As the member that answers sees it.
+    pub status: MemberStatus,
+    /// Why, and for an offline one how long ago it was heard.
+    #[serde(default)]
+    pub message: String,
+    /// `database-leader`, `database`, …
+    #[serde(default, deserialize_with = "or_empty")]
+    pub roles: Vec<String>,
+    /// `user.*` among others.
+    #[serde(default, deserialize_with = "texts")]
+    pub config: Keys,
+}
+
+/// `GET /1.0/cluster/members/M/state`, which Incus forwards to M.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct MemberState {
+    /// The machine.
+    pub sysinfo: SysInfo,
+}
+
+/// `sysinfo` of [`MemberState`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct SysInfo {
+    /// Seconds since it booted (sysinfo(2)).
+    pub uptime: u64,
+}
+
+/// `GET /1.0/resources?target=M`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Resources {
+    /// The machine.
+    #[serde(default)]
+    pub system: System,
+}
+
+/// `system` of [`Resources`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct System {
+    /// The machine's, from DMI; empty where there is none.
+    #[serde(default)]
+    pub uuid: String,
+}
+
+/// An item of `GET /1.0/instances?recursion=1&all-projects=true`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Instance {
+    /// Its name.
+    pub name: String,
+    /// Its project.
+    #[serde(default = "default_project")]
+    pub project: String,
+    /// `container` or `virtual-machine`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The member it is placed on.
+    #[serde(default)]
+    pub location: String,
+    /// `Running`, `Stopped`, `Error`, …
+    #[serde(default)]
+    pub status: String,
+    /// `null` in the stub of an instance whose member could not be asked.
+    #[serde(default)]
+    pub config: Option<Keys>,
+    /// With what its profiles say; `null` or absent in a stub.
+    #[serde(default)]
+    pub expanded_config: Option<Keys>,
+    /// As above.
+    #[serde(default)]
+    pub expanded_devices: Option<BTreeMap<String, Keys>>,
+}
+
+/// An item of `GET /1.0/storage-pools?recursion=1`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// `ceph`, `dir`, …
+    pub driver: String,
+    /// Nothing for those who may not edit pools.
+    #[serde(default, deserialize_with = "texts")]
+    pub config: Keys,
+}
+
+/// An item of `GET /1.0/storage-pools/P/volumes?recursion=1&all-projects=true`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Volume {
+    /// Its name; `VOLUME/SNAPSHOT` of a snapshot.
+    pub name: String,
+    /// `container`, `virtual-machine`, `custom` or `image`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `filesystem`, `block` or `iso`.
+    #[serde(default)]
+    pub content_type: String,
+    /// The project it is stored under.
+    #[serde(default = "default_project")]
+    pub project: String,
+    /// `security.shared` among others.
+    #[serde(default, deserialize_with = "texts")]
+    pub config: Keys,
+    /// Paths of instances, profiles and images.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub used_by: Vec<String>,
+}
+
+/// `GET /1.0/projects/P`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Project {
+    /// What the operator wrote; a PUT without it would lose it.
+    #[serde(default)]
+    pub description: String,
+    /// All of it: a PUT replaces all of it.
+    #[serde(default, deserialize_with = "texts")]
+    pub config: Keys,
+}
+
+/// An operation, in the listing and in events.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Operation {
+    /// Its ID.
+    pub id: String,
+    /// What it does.
+    #[serde(default)]
+    pub description: String,
+    /// `Pending`, `Running`, `Success`, `Failure`, …
+    #[serde(default)]
+    pub status: String,
+    /// Why it failed.
+    #[serde(default)]
+    pub err: String,
+    /// The member that executes it.
+    #[serde(default)]
+    pub location: String,
+    /// Paths by kind: `instances` → `/1.0/instances/c1?project=p1`.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub resources: BTreeMap<String, Option<Vec<String>>>,
+    /// What it says of its progress.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub metadata: BTreeMap<String, serde_json::Value>,
+}
+
+/// `GET /1.0/operations?recursion=1&all-projects=true`: by status, in lower case.
+pub type Operations = BTreeMap<String, Option<Vec<Operation>>>;
+
+/// An item of `GET /1.0/networks?recursion=1&target=M`: all interfaces of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Network {
+    /// The interface.
+    pub name: String,
+    /// `physical`, `bridge`, `loopback`, …
+    #[serde(rename = "type", default)]
+    pub kind: String,
+}
+
+/// `GET /1.0/networks/IF/state?target=M`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct NetworkState {
+    /// What the interface has.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub addresses: Vec<Address>,
+}
+
+/// An address of an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Address {
+    /// Without its prefix length.
+    pub address: String,
+    /// `global`, `link` or `local`.
+    #[serde(default)]
+    pub scope: String,
+}
+
+impl Server {
+    /// `cluster.offline_threshold`.
+    pub fn offline_threshold(&self) -> Duration {
+        self.seconds("cluster.offline_threshold").unwrap_or(DEFAULT_OFFLINE_THRESHOLD)
+    }
+
+    /// `cluster.healing_threshold` as it counts: never below the offline threshold (node.go, config.go:722); `None`
+    /// when healing is off.
+    pub fn healing_threshold(&self) -> Option<Duration> {
+        let healing = self.seconds("cluster.healing_threshold").filter(|healing| !healing.is_zero())?;
+        Some(healing.max(self.offline_threshold()))
+    }
+
+    /// `instances.placement.scriptlet`; empty for none.
+    pub fn scriptlet(&self) -> &str {
+        self.config.get("instances.placement.scriptlet").map_or("", String::as_str)
+    }
+
+    fn seconds(&self, key: &str) -> Option<Duration> {
+        self.config.get(key)?.parse().ok().map(Duration::from_secs)
+    }
+}
+
+impl Member {
+    /// How old its last heartbeat is, where the message says so: `No heartbeat for 1m3.2s (2026-…)`.
+    pub fn heartbeat_age(&self) -> Option<Duration> {
+        let age = self.message.strip_prefix("No heartbeat for ")?.split(" (").next()?;
+        // Go's durations (`1m3.2s`) are a part of the friendly format.
+        age.parse::<SignedDuration>().ok()?.try_into().ok()
+    }
+
+    /// Does it lead the database?
+    pub fn leads(&self) -> bool {
+        self.roles.iter().any(|role| role == "database-leader")
+    }
+}
+
+impl Instance {
+    /// Project and name.
+    pub fn id(&self) -> InstanceId {
+        InstanceId { project: self.project.clone(), name: self.name.clone() }
+    }
+}
+
+/// Container or VM; `None` for a kind this guardian does not know.
+pub fn instance_kind(kind: &str) -> Option<InstanceKind> {
+    match kind {
+        "container" => Some(InstanceKind::Container),
+        "virtual-machine" => Some(InstanceKind::VirtualMachine),
+        _ => None,
+    }
+}
+
+impl Volume {
+    /// What it belongs to; `None` for a kind this guardian does not know.
+    pub fn volume_kind(&self) -> Option<VolumeKind> {
+        match self.kind.as_str() {
+            "custom" => Some(VolumeKind::Custom),
+            "image" => Some(VolumeKind::Image),
+            kind => instance_kind(kind).map(VolumeKind::Instance),
+        }
+    }
+
+    /// What is inside; `None` for a content this guardian does not know.
+    pub fn content(&self) -> Option<Content> {
+        match self.content_type.as_str() {
+            // Older answers leave it out for what has always been there.
+            "filesystem" | "" => Some(Content::Filesystem),
+            "block" => Some(Content::Block),
+            "iso" => Some(Content::Iso),
+            _ => None,
+        }
+    }
+
+    /// A snapshot shares its volume's image.
+    pub fn is_snapshot(&self) -> bool {
+        self.name.contains('/')
+    }
+}
+
+impl Operation {
+    /// What it does (internal/server/db/operationtype/operation_type.go:196-207).
+    pub fn kind(&self) -> OperationKind {
+        match self.description.as_str() {
+            "Healing cluster" => OperationKind::Heal,
+            "Evacuating cluster member" | "Restoring cluster member" => OperationKind::Evacuate,
+            "Migrating instance" => OperationKind::Migrate,
+            "Starting instance" => OperationKind::Start,
+            _ => OperationKind::Other,
+        }
+    }
+
+    /// Is it still under way? An unknown status counts as such: it was not seen to have ended.
+    pub fn is_under_way(&self) -> bool {
+        !matches!(self.status.as_str(), "Success" | "Failure" | "Cancelled")
+    }
+
+    /// The instances it is about.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceId> {
+        self.resources.get("instances").into_iter().flatten().flatten().filter_map(|path| instance_of(path))
+    }
+}
+
+/// The instance a path names: `/1.0/instances/c1?project=p1`, of project `default` where it names none.
+pub fn instance_of(path: &str) -> Option<InstanceId> {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let name = path.strip_prefix("/1.0/instances/")?.split('/').next()?;
+    Some(InstanceId { project: project_of(query), name: name.to_owned() })
+}
+
+/// `project=P` of a query, or `default`. Project names have nothing that a URL escapes (api_project.go:2115).
+pub fn project_of(query: &str) -> String {
+    let named = query.split('&').find_map(|pair| pair.strip_prefix("project="));
+    named.map_or_else(default_project, str::to_owned)
+}
+
+fn default_project() -> String {
+    "default".to_owned()
+}
+
+fn or_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Configuration values are text, but a server may render what it hides, or a number, as something else.
+pub(super) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Keys, D::Error> {
+    let values: BTreeMap<String, serde_json::Value> = or_empty(deserializer)?;
+    let text = |value: serde_json::Value| match value {
+        serde_json::Value::String(text) => text,
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::Array(_)
+        | serde_json::Value::Object(_) => value.to_string(),
+    };
+    Ok(values.into_iter().map(|(key, value)| (key, text(value))).collect())
+}

@@ -1,0 +1,194 @@
+//! What a request may end with instead of an answer.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use ring::digest::{SHA256, digest};
+
+use super::endpoint::Endpoint;
+
+/// A request that got no usable answer: of whom, what, why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{endpoint}: {request}: {cause}")]
+pub struct IncusError {
+    /// Who was asked.
+    pub endpoint: Endpoint,
+    /// `GET /1.0`.
+    pub request: String,
+    /// Why there is no answer.
+    pub cause: Cause,
+}
+
+impl IncusError {
+    /// Is a write that ended with this surely not done? Otherwise it is unknown and has to be read back (INV-9).
+    ///
+    /// A 4xx counts as surely not done. That holds for a write that is one transaction (a project, a member, an
+    /// instance's placement), not for the server's configuration: `PATCH /1.0` is stored first and then announced to
+    /// the other members, whose refusal would come back the same way (api_1.0.go:795).
+    pub fn surely_not_done(&self) -> bool {
+        match &self.cause {
+            Cause::Unreachable(_) | Cause::Certificate(_) | Cause::Setup(_) | Cause::Forbidden(_) => true,
+            Cause::Late { sent, .. } => !sent,
+            Cause::Status { code, .. } => (400..500).contains(code),
+            Cause::Lost(_) | Cause::TooLarge { .. } | Cause::Garbage(_) => false,
+        }
+    }
+
+    /// Could another member do better? Not where the answer is about the request itself.
+    pub(super) fn is_the_endpoints(&self) -> bool {
+        match &self.cause {
+            Cause::Status { code, .. } => *code >= 500,
+            Cause::Unreachable(_)
+            | Cause::Late { .. }
+            | Cause::Lost(_)
+            | Cause::Certificate(_)
+            | Cause::Setup(_)
+            | Cause::Forbidden(_)
+            | Cause::TooLarge { .. }
+            | Cause::Garbage(_) => true,
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    /// No connection.
+    #[error("cannot connect ({0}): is the member up, and is this its core.https_address?")]
+    Unreachable(String),
+    /// The time was over.
+    #[error("no answer within {}", humantime::format_duration(*.timeout))]
+    Late {
+        /// How long it was given.
+        timeout: Duration,
+        /// Had the request left? Then what became of it is unknown.
+        sent: bool,
+    },
+    /// The connection ended without an answer.
+    #[error("the connection ended before the answer ({0})")]
+    Lost(String),
+    /// TLS failed.
+    #[error(transparent)]
+    Certificate(#[from] CertificateFault),
+    /// Our own files cannot be used.
+    #[error(transparent)]
+    Setup(#[from] SetupFault),
+    /// 403.
+    #[error(
+        "refused ({0}): is our certificate in `incus config trust list`, and not restricted to projects?"
+    )]
+    Forbidden(String),
+    /// Any other status but success.
+    #[error("answered {code}: {message}")]
+    Status {
+        /// HTTP status, or Incus's `error_code`.
+        code: u16,
+        /// Incus's words.
+        message: String,
+    },
+    /// The answer is longer than any that is expected.
+    #[error("the answer is longer than {limit} bytes, which no answer to this should be: is this Incus?")]
+    TooLarge {
+        /// How long an answer may be.
+        limit: usize,
+    },
+    /// An answer of another shape than expected.
+    #[error("the answer is not understood ({0}): is this Incus? If so, report it with the version in use")]
+    Garbage(String),
+}
+
+/// What may be wrong with a certificate. Nothing was sent, or nothing was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateFault {
+    /// It presents another certificate than the one it is known by.
+    #[error(
+        "presents the certificate {found}, not {pinned}, by which the cluster is known: if it was renewed on purpose, \
+         enroll again with --force; otherwise somebody is in between"
+    )]
+    NotPinned {
+        /// What was found.
+        found: Fingerprint,
+        /// What was expected.
+        pinned: Fingerprint,
+    },
+    /// The pinned one is no longer valid.
+    #[error(
+        "the cluster certificate has expired, or the clock here is wrong: renew it (`incus cluster update-certificate`) \
+         and enroll again with --force"
+    )]
+    Expired,
+    /// Or not valid yet.
+    #[error("the cluster certificate is not valid yet: is the clock here right?")]
+    NotYetValid,
+    /// The other side refused ours.
+    #[error("refuses our certificate ({0}): enroll again with --force")]
+    OursRefused(String),
+    /// Anything else.
+    #[error("TLS failed ({0}): is this Incus?")]
+    Other(String),
+}
+
+/// What is wrong with the files that were configured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetupFault {
+    /// A file cannot be read.
+    #[error("cannot read {} ({why}): run `rbd-guardian incus enroll TOKEN`, or see [incus] in the configuration", .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A file holds something else.
+    #[error("{} holds no {expected} in PEM", .path.display())]
+    NotPem {
+        /// Which.
+        path: PathBuf,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// Others could read the key.
+    #[error("{} is readable by others (mode {mode:04o}): `chmod 600` it", .path.display())]
+    KeyExposed {
+        /// The key.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// Key and certificate do not fit, or are of no use to TLS.
+    #[error("{} and its key are of no use ({why}): enroll again with --force", .certificate.display())]
+    Unusable {
+        /// The certificate.
+        certificate: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Nobody to ask.
+    #[error("no Incus is configured: set incus.endpoints, or run `rbd-guardian incus enroll TOKEN`")]
+    NoEndpoints,
+}
+
+/// SHA-256 of a certificate's DER in lower-case hex, by which Incus names certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint(String);
+
+impl Fingerprint {
+    /// Of a certificate.
+    pub fn of(der: &[u8]) -> Self {
+        Self(HEXLOWER.encode(digest(&SHA256, der).as_ref()))
+    }
+
+    /// From hex, as tokens and `incus config trust list` write it.
+    pub fn parse(hex: &str) -> Option<Self> {
+        let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?;
+        (bytes.len() == SHA256.output_len()).then(|| Self(HEXLOWER.encode(&bytes)))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

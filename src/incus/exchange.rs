@@ -1,0 +1,156 @@
+//! One request and its answer over one connection.
+
+use std::error::Error as _;
+use std::io;
+use std::pin::pin;
+
+use futures_util::future::{Either, select};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, CONTENT_TYPE, ETAG, HOST, IF_MATCH, USER_AGENT};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::error::{Cause, CertificateFault};
+use super::tls;
+
+/// The longest answer: 10,000 instances with all their configuration stay well below.
+pub(super) const LONGEST: usize = 64 * 1024 * 1024;
+/// How much of what is no JSON is worth repeating.
+const EXCERPT: usize = 200;
+
+/// A connection to a member, of whichever kind.
+pub(super) type Stream = Box<dyn Duplex>;
+
+/// Both ways.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// What is asked.
+pub(super) struct Question<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+    pub(super) authority: String,
+    pub(super) body: Bytes,
+    pub(super) etag: Option<&'a str>,
+}
+
+/// A successful answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) etag: Option<String>,
+    pub(super) body: Bytes,
+    /// The operation that goes on behind an asynchronous one.
+    pub(super) operation: Option<String>,
+}
+
+/// Incus's envelope around every answer (facts/incus.md §5).
+#[derive(Deserialize)]
+struct Envelope<T> {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    operation: Option<String>,
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    error_code: Option<u16>,
+    metadata: Option<T>,
+}
+
+impl Answer {
+    /// What it is about.
+    pub(super) fn metadata<T: DeserializeOwned>(&self) -> Result<T, Cause> {
+        let envelope: Envelope<T> =
+            serde_json::from_slice(&self.body).map_err(|e| Cause::Garbage(e.to_string()))?;
+        envelope.metadata.ok_or_else(|| Cause::Garbage("it has no metadata".to_owned()))
+    }
+}
+
+/// Sends a question and reads its answer. Bounded in time by the caller, in size here.
+pub(super) async fn exchange(stream: Stream, question: Question<'_>) -> Result<Answer, Cause> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(&e))?;
+    let mut request = Request::builder()
+        .method(question.method)
+        .uri(question.path)
+        .header(HOST, question.authority)
+        .header(USER_AGENT, concat!("rbd-guardian/", env!("CARGO_PKG_VERSION")))
+        .header(CONNECTION, "close");
+    if !question.body.is_empty() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    if let Some(etag) = question.etag {
+        request = request.header(IF_MATCH, etag);
+    }
+    let request =
+        request.body(Full::new(question.body)).map_err(|error| Cause::Garbage(error.to_string()))?;
+    let answer = async move {
+        let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, LONGEST).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                Cause::TooLarge { limit: LONGEST }
+            } else {
+                error.downcast_ref::<hyper::Error>().map_or_else(|| Cause::Lost(error.to_string()), lost)
+            }
+        })?;
+        let etag = head.headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        judge(head.status.as_u16(), etag, body.to_bytes())
+    };
+    // The connection moves the bytes; once it has ended, the answer knows all it ever will.
+    match select(pin!(answer), pin!(connection)).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right((_, answer)) => answer.await,
+    }
+}
+
+fn judge(status: u16, etag: Option<String>, body: Bytes) -> Result<Answer, Cause> {
+    if status >= 400 {
+        return Err(refusal(status, &body));
+    }
+    let envelope: Envelope<IgnoredAny> =
+        serde_json::from_slice(&body).map_err(|error| Cause::Garbage(error.to_string()))?;
+    if envelope.kind == "error" {
+        return Err(refusal(status, &body));
+    }
+    if !(200..300).contains(&status) {
+        return Err(Cause::Garbage(format!("status {status}")));
+    }
+    Ok(Answer { etag, operation: envelope.operation.filter(|path| !path.is_empty()), body })
+}
+
+/// An answer that is an error. What is no envelope comes from a proxy in between, or from no Incus at all: then the
+/// status says more than the text.
+pub(super) fn refusal(status: u16, body: &[u8]) -> Cause {
+    let envelope = serde_json::from_slice::<Envelope<IgnoredAny>>(body).ok();
+    let told =
+        envelope.and_then(|envelope| Some((envelope.error_code.filter(|code| *code != 0)?, envelope.error?)));
+    let (code, message) = told.unwrap_or_else(|| {
+        let text = String::from_utf8_lossy(body);
+        (status, text.trim().chars().take(EXCERPT).collect())
+    });
+    if code == 403 { Cause::Forbidden(message) } else { Cause::Status { code, message } }
+}
+
+/// A failure below HTTP: TLS says more than the connection that broke.
+fn lost(error: &hyper::Error) -> Cause {
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if let Some(io) = inner.downcast_ref::<io::Error>() {
+            let cause = tls::cause(io);
+            // The handshake was over: whatever else is wrong with TLS now, the request may have been heard.
+            return if let Cause::Certificate(CertificateFault::Other(what)) = cause {
+                Cause::Lost(what)
+            } else {
+                cause
+            };
+        }
+        source = inner.source();
+    }
+    if error.is_parse() { Cause::Garbage(error.to_string()) } else { Cause::Lost(error.to_string()) }
+}

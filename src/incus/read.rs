@@ -1,0 +1,306 @@
+//! Reading the view from one member.
+//!
+//! The members' listing comes first: it needs the database and its leader, so an answer shows a quorum, which the
+//! rest of the API does not. What follows is asked of the same member, at the same time, each with a deadline of its
+//! own; what gets no answer is unknown, and said to be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::future::{join_all, join5};
+
+use super::api::{self, instance_kind, instance_of};
+use super::client::Client;
+use super::error::{Cause, IncusError};
+use crate::config::host;
+use crate::domain::view::{
+    Details, GateView, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation, Thresholds,
+    View,
+};
+use crate::domain::volume::{StoragePool, Volume};
+
+/// The operator's word on a member's storage addresses, in the member's configuration.
+pub const ADDRESSES_KEY: &str = "user.rbd-guardian.ceph-addresses";
+/// What the gate keeps in the configuration of project `default`.
+pub const GATE_KEYS: &str = "user.rbd-guardian.";
+
+const ALL: &str = "recursion=1&all-projects=true";
+
+/// A view, and what is missing from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// What was read.
+    pub view: View,
+    /// What was not, or not understood; an instance or volume of an unknown kind is left out and told here.
+    pub missing: Vec<IncusError>,
+}
+
+/// Reads everything. `previous` helps out while instances cannot be listed because a lost member is still waited for:
+/// the names are read from the database, their places are those of before, and `missing` tells.
+///
+/// # Errors
+/// No member with a quorum answered.
+pub async fn read(client: &Client, previous: Option<&View>) -> Result<Reading, IncusError> {
+    let (members, here) = client.settle::<Vec<api::Member>>("/1.0/cluster/members?recursion=1").await?;
+    let server: api::Server = here.get("/1.0").await?;
+    let (stored, instances, operations, project, scriptlets) = join5(
+        stored(&here),
+        instances(&here, previous),
+        operations(&here),
+        here.get::<api::Project>("/1.0/projects/default"),
+        scriptlets(&here, &members, &server),
+    )
+    .await;
+    let mut missing = Vec::new();
+    let (pools, volumes) = stored;
+    let keys = known(project, &mut missing).map(|project| gate_keys(project.config));
+    let view = View {
+        from: server.environment.server_name.clone(),
+        members: members.into_iter().map(member).collect(),
+        thresholds: Thresholds { offline: server.offline_threshold(), healing: server.healing_threshold() },
+        instances: told(instances, &mut missing),
+        pools: known(pools, &mut missing),
+        volumes: told(volumes, &mut missing),
+        operations: known(operations, &mut missing),
+        gate: keys.map(|keys| GateView { scriptlets, keys }),
+    };
+    Ok(Reading { view, missing })
+}
+
+/// What a member says of itself: forwarded to it by whoever is asked, so an answer means that it is up.
+///
+/// # Errors
+/// It did not answer.
+pub async fn member_state(client: &Client, member: &str) -> Result<MemberState, IncusError> {
+    let name = escape(member);
+    let state: api::MemberState = client.get(&format!("/1.0/cluster/members/{name}/state")).await?;
+    let resources: api::Resources = client.get(&format!("/1.0/resources?target={name}")).await?;
+    let machine = Some(resources.system.uuid).filter(|uuid| !uuid.is_empty());
+    Ok(MemberState { uptime: Duration::from_secs(state.sysinfo.uptime), machine })
+}
+
+/// The global addresses of a member's own interfaces.
+///
+/// # Errors
+/// It did not answer.
+pub async fn member_addresses(client: &Client, member: &str) -> Result<BTreeSet<IpAddr>, IncusError> {
+    let target = escape(member);
+    let networks: Vec<api::Network> =
+        client.get(&format!("/1.0/networks?recursion=1&target={target}")).await?;
+    // Each instance has an interface on the host, which never has an address.
+    let instances = |name: &str| name.starts_with("veth") || name.starts_with("tap");
+    let mut addresses = BTreeSet::new();
+    for network in networks.iter().filter(|network| network.kind != "loopback" && !instances(&network.name)) {
+        let path = format!("/1.0/networks/{}/state?target={target}", escape(&network.name));
+        match client.get::<api::NetworkState>(&path).await {
+            Ok(state) => {
+                let global = state.addresses.iter().filter(|address| address.scope == "global");
+                addresses.extend(global.filter_map(|address| address.address.parse::<IpAddr>().ok()));
+            }
+            // Interfaces come and go.
+            Err(error) if matches!(error.cause, Cause::Status { code: 404, .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(addresses)
+}
+
+fn member(member: api::Member) -> (String, MemberView) {
+    let addresses = addresses(member.config.get(ADDRESSES_KEY).map_or("", String::as_str));
+    let (heartbeat_age, leads) = (member.heartbeat_age(), member.leads());
+    (
+        member.server_name,
+        MemberView { status: member.status, heartbeat_age, url: member.url, leads, addresses },
+    )
+}
+
+fn addresses(text: &str) -> Result<BTreeSet<IpAddr>, String> {
+    let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
+    words.map(host).collect()
+}
+
+/// Pools, and the volumes of those that are RBD: of the others none can be fenced.
+async fn stored(
+    here: &Client,
+) -> (Result<BTreeMap<String, StoragePool>, IncusError>, Result<(Vec<Volume>, Vec<IncusError>), IncusError>) {
+    let pools = match here.get::<Vec<api::Pool>>("/1.0/storage-pools?recursion=1").await {
+        Ok(pools) => pools,
+        Err(error) => return (Err(error.clone()), Err(error)),
+    };
+    let rbd = pools.iter().filter(|pool| pool.driver == "ceph");
+    let listings = join_all(rbd.map(|pool| volumes(here, &pool.name))).await;
+    let volumes = listings.into_iter().try_fold((Vec::new(), Vec::new()), |(mut all, mut odd), listing| {
+        let (volumes, strange) = listing?;
+        all.extend(volumes);
+        odd.extend(strange);
+        Ok((all, odd))
+    });
+    let pools = pools.into_iter().map(|pool| {
+        let of = |key: &str| pool.config.get(key).filter(|_| pool.driver == "ceph").cloned();
+        let (osd_pool, cluster) = (of("ceph.osd.pool_name"), of("ceph.cluster_name"));
+        (pool.name, StoragePool { driver: pool.driver, osd_pool, cluster })
+    });
+    (Ok(pools.collect()), volumes)
+}
+
+async fn volumes(here: &Client, pool: &str) -> Result<(Vec<Volume>, Vec<IncusError>), IncusError> {
+    let path = format!("/1.0/storage-pools/{}/volumes?{ALL}", escape(pool));
+    let listed: Vec<api::Volume> = here.get(&path).await?;
+    let (mut volumes, mut odd) = (Vec::new(), Vec::new());
+    for volume in listed.into_iter().filter(|volume| !volume.is_snapshot()) {
+        let (Some(kind), Some(content)) = (volume.volume_kind(), volume.content()) else {
+            let what = format!(
+                "volume {} of kind '{}', content '{}'",
+                volume.name, volume.kind, volume.content_type
+            );
+            odd.push(strange(here, &path, what));
+            continue;
+        };
+        volumes.push(Volume {
+            pool: pool.to_owned(),
+            kind,
+            content,
+            shared: is_true(volume.config.get("security.shared")),
+            used_by: volume.used_by.iter().filter_map(|path| instance_of(path)).collect(),
+            project: volume.project,
+            name: volume.name,
+        });
+    }
+    Ok((volumes, odd))
+}
+
+type Instances = BTreeMap<InstanceId, Instance>;
+
+async fn instances(
+    here: &Client,
+    previous: Option<&View>,
+) -> Result<(Instances, Vec<IncusError>), IncusError> {
+    let path = format!("/1.0/instances?{ALL}");
+    // A member that is lost but does not count as offline yet is waited for, for up to 30 s (instances_get.go:522).
+    let error = match here.within(here.timeout() / 2).get::<Vec<api::Instance>>(&path).await {
+        Ok(listed) => {
+            let (mut instances, mut odd) = (Instances::new(), Vec::new());
+            for listed in listed {
+                match instance(&listed) {
+                    Some(instance) => drop(instances.insert(listed.id(), instance)),
+                    None => {
+                        odd.push(strange(here, &path, format!("{} of type '{}'", listed.id(), listed.kind)))
+                    }
+                }
+            }
+            return Ok((instances, odd));
+        }
+        Err(error) => error,
+    };
+    let Some(before) = previous.and_then(|view| view.instances.as_ref()) else { return Err(error) };
+    let names: Vec<String> = here.get("/1.0/instances?all-projects=true").await?;
+    let place = |path: &String| {
+        let id = instance_of(path)?;
+        let instance = Instance { details: None, ..before.get(&id)?.clone() };
+        Some((id, instance))
+    };
+    // One that nobody ever saw has no known place: then places are not known, rather than it not being there.
+    names
+        .iter()
+        .map(place)
+        .collect::<Option<Instances>>()
+        .map(|known| (known, vec![error.clone()]))
+        .ok_or(error)
+}
+
+fn instance(listed: &api::Instance) -> Option<Instance> {
+    let kind = instance_kind(&listed.kind)?;
+    let details = listed.config.as_ref().map(|config| {
+        let expanded = listed.expanded_config.as_ref().unwrap_or(config);
+        let devices = listed.expanded_devices.iter().flat_map(BTreeMap::values);
+        let disks: Vec<_> =
+            devices.filter(|device| device.get("type").is_some_and(|kind| kind == "disk")).collect();
+        let external = |disk: &&api::Keys| disk.get("source")?.strip_prefix("ceph:").map(str::to_owned);
+        Details {
+            // A frozen one holds its disks as a running one does.
+            running: matches!(
+                listed.status.as_str(),
+                "Running" | "Ready" | "Stopping" | "Aborting" | "Freezing" | "Frozen" | "Thawed"
+            ),
+            ran: config.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING"),
+            autostart: expanded.get("boot.autostart").map(|value| is_true(Some(value))),
+            origin: config.get("volatile.evacuate.origin").filter(|origin| !origin.is_empty()).cloned(),
+            disk_pools: disks.iter().filter_map(|disk| disk.get("pool").cloned()).collect(),
+            external_images: disks.iter().filter_map(external).collect(),
+        }
+    });
+    Some(Instance { kind, location: listed.location.clone(), details })
+}
+
+async fn operations(here: &Client) -> Result<Vec<Operation>, IncusError> {
+    let listed: api::Operations = here.get(&format!("/1.0/operations?{ALL}")).await?;
+    let under_way = listed.into_values().flatten().flatten().filter(api::Operation::is_under_way);
+    Ok(under_way.map(operation).collect())
+}
+
+fn operation(operation: api::Operation) -> Operation {
+    let (kind, instances) = (operation.kind(), operation.instances().collect());
+    Operation { id: operation.id, kind, location: operation.location, instances }
+}
+
+/// The scriptlet each member has in its own memory: it answers for itself, through the member that is asked.
+async fn scriptlets(
+    here: &Client,
+    members: &[api::Member],
+    own: &api::Server,
+) -> BTreeMap<String, Result<String, String>> {
+    let ask = async |member: &api::Member| {
+        let name = &member.server_name;
+        if *name == own.environment.server_name {
+            return (name.clone(), Ok(own.scriptlet().to_owned()));
+        }
+        if member.status == MemberStatus::Offline {
+            return (name.clone(), Err(member.message.clone()));
+        }
+        let server = here.get::<api::Server>(&format!("/1.0?target={}", escape(name))).await;
+        let scriptlet = server.map_err(|error| error.to_string()).and_then(|server| {
+            let from = &server.environment.server_name;
+            if from == name {
+                Ok(server.scriptlet().to_owned())
+            } else {
+                Err(format!("{from} answered in its place"))
+            }
+        });
+        (name.clone(), scriptlet)
+    };
+    join_all(members.iter().map(ask)).await.into_iter().collect()
+}
+
+fn gate_keys(config: api::Keys) -> BTreeMap<String, String> {
+    config.into_iter().filter(|(key, _)| key.starts_with(GATE_KEYS)).collect()
+}
+
+fn known<T>(answer: Result<T, IncusError>, missing: &mut Vec<IncusError>) -> Option<T> {
+    answer.map_err(|error| missing.push(error)).ok()
+}
+
+fn told<T>(answer: Result<(T, Vec<IncusError>), IncusError>, missing: &mut Vec<IncusError>) -> Option<T> {
+    let (what, odd) = known(answer, missing)?;
+    missing.extend(odd);
+    Some(what)
+}
+
+fn strange(here: &Client, path: &str, what: String) -> IncusError {
+    let endpoint = here.endpoints()[0].clone();
+    IncusError { endpoint, request: format!("GET {path}"), cause: Cause::Garbage(what) }
+}
+
+/// As Incus reads booleans (shared/util.IsTrue).
+fn is_true(value: Option<&String>) -> bool {
+    value.is_some_and(|value| ["true", "1", "yes", "on"].contains(&value.to_ascii_lowercase().as_str()))
+}
+
+/// A name as a part of a URL.
+fn escape(name: &str) -> String {
+    let escaped = name.bytes().map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    });
+    escaped.collect()
+}

@@ -1,0 +1,188 @@
+//! TLS as Incus does it: 1.3, a client certificate, and a cluster known by its certificate alone.
+//!
+//! All members present the same self-signed certificate (facts/incus.md §5), so it is pinned: neither names nor
+//! authorities are looked at, its time is.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::verify_server_cert_signed_by_trust_anchor;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError,
+    RootCertStore, SignatureScheme,
+};
+
+use super::error::{Cause, CertificateFault, Fingerprint, SetupFault};
+
+/// What a connection needs; nothing for a unix socket.
+#[derive(Debug, Clone, Default)]
+pub struct Tls(Option<Arc<ClientConfig>>);
+
+impl Tls {
+    /// From the files the configuration names.
+    ///
+    /// # Errors
+    /// One of them cannot be used, or others can read the key.
+    pub fn open(certificate: &Path, key: &Path, cluster: &Path) -> Result<Self, SetupFault> {
+        let pinned = Fingerprint::of(&read_certificate(cluster)?);
+        Self::pinned(certificate, key, pinned)
+    }
+
+    /// The same for a cluster whose certificate is known by its fingerprint only.
+    ///
+    /// # Errors
+    /// As for [`Tls::open`].
+    pub fn pinned(certificate: &Path, key: &Path, pinned: Fingerprint) -> Result<Self, SetupFault> {
+        let provider = Arc::new(ring::default_provider());
+        let ours = (read_certificate(certificate)?, read_key(key)?);
+        let verifier = Arc::new(Pinned { fingerprint: pinned, provider: Arc::clone(&provider) });
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .and_then(|builder| {
+                let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+                builder.with_client_auth_cert(vec![ours.0], ours.1)
+            })
+            .map_err(|error| SetupFault::Unusable {
+                certificate: certificate.to_owned(),
+                why: error.to_string(),
+            })?;
+        Ok(Self(Some(Arc::new(config))))
+    }
+
+    pub(super) fn client(&self) -> Result<Arc<ClientConfig>, SetupFault> {
+        self.0.clone().ok_or(SetupFault::NoEndpoints)
+    }
+}
+
+/// Reads a file's first certificate.
+///
+/// # Errors
+/// There is none.
+pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, SetupFault> {
+    CertificateDer::from_pem_slice(&read(path)?)
+        .map_err(|_| SetupFault::NotPem { path: path.to_owned(), expected: "certificate" })
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, SetupFault> {
+    let pem = read(path)?;
+    let mode = fs::metadata(path).map_err(|error| unreadable(path, &error))?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(SetupFault::KeyExposed { path: path.to_owned(), mode });
+    }
+    PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|_| SetupFault::NotPem { path: path.to_owned(), expected: "private key" })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, SetupFault> {
+    fs::read(path).map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> SetupFault {
+    SetupFault::Unreadable { path: path.to_owned(), why: error.to_string() }
+}
+
+/// Accepts one certificate while it is valid, whatever its names and its issuer.
+#[derive(Debug)]
+struct Pinned {
+    fingerprint: Fingerprint,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let found = Fingerprint::of(end_entity);
+        if found != self.fingerprint {
+            let fault = CertificateFault::NotPinned { found, pinned: self.fingerprint.clone() };
+            return Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(fault)))));
+        }
+        // Asked only for the time, which is looked at before anything else of the chain: a cluster certificate that
+        // an authority signed has its issuer in no store of ours.
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let mut itself = RootCertStore::empty();
+        itself.add(end_entity.clone().into_owned())?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        match verify_server_cert_signed_by_trust_anchor(&parsed, &itself, &[], now, algorithms) {
+            Err(error) if time_fault(&error).is_some() => Err(error),
+            Ok(()) | Err(_) => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+// rustls' errors are others' enums, and grow.
+#[allow(clippy::wildcard_enum_match_arm)]
+fn time_fault(error: &Error) -> Option<CertificateFault> {
+    match error {
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            Some(CertificateFault::Expired)
+        }
+        Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => Some(CertificateFault::NotYetValid),
+        _ => None,
+    }
+}
+
+/// What a failure of TLS means. With TLS 1.3 the other side refuses our certificate only after the handshake is over
+/// for us, so this may come out of reading the answer as well.
+#[allow(clippy::wildcard_enum_match_arm)]
+pub(super) fn cause(error: &io::Error) -> Cause {
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+        return Cause::Lost(error.to_string());
+    };
+    let fault = time_fault(tls).unwrap_or_else(|| match tls {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(fault))) => {
+            let fault = fault.downcast_ref::<CertificateFault>().cloned();
+            fault.unwrap_or_else(|| CertificateFault::Other(tls.to_string()))
+        }
+        Error::AlertReceived(
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied,
+        ) => CertificateFault::OursRefused(tls.to_string()),
+        _ => CertificateFault::Other(tls.to_string()),
+    });
+    Cause::Certificate(fault)
+}
