@@ -53,7 +53,7 @@ impl ReadError {
         }
     }
 
-    fn new(command: &Value, error: &CommandError) -> Self {
+    pub(super) fn new(command: &Value, error: &CommandError) -> Self {
         let command = command.get("prefix").and_then(Value::as_str).unwrap_or_default().to_owned();
         let status = error.to_string();
         match meaning(error.errno) {

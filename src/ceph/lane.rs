@@ -26,17 +26,20 @@ where
     }
     for lane in lanes {
         let answers = answers.clone();
-        let run = move || {
+        start(move || {
             for (index, call) in lane {
                 if answers.send((index, call())).is_err() {
                     return;
                 }
             }
-        };
-        // Without a thread the calls are dropped and so never answered: unknown, as for any other silence.
-        let _ = Builder::new().name("lane".to_owned()).stack_size(STACK_BYTES).spawn(run);
+        });
     }
     receiver
+}
+
+/// Without a thread the calls are dropped and so never answered: unknown, as for any other silence.
+fn start(run: impl FnOnce() + Send + 'static) {
+    let _ = Builder::new().name("lane".to_owned()).stack_size(STACK_BYTES).spawn(run);
 }
 
 /// Runs one call.
@@ -50,6 +53,18 @@ where
 {
     let answer = deadline.receive(&each(vec![call], 1))?;
     answer.map(|(_, answer)| answer).ok_or(Late::Over)
+}
+
+/// Runs one call for a task, which awaits it. `None` if it has no answer: it panicked, or there was no thread for it.
+/// Dropped by its task, the call goes on all the same.
+pub async fn awaited<T, F>(call: F) -> Option<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let (to, answer) = tokio::sync::oneshot::channel();
+    start(move || drop(to.send(call())));
+    answer.await.ok()
 }
 
 #[cfg(test)]
@@ -75,6 +90,16 @@ mod tests {
         let deadline = Deadline::after(Duration::from_millis(30), Arc::default());
         assert_eq!(one(move || hang.recv().is_ok(), &deadline), Err(Late::Over));
         drop(release);
+    }
+
+    #[tokio::test]
+    async fn a_task_hears_of_an_answer_and_of_none() {
+        assert_eq!(awaited(|| 7).await, Some(7));
+        let broken = || {
+            // As an index out of bounds would.
+            std::panic::resume_unwind(Box::new("broken"));
+        };
+        assert_eq!(awaited(broken).await, None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod locks;
 pub mod look;
 pub mod omap;
 pub mod osdmap;
+pub mod perform;
 pub mod pools;
 pub mod sessions;
 pub mod watchers;

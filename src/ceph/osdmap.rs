@@ -6,10 +6,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::fmt::strtime::BrokenDownTime;
+use nix::errno::Errno;
 use serde::Deserialize;
 
 use super::cluster::Cluster;
 use super::command::{ReadError, read};
+use super::lane;
+use crate::deadline::Deadline;
 use crate::domain::addr::EntityAddr;
 use crate::domain::blocklist::Blocklist;
 use crate::domain::map::{OsdMap, Pool};
@@ -23,12 +26,51 @@ pub struct Dump {
     pub osds: Vec<(i64, EntityAddr)>,
 }
 
+/// Maps of past epochs asked for at once: of a cluster that slept over hundreds of them, in seconds.
+const ABREAST: usize = 8;
+
 /// Reads the newest osdmap. Linearizable: it shows every change acknowledged before the call.
 ///
 /// # Errors
 /// See [`ReadError`].
 pub fn dump(cluster: &Cluster) -> Result<Dump, ReadError> {
     parse(&read(cluster, &serde_json::json!({"prefix": "osd dump", "format": "json"}))?)
+}
+
+/// Reads every map after this epoch that the monitors still have, oldest first; with 0, or where there is none after
+/// it, the newest alone. The newest is always the last.
+///
+/// # Errors
+/// See [`ReadError`]. A map that the monitors trimmed is left out; one that was not answered is an error.
+pub fn since(cluster: &Cluster, after: u32, deadline: &Deadline) -> Result<Vec<OsdMap>, ReadError> {
+    let newest = dump(cluster)?.map;
+    let between = if after == 0 { 0..0 } else { after.saturating_add(1)..newest.epoch };
+    let calls = between.clone().map(|epoch| {
+        let cluster = cluster.clone();
+        move || at(&cluster, epoch)
+    });
+    let answers = lane::each(calls.collect(), ABREAST);
+    let mut maps: Vec<Option<OsdMap>> = Vec::new();
+    maps.resize_with(between.len(), || None);
+    let mut answered = 0;
+    while answered < between.len() {
+        match deadline.receive(&answers) {
+            Ok(Some((index, map))) => maps[index] = map?,
+            Ok(None) | Err(_) => return Err(ReadError::NoAnswer { command: "osd dump".to_owned() }),
+        }
+        answered += 1;
+    }
+    Ok(maps.into_iter().flatten().chain([newest]).collect())
+}
+
+/// The map of an epoch; `None` if it was trimmed, which the monitors tell with ENOENT (`OSDMonitor.cc`).
+fn at(cluster: &Cluster, epoch: u32) -> Result<Option<OsdMap>, ReadError> {
+    let command = serde_json::json!({"prefix": "osd dump", "format": "json", "epoch": epoch});
+    match cluster.mon_command(&command) {
+        Ok(json) => Ok(Some(parse(&json)?.map)),
+        Err(error) if error.errno == Errno::ENOENT => Ok(None),
+        Err(error) => Err(ReadError::new(&command, &error)),
+    }
 }
 
 fn parse(json: &[u8]) -> Result<Dump, ReadError> {

@@ -1,6 +1,5 @@
 //! Performs what the machines ask for, until they are done or the time is over.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,18 +8,14 @@ use serde::Serialize;
 use super::context::Context;
 use super::error::Fault;
 use super::progress::Progress;
-use crate::ceph::barrier::{ProbeNames, barrier};
-use crate::ceph::blocklist::{self, Change, change};
-use crate::ceph::look::CLIENTS_WITHIN;
-use crate::ceph::{daemons, lane, look, osdmap};
+use crate::ceph::barrier::ProbeNames;
+use crate::ceph::perform::{Outcome, Step, Storage, Unread};
 use crate::clock;
 use crate::deadline::Deadline;
-use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::barrier::PoolProof;
-use crate::domain::fence::{Effect, Fence, Sent, State};
+use crate::domain::fence::{Fence, Sent, State};
 use crate::domain::map::OsdMap;
-use crate::domain::release::{self, Release};
-use crate::domain::world::Daemon;
+use crate::domain::release::Release;
 
 /// Between two looks at something that changes by itself.
 const PACE: Duration = Duration::from_millis(100);
@@ -51,34 +46,38 @@ pub(super) fn fence(context: &Context, fence: &mut Fence) -> (Timings, Result<()
     let mut drive = Drive::new(context);
     let began = clock::monotonic();
     let mut timings = Timings::default();
-    let mut names = ProbeNames::default();
     while let Some(effect) = fence.next_effect() {
-        let ended = match effect {
-            Effect::FailOver(daemon) => {
-                drive.fail_over(&daemon).map(|sent| fence.handle_failed_over(&daemon, sent))
-            }
-            Effect::ReadDaemons => drive.daemons().map(|all| fence.handle_daemons(&all)),
-            Effect::Add(entries) => {
-                fence.handle_added(drive.add(&entries));
+        let asked = clock::monotonic();
+        let ended = drive.perform(Step::from(effect)).and_then(|outcome| match outcome {
+            Outcome::FailedOver(daemon, sent) => {
+                fence.handle_failed_over(&daemon, sent);
                 Ok(())
             }
-            Effect::Remove(entries) => {
-                fence.handle_removed(drive.remove(&entries));
+            Outcome::Daemons(all) => {
+                fence.handle_daemons(&all?);
+                drive.pause()
+            }
+            Outcome::Added(sent) => {
+                fence.handle_added(sent);
                 Ok(())
             }
-            Effect::ReadMap => drive.map().map(|map| fence.handle_map(map)),
-            Effect::Barrier { pools } => {
-                let asked = clock::monotonic();
-                let progress = &mut |proofs: &[PoolProof]| drive.progress.say(|| unproved(proofs));
-                let round = drive.deadline.at_most(ROUND);
-                let proofs = barrier(&context.cluster, &pools, &mut names, &round, progress);
+            Outcome::Removed(sent) => {
+                fence.handle_removed(sent);
+                Ok(())
+            }
+            Outcome::Map(map) => {
+                fence.handle_map(later(map)?);
+                Ok(())
+            }
+            Outcome::Proved(proofs) => {
                 timings.barrier += millis(asked);
-                drive.read_last = false;
                 let complete = proofs.iter().all(PoolProof::is_complete);
                 fence.handle_barrier(proofs);
-                if complete { Ok(()) } else { drive.deadline.pause(PACE).map_err(Fault::from) }
+                if complete { Ok(()) } else { drive.pause() }
             }
-        };
+            // A fence asks for no clients.
+            Outcome::Clients(_) => Ok(()),
+        });
         if timings.commit == 0 && fence.committed().is_some() {
             timings.commit = millis(began);
         }
@@ -95,26 +94,45 @@ pub(super) fn fence(context: &Context, fence: &mut Fence) -> (Timings, Result<()
 
 /// Drives a release, in the same way.
 pub(super) fn release(context: &Context, release: &mut Release) -> Result<(), Fault> {
-    use release::Effect;
     let mut drive = Drive::new(context);
     while let Some(effect) = release.next_effect() {
-        let ended = match effect {
-            Effect::ReadMap => drive.map().map(|map| release.handle_map(map)),
-            Effect::ReadClients => drive.clients().map(|clients| release.handle_clients(clients)),
-            Effect::Add(entries) => {
-                release.handle_added(drive.add(&entries));
+        let ended = drive.perform(Step::from(effect)).and_then(|outcome| match outcome {
+            Outcome::Map(map) => {
+                release.handle_map(later(map)?);
                 Ok(())
             }
-            Effect::Remove(entries) => {
-                release.handle_removed(drive.remove(&entries));
+            Outcome::Clients(read) => {
+                let (clients, unread) = read?;
+                let complete = unread.is_empty();
+                drive.unread = unread;
+                release.handle_clients(complete.then_some(clients));
+                if complete { Ok(()) } else { drive.wait_for_sources() }
+            }
+            Outcome::Added(sent) => {
+                release.handle_added(sent);
                 Ok(())
             }
-        };
+            Outcome::Removed(sent) => {
+                release.handle_removed(sent);
+                Ok(())
+            }
+            // A release asks for none of these.
+            Outcome::FailedOver(..) | Outcome::Daemons(_) | Outcome::Proved(_) => Ok(()),
+        });
         if let Err(fault) = ended.and_then(|()| Ok(drive.deadline.left().map(|_| ())?)) {
             return if release.is_done() { Ok(()) } else { Err(drive.why(fault)) };
         }
     }
     Ok(())
+}
+
+/// `None` if the monitors did not answer: the machine asks again.
+fn later(map: Result<OsdMap, Unread>) -> Result<Option<OsdMap>, Fault> {
+    match map {
+        Ok(map) => Ok(Some(map)),
+        Err(Unread::Read(error)) if error.is_transient() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn millis(since: Instant) -> u128 {
@@ -140,6 +158,8 @@ pub(super) fn troubles<'p>(proofs: impl IntoIterator<Item = &'p PoolProof>) -> S
 
 struct Drive<'c> {
     context: &'c Context,
+    storage: Storage,
+    names: ProbeNames,
     /// The command's, except between the removal of a short client entry and the moment it stands again.
     deadline: Deadline,
     progress: Progress,
@@ -151,82 +171,69 @@ struct Drive<'c> {
 
 impl<'c> Drive<'c> {
     fn new(context: &'c Context) -> Self {
-        let deadline = context.deadline.clone();
-        Self { context, deadline, progress: Progress::new(), read_last: false, unread: Vec::new() }
-    }
-
-    fn fail_over(&mut self, daemon: &Daemon) -> Result<Sent, Fault> {
-        eprintln!("rbd-guardian: failing over {daemon}");
-        let command = format!("{} fail", daemon.kind);
-        let (cluster, daemon) = (self.context.cluster.clone(), daemon.clone());
-        let answer = lane::one(move || daemons::fail_over(&cluster, &daemon), &self.deadline)?;
-        Ok(match answer {
-            Ok(()) => Sent::Acknowledged,
-            Err(error) => blocklist::sent(&error, &command),
-        })
-    }
-
-    fn daemons(&mut self) -> Result<Vec<Daemon>, Fault> {
-        self.progress.say(|| "waiting for a standby elsewhere to become active".to_owned());
-        let all = self.context.read_within(&self.deadline, |cluster| {
-            let mut all = daemons::mgrs(cluster)?;
-            all.extend(daemons::mdss(cluster)?);
-            Ok(all)
-        })?;
-        self.deadline.pause(PACE)?;
-        Ok(all)
-    }
-
-    fn add(&mut self, entries: &[Entry]) -> Vec<(Entry, Sent)> {
-        let seconds = self.context.config.policy.expire.as_secs_f64();
-        self.read_last = false;
-        let sent = change(&self.context.cluster, entries, Change::Add { seconds }, &self.deadline);
-        if sent.iter().all(|(_, sent)| *sent == Sent::Acknowledged) {
-            self.deadline = self.context.deadline.clone();
-        }
-        sent
-    }
-
-    /// A short client entry that was removed is known to nobody until it stands again: neither Ctrl-C nor the time
-    /// ends the command in between.
-    fn remove(&mut self, entries: &[Entry]) -> Vec<(Entry, Sent)> {
-        self.read_last = false;
-        let sent = change(&self.context.cluster, entries, Change::Remove, &self.deadline);
-        if entries.iter().any(|entry| !entry.is_host()) {
-            self.deadline = Deadline::after(REPLACE_WITHIN, Arc::default());
-        }
-        sent
-    }
-
-    /// `None` if the monitors did not answer: the machine asks again.
-    fn map(&mut self) -> Result<Option<OsdMap>, Fault> {
-        self.progress.say(|| "reading the osdmap back".to_owned());
-        if std::mem::replace(&mut self.read_last, true) {
-            self.deadline.pause(PACE)?;
-        }
-        match self.context.read_within(&self.deadline, osdmap::dump) {
-            Ok(dump) => Ok(Some(dump.map)),
-            Err(Fault::Read(error)) if error.is_transient() => Ok(None),
-            Err(fault) => Err(fault),
+        let storage = Storage {
+            cluster: context.cluster.clone(),
+            guarded: context.config.policy.guarded.clone(),
+            expire: context.config.policy.expire,
+        };
+        Self {
+            context,
+            storage,
+            names: ProbeNames::default(),
+            deadline: context.deadline.clone(),
+            progress: Progress::new(),
+            read_last: false,
+            unread: Vec::new(),
         }
     }
 
-    /// `None` if a source did not answer: a client it knows must not be forgotten.
-    fn clients(&mut self) -> Result<Option<BTreeSet<ClientAddr>>, Fault> {
-        let guarded = self.context.config.policy.guarded.clone();
-        let within = self.deadline.at_most(CLIENTS_WITHIN);
-        let (clients, unread) = self.context.read_within(&self.deadline, move |cluster| {
-            let (map, mons) = (osdmap::dump(cluster)?.map, daemons::mons(cluster)?);
-            let (clients, unread) = look::clients(cluster, &mons.quorum, &guarded.pools(&map), &within);
-            Ok((clients.into_keys().collect(), unread))
-        })?;
-        self.unread = unread;
-        if self.unread.is_empty() {
-            return Ok(Some(clients));
+    fn perform(&mut self, step: Step) -> Result<Outcome, Fault> {
+        let again = std::mem::replace(&mut self.read_last, step == Step::ReadMap);
+        let mut within = self.deadline.clone();
+        match &step {
+            Step::FailOver(daemon) => eprintln!("rbd-guardian: failing over {daemon}"),
+            Step::ReadDaemons => {
+                self.progress.say(|| "waiting for a standby elsewhere to become active".to_owned());
+            }
+            Step::ReadMap => {
+                self.progress.say(|| "reading the osdmap back".to_owned());
+                if again {
+                    self.pause()?;
+                }
+            }
+            Step::Barrier(_) => within = self.deadline.at_most(ROUND),
+            Step::Add(_) | Step::Remove(_) | Step::ReadClients => {}
         }
+        let removed_client = matches!(&step, Step::Remove(entries) if entries.iter().any(|e| !e.is_host()));
+        let progress = &mut |proofs: &[PoolProof]| self.progress.say(|| unproved(proofs));
+        let outcome = self.storage.perform(step, &mut self.names, &within, progress);
+        match &outcome {
+            Outcome::Added(sent) if sent.iter().all(|(_, sent)| *sent == Sent::Acknowledged) => {
+                self.deadline = self.context.deadline.clone();
+            }
+            // A short client entry that was removed is known to nobody until it stands again: neither Ctrl-C nor the
+            // time ends the command in between.
+            Outcome::Removed(_) if removed_client => {
+                self.deadline = Deadline::after(REPLACE_WITHIN, Arc::default());
+            }
+            Outcome::Added(_)
+            | Outcome::Removed(_)
+            | Outcome::FailedOver(..)
+            | Outcome::Daemons(_)
+            | Outcome::Map(_)
+            | Outcome::Proved(_)
+            | Outcome::Clients(_) => {}
+        }
+        Ok(outcome)
+    }
+
+    fn pause(&self) -> Result<(), Fault> {
+        Ok(self.deadline.pause(PACE)?)
+    }
+
+    fn wait_for_sources(&mut self) -> Result<(), Fault> {
         self.progress.say(|| format!("not every client is known yet: {}", self.unread.join("; ")));
-        self.deadline.pause(PACE)?;
-        Ok(None)
+        self.pause()
     }
 
     /// A time-out tells what it waited for.

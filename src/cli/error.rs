@@ -3,6 +3,7 @@
 use super::Exit;
 use crate::ceph::cluster::ConnectError;
 use crate::ceph::command::ReadError;
+use crate::ceph::perform::Unread;
 use crate::config::ConfigError;
 use crate::deadline::Late;
 use crate::domain::fence_id::BadFenceId;
@@ -76,6 +77,15 @@ impl Fault {
             },
             // As `fence` answers to an unknown member.
             Self::NotAsserted | Self::NoMember { .. } => Exit::Refused,
+        }
+    }
+}
+
+impl From<Unread> for Fault {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Late(late) => Self::Late(late),
+            Unread::Read(error) => Self::Read(error),
         }
     }
 }

@@ -1,0 +1,171 @@
+//! Performs the steps of fences and releases, for verbs and for the daemon alike.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::barrier::{ProbeNames, barrier};
+use super::blocklist::{self, Change, change};
+use super::cluster::Cluster;
+use super::command::ReadError;
+use super::look::{self, CLIENTS_WITHIN};
+use super::{daemons, lane, osdmap};
+use crate::deadline::{Deadline, Late};
+use crate::domain::addr::{ClientAddr, Entry};
+use crate::domain::barrier::{PoolProof, PoolToProve};
+use crate::domain::fence::{self, Sent};
+use crate::domain::map::{Guarded, OsdMap};
+use crate::domain::release;
+use crate::domain::world::Daemon;
+
+/// A connection and what fences on it go by.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// The connection.
+    pub cluster: Cluster,
+    /// The pools whose images are swept for clients.
+    pub guarded: Guarded,
+    /// How long a new entry stands.
+    pub expire: Duration,
+}
+
+/// A step of a fence or of a release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make a standby take over from this daemon.
+    FailOver(Daemon),
+    /// Read which daemons are active.
+    ReadDaemons,
+    /// Add entries.
+    Add(Vec<Entry>),
+    /// Remove entries.
+    Remove(Vec<Entry>),
+    /// Read the osdmap.
+    ReadMap,
+    /// Ask every PG of these pools.
+    Barrier(Vec<PoolToProve>),
+    /// Ask every monitor and every image for its clients.
+    ReadClients,
+}
+
+/// What became of a step.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Of [`Step::FailOver`].
+    FailedOver(Daemon, Sent),
+    /// Of [`Step::ReadDaemons`].
+    Daemons(Result<Vec<Daemon>, Unread>),
+    /// Of [`Step::Add`].
+    Added(Vec<(Entry, Sent)>),
+    /// Of [`Step::Remove`].
+    Removed(Vec<(Entry, Sent)>),
+    /// Of [`Step::ReadMap`].
+    Map(Result<OsdMap, Unread>),
+    /// Of [`Step::Barrier`].
+    Proved(Vec<PoolProof>),
+    /// Of [`Step::ReadClients`]: those seen, and what could not be read, in words. A client that only an unread source
+    /// knows must not be forgotten.
+    Clients(Result<(BTreeSet<ClientAddr>, Vec<String>), Unread>),
+}
+
+/// Why something was not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// No answer before the deadline.
+    #[error(transparent)]
+    Late(#[from] Late),
+    /// Another answer than was expected, or librados' own time-out.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl From<fence::Effect> for Step {
+    fn from(effect: fence::Effect) -> Self {
+        match effect {
+            fence::Effect::FailOver(daemon) => Self::FailOver(daemon),
+            fence::Effect::ReadDaemons => Self::ReadDaemons,
+            fence::Effect::Add(entries) => Self::Add(entries),
+            fence::Effect::Remove(entries) => Self::Remove(entries),
+            fence::Effect::ReadMap => Self::ReadMap,
+            fence::Effect::Barrier { pools } => Self::Barrier(pools),
+        }
+    }
+}
+
+impl From<release::Effect> for Step {
+    fn from(effect: release::Effect) -> Self {
+        match effect {
+            release::Effect::ReadMap => Self::ReadMap,
+            release::Effect::ReadClients => Self::ReadClients,
+            release::Effect::Add(entries) => Self::Add(entries),
+            release::Effect::Remove(entries) => Self::Remove(entries),
+        }
+    }
+}
+
+impl Storage {
+    /// Performs a step; blocks no longer than to the deadline. `progress` is told now and then what a barrier misses.
+    pub fn perform(
+        &self,
+        step: Step,
+        names: &mut ProbeNames,
+        deadline: &Deadline,
+        progress: &mut dyn FnMut(&[PoolProof]),
+    ) -> Outcome {
+        match step {
+            Step::FailOver(daemon) => {
+                let sent = self.fail_over(&daemon, deadline);
+                Outcome::FailedOver(daemon, sent)
+            }
+            Step::ReadDaemons => Outcome::Daemons(self.read(deadline, |cluster| {
+                let mut all = daemons::mgrs(cluster)?;
+                all.extend(daemons::mdss(cluster)?);
+                Ok(all)
+            })),
+            Step::Add(entries) => {
+                let seconds = self.expire.as_secs_f64();
+                Outcome::Added(change(&self.cluster, &entries, Change::Add { seconds }, deadline))
+            }
+            Step::Remove(entries) => {
+                Outcome::Removed(change(&self.cluster, &entries, Change::Remove, deadline))
+            }
+            Step::ReadMap => Outcome::Map(self.read(deadline, |cluster| Ok(osdmap::dump(cluster)?.map))),
+            Step::Barrier(pools) => {
+                Outcome::Proved(barrier(&self.cluster, &pools, names, deadline, progress))
+            }
+            Step::ReadClients => Outcome::Clients(self.clients(deadline)),
+        }
+    }
+
+    /// Runs blocking reads on a thread of their own, so that the deadline counts.
+    ///
+    /// # Errors
+    /// See [`Unread`].
+    pub fn read<T, F>(&self, deadline: &Deadline, read: F) -> Result<T, Unread>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Cluster) -> Result<T, ReadError> + Send + 'static,
+    {
+        let cluster = self.cluster.clone();
+        Ok(lane::one(move || read(&cluster), deadline)??)
+    }
+
+    fn fail_over(&self, daemon: &Daemon, deadline: &Deadline) -> Sent {
+        let command = format!("{} fail", daemon.kind);
+        let (cluster, daemon) = (self.cluster.clone(), daemon.clone());
+        match lane::one(move || daemons::fail_over(&cluster, &daemon), deadline) {
+            Ok(Ok(())) => Sent::Acknowledged,
+            Ok(Err(error)) => blocklist::sent(&error, &command),
+            Err(_) => Sent::Unknown,
+        }
+    }
+
+    fn clients(&self, deadline: &Deadline) -> Result<(BTreeSet<ClientAddr>, Vec<String>), Unread> {
+        let guarded = self.guarded.clone();
+        let within = deadline.at_most(CLIENTS_WITHIN);
+        self.read(deadline, move |cluster| {
+            let (map, mons) = (osdmap::dump(cluster)?.map, daemons::mons(cluster)?);
+            let (clients, unread) = look::clients(cluster, &mons.quorum, &guarded.pools(&map), &within);
+            Ok((clients.into_keys().collect(), unread))
+        })
+    }
+}
