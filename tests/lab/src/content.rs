@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::lab::Lab;
 use crate::process::describe;
 
-const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 const MAGIC: &[u8] = b"lab-blok";
 
 /// An image, as read back from the host `admin`.
@@ -94,14 +94,14 @@ impl Content {
     }
 }
 
-enum Slot {
+pub(crate) enum Slot {
     Zeros,
     Block { writer: u32, number: u64 },
     Torn,
 }
 
 impl Slot {
-    fn of(bytes: &[u8]) -> Slot {
+    pub(crate) fn of(bytes: &[u8]) -> Slot {
         if bytes.iter().all(|byte| *byte == 0) {
             return Slot::Zeros;
         }

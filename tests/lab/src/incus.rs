@@ -15,10 +15,12 @@
 
 mod cluster;
 mod container;
+mod disk;
 mod member;
 mod watch;
 
 pub use crate::incus::cluster::{Cluster, IMAGE, POOL};
-pub use crate::incus::container::{Container, ContainerWriter, Fsck};
+pub use crate::incus::container::{Container, ContainerWriter};
+pub use crate::incus::disk::Disk;
 pub use crate::incus::member::Member;
 pub use crate::incus::watch::{Sighting, Watch};

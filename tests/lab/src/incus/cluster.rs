@@ -165,6 +165,20 @@ impl Cluster {
         })
     }
 
+    /// Waits until every member is `Online`: after the loss of a leader, others seem offline too for a while, and refuse instances.
+    ///
+    /// # Errors
+    /// They are not after a minute; with what was seen last.
+    pub fn wait_until_online(&self) -> Result<()> {
+        wait_for("all members to be online", DEADLINE, || {
+            let members = self.live()?.query_within(ALIVE, "/1.0/cluster/members?recursion=1")?;
+            let members = members.as_array().context("no list")?;
+            let online = members.iter().filter(|member| member["status"] == "Online").count();
+            ensure!(online == self.members.len(), "{online} of {} are", self.members.len());
+            Ok(Some(()))
+        })
+    }
+
     /// Sets keys of the cluster's configuration, as in `("cluster.healing_threshold", "30")`.
     ///
     /// # Errors

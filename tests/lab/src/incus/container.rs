@@ -4,10 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::incus::cluster::{Cluster, IMAGE, POOL};
-use crate::lab::Lab;
+use crate::incus::cluster::{Cluster, IMAGE};
 use crate::wait::wait_for;
 use crate::writer::{Entry, WriteLog, read_log};
 
@@ -55,7 +54,7 @@ impl Container<'_> {
         &self.name
     }
 
-    /// Its RBD image in the pool [`POOL`]: `container_NAME`.
+    /// Its RBD image in the pool [`crate::incus::POOL`]: `container_NAME`.
     #[must_use]
     pub fn image(&self) -> String {
         format!("container_{}", self.name)
@@ -119,33 +118,5 @@ impl WriteLog for ContainerWriter {
 
     fn log(&self) -> Result<Vec<Entry>> {
         read_log(&self.log)
-    }
-}
-
-/// What `e2fsck` says of an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fsck {
-    /// Its exit status: 0 clean, 4 errors left.
-    pub status: i32,
-    /// What it printed.
-    pub report: String,
-}
-
-impl Lab {
-    /// Runs `e2fsck -fn` on a container's image, through a client of its own on `admin`. It replays no journal: the container should have
-    /// been stopped in order, or the image is reported with what a replay would put right.
-    ///
-    /// # Errors
-    /// The image can't be mapped, or `e2fsck` can't read it.
-    pub fn fsck(&self, container: &Container<'_>) -> Result<Fsck> {
-        let device = self.host("admin").map(POOL.1, &container.image())?;
-        let output =
-            self.host("admin").bounded("e2fsck", DEADLINE).args(["-fn"]).arg(device.path()).output()?;
-        let report =
-            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        match output.status.code() {
-            Some(status) if status < 8 => Ok(Fsck { status, report }),
-            _ => bail!("e2fsck failed: {report}"),
-        }
     }
 }
