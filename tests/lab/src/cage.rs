@@ -103,11 +103,7 @@ impl Cage {
         pipe.write_all(if self.keep.load(Ordering::Relaxed) { b"keep\n" } else { b"\n" }).ok();
         drop(pipe);
         self.init.wait(Duration::from_secs(30))?;
-        wait_for("the lab's loop devices to go", Duration::from_secs(10), || {
-            let left = loops_below(&self.dir)?;
-            ensure!(left.is_empty(), "still there: {left:?}");
-            Ok(Some(()))
-        })
+        wait_for_no_loops(&self.dir, Duration::from_secs(10))
     }
 }
 
@@ -137,8 +133,20 @@ pub(crate) fn expect_ready(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
+/// Waits until no loop device stands on a file below a directory. Whoever was killed between attaching and detaching one has left it.
+pub(crate) fn wait_for_no_loops(dir: &Path, deadline: Duration) -> Result<()> {
+    wait_for(&format!("the loop devices below {} to go", dir.display()), deadline, || {
+        let left = loops_below(dir)?;
+        if !left.is_empty() {
+            Command::new("losetup").arg("--detach").args(&left).stderr(Stdio::null()).status()?;
+        }
+        ensure!(left.is_empty(), "still there: {left:?}");
+        Ok(Some(()))
+    })
+}
+
 /// The loop devices whose backing file is below a directory.
-pub(crate) fn loops_below(dir: &Path) -> Result<Vec<PathBuf>> {
+fn loops_below(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for device in fs::read_dir("/sys/block")? {
         let device = device?;

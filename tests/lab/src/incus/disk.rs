@@ -13,6 +13,9 @@ use crate::incus::cluster::POOL;
 use crate::incus::container::Container;
 use crate::lab::Lab;
 
+/// The slots of a ring, as in `writer.c`.
+const SLOTS: u64 = 256;
+
 /// A container's root file system, as read from a copy of its image after its journal was replayed: what the next start would find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
@@ -22,7 +25,7 @@ pub struct Disk {
     pub report: String,
     /// The whole blocks in the ring and in the files of each writer, by number.
     pub blocks: BTreeMap<u32, BTreeSet<u64>>,
-    /// The files in which something else stands in the place of a block.
+    /// The files in which anything else stands where a block of theirs should.
     pub torn: Vec<String>,
 }
 
@@ -64,15 +67,21 @@ impl Disk {
                 continue;
             }
             let bytes = fs::read(&path)?;
-            let mut whole = bytes.len() % BLOCK == 0;
-            for slot in bytes.chunks(BLOCK).map(Slot::of) {
+            let slots = bytes.chunks(BLOCK).map(Slot::of);
+            let belongs = |position: u64, writer: u32, number: u64| match Owner::of(&path) {
+                Some(Owner::Ring(id)) => writer == id && number % SLOTS == position,
+                Some(Owner::File(id, name)) => writer == id && number == name && position == 0,
+                None => false,
+            };
+            let mut whole = true;
+            for (position, slot) in (0..).zip(slots) {
                 match slot {
-                    // A slot of the ring that was not yet written.
-                    Slot::Zeros => {}
-                    Slot::Block { writer, number } => {
+                    // Of the ring: not yet written.
+                    Slot::Zeros => whole &= matches!(Owner::of(&path), Some(Owner::Ring(_))),
+                    Slot::Block { writer, number } if belongs(position, writer, number) => {
                         self.blocks.entry(writer).or_default().insert(number);
                     }
-                    Slot::Torn => whole = false,
+                    Slot::Block { .. } | Slot::Torn => whole = false,
                 }
             }
             if !whole {
@@ -80,5 +89,24 @@ impl Disk {
             }
         }
         Ok(())
+    }
+}
+
+/// Whose blocks a file may hold.
+enum Owner {
+    /// `ring.WRITER`
+    Ring(u32),
+    /// `WRITER/NUMBER`
+    File(u32, u64),
+}
+
+impl Owner {
+    fn of(path: &Path) -> Option<Owner> {
+        let name = path.file_name()?.to_str()?;
+        if let Some(id) = name.strip_prefix("ring.") {
+            return Some(Owner::Ring(id.parse().ok()?));
+        }
+        let folder = path.parent()?.file_name()?.to_str()?;
+        Some(Owner::File(folder.parse().ok()?, name.parse().ok()?))
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::cache;
-use crate::cage::{enter, expect_ready, loops_below};
+use crate::cage::{enter, expect_ready, wait_for_no_loops};
 use crate::conf::run;
 use crate::host::Host;
 use crate::process::Process;
@@ -235,11 +235,7 @@ impl Member {
         if let Some(daemon) = &mut life.daemon {
             daemon.kill()?;
         }
-        wait_for(&format!("the loop devices of {} to go", self.name()), DEADLINE, || {
-            let left = loops_below(&self.home)?;
-            ensure!(left.is_empty(), "still there: {left:?}");
-            Ok(Some(()))
-        })
+        wait_for_no_loops(&self.home, DEADLINE)
     }
 
     /// Power off, and on.
