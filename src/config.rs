@@ -1,7 +1,7 @@
 //! The configuration file: TOML in, checked types out. Every error names the file, the place and what is allowed.
 
 use std::net::IpAddr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::domain::map::Guarded;
 use crate::domain::member::{Member, Members};
 use crate::domain::policy::{DEFAULT_EXPIRE, DEFAULT_MIN_REMAINING, Policy};
 use crate::incus::endpoint::Endpoint;
+use crate::ledger::LedgerConfig;
 
 /// Read if `--config` is not given; may be absent.
 pub const DEFAULT_PATH: &str = "/etc/rbd-guardian/rbd-guardian.toml";
@@ -22,6 +23,8 @@ pub const DEFAULT_PATH: &str = "/etc/rbd-guardian/rbd-guardian.toml";
 pub struct Config {
     /// How to reach Ceph.
     pub ceph: CephConfig,
+    /// Where guardians keep what they know together.
+    pub ledger: LedgerConfig,
     /// What fences may do.
     pub policy: Policy,
     /// The members.
@@ -111,11 +114,20 @@ struct Raw {
     #[serde(default)]
     ceph: CephConfig,
     #[serde(default)]
+    ledger: RawLedger,
+    #[serde(default)]
     policy: RawPolicy,
     #[serde(default)]
     incus: RawIncus,
     #[serde(default, rename = "member")]
     members: Vec<RawMember>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLedger {
+    pool: Option<String>,
+    audit_entries: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -180,7 +192,8 @@ impl Config {
         let guarded = Guarded { except: raw.ceph.except_pools.clone() };
         let policy = Policy { guarded, ..check.policy(raw.policy, members.0.len())? };
         let incus = check.incus(raw.incus)?;
-        Ok(Self { ceph: raw.ceph, policy, members, incus })
+        let ledger = check.ledger(raw.ledger)?;
+        Ok(Self { ceph: raw.ceph, ledger, policy, members, incus })
     }
 }
 
@@ -237,6 +250,21 @@ impl Check<'_> {
         })
     }
 
+    fn ledger(&self, raw: RawLedger) -> Result<LedgerConfig, ConfigError> {
+        let defaults = LedgerConfig::default();
+        let audit_entries = raw.audit_entries.unwrap_or(defaults.audit_entries);
+        if !AUDIT_ENTRIES.contains(&audit_entries) {
+            let (least, most) = (AUDIT_ENTRIES.start(), AUDIT_ENTRIES.end());
+            let detail = format!("from {least} to {most} (Ceph warns of objects with 200000 keys)");
+            return Err(self.bad("ledger.audit_entries", detail));
+        }
+        let pool = raw.pool.unwrap_or(defaults.pool);
+        if pool.is_empty() {
+            return Err(self.bad("ledger.pool", "the name of a replicated pool"));
+        }
+        Ok(LedgerConfig { pool, audit_entries })
+    }
+
     fn policy(&self, raw: RawPolicy, members: usize) -> Result<Policy, ConfigError> {
         let defaults = Policy::for_members(members);
         let years = "5years or 90days";
@@ -283,6 +311,9 @@ impl Check<'_> {
         })
     }
 }
+
+/// What `ledger.audit_entries` may be. An omap is not made for more (`osd_deep_scrub_large_omap_object_key_threshold`).
+const AUDIT_ENTRIES: RangeInclusive<u64> = 10..=100_000;
 
 /// Between the end of a new entry and what counts as short, so that clocks may differ.
 const MARGIN: Duration = Duration::from_secs(24 * 3600);
@@ -349,6 +380,9 @@ mod tests {
         assert!(error("[policy]\nexpire = \"1year\"\n").contains("min_remaining"));
         assert!(error("[policy]\nmax_fenced_members = 0\n").contains("at least 1"));
         assert!(error("[policy]\nprotected = [\"x\"]\n").contains("'x'"));
+        assert!(error("[ledger]\naudit_entries = 9\n").contains("from 10 to 100000"));
+        assert!(error("[ledger]\npool = \"\"\n").contains("ledger.pool"));
+        assert!(error("[ledger]\nnamespace = \"x\"\n").contains("line 2"));
         let twice = "[[member]]\nname = \"a\"\n[[member]]\nname = \"a\"\n";
         assert!(error(twice).contains("twice"));
         for bad in ["10.0.0.0/24", "fe80::1", "10.0.0.5:0/7", "n1"] {

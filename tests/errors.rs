@@ -356,7 +356,11 @@ fn without(world: &World, id: &str, missing: &str) {
         assert_eq!((fence.exit, &fence.json()["state"]), (Some(3), &"pending".into()), "{fence:#?}");
         fence.last_line(&[missing, "run it again"]);
         release(world, "n1");
-    } else if !missing.ends_with("\"mds fail\"") {
+    } else if missing.contains("rwx") {
+        let show = verb(&["ledger", "show"]);
+        assert_eq!(show.exit, Some(1), "{show:#?}");
+        show.last_line(&[missing]);
+    } else if !missing.ends_with("\"mds fail\"") && !missing.ends_with("break_lock") {
         // What it cannot read it does not need: the fence goes on and says what it did not see.
         let plan = world.unchanged(|| verb(&["plan", "n1"])).json();
         let notes = plan["coverage"]["notes"].as_array().unwrap();

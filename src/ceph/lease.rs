@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::ioctx::{IoCtx, c_string, check};
+use crate::domain::addr::EntityAddr;
 
 /// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +18,8 @@ pub struct Locker {
     pub client: String,
     /// What it named its lock.
     pub cookie: String,
-    /// Its address as the OSD sees it: `10.0.0.5:0/525740053`.
-    pub address: String,
+    /// Its address as the OSD sees it.
+    pub address: EntityAddr,
 }
 
 /// Whether a lock is taken or kept.
@@ -104,7 +105,8 @@ impl IoCtx {
     /// Who holds a lock whose time is not over.
     ///
     /// # Errors
-    /// `ENOENT`: there is no such object. `ERANGE`: more lockers than an exclusive lock can have.
+    /// `ENOENT`: there is no such object. `ERANGE`: more lockers than an exclusive lock can have. `EBADMSG`: an address
+    /// that is none.
     pub fn lockers(&self, object: &str, name: &str) -> Result<Vec<Locker>, Errno> {
         let (object, name) = (c_string(object)?, c_string(name)?);
         let (mut tag, mut clients, mut cookies, mut addresses) =
@@ -130,9 +132,14 @@ impl IoCtx {
         };
         let count = usize::try_from(count)
             .map_err(|_| i32::try_from(-count).map_or(Errno::UnknownErrno, Errno::from_raw))?;
-        let mut found = clients.texts().into_iter().zip(cookies.texts()).zip(addresses.texts());
-        let lockers = found.by_ref().take(count);
-        Ok(lockers.map(|((client, cookie), address)| Locker { client, cookie, address }).collect())
+        let found = clients.texts().into_iter().zip(cookies.texts()).zip(addresses.texts());
+        found
+            .take(count)
+            .map(|((client, cookie), address)| {
+                let address = address.parse().map_err(|_| Errno::EBADMSG)?;
+                Ok(Locker { client, cookie, address })
+            })
+            .collect()
     }
 }
 

@@ -18,7 +18,9 @@ use crate::clock;
 use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::map::OsdMap;
 use crate::domain::plan::{Request, Target, plan};
+use crate::domain::record::VERSION;
 use crate::domain::world::World;
+use crate::ledger::{Ledger, NotWritten, Snapshot};
 
 /// How long PGs may take to answer.
 const PROVE_WITHIN: Duration = Duration::from_secs(3);
@@ -48,6 +50,8 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
     checks.push(check("osdmap", Verdict::Ok, format!("epoch {}", map.epoch)));
     checks.extend(pools(context, &map));
     checks.extend(or_why("capabilities", capabilities(context)));
+    checks.extend(or_why("cap `lock break_lock`", breakable(context, &map)));
+    checks.extend(or_why("ledger", ledger(context)));
     checks.extend(or_why("sources", readable(context, &map)));
     checks.extend(provable(context, &map));
     checks.extend(or_why("daemons", context.look().map(|world| members(context, &world))));
@@ -126,6 +130,73 @@ fn capabilities(context: &Context) -> Result<Vec<Check>, Fault> {
         });
     }
     Ok(checks)
+}
+
+/// May stale exclusive locks be broken? Tried on a header that does not exist: ENOENT is a yes.
+fn breakable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
+    const NOBODY: &str = "rbd_header.rbd-guardian.doctor.nobody";
+    let title = "cap `lock break_lock`";
+    let Some(id) = context.config.policy.guarded.pools(map).keys().next().copied() else {
+        return Ok(Vec::new());
+    };
+    let answer = context.read(move |cluster: &Cluster| {
+        Ok(cluster.pool(id).and_then(|io| io.break_lock(NOBODY, "rbd_lock", "client.0", "")))
+    })?;
+    let denied = answer.is_err_and(|errno| meaning(errno) == Meaning::Denied);
+    Ok(vec![if denied {
+        check(title, Verdict::Fail, "missing: add osd `allow class lock break_lock` (deploy/ceph)")
+    } else {
+        check(title, Verdict::Ok, "allowed")
+    }])
+}
+
+/// Can what must be recorded be recorded?
+fn ledger(context: &Context) -> Result<Vec<Check>, Fault> {
+    let ledger = Ledger::open(&context.cluster, &context.config.ledger, &context.deadline)?;
+    let pool = &context.config.ledger.pool;
+    let mut checks: Vec<Check> =
+        ledger.notes().iter().map(|note| check("ledger pool", Verdict::Warn, note)).collect();
+    if checks.is_empty() {
+        checks.push(check("ledger pool", Verdict::Ok, format!("'{pool}': replicated, safe")));
+    }
+    let deadline = context.deadline.at_most(PROVE_WITHIN);
+    checks.push(match ledger.may_write(&deadline) {
+        Ok(()) => check("ledger write", Verdict::Ok, "allowed"),
+        Err(error) => check("ledger write", Verdict::Fail, error.to_string()),
+    });
+    let snapshot = match ledger.read(&deadline) {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            checks.push(check("ledger", Verdict::Fail, error.to_string()));
+            return Ok(checks);
+        }
+    };
+    if let Some(found) = snapshot.newer() {
+        let known = VERSION;
+        checks.push(check("ledger", Verdict::Fail, NotWritten::NewerLedger { found, known }.to_string()));
+    }
+    checks.extend(snapshot.unread().iter().map(|(key, why)| {
+        check("ledger", Verdict::Fail, format!("'{key}' is not understood and not written over ({why})"))
+    }));
+    checks.push(size(context, &snapshot)?);
+    Ok(checks)
+}
+
+/// Ceph's warning of large omaps is about an object that is slow to recover.
+fn size(context: &Context, snapshot: &Snapshot) -> Result<Check, Fault> {
+    const OPTION: &str = "osd_deep_scrub_large_omap_object_key_threshold";
+    let keys = snapshot.keys();
+    let asked = json!({"prefix": "config get", "who": "osd", "key": OPTION});
+    let answer = context.read(move |cluster: &Cluster| Ok(cluster.mon_command(&asked)))?;
+    let limit = answer.ok().and_then(|text| String::from_utf8(text).ok()?.trim().parse::<u64>().ok());
+    Ok(match limit {
+        Some(limit) if keys > limit / 2 => {
+            let detail = format!("{keys} keys, and Ceph warns at {limit}: lower ledger.audit_entries");
+            check("ledger", Verdict::Warn, detail)
+        }
+        Some(limit) => check("ledger", Verdict::Ok, format!("{keys} keys (Ceph warns at {limit})")),
+        None => check("ledger", Verdict::Ok, format!("{keys} keys")),
+    })
 }
 
 fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {

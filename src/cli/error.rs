@@ -8,6 +8,7 @@ use crate::config::ConfigError;
 use crate::deadline::Late;
 use crate::domain::fence_id::BadFenceId;
 use crate::incus::enroll::EnrollError;
+use crate::ledger::{self, OpenError};
 
 /// One line that says what to do, and the exit code that goes with it.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,10 @@ pub(super) enum Fault {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    NoLedger(#[from] ledger::OpenError),
+    #[error(transparent)]
+    Ledger(#[from] ledger::ReadError),
     #[error(transparent)]
     FenceId(#[from] BadFenceId),
     #[error("no member '{name}': the configuration knows {known}")]
@@ -62,6 +67,19 @@ impl Fault {
                 ConnectError::Refused { .. } | ConnectError::Other { .. } => Exit::Failed,
                 ConnectError::Unreachable { .. } => Exit::CannotTell,
             },
+            Self::NoLedger(error) => match error {
+                OpenError::NoPool { .. } | OpenError::ErasureCoded { .. } | OpenError::OneCopy { .. } => {
+                    Exit::Usage
+                }
+                OpenError::Unread(_) | OpenError::Late(_) | OpenError::Unusable { .. }
+                    if error.is_transient() =>
+                {
+                    Exit::CannotTell
+                }
+                OpenError::Unread(_) | OpenError::Late(_) | OpenError::Unusable { .. } => Exit::Failed,
+            },
+            Self::Ledger(ledger::ReadError::Silent { .. }) => Exit::CannotTell,
+            Self::Ledger(ledger::ReadError::Denied { .. } | ledger::ReadError::Failed { .. }) => Exit::Failed,
             Self::Read(error) if error.is_transient() => Exit::CannotTell,
             Self::Read(_) | Self::Output(_) => Exit::Failed,
             Self::Late(_) | Self::Unread { .. } | Self::Restless => Exit::CannotTell,

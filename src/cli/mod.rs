@@ -8,6 +8,7 @@ mod drive;
 mod error;
 mod fence;
 mod incus;
+mod ledger;
 mod plan;
 mod progress;
 mod release;
@@ -130,6 +131,8 @@ enum Verb {
     /// Verdicts: `unused` (no watcher, no lock, which does not prove that nobody writes), `one-member`,
     /// `several-members`, `unknown-address` (of no configured member), `fenced` (a user that the blocklist refuses).
     Watchers(WatchersArgs),
+    /// Show what guardians remember together: leader, members, fences, gate, requests
+    Ledger(LedgerArgs),
     /// Show what would stop a fence from working here
     ///
     /// Changes nothing. Ends with 1 if anything is marked FAIL.
@@ -226,6 +229,24 @@ struct EnrollArgs {
     force: bool,
 }
 
+#[derive(Args)]
+struct LedgerArgs {
+    #[command(subcommand)]
+    what: Option<LedgerVerb>,
+}
+
+#[derive(Subcommand)]
+enum LedgerVerb {
+    /// All records (what `ledger` alone does)
+    Show,
+    /// What was done, by whom and why; the newest last
+    Audit {
+        /// Only so many
+        #[arg(long, value_name = "N")]
+        last: Option<u64>,
+    },
+}
+
 /// Runs the verb the command line names.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -265,6 +286,7 @@ fn run(cli: &Cli) -> Result<Exit, Fault> {
         Verb::Fence(args) => fence::run(&context()?, args),
         Verb::Release(args) => release::run(&context()?, args),
         Verb::Watchers(args) => watchers::run(&context()?, args),
+        Verb::Ledger(args) => ledger::run(&context()?, args),
         Verb::Doctor => doctor::run(&context()?),
         Verb::Incus(IncusArgs { verb: IncusVerb::Enroll(args) }) => incus::enroll(&cli.common, args),
     }

@@ -52,7 +52,12 @@ impl Snapshot {
         self.raw.len() as u64 + self.trail_entries()
     }
 
-    /// Is there anything in it?
+    /// How long all keys and values of the records are together.
+    pub fn bytes(&self) -> usize {
+        self.raw.iter().map(|(key, value)| key.len() + value.len()).sum()
+    }
+
+    /// Is nothing in it?
     pub fn is_empty(&self) -> bool {
         self.raw.is_empty()
     }
@@ -112,6 +117,7 @@ impl Snapshot {
         };
         match understood {
             Ok(()) => drop(self.unread.remove(&key)),
+            Err(why) if v > VERSION => drop(self.unread.insert(key.clone(), format!("form {v}: {why}"))),
             Err(why) => drop(self.unread.insert(key.clone(), why)),
         }
         if v > VERSION {

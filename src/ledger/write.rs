@@ -191,6 +191,22 @@ impl Ledger {
         self.commit(write, snapshot, None, deadline)
     }
 
+    /// Whether the key may write: tries a write that a comparison stops, of an object that does not exist.
+    ///
+    /// # Errors
+    /// See [`NotWritten`].
+    pub fn may_write(&self, deadline: &Deadline) -> Result<(), NotWritten> {
+        const NOBODY: &str = "ledger.doctor.nobody";
+        let mut probe = OmapWrite::default();
+        probe.unchanged.insert(META.to_owned(), b"never".to_vec());
+        // Without a change it would be a read, to the OSD's eyes and caps.
+        probe.set.insert(META.to_owned(), Vec::new());
+        match self.perform(NOBODY, &probe, deadline) {
+            Ok(()) | Err(Failed::Compared) => Ok(()),
+            Err(Failed::Otherwise(why)) => Err(why),
+        }
+    }
+
     /// Adds the deed to the trail, and removes what is beyond the bound.
     fn record(
         &self,
@@ -226,33 +242,39 @@ impl Ledger {
         // So a newer guardian need only raise the form, and no older one writes any more, whatever it had read.
         write.unchanged.insert(META.to_owned(), snapshot.raw(META).to_vec());
         snapshot.writable(write.unchanged.keys())?;
-        let (to, results) = channel();
-        let sent = self.io.omap_write(OBJECT, &write, 0, &to);
-        drop(to);
-        let answer = sent.map(|()| deadline.receive(&results));
-        let errno = match answer {
-            Ok(Ok(Some(done))) => match done.result {
-                Ok(()) => {
-                    snapshot.apply(write);
-                    return Ok(());
-                }
-                Err(errno) => errno,
-            },
-            Ok(Ok(None) | Err(_)) => return Err(NotWritten::Unknown),
-            Err(errno) => errno,
-        };
-        if [Errno::ECANCELED, Errno::ENOENT].contains(&errno) {
-            return Err(self.explain(&write, snapshot, leadership, deadline));
+        match self.perform(OBJECT, &write, deadline) {
+            Ok(()) => {
+                snapshot.apply(write);
+                Ok(())
+            }
+            Err(Failed::Compared) => Err(self.explain(&write, snapshot, leadership, deadline)),
+            Err(Failed::Otherwise(why)) => Err(why),
         }
-        Err(match meaning(errno) {
-            Meaning::Silence => NotWritten::Unknown,
-            Meaning::Denied => NotWritten::Denied { pool: self.config.pool.clone() },
-            Meaning::Blocklisted => {
-                NotWritten::Refused { why: "this guardian is blocklisted itself".to_owned() }
+    }
+
+    fn perform(&self, object: &str, write: &OmapWrite, deadline: &Deadline) -> Result<(), Failed> {
+        let (to, results) = channel();
+        let sent = self.io.omap_write(object, write, 0, &to);
+        drop(to);
+        let result = match sent.map(|()| deadline.receive(&results)) {
+            Ok(Ok(Some(done))) => done.result,
+            Ok(Ok(None) | Err(_)) => return Err(Failed::Otherwise(NotWritten::Unknown)),
+            Err(errno) => Err(errno),
+        };
+        result.map_err(|errno| {
+            if [Errno::ECANCELED, Errno::ENOENT].contains(&errno) {
+                return Failed::Compared;
             }
-            Meaning::Rejected | Meaning::MadeUp | Meaning::Other => {
-                NotWritten::Refused { why: errno.to_string() }
-            }
+            Failed::Otherwise(match meaning(errno) {
+                Meaning::Silence => NotWritten::Unknown,
+                Meaning::Denied => NotWritten::Denied { pool: self.config.pool.clone() },
+                Meaning::Blocklisted => {
+                    NotWritten::Refused { why: "this guardian is blocklisted itself".to_owned() }
+                }
+                Meaning::Rejected | Meaning::MadeUp | Meaning::Other => {
+                    NotWritten::Refused { why: errno.to_string() }
+                }
+            })
         })
     }
 
@@ -278,6 +300,13 @@ impl Ledger {
         let changed = write.unchanged.iter().find(|(key, value)| snapshot.raw(key) != value.as_slice());
         NotWritten::Conflict { key: changed.map_or(OBJECT, |(key, _)| key).to_owned() }
     }
+}
+
+/// How one operation failed.
+enum Failed {
+    /// Something is not what it was compared with, or there is no such object: surely nothing was written.
+    Compared,
+    Otherwise(NotWritten),
 }
 
 /// None of our types lacks a JSON form.

@@ -53,6 +53,9 @@ impl Site {
             ("osd", include_str!("../../deploy/ceph/osd.caps")),
         ];
         let keyring = lab.key("guardian", &caps.map(|(kind, cap)| (kind, cap.trim()))).unwrap();
+        let pool = serde_json::json!({"prefix": "osd pool create", "pool": "rbd-guardian", "pg_num": 1, "pgp_num": 1, "size": 2});
+        lab.ceph_json(&pool).unwrap();
+        lab.ceph(&["osd", "pool", "application", "enable", "rbd-guardian", "rbd-guardian"]).unwrap();
         let (config, log) = (lab.dir().join("rbd-guardian.toml"), lab.dir().join("guardian.log"));
         let site = Self { lab, config, keyring, log };
         site.configure(members, "");

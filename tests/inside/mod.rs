@@ -23,7 +23,7 @@ const DONE: &str = "done";
 /// be empty), and gives it `facts`.
 ///
 /// # Errors
-/// If it fails, with all it printed; or if the lab cannot do what it asks for.
+/// If it fails, with all it printed (it is printed here as well); or if the lab cannot do what it asks for.
 pub(crate) fn run(lab: &Lab, wrapper: &[&str], name: &str, facts: &Value) -> Result<()> {
     let program = env::current_exe()?.display().to_string();
     let words = wrapper.iter().copied().chain([program.as_str(), "--exact", name, "--nocapture"]);
@@ -44,6 +44,7 @@ pub(crate) fn run(lab: &Lab, wrapper: &[&str], name: &str, facts: &Value) -> Res
             grant(lab, request)?;
             writeln!(answers, "{DONE}")?;
         }
+        println!("{line}");
         seen += &line;
         seen.push('\n');
     }

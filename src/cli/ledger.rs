@@ -1,0 +1,184 @@
+//! `ledger`: what guardians remember together. Reads only.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use comfy_table::Table;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::answer::table;
+use super::context::Context;
+use super::error::Fault;
+use super::{Exit, LedgerArgs, LedgerVerb};
+use crate::ceph::lease::Locker;
+use crate::domain::addr::EntityAddr;
+use crate::domain::record::{Audit, FenceRecord, Records, VERSION};
+use crate::ledger::{Ledger, Snapshot};
+
+#[derive(Serialize)]
+struct LedgerAnswer<'a> {
+    pool: &'a str,
+    /// The form this guardian knows, and the newest found if that is newer: then it writes nothing.
+    form: u32,
+    newer: Option<u32>,
+    lease: Option<LeaseAnswer>,
+    #[serde(flatten)]
+    records: &'a Records,
+    unread: &'a BTreeMap<String, String>,
+    audit_entries: u64,
+}
+
+#[derive(Serialize)]
+struct LeaseAnswer {
+    client: String,
+    cookie: String,
+    address: EntityAddr,
+}
+
+pub(super) fn run(context: &Context, args: &LedgerArgs) -> Result<Exit, Fault> {
+    let ledger = Ledger::open(&context.cluster, &context.config.ledger, &context.deadline)?;
+    let snapshot = ledger.read(&context.deadline)?;
+    match args.what {
+        None | Some(LedgerVerb::Show) => show(context, &ledger, &snapshot)?,
+        Some(LedgerVerb::Audit { last }) => {
+            let trail = ledger.trail(&snapshot, last.unwrap_or(u64::MAX), &context.deadline)?;
+            context.print(&trail, |trail| audit_text(trail))?;
+        }
+    }
+    for note in ledger.notes() {
+        eprintln!("rbd-guardian: {note}");
+    }
+    if let Some(newer) = snapshot.newer() {
+        eprintln!(
+            "rbd-guardian: the ledger has form {newer} and this guardian knows {VERSION}: it shows what it \
+             understands and writes nothing; update it"
+        );
+    }
+    Ok(Exit::Done)
+}
+
+fn show(context: &Context, ledger: &Ledger, snapshot: &Snapshot) -> Result<(), Fault> {
+    let lease = ledger.holder(&context.deadline)?;
+    let answer = LedgerAnswer {
+        pool: &context.config.ledger.pool,
+        form: VERSION,
+        newer: snapshot.newer(),
+        lease: lease.map(|Locker { client, cookie, address }| LeaseAnswer { client, cookie, address }),
+        records: snapshot.records(),
+        unread: snapshot.unread(),
+        audit_entries: snapshot.trail_entries(),
+    };
+    context.print(&answer, text)?;
+    Ok(())
+}
+
+fn text(answer: &LedgerAnswer<'_>) -> String {
+    let Records { leader, gate, members, images, fences, requests } = answer.records;
+    let mut text = String::new();
+    let mut line = |what: &str, said: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{what:<9}{said}");
+    };
+    line("ledger", format!("pool {}, {} entries in the audit trail", answer.pool, answer.audit_entries));
+    line(
+        "leader",
+        leader.as_ref().map_or_else(
+            || "nobody has led yet".to_owned(),
+            |leader| {
+                let (guardian, host) = (&leader.guardian, &leader.host);
+                format!("{guardian} on {host}, epoch {}, since {}", leader.epoch, seconds(leader.since))
+            },
+        ),
+    );
+    line(
+        "lease",
+        answer.lease.as_ref().map_or_else(
+            || "nobody holds it".to_owned(),
+            |lease| format!("{} ({} at {})", lease.cookie, lease.client, lease.address),
+        ),
+    );
+    line(
+        "gate",
+        gate.as_ref().map_or_else(
+            || "never written".to_owned(),
+            |gate| {
+                let site =
+                    if gate.site_scriptlet.is_some() { ", wraps the site's own scriptlet" } else { "" };
+                format!("epoch {}{site}", gate.epoch)
+            },
+        ),
+    );
+    let mut member_rows = table(["MEMBER", "ADDRESSES", "CLIENTS", "IMAGES", "MACHINE"]);
+    for member in members.values() {
+        let addresses: Vec<String> = member.addresses.keys().map(ToString::to_string).collect();
+        let images = images.get(&member.name);
+        let count: usize =
+            images.iter().flat_map(|images| images.images.values()).map(|names| names.len()).sum();
+        member_rows.add_row([
+            member.name.clone(),
+            addresses.join(" "),
+            member.clients.len().to_string(),
+            count.to_string(),
+            member.machine.clone().unwrap_or_default(),
+        ]);
+    }
+    let mut fence_rows = table(["FENCE", "MEMBER", "STATE", "ENTRIES", "IN DOUBT", "SINCE", "BY", "REASON"]);
+    for fence in fences.values() {
+        fence_rows.add_row(fence_row(fence));
+    }
+    let mut request_rows = table(["REQUEST", "VERB", "ARGUMENTS", "BY", "AT", "ANSWER"]);
+    for request in requests.values() {
+        let answer = request.answer.as_ref();
+        request_rows.add_row([
+            request.id.clone(),
+            request.verb.clone(),
+            request.args.join(" "),
+            request.by.clone(),
+            seconds(request.at),
+            answer.map_or_else(|| "none yet".to_owned(), |answer| format!("exit {}", answer.exit)),
+        ]);
+    }
+    for rows in [member_rows, fence_rows, request_rows] {
+        section(&mut text, &rows);
+    }
+    for (key, why) in answer.unread {
+        let _ = write!(text, "\nnot understood, and not written over: {key}: {why}");
+    }
+    text
+}
+
+fn fence_row(fence: &FenceRecord) -> [String; 8] {
+    let in_doubt: Vec<String> = fence.in_doubt.iter().map(ToString::to_string).collect();
+    [
+        fence.id.clone(),
+        fence.member.clone().unwrap_or_default(),
+        fence.state.to_string(),
+        fence.entries.len().to_string(),
+        in_doubt.join(" "),
+        seconds(fence.since),
+        fence.by.clone(),
+        fence.reason.clone().unwrap_or_default(),
+    ]
+}
+
+/// A table that has rows, behind an empty line.
+fn section(text: &mut String, rows: &Table) {
+    if !rows.is_empty() {
+        let _ = writeln!(text, "\n{rows}");
+    }
+}
+
+fn audit_text(trail: &[Audit]) -> String {
+    let mut rows = table(["SEQ", "AT", "WHO", "HOST", "WHAT", "WHY"]);
+    for audit in trail {
+        let Audit { seq, at, who, host, what, why } = audit;
+        rows.add_row([&seq.to_string(), &seconds(*at), who, host, what, why]);
+    }
+    rows.to_string()
+}
+
+/// Whole seconds: more is noise to a reader.
+fn seconds(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}
