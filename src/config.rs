@@ -190,7 +190,7 @@ impl Config {
         let check = Check { path };
         let members = check.members(raw.members)?;
         let guarded = Guarded { except: raw.ceph.except_pools.clone() };
-        let policy = Policy { guarded, ..check.policy(raw.policy, members.0.len())? };
+        let policy = Policy { guarded, ..check.policy(raw.policy)? };
         let incus = check.incus(raw.incus)?;
         let ledger = check.ledger(raw.ledger)?;
         Ok(Self { ceph: raw.ceph, ledger, policy, members, incus })
@@ -265,8 +265,8 @@ impl Check<'_> {
         Ok(LedgerConfig { pool, audit_entries })
     }
 
-    fn policy(&self, raw: RawPolicy, members: usize) -> Result<Policy, ConfigError> {
-        let defaults = Policy::for_members(members);
+    fn policy(&self, raw: RawPolicy) -> Result<Policy, ConfigError> {
+        let defaults = Policy::default();
         let years = "5years or 90days";
         let expire = self.duration("policy.expire", raw.expire.as_deref(), defaults.expire, years)?;
         let min = raw.min_remaining.as_deref();
@@ -292,7 +292,7 @@ impl Check<'_> {
             expire,
             min_remaining: min,
             fail_over: raw.fail_over.unwrap_or(defaults.fail_over),
-            max_fenced_members: raw.max_fenced_members.unwrap_or(defaults.max_fenced_members),
+            max_fenced_members: raw.max_fenced_members,
             protected: raw.protected.iter().map(network).collect::<Result<_, _>>()?,
             guarded: defaults.guarded,
         })

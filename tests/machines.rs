@@ -130,7 +130,7 @@ impl Storage {
             };
             if happens {
                 self.added += 1;
-                let until = start() + Policy::for_members(3).expire + Duration::from_secs(self.added as u64);
+                let until = start() + Policy::default().expire + Duration::from_secs(self.added as u64);
                 self.change(|map| insert(&mut map.blocklist, *entry, until));
             }
             sent.push((*entry, answer));
@@ -211,7 +211,7 @@ fn planned(storage: &Storage, target: Target) -> Option<Plan> {
         clients: if matches!(target, Target::Member(_)) { Clients::from(known) } else { Clients::new() },
         unread: vec![],
     };
-    plan(&Request { target, accept_incomplete: false }, &members, &world, &Policy::for_members(3)).ok()
+    plan(&Request { target, accept_incomplete: false, in_doubt: BTreeSet::new() }, &members, &world, &Policy::default()).ok()
 }
 
 /// Runs a fence to its end or for so many steps, checking after each. Returns it and whether it ended.
@@ -318,9 +318,9 @@ proptest! {
         // Keeps its early end if it is among the short ones.
         storage.change(|map| insert(&mut map.blocklist, host, start() + Duration::from_secs(200_000_000)));
         storage.sessions.extend([client(1), client(3)]);
-        let mut release = Release::new([HOST.parse().unwrap()].into(), Policy::for_members(3).required_until(start()));
+        let mut release = Release::new([HOST.parse().unwrap()].into(), Policy::default().required_until(start()));
         let known = storage.sessions.clone();
-        let long = Policy::for_members(3).required_until(start());
+        let long = Policy::default().required_until(start());
         for _ in 0..400 {
             let Some(effect) = release.next_effect() else { break };
             storage.weather(false);

@@ -20,6 +20,7 @@ struct Case {
     world: World,
     policy: Policy,
     accept_incomplete: bool,
+    in_doubt: BTreeSet<Entry>,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -53,12 +54,12 @@ impl Case {
         let own = vec!["10.0.0.9:0/99".parse().unwrap()];
         let now = "2026-11-22T12:00:00Z".parse().unwrap();
         let world = World { now, own, map, daemons: vec![], clients: Clients::new(), unread: vec![] };
-        Self { members, world, policy: Policy::for_members(3), accept_incomplete: false }
+        Self { members, world, policy: Policy::default(), accept_incomplete: false, in_doubt: BTreeSet::new() }
     }
 
     fn plan(&self, target: Target) -> Result<Plan, Vec<Refusal>> {
         plan(
-            &Request { target, accept_incomplete: self.accept_incomplete },
+            &Request { target, accept_incomplete: self.accept_incomplete, in_doubt: self.in_doubt.clone() },
             &self.members,
             &self.world,
             &self.policy,
@@ -125,7 +126,7 @@ fn inv6_the_guardian_never_fences_itself() {
 fn inv6_an_address_that_two_members_share_is_refused() {
     let mut case = Case::new();
     case.members.0[1].addresses.push(ip("10.0.0.1"));
-    case.policy.max_fenced_members = 3;
+    case.policy.max_fenced_members = Some(3);
     assert_eq!(only_code(case.member("n1")), "shared-address");
 }
 
@@ -208,7 +209,7 @@ fn inv6_the_storm_brake_counts_other_fenced_members() {
         "a member's bare address counts as the member"
     );
     assert!(case.member("n2").is_ok(), "the one that is fenced may be fenced again");
-    case.policy.max_fenced_members = 2;
+    case.policy.max_fenced_members = Some(2);
     assert!(case.member("n1").is_ok());
 }
 
@@ -287,7 +288,7 @@ fn inv6_bare_addresses_keep_the_brake_and_shared_addresses_too() {
     let mut case = Case::new();
     let three = &["10.0.0.1:0/7", "10.0.0.2:0/7", "10.0.0.3:0/7"];
     assert_eq!(only_code(case.addresses(three)), "storm-brake", "clients of three members");
-    case.policy.max_fenced_members = 3;
+    case.policy.max_fenced_members = Some(3);
     assert!(case.addresses(three).is_ok());
     case.members.0[1].addresses.push(ip("10.0.0.1"));
     assert_eq!(only_code(case.addresses(&["10.0.0.1"])), "shared-address");

@@ -298,7 +298,7 @@ impl TargetArgs {
             Some(name) => Target::Member(name.clone()),
             None => Target::Addresses(self.address.iter().copied().collect()),
         };
-        Request { target, accept_incomplete }
+        Request { target, accept_incomplete, in_doubt: std::collections::BTreeSet::new() }
     }
 }
 

@@ -241,6 +241,11 @@ impl Fence {
         self.to_fail_over = daemons.iter().filter(|d| planned(d.kind)).filter(back).cloned().collect();
     }
 
+    /// What was asked for could not be read: it is asked for again.
+    pub fn handle_unread(&mut self) {
+        self.outstanding = false;
+    }
+
     /// Entries were sent; the map will tell what came of it.
     pub fn handle_added(&mut self, sent: Vec<(Entry, Sent)>) {
         self.outstanding = false;
@@ -263,16 +268,35 @@ impl Fence {
     pub fn handle_map(&mut self, map: Option<OsdMap>) {
         self.outstanding = false;
         let Some(map) = map else { return };
-        if self.seen.as_ref().is_some_and(|seen| map.epoch < seen.epoch) {
-            return;
+        if self.note(&map) {
+            self.verified =
+                self.committed.is_some() && !self.proofs.is_empty() && self.unproved(&map).is_empty();
+            self.was_sealed |= self.verified;
+            self.map = Some(map);
         }
-        self.note_refused_entries(&map);
-        self.note_commit(&map);
-        self.note_pools(&map);
-        self.verified = self.committed.is_some() && !self.proofs.is_empty() && self.unproved(&map).is_empty();
-        self.was_sealed |= self.verified;
+    }
+
+    /// A map that was read for another reason, perhaps before the last effect was answered: it can show that the fence
+    /// does not stand, never that it does.
+    pub fn observe(&mut self, map: &OsdMap) {
+        if self.note(map) {
+            self.verified &= self.committed.is_some() && self.unproved(map).is_empty();
+            if self.map.is_some() && !self.outstanding {
+                self.map = Some(map.clone());
+            }
+        }
+    }
+
+    /// `false` for a map older than one that was seen.
+    fn note(&mut self, map: &OsdMap) -> bool {
+        if self.seen.as_ref().is_some_and(|seen| map.epoch < seen.epoch) {
+            return false;
+        }
+        self.note_refused_entries(map);
+        self.note_commit(map);
+        self.note_pools(map);
         self.seen = Some(map.clone());
-        self.map = Some(map);
+        true
     }
 
     fn note_refused_entries(&mut self, map: &OsdMap) {
@@ -346,6 +370,11 @@ impl Fence {
                 && self.wanted.to_drop(map).is_empty()
         };
         self.failure.is_none() && self.verified && self.map.as_ref().is_some_and(settled)
+    }
+
+    /// Was a map read since it began?
+    pub fn has_looked(&self) -> bool {
+        self.seen.is_some()
     }
 
     /// What it was begun with.

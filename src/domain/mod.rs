@@ -10,6 +10,8 @@ pub mod blocklist;
 pub mod fence;
 pub mod fence_id;
 
+pub mod guard;
+pub mod guardian;
 pub mod map;
 pub mod member;
 pub mod plan;

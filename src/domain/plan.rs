@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::addr::{ClientAddr, EntityAddr, Entry};
 use super::fence_id::FenceId;
@@ -16,7 +16,8 @@ use super::wanted::free_cover;
 use super::world::{Daemon, DaemonKind, Role, World};
 
 /// Whom to fence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Target {
     /// A member, by name.
     Member(String),
@@ -31,10 +32,12 @@ pub struct Request {
     pub target: Target,
     /// Go on with what is known, where the host itself may not be fenced or a source did not answer.
     pub accept_incomplete: bool,
+    /// Entries whose removal was sent and may still arrive: nothing is built on them (INV-7).
+    pub in_doubt: BTreeSet<Entry>,
 }
 
 /// How much of the target a fence covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Coverage {
     /// Every identity IP, so every client instance, also those that are yet to come.
@@ -93,6 +96,7 @@ pub fn plan(
     let mut refusals = Vec::new();
     let mut notes = Vec::new();
 
+    refusals.extend(avoid_doubt(&mut entries, &request.in_doubt, world));
     refusals.extend(own_addresses(&entries, world));
     refusals.extend(fenced_itself(world));
     refusals.extend(protected(&entries, policy));
@@ -179,6 +183,23 @@ fn resolve<'m>(
     }
 }
 
+/// Takes the other form of a host entry whose removal may still arrive.
+fn avoid_doubt(entries: &mut BTreeSet<Entry>, in_doubt: &BTreeSet<Entry>, world: &World) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    for doubtful in entries.clone().intersection(in_doubt).filter(|entry| entry.is_host()) {
+        let ip = doubtful.ip();
+        let known = |form: &Entry| world.map.knows_ranges || *form == Entry::Host(ip);
+        let mut forms = [Entry::Host(ip), Entry::HostRange(ip)].into_iter().filter(known);
+        if let Some(other) = forms.find(|form| !in_doubt.contains(form)) {
+            entries.remove(doubtful);
+            entries.insert(other);
+        } else {
+            refusals.push(Refusal::InDoubt { entry: *doubtful });
+        }
+    }
+    refusals
+}
+
 fn host_ips(entries: &BTreeSet<Entry>) -> BTreeSet<IpAddr> {
     entries.iter().filter(|entry| entry.is_host()).map(|entry| entry.ip()).collect()
 }
@@ -221,8 +242,9 @@ fn brake(entries: &BTreeSet<Entry>, members: &Members, world: &World, policy: &P
     let target_count = members.0.iter().filter(|member| targeted(member)).count();
     let held = members.0.iter().filter(|member| fenced(member) && !targeted(member));
     let held: Vec<String> = held.map(|member| member.name.clone()).collect();
-    let over = target_count > 0 && held.len() + target_count > policy.max_fenced_members;
-    over.then_some(Refusal::Brake { held, max: policy.max_fenced_members })
+    let max = policy.max_fenced(members.0.len());
+    let over = target_count > 0 && held.len() + target_count > max;
+    over.then_some(Refusal::Brake { held, max })
 }
 
 fn shared_addresses(hosts: &BTreeSet<IpAddr>, members: &Members) -> Vec<Refusal> {

@@ -16,8 +16,8 @@ pub struct Policy {
     pub min_remaining: Duration,
     /// May an active mgr or mds on the target be failed over to a standby elsewhere?
     pub fail_over: bool,
-    /// How many members may be fenced at once, the target included.
-    pub max_fenced_members: usize,
+    /// How many members may be fenced at once, the target included; `None`: a minority of the cluster.
+    pub max_fenced_members: Option<usize>,
     /// Addresses nothing may fence.
     pub protected: Vec<IpNet>,
     /// The pools a seal covers.
@@ -30,17 +30,23 @@ pub const DEFAULT_EXPIRE: Duration = Duration::from_secs(157_784_760);
 /// Four years: leaves a year to notice and replace a short entry.
 pub const DEFAULT_MIN_REMAINING: Duration = Duration::from_secs(4 * 31_556_952);
 
-impl Policy {
-    /// The defaults for a cluster of so many members.
-    pub fn for_members(members: usize) -> Self {
+impl Default for Policy {
+    fn default() -> Self {
         Self {
             expire: DEFAULT_EXPIRE,
             min_remaining: DEFAULT_MIN_REMAINING,
             fail_over: true,
-            max_fenced_members: minority(members),
+            max_fenced_members: None,
             protected: Vec::new(),
             guarded: Guarded::default(),
         }
+    }
+}
+
+impl Policy {
+    /// How many members of a cluster of so many may be fenced at once.
+    pub fn max_fenced(&self, members: usize) -> usize {
+        self.max_fenced_members.unwrap_or_else(|| minority(members))
     }
 
     /// Until when an entry must stand, judged now. Time beyond what can be represented is never required.

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::addr::{ClientAddr, Entry};
+use super::plan::Coverage;
 
 /// The form of records that this guardian reads and writes.
 pub const VERSION: u32 = 1;
@@ -122,6 +123,12 @@ pub struct FenceRecord {
     /// Its entries, and until when each stood when it was last read back.
     #[serde(default)]
     pub entries: BTreeMap<Entry, Option<Timestamp>>,
+    /// How much it covers.
+    #[serde(default = "unknown_coverage")]
+    pub coverage: Coverage,
+    /// The operator accepted that it covers known clients only.
+    #[serde(default)]
+    pub accepted: bool,
     /// Entries whose removal was sent and never answered: it may still arrive, so nothing is built on them (INV-7).
     #[serde(default)]
     pub in_doubt: BTreeSet<Entry>,
@@ -145,6 +152,10 @@ pub struct FenceRecord {
     /// since the seal can so be told without a wall clock.
     #[serde(default)]
     pub marks: BTreeMap<String, Duration>,
+}
+
+fn unknown_coverage() -> Coverage {
+    Coverage::Incomplete
 }
 
 /// What a pool proved.
@@ -245,6 +256,7 @@ pub enum Record {
 
 /// One change of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // A write has a handful of them.
 pub enum Change {
     /// Write a record, new or in the place of the one read.
     Put(Record),

@@ -108,6 +108,15 @@ pub enum Refusal {
         /// Its overlay.
         tier: String,
     },
+    /// INV-7: no form of the host entry can be relied on.
+    #[error(
+        "a removal of {entry} was sent and never answered, and no other form of the entry is free of doubt: look \
+         at `ledger show`, and fence the member's clients or cut its power"
+    )]
+    InDoubt {
+        /// The entry.
+        entry: Entry,
+    },
     /// There is nothing to prove.
     #[error("there is no pool that could hold images, so there is nothing a seal could prove")]
     NoPools,
@@ -143,6 +152,7 @@ impl Refusal {
             Self::Brake { .. } => "storm-brake",
             Self::Incomplete { .. } => "incomplete",
             Self::CacheTier { .. } => "cache-tier",
+            Self::InDoubt { .. } => "in-doubt",
             Self::NoPools => "no-pools",
             Self::ShortEntry { .. } => "short-entry",
         }

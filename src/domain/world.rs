@@ -39,6 +39,8 @@ pub enum SeenAt {
     Watch(String),
     /// The exclusive lock of this image.
     Lock(String),
+    /// Remembered from when its member was healthy.
+    Remembered,
 }
 
 /// A daemon of the storage.

@@ -1,0 +1,441 @@
+//! One fence in the guardian's care, from the intent to the release.
+//!
+//! What is to happen is derived each time from three things: what the ledger holds, what the machine of the fence or
+//! release last read, and what the platform last showed. The ledger goes first (INV-8): a step that it does not back
+//! yet is held back, and the record that is missing is what [`Case::record`] differs in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::io::{Effect, Id, Now};
+use crate::domain::addr::{ClientAddr, Entry};
+use crate::domain::barrier::PoolProof;
+use crate::domain::fence::{self, Fence, Sent, State};
+use crate::domain::map::OsdMap;
+use crate::domain::plan::{Coverage, Plan};
+use crate::domain::policy::Policy;
+use crate::domain::record::{FenceRecord, FenceState, Proof};
+use crate::domain::release::{self, Release};
+
+/// Why and by whom a member is let back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Releasing {
+    /// `the guardian`, or the operator.
+    pub by: String,
+    /// The proof, or what the operator asserts.
+    pub why: String,
+}
+
+/// What a step may rely on, as the guardian knows it at this moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Ground<'a> {
+    /// The time.
+    pub now: Now,
+    /// What the ledger holds of this fence.
+    pub recorded: Option<&'a FenceRecord>,
+    /// Still lost in a reading that began after the fence was wanted; `None` until there is one. Where nobody but the
+    /// operator is the judge, always `Some(true)`.
+    pub still_wanted: Option<bool>,
+    /// No seal key of the member is at the gate, as read back; or closing it failed and cannot be waited for.
+    pub gate_closed: GateClosed,
+    /// No operation that could start an instance was under way in a reading after the gate was closed.
+    pub drained: bool,
+}
+
+/// Whether the gate lets instances of the member go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateClosed {
+    /// No seal key is there, as read back after the last write.
+    Yes,
+    /// One is there, or nobody knows.
+    NotYet,
+    /// It cannot be told or changed now: the platform does not answer.
+    CannotTell,
+}
+
+/// One fence.
+#[derive(Debug)]
+pub struct Case {
+    /// Its ID.
+    pub id: Id,
+    /// What the ledger should hold.
+    pub record: FenceRecord,
+    /// When it was wanted (boot clock); zero after a restart.
+    pub wanted_at: Duration,
+    /// Requests to be answered when it is sealed or released.
+    pub requests: BTreeSet<u64>,
+    /// When the machine saw it sealed last, without interruption since.
+    pub sealed_at: Option<Duration>,
+    /// Nobody outside the fence uses the member's images, in a sweep since it was sealed.
+    pub clear: bool,
+    /// It is to be released.
+    pub release: Option<Releasing>,
+    /// The last failure, in words, and when to try again.
+    pub trouble: Option<(String, Duration)>,
+    /// Begun after a restart from what the ledger holds, and not proved again yet.
+    resumed: bool,
+    /// Something was sent that may have changed the blocklist.
+    began: bool,
+    plan: Plan,
+    stage: Stage,
+    held: Option<Effect>,
+    in_flight: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Fencing(Box<Fence>),
+    Releasing(Box<Release>),
+}
+
+/// After a failure that repeating does not mend, the world may have changed.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Case {
+    /// A fence that was just planned.
+    pub fn new(
+        plan: Plan,
+        why: String,
+        by: String,
+        reason: Option<String>,
+        accepted: bool,
+        now: Now,
+    ) -> Self {
+        let id = plan.fence.to_string();
+        let record = FenceRecord {
+            id: id.clone(),
+            member: plan.member.clone(),
+            state: FenceState::Intended,
+            entries: plan.entries.iter().map(|entry| (*entry, None)).collect(),
+            coverage: plan.coverage,
+            accepted,
+            in_doubt: BTreeSet::new(),
+            evidence: std::iter::once(why).chain(plan.notes.clone()).collect(),
+            reason,
+            proofs: Vec::new(),
+            by,
+            since: now.wall,
+            sealed: None,
+            marks: BTreeMap::new(),
+        };
+        let mut case = Self::of(id, record, plan, false);
+        case.wanted_at = now.boot;
+        case
+    }
+
+    /// A fence that the ledger holds: it goes on from there, and is proved again.
+    pub fn resume(record: FenceRecord, policy: &Policy, now: Now) -> Option<Self> {
+        let fence = record.id.parse().ok()?;
+        let entries: BTreeSet<Entry> = record.entries.keys().copied().collect();
+        let hosts = entries.iter().filter(|entry| entry.is_host()).map(|entry| entry.ip()).collect();
+        let plan = Plan {
+            fence,
+            member: record.member.clone(),
+            known_clients: entries.iter().filter(|entry| !entry.is_host()).count(),
+            entries,
+            fail_over: Vec::new(),
+            active_before: BTreeMap::new(),
+            coverable: hosts,
+            coverage: record.coverage,
+            notes: Vec::new(),
+            guarded: policy.guarded.clone(),
+            required_until: policy.required_until(now.wall),
+        };
+        let mut case = Self::of(record.id.clone(), record, plan, true);
+        if case.record.state == FenceState::Releasing {
+            case.release = Some(Releasing { by: case.record.by.clone(), why: "begun before".to_owned() });
+        }
+        Some(case)
+    }
+
+    fn of(id: Id, record: FenceRecord, plan: Plan, resumed: bool) -> Self {
+        Self {
+            id,
+            record,
+            wanted_at: Duration::ZERO,
+            requests: BTreeSet::new(),
+            sealed_at: None,
+            clear: false,
+            release: None,
+            trouble: None,
+            resumed,
+            began: resumed,
+            stage: Stage::Fencing(Box::new(Fence::new(plan.clone()))),
+            plan,
+            held: None,
+            in_flight: false,
+        }
+    }
+
+    /// The member.
+    pub fn member(&self) -> Option<&str> {
+        self.record.member.as_deref()
+    }
+
+    /// Its whole-host IPs.
+    pub fn hosts(&self) -> BTreeSet<IpAddr> {
+        self.plan.hosts()
+    }
+
+    /// May instances of the member start elsewhere, as far as this fence is concerned? Only what the ledger backs
+    /// counts (INV-8).
+    pub fn opens_gate(&self, recorded: Option<&FenceRecord>) -> bool {
+        let sealed = |record: &FenceRecord| record.state == FenceState::Sealed;
+        let covered = self.record.coverage == Coverage::WholeHost || self.record.accepted;
+        self.release.is_none()
+            && sealed(&self.record)
+            && recorded.is_some_and(sealed)
+            && covered
+            && self.clear
+    }
+
+    /// It was withdrawn: the member came back before anything was sent.
+    pub fn is_withdrawn(&self, ground: &Ground<'_>) -> bool {
+        !self.began && ground.still_wanted == Some(false)
+    }
+
+    /// Nothing is left to do, and the ledger says so.
+    pub fn is_over(&self, recorded: Option<&FenceRecord>) -> bool {
+        recorded.is_some_and(|record| record.state == FenceState::Released)
+    }
+
+    /// PGs that have not answered, as they are printed.
+    pub fn pending(&self) -> Vec<String> {
+        match &self.stage {
+            Stage::Fencing(fence) => fence.proofs().flat_map(PoolProof::pending_names).collect(),
+            Stage::Releasing(_) => Vec::new(),
+        }
+    }
+
+    /// The proofs of this run.
+    pub fn proofs(&self) -> Vec<PoolProof> {
+        match &self.stage {
+            Stage::Fencing(fence) => fence.proofs().cloned().collect(),
+            Stage::Releasing(_) => Vec::new(),
+        }
+    }
+
+    /// The next step, once the ledger backs it.
+    pub fn next_effect(&mut self, ground: &Ground<'_>, policy: &Policy) -> Option<Effect> {
+        if self.in_flight || self.is_over(ground.recorded) {
+            return None;
+        }
+        self.change_stage(ground, policy);
+        if self.held.is_none() {
+            self.held = match &mut self.stage {
+                Stage::Fencing(fence) if self.release.is_none() => {
+                    fence.next_effect().map(|effect| Effect::Fence(self.id.clone(), effect))
+                }
+                Stage::Fencing(_) => None,
+                Stage::Releasing(release) => {
+                    release.next_effect().map(|effect| Effect::Release(self.id.clone(), effect))
+                }
+            };
+        }
+        let removed = removals(self.held.as_ref()?);
+        self.record.in_doubt.extend(removed);
+        if !self.is_permitted(self.held.as_ref()?, ground) {
+            return None;
+        }
+        self.in_flight = true;
+        self.began |= changes(self.held.as_ref()?);
+        self.held.take()
+    }
+
+    /// From holding to releasing when the gate is closed and nothing is on its way; a failed machine begins anew.
+    fn change_stage(&mut self, ground: &Ground<'_>, policy: &Policy) {
+        let retry = self.trouble.as_ref().is_some_and(|(_, at)| ground.now.boot >= *at);
+        match &self.stage {
+            Stage::Fencing(fence) => {
+                let recorded = ground.recorded.is_some_and(|record| record.state == FenceState::Releasing);
+                let closed = ground.gate_closed == GateClosed::Yes;
+                if self.release.is_some() && recorded && closed && ground.drained {
+                    let until = policy.required_until(ground.now.wall);
+                    self.held = None;
+                    self.stage = Stage::Releasing(Box::new(Release::new(self.hosts(), until)));
+                } else if retry && fence.failure().is_some() {
+                    self.plan.required_until = policy.required_until(ground.now.wall);
+                    self.stage = Stage::Fencing(Box::new(Fence::new(self.plan.clone())));
+                    self.trouble = None;
+                }
+            }
+            Stage::Releasing(release) => {
+                if retry && release.failure().is_some() {
+                    let until = policy.required_until(ground.now.wall);
+                    self.stage = Stage::Releasing(Box::new(Release::new(self.hosts(), until)));
+                    self.trouble = None;
+                }
+            }
+        }
+    }
+
+    fn is_permitted(&self, effect: &Effect, ground: &Ground<'_>) -> bool {
+        if !changes(effect) {
+            return true;
+        }
+        let Some(recorded) = ground.recorded else { return false };
+        let doubted = removals(effect).iter().all(|entry| recorded.in_doubt.contains(entry));
+        let expected = if matches!(effect, Effect::Release(..)) {
+            recorded.state == FenceState::Releasing
+        } else {
+            !matches!(recorded.state, FenceState::Releasing | FenceState::Released | FenceState::Refused)
+        };
+        // INV-3: the gate is closed first, unless it cannot be.
+        let breached = self.record.state == FenceState::Breached;
+        let safe = !breached || ground.gate_closed != GateClosed::NotYet;
+        doubted && expected && safe && (self.began || ground.still_wanted == Some(true))
+    }
+
+    /// Brings [`Case::record`] to what is known now.
+    pub fn update(&mut self, now: Now, boot_id: &str) {
+        if self.release.is_some() {
+            self.update_release(now);
+            return;
+        }
+        let Stage::Fencing(fence) = &self.stage else { return };
+        if let (Some(failure), None) = (fence.failure(), &self.trouble) {
+            self.trouble = Some((failure.to_string(), now.boot + RETRY));
+        }
+        if fence.failure().is_some() || !fence.has_looked() {
+            return;
+        }
+        let state = match fence.state() {
+            State::Sealed => FenceState::Sealed,
+            State::Breached => FenceState::Breached,
+            State::Intended | State::Committed | State::Pending if self.resumed_unbroken(fence) => return,
+            State::Intended if self.record.sealed.is_some() => FenceState::Breached,
+            State::Committed if self.record.sealed.is_some() => FenceState::Breached,
+            State::Intended => FenceState::Intended,
+            State::Committed => FenceState::Committed,
+            State::Pending => FenceState::Pending,
+        };
+        let entries: Vec<(Entry, Option<Timestamp>)> = fence.entries().collect();
+        if state == FenceState::Sealed {
+            if self.sealed_at.is_none() {
+                self.sealed_at = Some(now.boot);
+                if !(self.resumed && self.record.state == FenceState::Sealed) {
+                    self.record.marks.clear();
+                }
+                self.record.marks.entry(boot_id.to_owned()).or_insert(now.boot);
+                self.record.sealed.get_or_insert(now.wall);
+            }
+            let epoch = fence.committed().unwrap_or_default();
+            let proof =
+                |proof: &PoolProof| Proof { pool: proof.pool.name.clone(), pgs: proof.pool.pg_num, epoch };
+            self.record.proofs = fence.proofs().map(proof).collect();
+            self.resumed = false;
+        } else {
+            self.sealed_at = None;
+            self.clear = false;
+        }
+        self.record.entries = entries.into_iter().collect();
+        self.record.state = state;
+    }
+
+    /// After a restart: the entries stand as the ledger knows them, to the microsecond of their ends, so they stood all
+    /// the time, and what was sealed is sealed while the proof is repeated.
+    fn resumed_unbroken(&self, fence: &Fence) -> bool {
+        let same = |(entry, until): (Entry, Option<Timestamp>)| {
+            until.is_some() && self.record.entries.get(&entry) == Some(&until)
+        };
+        self.resumed && self.record.state == FenceState::Sealed && fence.entries().all(same)
+    }
+
+    fn update_release(&mut self, now: Now) {
+        self.sealed_at = None;
+        self.clear = false;
+        match &self.stage {
+            Stage::Fencing(_) => self.record.state = FenceState::Releasing,
+            Stage::Releasing(release) => {
+                if let (Some(failure), None) = (release.failure(), &self.trouble) {
+                    self.trouble = Some((failure.to_string(), now.boot + RETRY));
+                }
+                if release.is_done() && !self.in_flight {
+                    self.record.state = FenceState::Released;
+                    let kept = release.kept().filter(|(entry, _)| !entry.is_host());
+                    self.record.entries = kept.collect();
+                }
+            }
+        }
+    }
+
+    /// A map that was read for all fences.
+    pub fn observe(&mut self, map: &OsdMap) {
+        match &mut self.stage {
+            Stage::Fencing(fence) => fence.observe(map),
+            Stage::Releasing(_) => {}
+        }
+    }
+
+    /// What became of a step of the fence.
+    pub fn fence(&mut self, answered: impl FnOnce(&mut Fence)) {
+        self.in_flight = false;
+        if let Stage::Fencing(fence) = &mut self.stage {
+            answered(fence);
+        }
+    }
+
+    /// A map was read for the fence or the release.
+    pub fn map(&mut self, map: Option<OsdMap>) {
+        self.in_flight = false;
+        match &mut self.stage {
+            Stage::Fencing(fence) => fence.handle_map(map),
+            Stage::Releasing(release) => release.handle_map(map),
+        }
+    }
+
+    /// Clients were read for the release.
+    pub fn clients(&mut self, clients: Option<BTreeSet<ClientAddr>>) {
+        self.in_flight = false;
+        if let Stage::Releasing(release) = &mut self.stage {
+            release.handle_clients(clients);
+        }
+    }
+
+    /// Entries were sent.
+    pub fn added(&mut self, sent: Vec<(Entry, Sent)>) {
+        self.in_flight = false;
+        match &mut self.stage {
+            Stage::Fencing(fence) => fence.handle_added(sent),
+            Stage::Releasing(release) => release.handle_added(sent),
+        }
+    }
+
+    /// Removals were sent. One that was answered cannot arrive any more; the others stay in doubt (INV-7).
+    pub fn removed(&mut self, sent: Vec<(Entry, Sent)>) {
+        self.in_flight = false;
+        for (entry, sent) in &sent {
+            match sent {
+                Sent::Acknowledged | Sent::Refused(_) => drop(self.record.in_doubt.remove(entry)),
+                Sent::Unknown => {}
+            }
+        }
+        match &mut self.stage {
+            Stage::Fencing(fence) => fence.handle_removed(sent),
+            Stage::Releasing(release) => release.handle_removed(sent),
+        }
+    }
+}
+
+/// Entries that an effect removes.
+fn removals(effect: &Effect) -> Vec<Entry> {
+    if let Effect::Fence(_, fence::Effect::Remove(entries))
+    | Effect::Release(_, release::Effect::Remove(entries)) = effect
+    {
+        return entries.clone();
+    }
+    Vec::new()
+}
+
+/// Does an effect change the storage?
+fn changes(effect: &Effect) -> bool {
+    use fence::Effect::{Add, FailOver, Remove};
+    let fence = |effect: &fence::Effect| matches!(effect, FailOver(_) | Add(_) | Remove(_));
+    let release =
+        |effect: &release::Effect| matches!(effect, release::Effect::Add(_) | release::Effect::Remove(_));
+    matches!(effect, Effect::Fence(_, effect) if fence(effect))
+        || matches!(effect, Effect::Release(_, effect) if release(effect))
+}

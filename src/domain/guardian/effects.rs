@@ -1,0 +1,370 @@
+//! Which effect is next: the ledger first, then fences, then the gate, then readings.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::case::Case;
+use super::gate::{self, GateState};
+use super::io::{Effect, Id, Now};
+use super::report::Level;
+use super::{Guardian, put};
+use crate::domain::record::{Change, FenceState, GateRecord, Key, Record};
+use crate::domain::view::{InstanceId, MemberStatus};
+
+/// Effects of one lane never overlap.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lane {
+    View,
+    Maps,
+    Look,
+    Sweep,
+    Record,
+    Gate,
+    Push,
+    Lock,
+    Start,
+    State(String),
+    Networks(String),
+    Ping(String),
+}
+
+/// When each reading is due, by the boot clock.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Schedule {
+    pub(super) view: Duration,
+    pub(super) whole: Duration,
+    pub(super) maps: Duration,
+    pub(super) look: Duration,
+    pub(super) sweep: Duration,
+    pub(super) record: Duration,
+    /// When an instance was started last: readings that began before say nothing of it.
+    pub(super) started: Duration,
+}
+
+impl Schedule {
+    /// Something was announced: what else comes with it is read together.
+    pub(super) fn changed(&mut self, now: Duration) {
+        self.view = self.view.min(now + Duration::from_millis(200));
+        self.whole = self.whole.min(now + Duration::from_millis(500));
+    }
+}
+
+/// Members, gate and operations are read so often; a reading is trusted for some of these.
+const VIEW_EVERY: Duration = Duration::from_secs(2);
+/// The same while something is lost or fenced.
+const VIEW_OFTEN: Duration = Duration::from_millis(1000);
+/// Instances and volumes are read so often when nothing is announced.
+const WHOLE_EVERY: Duration = Duration::from_secs(60);
+/// The osdmap at rest.
+const MAPS_EVERY: Duration = Duration::from_secs(10);
+/// The osdmap while a fence is held: a removed entry must not stay unnoticed.
+const MAPS_OFTEN: Duration = Duration::from_secs(1);
+/// Sweeps while a gate waits for one.
+const SWEEP_OFTEN: Duration = Duration::from_secs(1);
+/// What a healthy member says of itself.
+const STATE_EVERY: Duration = Duration::from_secs(60);
+/// What a sealed member says, once it is back.
+const STATE_OFTEN: Duration = Duration::from_secs(2);
+/// Addresses of interfaces.
+const NETWORKS_EVERY: Duration = Duration::from_secs(600);
+/// The scriptlet is sent again so often to members that lack it.
+const PUSH_EVERY: Duration = Duration::from_secs(15);
+/// Starting an instance is tried so often.
+const STARTS: u32 = 3;
+
+impl Guardian {
+    /// What to do next; `None` when nothing is to be done now. Asked until then after each input.
+    pub fn next_effect(&mut self, now: Now) -> Option<Effect> {
+        self.now = now;
+        if self.deposed.is_some() {
+            return None;
+        }
+        self.record()
+            .or_else(|| self.step())
+            .or_else(|| self.put_gate())
+            .or_else(|| self.break_lock())
+            .or_else(|| self.read())
+            .or_else(|| self.ask_members())
+            .or_else(|| self.start())
+    }
+
+    /// When time alone makes something due.
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.deposed.is_none().then(|| self.now.boot + Duration::from_millis(250))
+    }
+
+    fn take(&mut self, lane: Lane) -> bool {
+        if self.busy.contains_key(&lane) {
+            return false;
+        }
+        self.busy.insert(lane, self.now.boot);
+        true
+    }
+
+    /// What the ledger does not say yet.
+    fn record(&mut self) -> Option<Effect> {
+        if self.busy.contains_key(&Lane::Record) || self.now.boot < self.schedule.record {
+            return None;
+        }
+        let (changes, what, why) = self.withdrawn().or_else(|| self.unrecorded())?;
+        self.take(Lane::Record);
+        self.writing.clone_from(&changes);
+        Some(Effect::Record { changes, what, why })
+    }
+
+    /// A fence whose member came back before anything was sent.
+    fn withdrawn(&mut self) -> Option<(Vec<Change>, String, String)> {
+        let gone = |case: &&Case| case.is_withdrawn(&self.ground(case));
+        let id = self.cases.values().find(gone).map(|case| case.id.clone())?;
+        let case = self.cases.remove(&id)?;
+        let member = case.member().map(str::to_owned);
+        self.log(Level::Info, "withdrawn", member, "it is back: nothing was fenced".to_owned());
+        self.last_fence = None;
+        Some((
+            vec![Change::Remove(Key::Fence(id.clone()))],
+            format!("{id} withdrawn"),
+            "its member is back".to_owned(),
+        ))
+    }
+
+    fn unrecorded(&self) -> Option<(Vec<Change>, String, String)> {
+        let differs = |case: &&Case| self.records.fences.get(&case.id) != Some(&case.record);
+        if let Some(case) = self.cases.values().find(differs) {
+            let why = case.release.as_ref().map_or_else(
+                || case.record.evidence.first().cloned().unwrap_or_default(),
+                |release| format!("{}: {}", release.by, release.why),
+            );
+            return Some((vec![put(case)], format!("{} {}", case.id, case.record.state), why));
+        }
+        if let Some(epoch) = self.next_gate_epoch()
+            && self.records.gate.as_ref().is_none_or(|gate| gate.epoch < epoch)
+        {
+            let gate = GateRecord { epoch, ..self.records.gate.clone().unwrap_or_default() };
+            let what = format!("gate epoch {epoch}");
+            return Some((vec![Change::Put(Record::Gate(gate))], what, self.gate_change()));
+        }
+        let members = self.book.members.values();
+        let changed: Vec<Change> = members
+            .filter(|member| self.records.members.get(&member.name) != Some(member))
+            .map(|member| Change::Put(Record::Member(member.clone())))
+            .collect();
+        (!changed.is_empty()).then(|| (changed, "address book".to_owned(), "learnt while healthy".to_owned()))
+    }
+
+    /// The next step of a fence or release.
+    fn step(&mut self) -> Option<Effect> {
+        let ids: Vec<Id> = self.cases.keys().cloned().collect();
+        for id in ids {
+            // Taken out, so that the rest of the guardian can be looked at meanwhile.
+            let Some(mut case) = self.cases.remove(&id) else { continue };
+            let effect = {
+                let ground = self.ground(&case);
+                case.next_effect(&ground, &self.settings.policy)
+            };
+            self.cases.insert(id, case);
+            if effect.is_some() {
+                return effect;
+            }
+        }
+        None
+    }
+
+    /// The members whose instances may be placed elsewhere now.
+    fn open(&self) -> BTreeSet<String> {
+        let open = self.cases.values().filter(|case| case.opens_gate(self.records.fences.get(&case.id)));
+        open.filter_map(|case| case.member().map(str::to_owned)).collect()
+    }
+
+    /// The keys as they should be; `None` when nothing may be written.
+    fn wanted_keys(&self) -> Option<std::collections::BTreeMap<String, String>> {
+        let view = self.view.as_ref()?;
+        let gate = view.gate.as_ref()?;
+        match self.gate_state() {
+            GateState::Unknown => None,
+            GateState::Absent => {
+                // Left by a gate that was removed by hand: a seal key would open the next one.
+                let mut keys = gate::own_keys(gate);
+                keys.retain(|key, _| !key.starts_with(gate::SEAL));
+                Some(keys)
+            }
+            GateState::Partial { .. } | GateState::Installed | GateState::Off => {
+                let pools =
+                    gate::covered(view, self.map.as_ref()?, &self.settings.policy, &self.settings.storage);
+                Some(gate::wanted(&self.open(), &pools))
+            }
+        }
+    }
+
+    /// The epoch of the write that is due; `None` if the gate is as it should be, as far as is known.
+    fn next_gate_epoch(&self) -> Option<u64> {
+        let busy = self.busy.contains_key(&Lane::Gate);
+        if !self.settings.platform || busy || self.view_began < self.desk.ended || !self.view_is_fresh() {
+            return None;
+        }
+        let waits =
+            self.desk.failed.as_ref().is_some_and(|(at, _)| self.now.boot < *at + Duration::from_secs(1));
+        let gate = self.view.as_ref()?.gate.as_ref()?;
+        let wanted = self.wanted_keys()?;
+        let recorded = self.records.gate.as_ref().map_or(0, |gate| gate.epoch);
+        let due = !waits && gate::own_keys(gate) != wanted;
+        // An epoch that was recorded and not written yet is used; one that was written never again.
+        let last = gate::epoch(gate).max(self.desk.epoch);
+        due.then_some(if recorded > last { recorded } else { last.max(recorded) + 1 })
+    }
+
+    fn gate_change(&self) -> String {
+        let open = self.open();
+        if open.is_empty() {
+            "no member is open".to_owned()
+        } else {
+            format!("open: {}", open.into_iter().collect::<Vec<_>>().join(", "))
+        }
+    }
+
+    fn put_gate(&mut self) -> Option<Effect> {
+        let epoch = self.next_gate_epoch()?;
+        if self.records.gate.as_ref().is_none_or(|gate| gate.epoch < epoch) {
+            return None;
+        }
+        let keys = self.wanted_keys()?;
+        self.take(Lane::Gate);
+        let before =
+            self.view.as_ref().and_then(|view| view.gate.as_ref()).map(gate::own_keys).unwrap_or_default();
+        for member in gate::seals(&keys).difference(&gate::seals(&before)) {
+            self.log(
+                Level::Info,
+                "gate-open",
+                Some(member.clone()),
+                "its instances may be placed elsewhere".to_owned(),
+            );
+        }
+        for member in gate::seals(&before).difference(&gate::seals(&keys)) {
+            self.log(
+                Level::Info,
+                "gate-closed",
+                Some(member.clone()),
+                "its instances stay where they are".to_owned(),
+            );
+        }
+        self.desk.written = Some(keys.clone());
+        self.desk.epoch = epoch;
+        Some(Effect::PutGate { keys, epoch })
+    }
+
+    fn break_lock(&mut self) -> Option<Effect> {
+        let lock = self.stale_locks.first().cloned()?;
+        self.take(Lane::Lock).then_some(Effect::BreakLock(lock))
+    }
+
+    fn read(&mut self) -> Option<Effect> {
+        let now = self.now.boot;
+        let watching = !self.cases.is_empty();
+        let lost = self.evidence.values().any(super::evidence::Evidence::is_lost);
+        if self.needs_look() && now >= self.schedule.look && self.take(Lane::Look) {
+            return Some(Effect::Look);
+        }
+        let whole = now >= self.schedule.whole;
+        if self.settings.platform && (whole || now >= self.schedule.view) && self.take(Lane::View) {
+            self.schedule.view = now + if watching || lost { VIEW_OFTEN } else { VIEW_EVERY };
+            if whole {
+                self.schedule.whole = now + WHOLE_EVERY;
+            }
+            return Some(Effect::ReadView { whole });
+        }
+        if now >= self.schedule.maps && self.take(Lane::Maps) {
+            self.schedule.maps = now + if watching { MAPS_OFTEN } else { MAPS_EVERY };
+            return Some(Effect::ReadMaps { after: self.map.as_ref().map_or(0, |map| map.epoch) });
+        }
+        let sealed =
+            |case: &Case| case.record.state == FenceState::Sealed && !case.clear && case.member().is_some();
+        let waiting = self.cases.values().any(sealed);
+        let due = now >= self.schedule.sweep || (waiting && self.sweep_is_old(now));
+        if self.map.is_some() && due && self.take(Lane::Sweep) {
+            self.schedule.sweep = now + self.settings.guard.every;
+            return Some(Effect::Sweep);
+        }
+        None
+    }
+
+    /// Does a gate wait for a sweep that began after its fence was sealed?
+    fn sweep_is_old(&self, now: Duration) -> bool {
+        let began = self.sweep.as_ref().map(|(began, ..)| *began);
+        let sealed = self.cases.values().filter(|case| !case.clear).filter_map(|case| case.sealed_at).max();
+        match (began, sealed) {
+            (Some(began), Some(sealed)) => began < sealed || now.saturating_sub(began) >= SWEEP_OFTEN,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        }
+    }
+
+    fn ask_members(&mut self) -> Option<Effect> {
+        let view = self.view.as_ref().filter(|_| self.view_is_fresh())?;
+        let now = self.now.boot;
+        let guarded = self.gate_state() == GateState::Installed;
+        if let GateState::Partial { .. } = self.gate_state()
+            && self.desk.pushed.is_none_or(|pushed| now >= pushed + PUSH_EVERY)
+            && !self.busy.contains_key(&Lane::Push)
+        {
+            self.desk.pushed = Some(now);
+            self.take(Lane::Push);
+            return Some(Effect::PushGate);
+        }
+        let mut due = None;
+        for (name, member) in &view.members {
+            let evidence = self.evidence.get(name).cloned().unwrap_or_default();
+            let held = self.case_of(name).is_some();
+            let every = if held { STATE_OFTEN } else { STATE_EVERY };
+            let asked = evidence.state.as_ref().map(|(asked, _)| *asked);
+            let online = member.status == MemberStatus::Online;
+            if (held || online) && asked.is_none_or(|asked| now >= asked + every) {
+                due = Some((Lane::State(name.clone()), Effect::ReadMemberState(name.clone())));
+            } else if online && self.world.is_some() && self.networks_are_due(name) {
+                due = Some((Lane::Networks(name.clone()), Effect::ReadNetworks(name.clone())));
+            } else if !guarded
+                && evidence.healing_is_near(member, &view.thresholds, self.settings.lead)
+                && evidence.ping_is_due(now)
+            {
+                due = Some((Lane::Ping(name.clone()), Effect::Ping(name.clone())));
+            }
+            if due.as_ref().is_some_and(|(lane, _)| !self.busy.contains_key(lane)) {
+                break;
+            }
+            due = None;
+        }
+        let (lane, effect) = due?;
+        if let Lane::Networks(name) = &lane {
+            self.schedule_networks(name.clone());
+        }
+        self.take(lane).then_some(effect)
+    }
+
+    fn networks_are_due(&self, name: &str) -> bool {
+        self.networks_read.get(name).is_none_or(|read| self.now.boot >= *read + NETWORKS_EVERY)
+    }
+
+    fn schedule_networks(&mut self, name: String) {
+        self.networks_read.insert(name, self.now.boot);
+    }
+
+    /// Instances that could not be started while their member was sealed.
+    fn start(&mut self) -> Option<Effect> {
+        let view = self.view.as_ref().filter(|_| self.view_is_fresh())?;
+        let instances = view.instances.as_ref()?;
+        let stopped = |id: &InstanceId| {
+            let details = instances.get(id).and_then(|instance| instance.details.as_ref());
+            details.map(|details| details.ran && !details.running && details.autostart != Some(false))
+        };
+        self.to_start.retain(|id, tries| *tries < STARTS && stopped(id) != Some(false));
+        let online =
+            |id: &InstanceId| instances.get(id).is_some_and(|instance| self.is_online(&instance.location));
+        let read_since = self.whole_began.is_some_and(|whole| whole >= self.schedule.started);
+        let next =
+            self.to_start.keys().find(|id| stopped(id) == Some(true) && online(id) && read_since).cloned()?;
+        if !self.take(Lane::Start) {
+            return None;
+        }
+        self.schedule.started = self.now.boot;
+        *self.to_start.entry(next.clone()).or_default() += 1;
+        Some(Effect::Start(next))
+    }
+}

@@ -1,0 +1,118 @@
+//! The gate's keys: what they should be, what they are, and what to write.
+//!
+//! Contents are compared as a whole and written as a whole, with an epoch that never repeats: the platform checks its
+//! tags in one transaction and writes in another, and equal contents have equal tags (DESIGN §5).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::domain::map::OsdMap;
+use crate::domain::policy::Policy;
+use crate::domain::view::{GateView, MemberStatus, View};
+
+/// What all keys of the guardian begin with, in the configuration of project `default`.
+pub const KEYS: &str = "user.rbd-guardian.";
+/// Followed by a member's name: its instances may be placed elsewhere.
+pub const SEAL: &str = "user.rbd-guardian.seal.";
+/// The value of a seal key.
+pub const SEALED: &str = "sealed";
+/// Raised by each write.
+pub const EPOCH: &str = "user.rbd-guardian.epoch";
+/// Storage pools whose every image a seal covers, separated by commas.
+pub const POOLS: &str = "user.rbd-guardian.pools";
+/// The operator's: `off` lets everything through.
+pub const OVERRIDE: &str = "user.rbd-guardian.gate";
+
+/// Where the gate stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum GateState {
+    /// Nothing is known of it.
+    Unknown,
+    /// At no member.
+    Absent,
+    /// At some members only: those named heal without asking.
+    Partial {
+        /// Reachable members without it.
+        missing: BTreeSet<String>,
+    },
+    /// At every member that can be reached.
+    Installed,
+    /// Switched off by the operator.
+    Off,
+}
+
+/// What was written to the gate.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Desk {
+    /// The keys of the last write, if this guardian has written any.
+    pub written: Option<BTreeMap<String, String>>,
+    /// The epoch of the last write.
+    pub epoch: u64,
+    /// When the last write ended: readings that began before tell nothing of it.
+    pub ended: Duration,
+    /// When the last write failed, if none succeeded since.
+    pub failed: Option<(Duration, String)>,
+    /// When the scriptlet was sent last.
+    pub pushed: Option<Duration>,
+}
+
+/// Where it stands, by a reading of all members.
+pub fn state(view: Option<&View>) -> GateState {
+    let Some((view, gate)) = view.and_then(|view| Some((view, view.gate.as_ref()?))) else {
+        return GateState::Unknown;
+    };
+    if gate.keys.get(OVERRIDE).is_some_and(|value| value == "off") {
+        return GateState::Off;
+    }
+    let stands =
+        |scriptlet: &Result<String, String>| scriptlet.as_ref().is_ok_and(|marker| !marker.is_empty());
+    if !gate.scriptlets.values().any(stands) {
+        let told = gate.scriptlets.values().any(Result::is_ok);
+        return if told { GateState::Absent } else { GateState::Unknown };
+    }
+    // One that the cluster has lost cannot heal anybody.
+    let reachable = view.members.iter().filter(|(_, member)| member.status != MemberStatus::Offline);
+    let newest = gate.scriptlets.values().flatten().max();
+    let lacks = |name: &&String| {
+        gate.scriptlets.get(*name).is_none_or(|marker| marker.as_ref().ok() != newest || !stands(marker))
+    };
+    let missing: BTreeSet<String> = reachable.map(|(name, _)| name).filter(lacks).cloned().collect();
+    if missing.is_empty() { GateState::Installed } else { GateState::Partial { missing } }
+}
+
+/// The guardian's keys as they are, without the epoch and the operator's override.
+pub fn own_keys(gate: &GateView) -> BTreeMap<String, String> {
+    let own = |key: &&String| key.starts_with(KEYS) && ![EPOCH, OVERRIDE].contains(&key.as_str());
+    gate.keys.iter().filter(|(key, _)| own(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// The epoch as it is.
+pub fn epoch(gate: &GateView) -> u64 {
+    gate.keys.get(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default()
+}
+
+/// The keys as they should be.
+pub fn wanted(open: &BTreeSet<String>, pools: &BTreeSet<String>) -> BTreeMap<String, String> {
+    let seals = open.iter().map(|member| (format!("{SEAL}{member}"), SEALED.to_owned()));
+    let pools = pools.iter().cloned().collect::<Vec<_>>().join(",");
+    seals.chain([(POOLS.to_owned(), pools)]).collect()
+}
+
+/// Storage pools of which every image lies in a guarded pool of this storage cluster.
+pub fn covered(view: &View, map: &OsdMap, policy: &Policy, storage: &str) -> BTreeSet<String> {
+    let guarded: BTreeSet<&str> = policy.guarded.pools(map).values().map(|pool| pool.name.as_str()).collect();
+    let covered = view.pools.iter().flatten().filter(|(_, pool)| {
+        let here = pool.cluster.as_deref().is_none_or(|cluster| cluster == storage);
+        here && pool.driver == "ceph"
+            && pool.osd_pool.as_ref().is_some_and(|osd_pool| guarded.contains(osd_pool.as_str()))
+    });
+    covered.map(|(name, _)| name.clone()).collect()
+}
+
+/// Members with a seal key.
+pub fn seals(keys: &BTreeMap<String, String>) -> BTreeSet<String> {
+    keys.keys().filter_map(|key| key.strip_prefix(SEAL)).map(str::to_owned).collect()
+}

@@ -1,0 +1,212 @@
+//! What goes into the guardian and what comes out: plain data, so that a run can be recorded and replayed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::addr::{ClientAddr, Entry};
+use crate::domain::barrier::PoolProof;
+use crate::domain::fence::{self, Sent};
+use crate::domain::guard::ImageUse;
+use crate::domain::map::OsdMap;
+use crate::domain::plan::Target;
+use crate::domain::record::{Change, Records};
+use crate::domain::release;
+use crate::domain::view::{InstanceId, MemberState, Notice, View};
+use crate::domain::volume::ImageName;
+use crate::domain::world::{Daemon, World};
+
+/// A fence's ID as it is printed ([`FenceId`](crate::domain::fence_id::FenceId)).
+pub type Id = String;
+
+/// The time, as two clocks tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Now {
+    /// Since the guardian's host booted (`CLOCK_BOOTTIME`): never steps, goes on while the host sleeps.
+    pub boot: Duration,
+    /// The wall clock: for what ends at a wall-clock time (blocklist entries), and for people.
+    pub wall: Timestamp,
+}
+
+/// Something to perform. Each is answered by exactly one input; nothing waits for it meanwhile.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Read the members, the gate, operations, and with `whole` also instances, pools and volumes.
+    /// Answer: [`Input::View`].
+    ReadView {
+        /// Everything, or only what changes by the second.
+        whole: bool,
+    },
+    /// Ask a member for its own state, over the API that forwards the question to it. Answer: [`Input::MemberState`].
+    ReadMemberState(String),
+    /// Ask a member for the addresses of its interfaces. Answer: [`Input::Networks`].
+    ReadNetworks(String),
+    /// Ask whether a member's host answers a ping at its API address, as healing does. Answer: [`Input::Pinged`].
+    Ping(String),
+    /// Look at the storage as a plan needs it. Answer: [`Input::Looked`].
+    Look,
+    /// Read every osdmap after this epoch, oldest first, the newest included; 0: only the newest.
+    /// Answer: [`Input::Maps`].
+    ReadMaps {
+        /// The last epoch that was examined.
+        after: u32,
+    },
+    /// One sweep of watchers and lock owners. Answer: [`Input::Swept`].
+    Sweep,
+    /// Write records and the reason to the ledger, in one operation that only the leader's own epoch permits.
+    /// Answer: [`Input::Recorded`].
+    Record {
+        /// What changes.
+        changes: Vec<Change>,
+        /// What is done, for the trail.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// A step of a fence. Answer: the input of the same name.
+    Fence(Id, fence::Effect),
+    /// A step of a release. Answer: the input of the same name.
+    Release(Id, release::Effect),
+    /// Make the keys of the gate exactly these, with this epoch. Answer: [`Input::GatePut`].
+    PutGate {
+        /// `user.rbd-guardian.*` without the epoch and without the operator's override.
+        keys: BTreeMap<String, String>,
+        /// Greater than any that was ever written.
+        epoch: u64,
+    },
+    /// Give the gate's scriptlet to the members again, because one lacks it. Answer: [`Input::GatePushed`].
+    PushGate,
+    /// Break the exclusive lock of an image whose owner is fenced. Answer: [`Input::LockBroken`].
+    BreakLock(StaleLock),
+    /// Start an instance. Answer: [`Input::Started`].
+    Start(InstanceId),
+}
+
+/// The exclusive lock of an image, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StaleLock {
+    /// The image.
+    pub image: ImageName,
+    /// `client.4126`.
+    pub owner: String,
+    /// Names the lock within the client.
+    pub cookie: String,
+    /// Its entity address.
+    pub address: ClientAddr,
+}
+
+/// Something that happened, or what became of an effect.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Time went by. Also given when nothing else happens, at the latest at [`Guardian::wake_at`](super::Guardian::wake_at).
+    Tick,
+    /// Incus announced something.
+    Notice(Notice),
+    /// A reading of Incus; `Err` if no member with a quorum answered.
+    View {
+        /// When the reading began.
+        began: Duration,
+        /// What it says, or why there is none.
+        view: Result<View, String>,
+    },
+    /// What a member says of itself, or why it says nothing.
+    MemberState(String, Result<MemberState, String>),
+    /// A member's addresses with their networks.
+    Networks(String, Result<BTreeSet<IpNet>, String>),
+    /// Did the member's host answer? `Err` if it could not be asked.
+    Pinged(String, Result<bool, String>),
+    /// The storage; `Err` if it could not be read.
+    Looked(Result<World, String>),
+    /// Osdmaps, oldest first. `Err` if none could be read.
+    Maps(Result<Vec<OsdMap>, String>),
+    /// Every image that has a user, and what could not be read.
+    Swept {
+        /// When the sweep began.
+        began: Duration,
+        /// Images with at least one watcher or a lock.
+        uses: Vec<ImageUse>,
+        /// In words.
+        unread: Vec<String>,
+    },
+    /// What became of a write to the ledger.
+    Recorded(Recorded),
+    /// Daemons were failed over.
+    FailedOver(Id, Daemon, Sent),
+    /// The active daemons; `None` if they could not be read.
+    Daemons(Id, Option<Vec<Daemon>>),
+    /// Entries were sent.
+    Added(Id, Vec<(Entry, Sent)>),
+    /// Removals were sent.
+    Removed(Id, Vec<(Entry, Sent)>),
+    /// A map was read for a fence or release; `None` if not.
+    Map(Id, Option<OsdMap>),
+    /// PGs were asked.
+    Proved(Id, Vec<PoolProof>),
+    /// The clients every source shows; `None` if one did not answer.
+    Clients(Id, Option<BTreeSet<ClientAddr>>),
+    /// What became of a write to the gate. Whatever it says, the keys are read back.
+    GatePut(Result<(), String>),
+    /// The scriptlet was sent to all members, or why not.
+    GatePushed(Result<(), String>),
+    /// A lock was broken (or was gone), or why not.
+    LockBroken(StaleLock, Result<(), String>),
+    /// An instance was started, or why not.
+    Started(InstanceId, Result<(), String>),
+    /// An operator asks. The answer has the same number.
+    Request(u64, Request),
+    /// This guardian does not lead any more: nothing more is decided or sent.
+    Deposed(String),
+}
+
+/// What became of a write to the ledger.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recorded {
+    /// It is there.
+    Written,
+    /// Another guardian leads.
+    Deposed(String),
+    /// It is not there, or unknown and read back as not there; or the records changed: these are there now.
+    Not {
+        /// Why.
+        why: String,
+        /// What the ledger holds, where it could be read.
+        holds: Option<Box<Records>>,
+    },
+}
+
+/// What an operator may ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "lowercase")]
+pub enum Request {
+    /// Fence.
+    Fence {
+        /// Whom.
+        target: Target,
+        /// Go on with what is known.
+        accept_incomplete: bool,
+        /// Why.
+        reason: Option<String>,
+        /// Who asks (`root@host`).
+        by: String,
+    },
+    /// Release.
+    Release {
+        /// Which.
+        fence: Id,
+        /// The operator asserts that the host was powered off or rebooted.
+        assert_powered_off: bool,
+        /// What the operator saw.
+        reason: Option<String>,
+        /// Who asks.
+        by: String,
+    },
+}
+
+/// The IP of an address with its network.
+pub fn ips(networks: &BTreeSet<IpNet>) -> impl Iterator<Item = IpAddr> {
+    networks.iter().map(IpNet::addr)
+}

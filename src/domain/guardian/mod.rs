@@ -1,0 +1,523 @@
+//! The guardian: what it knows, and what follows from it.
+//!
+//! Inputs come in ([`Guardian::handle`]), effects go out ([`Guardian::next_effect`]), and what is told is asked for
+//! ([`Guardian::next_report`]). Nothing is remembered as "to be done": each effect is derived from what the ledger
+//! holds and what was last read, so that a guardian that begins anywhere, also after another one died there, goes on
+//! the same way. At most one effect of a kind is on its way.
+
+pub mod book;
+pub mod case;
+pub mod evidence;
+pub mod gate;
+pub mod io;
+pub mod proof;
+pub mod report;
+pub mod settings;
+pub mod status;
+
+mod effects;
+mod readings;
+mod wants;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use book::Book;
+use case::{Case, GateClosed, Ground, Releasing};
+use effects::{Lane, Schedule};
+use evidence::Evidence;
+use gate::{Desk, GateState};
+use io::{Id, Input, Now, Recorded, Request, StaleLock};
+use proof::NotProved;
+use report::{Level, Outcome, Report};
+use settings::Settings;
+use wants::{Refused, Want};
+
+use crate::domain::guard::{Conflict, ImageUse};
+use crate::domain::map::OsdMap;
+use crate::domain::member::Members;
+use crate::domain::plan::Target;
+use crate::domain::record::{Change, FenceState, Record, Records};
+use crate::domain::view::{InstanceId, MemberStatus, OperationKind, View};
+use crate::domain::volume::Images;
+use crate::domain::world::World;
+
+/// A reading of the platform is trusted for so long.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// One guardian that leads.
+#[derive(Debug)]
+pub struct Guardian {
+    settings: Settings,
+    now: Now,
+    /// As the ledger holds them.
+    records: Records,
+    /// The write that is on its way.
+    writing: Vec<Change>,
+    /// Why nothing can be recorded.
+    cannot_record: Option<String>,
+    /// The last reading, with what an earlier whole one said where this one is silent.
+    view: Option<View>,
+    /// When the last good reading began, and the last whole one; and why the last one failed.
+    view_began: Duration,
+    whole_began: Option<Duration>,
+    view_failed: Option<String>,
+    images: Images,
+    map: Option<OsdMap>,
+    map_read: Duration,
+    map_failed: Option<String>,
+    world: Option<World>,
+    sweep: Option<(Duration, Vec<ImageUse>, Vec<String>)>,
+    /// Sweep and reading that the conflicts were judged by, so that each pair is judged once.
+    judged: Option<Duration>,
+    conflicts: Vec<Conflict>,
+    /// Clients that were stale in the sweep before.
+    stale_before: BTreeSet<crate::domain::addr::ClientAddr>,
+    book: Book,
+    evidence: BTreeMap<String, Evidence>,
+    /// What a member that is back says that proves no reboot.
+    returned: BTreeMap<String, NotProved>,
+    cases: BTreeMap<Id, Case>,
+    wants: BTreeMap<Target, Want>,
+    refused: BTreeMap<Target, Refused>,
+    last_fence: Option<Duration>,
+    desk: Desk,
+    stale_locks: BTreeSet<StaleLock>,
+    /// Instances to be started after a release, and how often that was tried.
+    to_start: BTreeMap<InstanceId, u32>,
+    busy: BTreeMap<Lane, Duration>,
+    schedule: Schedule,
+    /// When each member was asked for its interfaces.
+    networks_read: BTreeMap<String, Duration>,
+    deposed: Option<String>,
+    reports: VecDeque<Report>,
+}
+
+impl Guardian {
+    /// Begins with what the ledger holds.
+    pub fn new(settings: Settings, records: Records, now: Now) -> Self {
+        let mut guardian = Self {
+            now,
+            records: Records::default(),
+            writing: Vec::new(),
+            cannot_record: None,
+            view: None,
+            view_began: Duration::ZERO,
+            whole_began: None,
+            view_failed: None,
+            images: Images::new(),
+            map: None,
+            map_read: Duration::ZERO,
+            map_failed: None,
+            world: None,
+            sweep: None,
+            judged: None,
+            conflicts: Vec::new(),
+            stale_before: BTreeSet::new(),
+            book: Book { members: records.members.clone() },
+            evidence: BTreeMap::new(),
+            returned: BTreeMap::new(),
+            cases: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            last_fence: None,
+            desk: Desk::default(),
+            stale_locks: BTreeSet::new(),
+            to_start: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            schedule: Schedule::default(),
+            networks_read: BTreeMap::new(),
+            deposed: None,
+            reports: VecDeque::new(),
+            settings,
+        };
+        guardian.hold(records);
+        guardian
+    }
+
+    /// Takes over what the ledger holds: a case for each fence in force.
+    fn hold(&mut self, records: Records) {
+        for record in records.fences.values() {
+            let in_force = !matches!(record.state, FenceState::Released | FenceState::Refused);
+            if in_force && !self.cases.contains_key(&record.id) {
+                let resumed = Case::resume(record.clone(), &self.settings.policy, self.now);
+                if let Some(mut case) = resumed {
+                    // Time since the seal is counted by this host from now on, where it was not before.
+                    let sealed = case.record.state == FenceState::Sealed;
+                    let marks = &mut case.record.marks;
+                    if sealed {
+                        marks.entry(self.settings.boot_id.clone()).or_insert(self.now.boot);
+                    }
+                    self.cases.insert(record.id.clone(), case);
+                } else {
+                    self.log(Level::Error, "unreadable-fence", None, format!("{} is no fence ID", record.id));
+                }
+            }
+        }
+        self.records = records;
+    }
+
+    /// Other settings, from now on.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.now = now;
+        match input {
+            Input::Tick => {}
+            Input::Notice(notice) => self.note(&notice),
+            Input::View { began, view } => self.read_view(began, view),
+            Input::MemberState(name, state) => self.read_member_state(&name, state),
+            Input::Networks(name, networks) => {
+                self.free(&Lane::Networks(name.clone()));
+                if let (Ok(networks), Some(world)) = (networks, &self.world) {
+                    self.book.networks(&name, &networks, world);
+                }
+            }
+            Input::Pinged(name, answered) => {
+                let asked = self.free(&Lane::Ping(name.clone()));
+                self.evidence.entry(name).or_default().ping = Some((asked, answered));
+            }
+            Input::Looked(world) => self.looked(world),
+            Input::Maps(maps) => self.read_maps(maps),
+            Input::Swept { began, uses, unread } => {
+                self.free(&Lane::Sweep);
+                self.sweep = Some((began, uses, unread));
+                self.swept();
+            }
+            Input::Recorded(recorded) => self.recorded(recorded),
+            Input::FailedOver(id, daemon, sent) => {
+                self.case(&id, |case| case.fence(|fence| fence.handle_failed_over(&daemon, sent)));
+            }
+            Input::Daemons(id, daemons) => {
+                self.case(&id, |case| match daemons {
+                    Some(daemons) => case.fence(|fence| fence.handle_daemons(&daemons)),
+                    None => case.fence(|fence| fence.handle_unread()),
+                });
+            }
+            Input::Added(id, sent) => self.case(&id, |case| case.added(sent)),
+            Input::Removed(id, sent) => self.case(&id, |case| case.removed(sent)),
+            Input::Map(id, map) => {
+                if let Some(map) = &map {
+                    self.note_map(map.clone());
+                }
+                self.case(&id, |case| case.map(map));
+            }
+            Input::Proved(id, proofs) => {
+                self.case(&id, |case| case.fence(|fence| fence.handle_barrier(proofs)));
+            }
+            Input::Clients(id, clients) => self.case(&id, |case| case.clients(clients)),
+            Input::GatePut(put) => self.gate_put(put),
+            Input::GatePushed(pushed) => {
+                self.free(&Lane::Push);
+                if let Err(why) = pushed {
+                    self.log(Level::Warn, "gate-push-failed", None, why);
+                }
+                self.schedule.view = self.now.boot;
+            }
+            Input::LockBroken(lock, broken) => {
+                self.free(&Lane::Lock);
+                let name = lock.image.to_string();
+                match broken {
+                    Ok(()) => {
+                        self.log(
+                            Level::Info,
+                            "lock-broken",
+                            None,
+                            format!("{name}: lock of {} broken", lock.owner),
+                        );
+                    }
+                    Err(why) => self.log(Level::Warn, "lock-not-broken", None, format!("{name}: {why}")),
+                }
+                self.stale_locks.remove(&lock);
+            }
+            Input::Started(instance, started) => self.started(&instance, started),
+            Input::Request(number, request) => self.request(number, request),
+            Input::Deposed(why) => {
+                self.log(
+                    Level::Warn,
+                    "deposed",
+                    None,
+                    format!("this guardian does not lead any more: {why}"),
+                );
+                self.deposed = Some(why);
+            }
+        }
+        self.settle();
+    }
+
+    /// Draws every conclusion that needs no effect.
+    fn settle(&mut self) {
+        let boot_id = self.settings.boot_id.clone();
+        let before: Vec<(Id, FenceState)> = self.states();
+        for case in self.cases.values_mut() {
+            case.update(self.now, &boot_id);
+        }
+        self.tell_changes(&before);
+        self.want_what_is_lost();
+        self.plan_what_is_wanted();
+        self.finish();
+    }
+
+    fn states(&self) -> Vec<(Id, FenceState)> {
+        self.cases.iter().map(|(id, case)| (id.clone(), case.record.state)).collect()
+    }
+
+    fn tell_changes(&mut self, before: &[(Id, FenceState)]) {
+        for (id, state) in before {
+            let Some(case) = self.cases.get(id) else { continue };
+            let (after, member) = (case.record.state, case.member().map(str::to_owned));
+            if after == *state {
+                continue;
+            }
+            let level = if after == FenceState::Breached { Level::Error } else { Level::Info };
+            let pending = case.pending();
+            let text = match after {
+                FenceState::Breached => {
+                    "somebody removed an entry of it: writes may have been accepted; it is being re-asserted"
+                        .to_owned()
+                }
+                FenceState::Pending => format!("waiting for {} PGs: {}", pending.len(), pending.join(" ")),
+                FenceState::Sealed => "every PG of every guarded pool refuses it".to_owned(),
+                FenceState::Intended
+                | FenceState::Committed
+                | FenceState::Releasing
+                | FenceState::Released
+                | FenceState::Refused => format!("was {state}"),
+            };
+            self.log(level, code(after), member, format!("{id} {after}: {text}"));
+        }
+    }
+
+    fn recorded(&mut self, recorded: Recorded) {
+        self.free(&Lane::Record);
+        let changes = std::mem::take(&mut self.writing);
+        match recorded {
+            Recorded::Written => {
+                if self.cannot_record.take().is_some() {
+                    self.log(Level::Info, "recording", None, "the ledger can be written again".to_owned());
+                }
+                for change in changes {
+                    self.records.apply(change);
+                }
+            }
+            Recorded::Deposed(by) => self.deposed = Some(format!("{by} leads")),
+            Recorded::Not { why, holds } => {
+                if self.cannot_record.is_none() {
+                    self.log(
+                        Level::Error,
+                        "cannot-record",
+                        None,
+                        format!("{why}: nothing is fenced or released"),
+                    );
+                }
+                self.cannot_record = Some(why);
+                self.schedule.record = self.now.boot + Duration::from_secs(1);
+                if let Some(holds) = holds {
+                    self.hold(*holds);
+                }
+            }
+        }
+    }
+
+    fn gate_put(&mut self, put: Result<(), String>) {
+        self.free(&Lane::Gate);
+        self.desk.ended = self.now.boot;
+        match put {
+            Ok(()) => self.desk.failed = None,
+            Err(why) => {
+                if self.desk.failed.is_none() {
+                    self.log(Level::Warn, "gate-not-written", None, why.clone());
+                }
+                self.desk.failed = Some((self.now.boot, why));
+            }
+        }
+        self.schedule.view = self.now.boot;
+    }
+
+    fn started(&mut self, instance: &InstanceId, started: Result<(), String>) {
+        self.free(&Lane::Start);
+        match started {
+            Ok(()) => {
+                self.to_start.remove(instance);
+                self.log(Level::Info, "started", None, format!("instance {instance} started"));
+            }
+            Err(why) => {
+                self.log(
+                    Level::Warn,
+                    "not-started",
+                    None,
+                    format!("instance {instance} did not start: {why}"),
+                );
+            }
+        }
+        self.schedule.whole = self.now.boot + Duration::from_secs(2);
+    }
+
+    /// Cases that are over, and requests that have their answer.
+    fn finish(&mut self) {
+        let mut over = Vec::new();
+        for (id, case) in &mut self.cases {
+            let recorded = self.records.fences.get(id);
+            let sealed = recorded.is_some_and(|record| record.state == FenceState::Sealed)
+                && case.record.state == FenceState::Sealed;
+            let record = Box::new(case.record.clone());
+            if case.is_over(recorded) {
+                over.push(id.clone());
+                for number in std::mem::take(&mut case.requests) {
+                    self.reports.push_back(Report::Answer(number, Outcome::Released(record.clone())));
+                }
+            } else if sealed && case.release.is_none() {
+                for number in std::mem::take(&mut case.requests) {
+                    let outcome = Outcome::Sealed(record.clone(), case.proofs());
+                    self.reports.push_back(Report::Answer(number, outcome));
+                }
+            }
+        }
+        for id in over {
+            if let Some(member) = self.cases.remove(&id).and_then(|case| case.member().map(str::to_owned)) {
+                self.returned.remove(&member);
+                self.start_what_stopped(&member);
+            }
+        }
+    }
+
+    /// Instances that were running and could not be started while their member was sealed.
+    fn start_what_stopped(&mut self, member: &str) {
+        let instances = self.view.iter().filter_map(|view| view.instances.as_ref()).flatten();
+        let here = instances.filter(|(_, instance)| instance.location == member);
+        self.to_start.extend(here.map(|(id, _)| (id.clone(), 0)));
+        self.schedule.whole = self.now.boot;
+    }
+
+    fn case(&mut self, id: &Id, answered: impl FnOnce(&mut Case)) {
+        if let Some(case) = self.cases.get_mut(id) {
+            answered(case);
+        }
+    }
+
+    fn case_of(&self, member: &str) -> Option<&Case> {
+        self.cases.values().find(|case| case.member() == Some(member))
+    }
+
+    fn is_open(&self, member: &str) -> bool {
+        self.cases
+            .iter()
+            .any(|(id, case)| case.member() == Some(member) && case.opens_gate(self.records.fences.get(id)))
+    }
+
+    fn is_online(&self, member: &str) -> bool {
+        let status =
+            self.view.as_ref().and_then(|view| view.members.get(member)).map(|member| &member.status);
+        self.view_is_fresh() && status == Some(&MemberStatus::Online)
+    }
+
+    /// Is there a reading by a member with quorum that can be trusted now?
+    fn view_is_fresh(&self) -> bool {
+        self.view.is_some() && self.now.boot.saturating_sub(self.view_began) < FRESH
+    }
+
+    fn members(&self) -> Members {
+        self.book.members(&self.settings.members, self.view.as_ref())
+    }
+
+    fn gate_state(&self) -> GateState {
+        gate::state(self.view.as_ref())
+    }
+
+    /// What a step of a case may rely on.
+    fn ground<'a>(&'a self, case: &Case) -> Ground<'a> {
+        let recorded = self.records.fences.get(&case.id);
+        let operators = !case.record.by.starts_with("the guardian");
+        let member = case.member().unwrap_or_default();
+        let evidence = self.evidence.get(member);
+        let read_since = self.view_began >= case.wanted_at;
+        let still_wanted = if operators || case.member().is_none() {
+            Some(true)
+        } else if recorded.is_some() && read_since {
+            Some(evidence.is_some_and(Evidence::is_lost))
+        } else {
+            None
+        };
+        let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
+        let read = self.view_began >= self.desk.ended && !self.busy.contains_key(&Lane::Gate);
+        let failed = self.desk.failed.is_some() || (self.view_failed.is_some() && !self.view_is_fresh());
+        let gate_closed = match gate {
+            _ if !self.settings.platform || case.member().is_none() => GateClosed::Yes,
+            Some(gate) if read && !gate::seals(&gate.keys).contains(member) => GateClosed::Yes,
+            Some(_) | None if failed => GateClosed::CannotTell,
+            Some(_) | None => GateClosed::NotYet,
+        };
+        let starts = |kind: OperationKind| match kind {
+            OperationKind::Heal | OperationKind::Migrate | OperationKind::Start => true,
+            OperationKind::Evacuate | OperationKind::Other => false,
+        };
+        let operations = self.view.as_ref().and_then(|view| view.operations.as_ref());
+        let drained = !self.settings.platform
+            || case.member().is_none()
+            || operations.is_some_and(|all| !all.iter().any(|operation| starts(operation.kind)));
+        Ground { now: self.now, recorded, still_wanted, gate_closed, drained }
+    }
+
+    /// What is to be told next.
+    pub fn next_report(&mut self) -> Option<Report> {
+        self.reports.pop_front()
+    }
+
+    fn log(&mut self, level: Level, code: &'static str, member: Option<String>, text: String) {
+        self.reports.push_back(Report::Log { level, code, member, text });
+    }
+
+    /// Ends the wait for an answer; when it was asked for.
+    fn free(&mut self, lane: &Lane) -> Duration {
+        self.busy.remove(lane).unwrap_or(self.now.boot)
+    }
+
+    fn request(&mut self, number: u64, request: Request) {
+        match request {
+            Request::Fence { target, accept_incomplete, reason, by } => {
+                self.want_by_request(number, target, accept_incomplete, reason, by);
+            }
+            Request::Release { fence, assert_powered_off, reason, by } => {
+                let Some(case) = self.cases.get_mut(&fence) else {
+                    let text = format!("no fence {fence} is held: `status` lists those that are");
+                    self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
+                    return;
+                };
+                if assert_powered_off {
+                    let why = reason.unwrap_or_default();
+                    case.requests.insert(number);
+                    case.release = Some(Releasing { by, why: format!("asserted powered off: {why}") });
+                } else if case.release.is_some() {
+                    case.requests.insert(number);
+                } else {
+                    let text = "a release needs proof that the member rebooted after the seal; the guardian releases \
+                                it by itself when it has that. If you know that it was powered off, say so with \
+                                --assert-powered-off --reason TEXT";
+                    self.reports.push_back(Report::Answer(number, Outcome::Failed(text.to_owned())));
+                }
+            }
+        }
+    }
+}
+
+/// A stable word for a state.
+fn code(state: FenceState) -> &'static str {
+    match state {
+        FenceState::Intended => "intended",
+        FenceState::Committed => "committed",
+        FenceState::Pending => "pending",
+        FenceState::Sealed => "sealed",
+        FenceState::Breached => "breached",
+        FenceState::Releasing => "releasing",
+        FenceState::Released => "released",
+        FenceState::Refused => "refused",
+    }
+}
+
+/// The record of a fence, as a change of the ledger.
+fn put(case: &Case) -> Change {
+    Change::Put(Record::Fence(case.record.clone()))
+}

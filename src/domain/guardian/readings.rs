@@ -1,0 +1,326 @@
+//! What readings of the platform and the storage say.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Guardian;
+use super::case::Releasing;
+use super::effects::Lane;
+use super::gate;
+use super::io::{Id, StaleLock};
+use super::proof::{self, Baseline};
+use super::report::Level;
+use crate::domain::guard::{self, ImageUse};
+use crate::domain::map::OsdMap;
+use crate::domain::record::{FenceState, UptimeSample};
+use crate::domain::view::{MemberState, MemberStatus, Notice, OperationKind, View};
+use crate::domain::volume::{Expected, images};
+
+impl Guardian {
+    pub(super) fn note(&mut self, notice: &Notice) {
+        let now = self.now.boot;
+        match notice {
+            Notice::Healing { member } => {
+                for (name, evidence) in &mut self.evidence {
+                    let meant = member.as_ref().is_none_or(|member| member == name);
+                    if meant && evidence.is_lost() {
+                        evidence.healing = Some(now);
+                    }
+                }
+                if let Some(member) = member {
+                    self.evidence.entry(member.clone()).or_default().healing = Some(now);
+                }
+                self.schedule.view = now;
+            }
+            Notice::Refused { member, healing } => {
+                if *healing {
+                    self.evidence.entry(member.clone()).or_default().heal_refused = Some(now);
+                }
+                self.schedule.view = now;
+            }
+            Notice::Changed => self.schedule.changed(now),
+            Notice::Missed => self.schedule.whole = now,
+        }
+    }
+
+    pub(super) fn read_view(&mut self, began: Duration, view: Result<View, String>) {
+        self.free(&Lane::View);
+        let view = match view {
+            Ok(view) => view,
+            Err(why) => {
+                if self.view_failed.is_none() {
+                    self.log(Level::Warn, "view-lost", None, format!("no reading of the cluster: {why}"));
+                }
+                self.view_failed = Some(why);
+                return;
+            }
+        };
+        if self.view_failed.take().is_some() {
+            self.log(Level::Info, "view-back", None, format!("{} answers for the cluster", view.from));
+        }
+        let whole = view.volumes.is_some() && view.instances.is_some();
+        let before = self.view.take();
+        self.note_moves(before.as_ref(), &view);
+        let merged = merge(before, view);
+        if whole {
+            self.whole_began = Some(began);
+            self.images = images(&merged);
+        }
+        for (name, member) in &merged.members {
+            let evidence = self.evidence.entry(name.clone()).or_default();
+            evidence.note_status(&member.status, began);
+            let busy = [OperationKind::Heal];
+            let healing = merged.operations.iter().flatten().any(|operation| busy.contains(&operation.kind));
+            let due = merged.thresholds.healing.zip(member.heartbeat_age).is_some_and(|(at, age)| age >= at);
+            if healing && due && evidence.is_lost() {
+                evidence.healing = Some(self.now.boot);
+            }
+            if let Ok(ips) = &member.addresses
+                && !ips.is_empty()
+            {
+                self.book.operator(name, ips);
+            }
+        }
+        self.evidence.retain(|name, _| merged.members.contains_key(name));
+        self.view = Some(merged);
+        self.view_began = began;
+        self.note_foreign_keys();
+        self.swept();
+    }
+
+    /// An instance that left a lost member: nobody asked the gate, or it let it go.
+    fn note_moves(&mut self, before: Option<&View>, after: &View) {
+        let (Some(before), Some(after)) = (before.and_then(|view| view.instances.as_ref()), &after.instances)
+        else {
+            return;
+        };
+        for (id, instance) in after {
+            let Some(old) = before.get(id).filter(|old| old.location != instance.location) else { continue };
+            let sealed = self.is_open(&old.location);
+            if let Some(evidence) = self.evidence.get_mut(&old.location)
+                && evidence.is_lost()
+                && !sealed
+            {
+                evidence.moved = Some(id.to_string());
+            }
+        }
+    }
+
+    /// INV-7: what somebody else writes to the gate, the ledger does not back: a deposed guardian, or a tool that
+    /// writes back an old copy of the project.
+    fn note_foreign_keys(&mut self) {
+        let Some(gate) = self.view.as_ref().and_then(|view| view.gate.as_ref()) else { return };
+        let (keys, epoch) = (gate::own_keys(gate), gate::epoch(gate));
+        let Some(written) = &self.desk.written else { return };
+        if self.view_began < self.desk.ended || self.busy.contains_key(&Lane::Gate) {
+            return;
+        }
+        if keys != *written || epoch != self.desk.epoch {
+            let foreign: Vec<String> =
+                gate::seals(&keys).difference(&gate::seals(written)).cloned().collect();
+            let text = if foreign.is_empty() {
+                "somebody else changed the gate's keys: they are written again".to_owned()
+            } else {
+                format!(
+                    "somebody else wrote a seal key for {}: the ledger does not back it, it is removed",
+                    foreign.join(", ")
+                )
+            };
+            self.log(Level::Error, "gate-foreign-write", None, text);
+            // Not told again for the same contents.
+            self.desk.written = Some(keys);
+            self.desk.epoch = self.desk.epoch.max(epoch);
+        }
+    }
+
+    pub(super) fn read_member_state(&mut self, name: &str, state: Result<MemberState, String>) {
+        let asked = self.free(&Lane::State(name.to_owned()));
+        let held = self.case_of(name).map(|case| case.id.clone());
+        if let Ok(state) = &state {
+            match &held {
+                Some(id) => self.judge_reboot(&id.clone(), name, state, asked),
+                None if self.is_online(name) => self.remember(name, state),
+                None => {}
+            }
+        } else {
+            self.returned.remove(name);
+        }
+        self.evidence.entry(name.to_owned()).or_default().state = Some((asked, state));
+    }
+
+    /// A healthy member's uptime and identity, for the proof of a reboot. Kept unless it changed by much: a smaller
+    /// sample only makes the proof stricter.
+    fn remember(&mut self, name: &str, state: &MemberState) {
+        let at = self.now.wall;
+        let member = self.book.of(name);
+        let known = member.uptime.map(|sample| sample.uptime);
+        if known.is_none_or(|known| state.uptime < known || state.uptime > known * 3 / 2) {
+            member.uptime = Some(UptimeSample { uptime: state.uptime, at });
+        }
+        if state.machine.is_some() {
+            member.machine.clone_from(&state.machine);
+        }
+    }
+
+    fn judge_reboot(&mut self, id: &Id, name: &str, state: &MemberState, asked: Duration) {
+        let Some(case) = self.cases.get_mut(id) else { return };
+        if case.record.state != FenceState::Sealed || case.release.is_some() {
+            return;
+        }
+        let member = self.book.members.get(name);
+        let mark = case.record.marks.get(&self.settings.boot_id);
+        let baseline = Baseline {
+            machine: member.and_then(|member| member.machine.as_deref()),
+            uptime: member.and_then(|member| member.uptime).map(|sample| sample.uptime),
+            since_seal: mark.map(|mark| asked.saturating_sub(*mark)),
+        };
+        match proof::rebooted(&baseline, state) {
+            Ok(()) if self.settings.auto_release => {
+                let why = format!(
+                    "it booted {} s ago, and was sealed {} s ago",
+                    state.uptime.as_secs(),
+                    baseline.since_seal.unwrap_or_default().as_secs()
+                );
+                case.release = Some(Releasing { by: "the guardian".to_owned(), why: why.clone() });
+                self.returned.remove(name);
+                self.log(Level::Info, "rebooted", Some(name.to_owned()), format!("{why}: it is released"));
+            }
+            Ok(()) => drop(self.returned.remove(name)),
+            Err(not) => {
+                if self.returned.insert(name.to_owned(), not.clone()).is_none() {
+                    self.log(Level::Error, "returned-stale", Some(name.to_owned()), not.to_string());
+                }
+            }
+        }
+    }
+
+    pub(super) fn read_maps(&mut self, maps: Result<Vec<OsdMap>, String>) {
+        self.free(&Lane::Maps);
+        match maps {
+            Ok(maps) => {
+                self.map_failed = None;
+                for map in maps {
+                    for case in self.cases.values_mut() {
+                        case.observe(&map);
+                    }
+                    self.note_map(map);
+                }
+            }
+            Err(why) => {
+                if self.map_failed.is_none() {
+                    self.log(
+                        Level::Warn,
+                        "storage-lost",
+                        None,
+                        format!("the storage does not answer: {why}"),
+                    );
+                }
+                self.map_failed = Some(why);
+            }
+        }
+    }
+
+    pub(super) fn note_map(&mut self, map: OsdMap) {
+        if self.map.as_ref().is_none_or(|known| known.epoch <= map.epoch) {
+            self.map = Some(map);
+            self.map_read = self.now.boot;
+        }
+    }
+
+    /// Judges a sweep once a whole reading that began after it is there: instances move between the two otherwise.
+    pub(super) fn swept(&mut self) {
+        let (Some((began, uses, unread)), Some(view), Some(map)) = (&self.sweep, &self.view, &self.map)
+        else {
+            return;
+        };
+        let began = *began;
+        if self.judged == Some(began)
+            && self.cases.values().all(|case| case.clear || case.sealed_at.is_none())
+        {
+            return;
+        }
+        let members = self.book.members(&self.settings.members, Some(view));
+        for case in self.cases.values_mut() {
+            let since = case.sealed_at.is_some_and(|sealed| began >= sealed);
+            let epoch = case.record.proofs.iter().map(|proof| proof.epoch).max();
+            if !since
+                || epoch.is_none_or(|epoch| map.epoch < epoch)
+                || !unread.is_empty()
+                || self.whole_began.is_none()
+            {
+                continue;
+            }
+            let member = case.member().unwrap_or_default().to_owned();
+            let its = |one: &&ImageUse| {
+                matches!(self.images.get(&one.image), Some(Expected::Exclusive { locations, .. })
+                    if locations.contains(&member))
+            };
+            let outside = |one: &ImageUse| one.clients().iter().any(|client| !map.blocklist.refuses(*client));
+            // Once it was clear the gate opens, and then the new owners are there.
+            case.clear |= !uses.iter().filter(its).any(outside);
+            let locks = uses.iter().filter(its).filter_map(|one| {
+                let lock = one.lock.as_ref()?;
+                let address = lock.address.client().filter(|client| map.blocklist.refuses(*client))?;
+                let (owner, cookie) = (lock.owner.clone(), lock.cookie.clone());
+                Some(StaleLock { image: one.image.clone(), owner, cookie, address })
+            });
+            self.stale_locks.extend(locks);
+        }
+        let judged = self.whole_began.filter(|whole| *whole >= began);
+        let known: BTreeSet<_> =
+            view.members.iter().filter(|(_, m)| m.status == MemberStatus::Online).map(|(n, _)| n).collect();
+        if !known.is_empty() {
+            self.book.uses(uses, &self.images, view, &self.settings.guard.admin_hosts);
+        }
+        let grounds = guard::Grounds {
+            images: &self.images,
+            members: &members,
+            blocklist: &map.blocklist,
+            operations: view.operations.as_deref().unwrap_or_default(),
+            admin_hosts: &self.settings.guard.admin_hosts,
+            own: &self.settings.guard.own,
+        };
+        for (name, evidence) in &mut self.evidence {
+            let seen = |one: &ImageUse| {
+                one.clients().iter().any(|c| members.owner(c.ip).is_some_and(|m| m.name == *name))
+            };
+            if uses.iter().any(seen) {
+                evidence.clients_seen = evidence.clients_seen.max(Some(began));
+            }
+        }
+        let conflicts = guard::conflicts(uses, grounds);
+        if judged.is_none() {
+            if !conflicts.is_empty() {
+                self.schedule.whole = self.now.boot;
+            }
+            return;
+        }
+        if self.judged == Some(began) {
+            return;
+        }
+        self.judged = Some(began);
+        let stale = guard::stale_clients(uses, &conflicts);
+        self.conflicts = conflicts;
+        self.want_stale(&stale.keys().copied().collect());
+    }
+}
+
+/// What a reading leaves out is what an earlier one said. Instances of members that could not be asked keep the details
+/// they had.
+fn merge(before: Option<View>, mut view: View) -> View {
+    let Some(before) = before else { return view };
+    view.pools = view.pools.or(before.pools);
+    view.volumes = view.volumes.or(before.volumes);
+    let Some(instances) = &mut view.instances else {
+        view.instances = before.instances;
+        return view;
+    };
+    for (id, old) in before.instances.into_iter().flatten() {
+        if let Some(instance) = instances.get_mut(&id)
+            && instance.details.is_none()
+        {
+            instance.details = old.details;
+        }
+    }
+    view
+}

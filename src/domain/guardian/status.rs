@@ -1,0 +1,356 @@
+//! What `status` shows: everything the guardian knows, in one piece.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Guardian;
+use super::evidence::{Evidence, Health};
+use super::gate::{self, GateState};
+use super::io::{Id, Now};
+use super::report::Alarm;
+use crate::domain::plan::Target;
+use crate::domain::record::{FenceRecord, FenceState, Source};
+use crate::domain::view::{InstanceId, MemberStatus};
+
+/// The whole picture.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// This guardian.
+    pub guardian: String,
+    /// Why it decides nothing, if it does not lead.
+    pub deposed: Option<String>,
+    /// The cluster of members.
+    pub platform: Reading,
+    /// The storage.
+    pub storage: Reading,
+    /// Why nothing can be recorded, if so.
+    pub cannot_record: Option<String>,
+    /// The newest osdmap epoch that was examined.
+    pub epoch: Option<u32>,
+    /// The gate.
+    pub gate: GateStatus,
+    /// Members, by name.
+    pub members: Vec<MemberLine>,
+    /// Fences in force.
+    pub fences: Vec<FenceStatus>,
+    /// What is not as it should be.
+    pub alarms: Vec<Alarm>,
+}
+
+/// Whether a source of readings answers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reading {
+    /// It answered within the last seconds.
+    pub fresh: bool,
+    /// How old the last good reading is, in whole seconds.
+    pub age_s: Option<u64>,
+    /// Why the last one failed.
+    pub trouble: Option<String>,
+}
+
+/// The gate.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GateStatus {
+    /// Where it stands.
+    #[serde(flatten)]
+    pub state: GateState,
+    /// The last epoch that was written or read.
+    pub epoch: u64,
+    /// Members whose instances may be placed elsewhere, as it says now.
+    pub open: BTreeSet<String>,
+}
+
+/// A member.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MemberLine {
+    /// Its name.
+    pub name: String,
+    /// As its cluster says.
+    pub status: Option<MemberStatus>,
+    /// What the evidence comes to.
+    pub health: Health,
+    /// `watching`, or the state of its fence, or `returned-stale`, `stranded`, `suspect`, `refused`.
+    pub state: &'static str,
+    /// Its addresses, and what says so.
+    pub addresses: Vec<(IpAddr, BTreeSet<Source>)>,
+    /// Its fence.
+    pub fence: Option<Id>,
+}
+
+/// A fence.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FenceStatus {
+    /// As it should be in the ledger.
+    #[serde(flatten)]
+    pub record: FenceRecord,
+    /// PGs that have not answered.
+    pub pending: Vec<String>,
+    /// What it waits for, in words.
+    pub waits: Option<String>,
+}
+
+/// A reading of the storage is fresh for so long: at rest the osdmap is read each 10 s.
+const STORAGE_FRESH: Duration = Duration::from_secs(25);
+
+impl Guardian {
+    /// Everything, at this moment.
+    pub fn status(&self, now: Now) -> Status {
+        let age = |at: Duration| now.boot.saturating_sub(at);
+        let told = |fresh: bool, age: Option<Duration>, trouble: &Option<String>| Reading {
+            fresh,
+            age_s: age.map(|age| age.as_secs()),
+            trouble: trouble.clone(),
+        };
+        let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
+        Status {
+            guardian: self.settings.name.clone(),
+            deposed: self.deposed.clone(),
+            platform: told(
+                self.view_is_fresh(),
+                self.view.as_ref().map(|_| age(self.view_began)),
+                &self.view_failed,
+            ),
+            storage: told(
+                self.map.is_some() && age(self.map_read) < STORAGE_FRESH && self.map_failed.is_none(),
+                self.map.as_ref().map(|_| age(self.map_read)),
+                &self.map_failed,
+            ),
+            cannot_record: self.cannot_record.clone(),
+            epoch: self.map.as_ref().map(|map| map.epoch),
+            gate: GateStatus {
+                state: self.gate_state(),
+                epoch: gate.map_or(self.desk.epoch, gate::epoch),
+                open: gate.map(|gate| gate::seals(&gate.keys)).unwrap_or_default(),
+            },
+            members: self.member_statuses(),
+            fences: self.fence_statuses(),
+            alarms: self.alarms(),
+        }
+    }
+
+    fn member_statuses(&self) -> Vec<MemberLine> {
+        let one = |name: String, ips: Vec<IpAddr>| {
+            let evidence = self.evidence.get(&name).cloned().unwrap_or_default();
+            let sources = self.book.members.get(&name).map(|member| &member.addresses);
+            let source = |ip: IpAddr| {
+                sources
+                    .and_then(|sources| sources.get(&ip))
+                    .cloned()
+                    .unwrap_or_else(|| [Source::Operator].into())
+            };
+            MemberLine {
+                status: self.view.as_ref().and_then(|view| view.members.get(&name)).map(|m| m.status.clone()),
+                health: evidence.health(self.view_is_fresh(), self.now.boot),
+                state: self.state_of(&name, &evidence),
+                addresses: ips.into_iter().map(|ip| (ip, source(ip))).collect(),
+                fence: self.case_of(&name).map(|case| case.id.clone()),
+                name,
+            }
+        };
+        self.members().0.into_iter().map(|member| one(member.name, member.addresses)).collect()
+    }
+
+    fn state_of(&self, name: &str, evidence: &Evidence) -> &'static str {
+        let target = Target::Member(name.to_owned());
+        if let Some(case) = self.case_of(name) {
+            let sealed = case.record.state == FenceState::Sealed;
+            return if sealed && self.returned.contains_key(name) {
+                "returned-stale"
+            } else if sealed && !self.stranded(name).is_empty() {
+                "stranded"
+            } else {
+                super::code(case.record.state)
+            };
+        }
+        if self.refused.contains_key(&target) {
+            "refused"
+        } else if self.wants.contains_key(&target) || evidence.is_lost() {
+            "suspect"
+        } else {
+            "watching"
+        }
+    }
+
+    fn fence_statuses(&self) -> Vec<FenceStatus> {
+        let waits = |case: &super::Case| {
+            let record = self.records.fences.get(&case.id);
+            let member = case.member()?;
+            if let Some((why, _)) = &case.trouble {
+                return Some(why.clone());
+            }
+            if case.record.state != FenceState::Sealed || case.opens_gate(record) {
+                return None;
+            }
+            if !case.clear {
+                return Some(format!("a sweep that shows no user of {member}'s images outside of the fence"));
+            }
+            (!case.record.accepted).then(|| {
+                format!("an operator: only known clients are fenced; `rbd-guardian fence {member} --accept-incomplete`")
+            })
+        };
+        let one = |case: &super::Case| FenceStatus {
+            record: case.record.clone(),
+            pending: case.pending(),
+            waits: waits(case),
+        };
+        self.cases.values().map(one).collect()
+    }
+
+    /// Instances of a sealed member that run nowhere: its healing never came, or did not end.
+    pub(super) fn stranded(&self, name: &str) -> BTreeSet<InstanceId> {
+        let Some(view) = &self.view else { return BTreeSet::new() };
+        let back = view.members.get(name).is_some_and(|member| match member.status {
+            MemberStatus::Online | MemberStatus::Restoring => true,
+            MemberStatus::Offline
+            | MemberStatus::Evacuating
+            | MemberStatus::Evacuated
+            | MemberStatus::Blocked
+            | MemberStatus::Other(_) => false,
+        });
+        let here = |(_, instance): &(&InstanceId, &crate::domain::view::Instance)| instance.location == name;
+        let instances = view.instances.iter().flatten().filter(here).map(|(id, _)| id.clone());
+        if back && self.is_open(name) { instances.collect() } else { BTreeSet::new() }
+    }
+
+    /// What is not as it should be, with what to do.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        let mut alarms = Vec::new();
+        let mut alarm = |code, member: Option<&str>, text: String, advice: Vec<String>| {
+            alarms.push(Alarm { code, member: member.map(str::to_owned), text, advice });
+        };
+        for case in self.cases.values() {
+            let Some(name) = case.member() else { continue };
+            if case.record.state == FenceState::Breached {
+                let text = "an entry of its fence was removed; it is being re-asserted".to_owned();
+                alarm(
+                    "breached",
+                    Some(name),
+                    text,
+                    vec!["find out who ran `ceph osd blocklist rm` (audit log)".to_owned()],
+                );
+            }
+            if let Some((why, _)) = &case.trouble {
+                alarm("fence-trouble", Some(name), why.clone(), Vec::new());
+            }
+            if let Some(not) = self.returned.get(name) {
+                let advice = vec![
+                    format!("reboot {name}: it is released by itself when it has"),
+                    format!("do not run `incus cluster restore {name}` before: its old instances still run"),
+                ];
+                alarm("returned-stale", Some(name), not.to_string(), advice);
+            }
+            let stranded = self.stranded(name);
+            if !stranded.is_empty() {
+                let names: Vec<String> = stranded.iter().map(ToString::to_string).collect();
+                let text = format!(
+                    "it is sealed and back before its instances were healed: {} cannot write",
+                    names.join(", ")
+                );
+                alarm("stranded", Some(name), text, self.rescue(name, &stranded));
+            }
+        }
+        for (target, refused) in &self.refused {
+            let Target::Member(name) = target else { continue };
+            let text = refused.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            alarm(
+                "refused",
+                Some(name),
+                format!("it is lost and not fenced: {text}"),
+                vec![format!("rbd-guardian plan {name}")],
+            );
+        }
+        for conflict in &self.conflicts {
+            let member = conflict.member.as_deref();
+            let placed = conflict.placed.iter().cloned().collect::<Vec<_>>().join(", ");
+            let whose = member.map_or_else(|| "no known member".to_owned(), |name| format!("member {name}"));
+            let text = format!(
+                "{} is used by {} of {whose}, and is placed on {placed}",
+                conflict.image, conflict.client
+            );
+            let advice = vec![format!("rbd-guardian fence --address {}", conflict.client)];
+            alarm("second-writer", member, text, advice);
+        }
+        for contradiction in self.book.contradictions() {
+            let names = contradiction.members.iter().cloned().collect::<Vec<_>>().join(" and ");
+            let text = format!("{} is an address of {names}: neither can be fenced by it", contradiction.ip);
+            let advice = vec!["set user.rbd-guardian.ceph-addresses on the members".to_owned()];
+            alarm("address-contradiction", None, text, advice);
+        }
+        match self.gate_state() {
+            GateState::Off => {
+                let text =
+                    format!("the gate is switched off ({}=off): nothing holds up a healing", gate::OVERRIDE);
+                alarm(
+                    "gate-off",
+                    None,
+                    text,
+                    vec![format!("incus project unset default {}", gate::OVERRIDE)],
+                );
+            }
+            GateState::Partial { missing } => {
+                let names = missing.into_iter().collect::<Vec<_>>().join(", ");
+                let text = format!(
+                    "{names} would heal without asking the gate: lost members are fenced before healing meanwhile"
+                );
+                alarm("gate-partial", None, text, vec!["rbd-guardian gate install".to_owned()]);
+            }
+            GateState::Absent if self.view.as_ref().is_some_and(|view| view.thresholds.healing.is_some()) => {
+                let text = "healing is on and no gate is installed: lost members are fenced before healing"
+                    .to_owned();
+                alarm("gate-absent", None, text, vec!["rbd-guardian gate install".to_owned()]);
+            }
+            GateState::Absent | GateState::Unknown | GateState::Installed => {}
+        }
+        if let Some(why) = &self.cannot_record {
+            alarm("cannot-record", None, why.clone(), vec!["rbd-guardian doctor".to_owned()]);
+        }
+        if self.settings.platform && !self.view_is_fresh() {
+            let why = self.view_failed.clone().unwrap_or_else(|| "nothing was read yet".to_owned());
+            alarm(
+                "view-lost",
+                None,
+                format!("no reading of the cluster: {why}; no fence is begun"),
+                Vec::new(),
+            );
+        }
+        if let Some(why) = &self.map_failed {
+            alarm(
+                "storage-lost",
+                None,
+                format!("the storage does not answer: {why}"),
+                vec!["ceph -s".to_owned()],
+            );
+        }
+        for (name, member) in self.view.iter().flat_map(|view| &view.members) {
+            if let Err(why) = &member.addresses {
+                alarm("bad-addresses", Some(name), why.clone(), Vec::new());
+            }
+        }
+        alarms
+    }
+
+    /// How to bring a stranded member's instances back to life.
+    fn rescue(&self, name: &str, stranded: &BTreeSet<InstanceId>) -> Vec<String> {
+        let online = |m: &&String| *m != name && self.is_online(m) && self.case_of(m).is_none();
+        let target = self.view.iter().flat_map(|view| view.members.keys()).find(online);
+        let mut advice =
+            vec![format!("either reboot {name}: it is released by itself then, and its instances started")];
+        if let Some(target) = target {
+            for id in stranded {
+                let project = if id.project == "default" {
+                    String::new()
+                } else {
+                    format!(" --project {}", id.project)
+                };
+                let InstanceId { name, .. } = id;
+                advice.push(format!(
+                    "or incus stop --force {name}{project}; incus move {name} --target {target}{project}; incus start {name}{project}"
+                ));
+            }
+        }
+        advice
+    }
+}

@@ -1,0 +1,221 @@
+//! From reasons to fence, over a look at the storage, to a case or to every reason why not.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::case::Case;
+use super::evidence::Evidence;
+use super::gate::GateState;
+use super::report::{Level, Outcome, Report};
+use super::settings::{OnConflict, Trigger};
+use super::{Guardian, Lane};
+use crate::domain::addr::{ClientAddr, Entry};
+use crate::domain::plan::{self, Target, plan};
+use crate::domain::refusal::Refusal;
+use crate::domain::world::{SeenAt, World};
+
+/// A fence that is to be planned at the next look.
+#[derive(Debug, Clone)]
+pub(super) struct Want {
+    why: String,
+    by: String,
+    reason: Option<String>,
+    accept_incomplete: bool,
+    requests: BTreeSet<u64>,
+    since: Duration,
+}
+
+/// A fence that was refused, and when it is to be planned again if it is still wanted.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub(super) reasons: Vec<Refusal>,
+    again: Duration,
+}
+
+/// How it is signed when nobody asked.
+const GUARDIAN: &str = "the guardian";
+/// Between two plans of a fence that is refused.
+const AGAIN: Duration = Duration::from_secs(5);
+
+impl Guardian {
+    /// Members that are about to be healed, by the evidence.
+    pub(super) fn want_what_is_lost(&mut self) {
+        if self.settings.trigger == Trigger::Manual || !self.view_is_fresh() {
+            return;
+        }
+        let Some(view) = &self.view else { return };
+        let guarded = self.gate_state() == GateState::Installed;
+        let mut wanted = Vec::new();
+        for (name, evidence) in &self.evidence {
+            let Some(member) = view.members.get(name) else { continue };
+            let why = if guarded {
+                evidence.with_gate(self.now.boot)
+            } else {
+                evidence.without_gate(member, &view.thresholds, self.settings.lead, self.now.boot)
+            };
+            wanted.extend(why.map(|why| (Target::Member(name.clone()), why)));
+        }
+        let lost = |name: &String| self.evidence.get(name).is_some_and(Evidence::is_lost);
+        self.refused.retain(|target, _| match target {
+            Target::Member(name) => lost(name),
+            Target::Addresses(_) => false,
+        });
+        for (target, why) in wanted {
+            self.want_by_itself(target, why);
+        }
+    }
+
+    /// Clients all of whose uses are stale, in this sweep and the one before.
+    pub(super) fn want_stale(&mut self, stale: &BTreeSet<ClientAddr>) {
+        let twice: BTreeSet<Entry> =
+            stale.intersection(&self.stale_before).copied().map(Entry::Client).collect();
+        self.stale_before.clone_from(stale);
+        match self.settings.guard.on_conflict {
+            OnConflict::FenceStale if !twice.is_empty() => {
+                let why = "every image it uses belongs to instances that are placed elsewhere".to_owned();
+                self.want_by_itself(Target::Addresses(twice), why);
+            }
+            OnConflict::FenceStale | OnConflict::Alarm => {}
+        }
+    }
+
+    fn want_by_itself(&mut self, target: Target, why: String) {
+        let now = self.now.boot;
+        let held = match &target {
+            Target::Member(name) => self.case_of(name).is_some(),
+            Target::Addresses(entries) => self
+                .cases
+                .values()
+                .any(|case| entries.iter().all(|entry| case.record.entries.contains_key(entry))),
+        };
+        let waits = self.refused.get(&target).is_some_and(|refused| now < refused.again);
+        // Several members lost within moments look like a fault of the view rather than of the members.
+        let cooling = self.last_fence.is_some_and(|last| now.saturating_sub(last) < self.settings.cool_down);
+        if held || waits || cooling || self.wants.contains_key(&target) {
+            return;
+        }
+        let name = match &target {
+            Target::Member(name) => Some(name.clone()),
+            Target::Addresses(_) => None,
+        };
+        self.log(Level::Info, "suspect", name, format!("to be fenced: {why}"));
+        let (by, requests) = (GUARDIAN.to_owned(), BTreeSet::new());
+        let want = Want { why, by, reason: None, accept_incomplete: false, requests, since: now };
+        self.wants.insert(target, want);
+    }
+
+    /// An operator wants it.
+    pub(super) fn want_by_request(
+        &mut self,
+        number: u64,
+        target: Target,
+        accept_incomplete: bool,
+        reason: Option<String>,
+        by: String,
+    ) {
+        if let Target::Member(name) = &target
+            && let Some(id) = self.case_of(name).map(|case| case.id.clone())
+            && let Some(case) = self.cases.get_mut(&id)
+        {
+            if case.release.is_some() {
+                let text = format!("{name} is being released: wait until it is");
+                self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
+                return;
+            }
+            case.requests.insert(number);
+            case.record.accepted |= accept_incomplete;
+            return;
+        }
+        let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
+        let requests = BTreeSet::from([number]);
+        let want = Want { why, by, reason, accept_incomplete, requests, since: self.now.boot };
+        self.wants.insert(target, want);
+    }
+
+    /// Is a look needed, because something wanted is newer than the last one?
+    pub(super) fn needs_look(&self) -> bool {
+        !self.wants.is_empty() || self.world.is_none()
+    }
+
+    /// The storage was looked at.
+    pub(super) fn looked(&mut self, world: Result<World, String>) {
+        let began = self.free(&Lane::Look);
+        match world {
+            Ok(world) => {
+                self.note_map(world.map.clone());
+                for (name, evidence) in &mut self.evidence {
+                    let record = self.book.members.get(name);
+                    let seen = |ip| record.is_some_and(|record| record.addresses.contains_key(ip));
+                    if world.clients.keys().any(|client| seen(&client.ip)) {
+                        evidence.clients_seen = evidence.clients_seen.max(Some(began));
+                    }
+                }
+                self.world = Some(world);
+                for want in self.wants.values_mut() {
+                    // A want that came while the storage was looked at is served by the next look.
+                    want.since = if want.since <= began { Duration::ZERO } else { want.since };
+                }
+            }
+            Err(why) => {
+                self.map_failed = Some(why);
+                self.schedule.look = self.now.boot + Duration::from_secs(1);
+            }
+        }
+    }
+
+    pub(super) fn plan_what_is_wanted(&mut self) {
+        let ready: Vec<Target> = self
+            .wants
+            .iter()
+            .filter(|(_, want)| want.since.is_zero())
+            .map(|(target, _)| target.clone())
+            .collect();
+        for target in ready {
+            let Some(want) = self.wants.remove(&target) else { continue };
+            self.plan_one(target, want);
+        }
+    }
+
+    fn plan_one(&mut self, target: Target, want: Want) {
+        let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
+        let in_doubt = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone()).collect();
+        let request =
+            plan::Request { target: target.clone(), accept_incomplete: want.accept_incomplete, in_doubt };
+        match plan(&request, &self.members(), &world, &self.settings.policy) {
+            Ok(plan) => {
+                self.refused.remove(&target);
+                self.last_fence = Some(self.now.boot);
+                let mut case =
+                    Case::new(plan, want.why, want.by, want.reason, want.accept_incomplete, self.now);
+                case.requests = want.requests;
+                let text = format!("{} intended: {}", case.id, case.record.evidence.join("; "));
+                self.log(Level::Info, "intended", case.member().map(str::to_owned), text);
+                self.cases.insert(case.id.clone(), case);
+                self.schedule.view = self.now.boot;
+            }
+            Err(reasons) => {
+                let told = self.refused.get(&target).is_some_and(|refused| refused.reasons == reasons);
+                let name = match &target {
+                    Target::Member(name) => Some(name.clone()),
+                    Target::Addresses(_) => None,
+                };
+                if !told {
+                    let text = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                    self.log(Level::Error, "refused", name, format!("not fenced: {text}"));
+                }
+                for number in &want.requests {
+                    self.reports.push_back(Report::Answer(*number, Outcome::Refused(reasons.clone())));
+                }
+                self.refused.insert(target, Refused { reasons, again: self.now.boot + AGAIN });
+            }
+        }
+    }
+
+    /// What was seen of members while they were healthy: a lost one may be seen by nobody.
+    fn with_memory(&self, mut world: World) -> World {
+        for client in self.book.members.values().flat_map(|member| &member.clients) {
+            world.clients.entry(*client).or_default().insert(SeenAt::Remembered);
+        }
+        world
+    }
+}
