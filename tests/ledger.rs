@@ -198,11 +198,11 @@ impl Guardian {
         Ok(results.recv_timeout(LONG)?.result)
     }
 
-    fn exists(&self) -> Result<bool> {
+    fn exists(&self, object: &str) -> Result<bool> {
         let mut io = self.cluster.pool(self.pool)?;
         io.set_namespace(NAMESPACE)?;
         let (to, results) = channel();
-        io.stat(OBJECT, 0, &to)?;
+        io.stat(object, 0, &to)?;
         Ok(results.recv_timeout(LONG)?.result.is_ok())
     }
 }
@@ -254,20 +254,13 @@ fn nobody_but_a_leader_creates_it(a: &Guardian) -> Result<()> {
     let mut snapshot = a.read()?;
     assert_eq!(a.ledger.may_write(&long()), Ok(()));
     assert_eq!(a.ledger.holder(&long())?, None);
-    assert!(snapshot.is_empty() && !a.exists()?, "looking makes nothing");
-    let raw = a.raw(
-        "ledger.doctor.nobody",
-        &OmapWrite { set: [("x".to_owned(), vec![])].into(), ..OmapWrite::default() },
-    )?;
-    assert_eq!(
-        raw,
-        Ok(()),
-        "a write without comparison makes an object, so the probe's comparison is what stops it"
-    );
+    assert!(snapshot.is_empty() && !a.exists(OBJECT)?, "looking makes nothing");
+    let probed = "ledger.doctor.nobody";
+    assert!(!a.exists(probed)?, "nor does trying whether a write is allowed");
 
     let leadership = a.ledger.lead(&mut snapshot, &a.bid(), "the first", &long())?;
     assert_eq!(leadership.leader().epoch, 1);
-    assert!(a.exists()?);
+    assert!(a.exists(OBJECT)?);
     assert_eq!(a.read()?.records().leader.as_ref(), Some(leadership.leader()));
     // The snapshot of before the first leader is no licence to lead as the first one again.
     let again = a.ledger.lead(&mut Snapshot::default(), &a.bid(), "again", &long());

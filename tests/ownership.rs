@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use rbd_guardian::ceph::cluster::{Cluster, Options};
 use rbd_guardian::ceph::completion::{Done, Header, OmapPage};
 use rbd_guardian::ceph::ioctx::IoCtx;
+use rbd_guardian::ceph::omap::OmapWrite;
 use serde_json::json;
 
 /// Operations of each kind.
@@ -143,6 +144,7 @@ struct Channels {
     stats: Receiver<Done<()>>,
     headers: Receiver<Done<Header>>,
     pages: Receiver<Done<OmapPage>>,
+    writes: Receiver<Done<()>>,
 }
 
 impl Channels {
@@ -166,7 +168,8 @@ impl Channels {
         }
         ended(&self.stats)?;
         ended(&self.headers)?;
-        ended(&self.pages)
+        ended(&self.pages)?;
+        ended(&self.writes)
     }
 }
 
@@ -175,14 +178,20 @@ fn submit(io: &IoCtx) -> Result<Channels> {
     fn pair<T>() -> (Sender<Done<T>>, Receiver<Done<T>>) {
         channel()
     }
-    let ((stat, stats), (header, headers), (page, pages)) = (pair(), pair(), pair());
+    let ((stat, stats), (header, headers), (page, pages), (write, writes)) = (pair(), pair(), pair(), pair());
     for tag in 0..COUNT {
         let object = if tag % 2 == 0 { "rbd_directory".to_owned() } else { format!("absent.{tag}") };
         io.stat(&object, tag, &stat)?;
         io.header(&object, tag, &header)?;
         io.omap_page(&object, "", 10, tag, &page)?;
+        // Refused by a comparison, so that nothing changes; what it compares with is freed at once.
+        let mut refused = OmapWrite::default();
+        refused.unchanged.insert(format!("key.{tag}"), vec![b'x'; 1000]);
+        refused.set.insert(format!("key.{tag}"), vec![b'y'; 1000]);
+        refused.remove.insert(format!("other.{tag}"));
+        io.omap_write(&object, &refused, tag, &write)?;
     }
-    Ok(Channels { stats, headers, pages })
+    Ok(Channels { stats, headers, pages, writes })
 }
 
 fn connect(seconds: u64) -> Result<Cluster> {

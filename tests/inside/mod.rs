@@ -2,6 +2,7 @@
 //!
 //! What runs inside can ask for the lab's daemons to be stopped and continued: a line on its stdout, an answer on its
 //! stdin.
+#![allow(clippy::print_stdout)] // It is a part of tests.
 
 use std::env;
 use std::error::Error;
