@@ -44,7 +44,8 @@ fn answers_ping(lab: &Lab, from: &str, to: &str) -> Result<bool> {
 fn watched_from(lab: &Lab, container: &Container<'_>, hosts: &[&str]) -> Result<()> {
     let watchers = lab.watchers(POOL.1, &container.image())?;
     let from = |host: &&str| {
-        let prefix = format!("{}:0/", lab.host(host).ip());
+        let ip = lab.host(host).ip();
+        let prefix = if ip.is_ipv6() { format!("[{ip}]:0/") } else { format!("{ip}:0/") };
         watchers.iter().filter(|watcher| watcher.address.starts_with(&prefix)).count() == 1
     };
     ensure!(watchers.len() == hosts.len() && hosts.iter().all(from), "{watchers:?}, not of {hosts:?}");
@@ -213,7 +214,7 @@ fn a_fenced_container_hears_it_and_what_was_acknowledged_stays() -> Result<()> {
 
 #[test]
 fn a_reboot_is_one() -> Result<()> {
-    let (lab, _) = started(Topology::apart())?;
+    let (lab, _) = started(Topology::apart().ipv6())?;
     let cluster = lab.incus(&MEMBERS)?;
     let member = cluster.member("n1");
     let container = cluster.launch("c1", "n1")?;
@@ -323,9 +324,8 @@ fn left_of(dir: &Path) -> Result<Vec<String>> {
         }
     }
     let groups = [Path::new("/sys/fs/cgroup"), Path::new("/sys/fs/cgroup/unified")];
-    left.extend(
-        groups.iter().filter(|group| group.join(name).exists()).map(|group| group.display().to_string()),
-    );
+    let groups = groups.iter().map(|group| group.join(name)).filter(|group| group.exists());
+    left.extend(groups.map(|group| group.display().to_string()));
     for entry in fs::read_dir("/proc")? {
         if let Ok(command) = fs::read(entry?.path().join("cmdline"))
             && String::from_utf8_lossy(&command).contains(name)
