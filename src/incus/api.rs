@@ -201,16 +201,6 @@ pub struct Operation {
 /// `GET /1.0/operations?recursion=1&all-projects=true`: by status, in lower case.
 pub type Operations = BTreeMap<String, Option<Vec<Operation>>>;
 
-/// An item of `GET /1.0/networks?recursion=1&target=M`: all interfaces of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Network {
-    /// The interface.
-    pub name: String,
-    /// `physical`, `bridge`, `loopback`, …
-    #[serde(rename = "type", default)]
-    pub kind: String,
-}
-
 /// `GET /1.0/networks/IF/state?target=M`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct NetworkState {

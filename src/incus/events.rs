@@ -342,3 +342,188 @@ impl Told {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use futures_util::SinkExt as _;
+    use serde_json::json;
+    use tokio::net::{UnixListener, UnixStream};
+    use tokio_tungstenite::{WebSocketStream, accept_async};
+
+    use super::*;
+    use crate::incus::block_on;
+    use crate::incus::tls::Tls;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn started(name: &str, location: &str) -> Value {
+        json!({"type": "lifecycle", "timestamp": "2026-08-24T12:00:31.1Z", "project": "default", "location": location,
+            "metadata": {"action": "instance-started", "source": format!("/1.0/instances/{name}?project=p1"),
+                "requestor": {"username": "x"}}})
+    }
+
+    #[test]
+    fn events_are_read_as_incus_writes_them() {
+        let parsed = |event: Value| parse(event.to_string().as_bytes()).unwrap().map(|(event, _)| event);
+        let event = parsed(started("c1", "m3")).unwrap();
+        assert_eq!(
+            (event.at.to_string().as_str(), event.location.as_str()),
+            ("2026-08-24T12:00:31.1Z", "m3")
+        );
+        let what = Lifecycle {
+            action: "instance-started".to_owned(),
+            source: "/1.0/instances/c1".to_owned(),
+            project: "p1".to_owned(),
+            name: "c1".to_owned(),
+        };
+        assert_eq!(event.what, What::Lifecycle(what));
+
+        let healing = json!({"type": "operation", "timestamp": "2026-08-24T14:00:31+02:00", "location": "m2",
+            "metadata": {"id": "6916", "class": "task", "description": "Healing cluster", "status": "Running",
+                "status_code": 103, "resources": {}, "may_cancel": false, "err": "", "location": "m2",
+                "metadata": {"evacuation_progress": "Migrating \"c1\" in project \"default\" to \"m3\""}}});
+        let What::Operation(operation) = parsed(healing).unwrap().what else { panic!("no operation") };
+        assert!(operation.is_under_way());
+        assert!(operation.metadata["evacuation_progress"].as_str().unwrap().contains("c1"));
+
+        let log = |level: &str| {
+            json!({"type": "logging", "timestamp": "2026-08-24T12:00:31Z", "location": "m2", "metadata":
+                {"message": "Cluster member isn't responding", "level": level, "context": {"name": "m1", "n": 1}}})
+        };
+        let What::Logging(logged) = parsed(log("warning")).unwrap().what else { panic!("no log") };
+        assert_eq!((logged.context["name"].as_str(), logged.context["n"].as_str()), ("m1", "1"));
+        assert_eq!(parsed(log("debug")), None);
+        assert_eq!(parsed(json!({"type": "network-acl", "timestamp": "2026-08-24T12:00:31Z"})), None);
+        assert!(parse(b"{}").is_err());
+    }
+
+    #[test]
+    fn the_same_event_is_told_once_as_long_as_it_is_remembered() {
+        let mut told = Told::default();
+        let key = |n: usize| (Timestamp::UNIX_EPOCH, n.to_string(), String::new());
+        assert!(told.is_new(&key(0)) && !told.is_new(&key(0)));
+        for n in 1..=REMEMBERED {
+            assert!(told.is_new(&key(n)));
+        }
+        assert!(told.is_new(&key(0)), "remembered for ever");
+        assert_eq!(told.keys.len(), REMEMBERED);
+    }
+
+    /// A member's end of the connection to events.
+    struct Stage {
+        socket: PathBuf,
+        listener: UnixListener,
+    }
+
+    impl Drop for Stage {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.socket);
+        }
+    }
+
+    impl Stage {
+        fn new(name: &str) -> Self {
+            let file = format!("rbd-guardian-events-{}-{name}.socket", std::process::id());
+            let socket = std::env::temp_dir().join(file);
+            let _ = std::fs::remove_file(&socket);
+            Self { listener: UnixListener::bind(&socket).unwrap(), socket }
+        }
+
+        async fn accept(&self) -> WebSocketStream<UnixStream> {
+            accept_async(self.listener.accept().await.unwrap().0).await.unwrap()
+        }
+    }
+
+    fn listener(stages: &[&Stage], queue: usize, silence: Duration) -> Listener {
+        let endpoints = stages.iter().map(|stage| Endpoint::Unix(stage.socket.clone())).collect();
+        Listener::with(&Client::new(endpoints, Tls::default(), LONG), queue, silence)
+    }
+
+    async fn send(to: &mut WebSocketStream<UnixStream>, event: &Value) {
+        to.send(Message::text(event.to_string())).await.unwrap();
+    }
+
+    async fn next(listener: &mut Listener) -> Signal {
+        within(LONG, listener.next()).await.expect("nothing was told")
+    }
+
+    async fn connected(listener: &mut Listener) {
+        let signal = next(listener).await;
+        assert!(matches!(signal, Signal::Connected { .. }), "{signal:?}");
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        block_on(test).unwrap();
+    }
+
+    #[test]
+    fn what_two_members_tell_is_heard_once() {
+        run(async {
+            let (one, two) = (Stage::new("one"), Stage::new("two"));
+            let mut listener = listener(&[&one, &two], 16, LONG);
+            let (mut one, mut two) = (one.accept().await, two.accept().await);
+            connected(&mut listener).await;
+            connected(&mut listener).await;
+            for member in [&mut one, &mut two] {
+                send(member, &started("c1", "m3")).await;
+            }
+            send(&mut two, &started("c1", "m2")).await;
+            let mut heard = Vec::new();
+            for _ in 0..2 {
+                let Signal::Event(event) = next(&mut listener).await else { panic!("no event") };
+                heard.push(event.location);
+            }
+            heard.sort();
+            assert_eq!(heard, ["m2", "m3"]);
+        });
+    }
+
+    #[test]
+    fn what_is_not_kept_is_counted() {
+        run(async {
+            let stage = Stage::new("full");
+            let mut listener = listener(&[&stage], 4, LONG);
+            let mut member = stage.accept().await;
+            connected(&mut listener).await;
+            for n in 0..10 {
+                send(&mut member, &started(&format!("c{n}"), "m1")).await;
+            }
+            send(&mut member, &json!({"what": "is this?"})).await;
+            // Answered only once all that was sent before it was heard.
+            member.send(Message::Ping("x".into())).await.unwrap();
+            let pong = within(LONG, member.next()).await.unwrap().unwrap().unwrap();
+            assert!(pong.is_pong(), "{pong:?}");
+            assert_eq!(next(&mut listener).await, Signal::Overflow { lost: 7 });
+            for n in 0..4 {
+                let Signal::Event(event) = next(&mut listener).await else { panic!("no event") };
+                let What::Lifecycle(what) = event.what else { panic!("{event:?}") };
+                assert_eq!(what.name, format!("c{n}"));
+            }
+        });
+    }
+
+    #[test]
+    fn silence_and_an_end_are_losses_and_it_connects_again() {
+        run(async {
+            let stage = Stage::new("silent");
+            let silence = Duration::from_millis(300);
+            let mut listener = listener(&[&stage], 16, silence);
+            let held = stage.accept().await;
+            connected(&mut listener).await;
+            let Signal::Lost { why, .. } = next(&mut listener).await else { panic!("no loss") };
+            assert_eq!(why.cause, Cause::Late { timeout: silence, sent: true });
+            drop(held);
+            let member = stage.accept().await;
+            connected(&mut listener).await;
+            drop(member);
+            let Signal::Lost { why, .. } = next(&mut listener).await else { panic!("no loss") };
+            assert!(matches!(why.cause, Cause::Lost(_)), "{why}");
+            let mut member = stage.accept().await;
+            connected(&mut listener).await;
+            send(&mut member, &started("c1", "m1")).await;
+            assert!(matches!(next(&mut listener).await, Signal::Event(_)));
+        });
+    }
+}

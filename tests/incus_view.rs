@@ -1,0 +1,306 @@
+//! Reading the view from recorded answers, and from members of which parts do not answer.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rbd_guardian::config::IncusConfig;
+use rbd_guardian::domain::view::{InstanceId, InstanceKind, MemberStatus, OperationKind, View};
+use rbd_guardian::domain::volume::{Content, VolumeKind};
+use rbd_guardian::incus::block_on;
+use rbd_guardian::incus::client::Client;
+use rbd_guardian::incus::endpoint::Endpoint;
+use rbd_guardian::incus::error::Cause;
+use rbd_guardian::incus::read::{Reading, member_addresses, member_state, read};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
+
+const ALL: &str = "recursion=1&all-projects=true";
+
+/// How a path is answered.
+#[derive(Clone)]
+enum Answer {
+    Metadata(Value),
+    Refused(u16),
+    Never,
+}
+
+/// A member behind a unix socket, which answers by path.
+struct Member {
+    socket: PathBuf,
+    answers: BTreeMap<String, Answer>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+fn fixture(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/incus").join(name);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn recorded(name: &str) -> Answer {
+    Answer::Metadata(fixture(&format!("6.0.4/{name}.json")))
+}
+
+impl Member {
+    /// Answers as `n1` of the recorded cluster did.
+    fn recorded() -> Self {
+        static LAST: AtomicUsize = AtomicUsize::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let name = format!("rbd-guardian-view-{}-{number}.socket", std::process::id());
+        let mut member = Self { socket: std::env::temp_dir().join(name), answers: BTreeMap::new() };
+        for (path, name) in [
+            ("/1.0", "server"),
+            ("/1.0/cluster/members?recursion=1", "members"),
+            ("/1.0/cluster/members/n2/state", "member-state"),
+            ("/1.0/resources?target=n2", "resources"),
+            ("/1.0/instances?all-projects=true", "instance-names"),
+            ("/1.0/storage-pools?recursion=1", "pools"),
+            ("/1.0/projects/default", "project"),
+            ("/1.0/networks?target=n2", "networks"),
+            ("/1.0/networks/eth0/state?target=n2", "network-state"),
+        ] {
+            member.set(path, recorded(name));
+        }
+        member.set(&format!("/1.0/instances?{ALL}"), recorded("instances"));
+        member.set(&format!("/1.0/storage-pools/remote/volumes?{ALL}"), recorded("volumes"));
+        member.set(&format!("/1.0/operations?{ALL}"), recorded("operations"));
+        for name in ["n2", "n3"] {
+            let mut server = fixture("6.0.4/server.json");
+            server["environment"]["server_name"] = json!(name);
+            server["config"]["instances.placement.scriptlet"] = json!("x");
+            member.set(&format!("/1.0?target={name}"), Answer::Metadata(server));
+        }
+        member
+    }
+
+    fn set(&mut self, path: &str, answer: Answer) {
+        self.answers.insert(path.to_owned(), answer);
+    }
+
+    /// What comes of it, with so much time for a request.
+    fn ask<T>(&self, timeout: Duration, ask: impl AsyncFnOnce(Client) -> T) -> T {
+        let config = IncusConfig {
+            endpoints: vec![Endpoint::Unix(self.socket.clone())],
+            timeout,
+            ..IncusConfig::default()
+        };
+        let serve = async {
+            let _ = fs::remove_file(&self.socket);
+            let listener = UnixListener::bind(&self.socket).unwrap();
+            let answers = Arc::new(self.answers.clone());
+            tokio::spawn(async move {
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    let answers = Arc::clone(&answers);
+                    tokio::spawn(async move {
+                        let mut head = Vec::new();
+                        while !head.ends_with(b"\r\n\r\n") {
+                            if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                                return;
+                            }
+                        }
+                        let head = String::from_utf8(head).unwrap();
+                        let path = head.split(' ').nth(1).unwrap();
+                        let (status, body) = match answers.get(path).unwrap_or(&Answer::Refused(404)) {
+                            Answer::Metadata(metadata) => {
+                                (200, json!({"type": "sync", "status_code": 200, "metadata": metadata}))
+                            }
+                            Answer::Refused(code) => {
+                                (*code, json!({"type": "error", "error_code": code, "error": path}))
+                            }
+                            Answer::Never => std::future::pending().await,
+                        };
+                        let (body, end) = (body.to_string(), "Connection: close");
+                        let text = format!(
+                            "HTTP/1.1 {status} X\r\n{end}\r\nContent-Length: {}\r\n\r\n{body}",
+                            body.len()
+                        );
+                        let _ = stream.write_all(text.as_bytes()).await;
+                    });
+                }
+            });
+            ask(Client::open(&config).unwrap()).await
+        };
+        block_on(serve).unwrap()
+    }
+
+    fn read(&self, timeout: Duration, previous: Option<&View>) -> Reading {
+        self.ask(timeout, async |client| read(&client, previous).await.unwrap())
+    }
+}
+
+const LONG: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_secs(1);
+
+fn id(project: &str, name: &str) -> InstanceId {
+    InstanceId { project: project.to_owned(), name: name.to_owned() }
+}
+
+#[test]
+fn a_recorded_cluster_is_read_whole() {
+    let member = Member::recorded();
+    let Reading { view, missing } = member.read(LONG, None);
+    assert_eq!(missing, []);
+    assert_eq!((view.from.as_str(), view.members.len()), ("n1", 3));
+    assert_eq!(view.members.values().filter(|member| member.leads).count(), 1);
+    assert_eq!(view.members["n1"].addresses, Ok([].into()));
+    assert_eq!(view.thresholds.offline, Duration::from_secs(11));
+    assert_eq!(view.thresholds.healing, Some(Duration::from_secs(15)));
+    let pool = &view.pools.as_ref().unwrap()["remote"];
+    assert_eq!((pool.driver.as_str(), pool.osd_pool.as_deref()), ("ceph", Some("incus")));
+    assert_eq!(pool.cluster.as_deref(), Some("ceph"));
+
+    let instances = view.instances.as_ref().unwrap();
+    let c1 = &instances[&id("default", "c1")];
+    assert_eq!((c1.kind, c1.location.as_str(), instances.len()), (InstanceKind::Container, "n1", 2));
+    let details = c1.details.as_ref().unwrap();
+    assert!(
+        details.running && details.ran && details.autostart.is_none() && details.origin.is_none(),
+        "{details:?}"
+    );
+    assert_eq!(details.disk_pools, ["remote".to_owned()].into());
+
+    let volumes = view.volumes.as_ref().unwrap();
+    let of = |kind: VolumeKind, name: &str| {
+        volumes.iter().find(|volume| volume.kind == kind && volume.name == name)
+    };
+    assert!(of(VolumeKind::Instance(InstanceKind::Container), "c2").is_some(), "{volumes:?}");
+    let data = of(VolumeKind::Custom, "data").unwrap();
+    assert_eq!((data.content, data.shared), (Content::Filesystem, false));
+    assert_eq!(data.used_by, [id("default", "c1")].into());
+    let disk = of(VolumeKind::Custom, "disk").unwrap();
+    assert_eq!((disk.content, disk.shared, disk.used_by.len()), (Content::Block, true, 0));
+
+    assert_eq!(view.operations, Some(Vec::new()), "what has ended is not under way");
+    let gate = view.gate.unwrap();
+    let ok = |text: &str| Ok(text.to_owned());
+    assert_eq!(
+        gate.scriptlets,
+        [("n1", ""), ("n2", "x"), ("n3", "x")].map(|(m, s)| (m.to_owned(), ok(s))).into()
+    );
+    assert!(gate.keys.is_empty(), "{:?}", gate.keys);
+
+    let state = member.ask(LONG, async |client| member_state(&client, "n2").await.unwrap());
+    let uptime = fixture("6.0.4/member-state.json")["sysinfo"]["uptime"].as_u64().unwrap();
+    assert_eq!(state.uptime, Duration::from_secs(uptime));
+    assert_eq!(state.machine.as_deref(), fixture("6.0.4/resources.json")["system"]["uuid"].as_str());
+    assert!(state.machine.is_some());
+    let addresses = member.ask(LONG, async |client| member_addresses(&client, "n2").await.unwrap());
+    assert_eq!(addresses, ["10.77.0.13".parse().unwrap()].into(), "link-local ones are none of them");
+}
+
+#[test]
+fn of_a_lost_member_the_place_is_known_and_nothing_else() {
+    let mut member = Member::recorded();
+    member.set("/1.0/cluster/members?recursion=1", recorded("members-one-lost"));
+    member.set(&format!("/1.0/instances?{ALL}"), recorded("instances-one-lost"));
+    let Reading { view, missing } = member.read(LONG, None);
+    assert_eq!(missing, []);
+    let lost = &view.members["n3"];
+    assert_eq!(lost.status, MemberStatus::Offline);
+    assert!(lost.heartbeat_age.unwrap() > Duration::from_secs(11), "{lost:?}");
+    let instances = view.instances.unwrap();
+    let c2 = &instances[&id("default", "c2")];
+    assert_eq!((c2.location.as_str(), &c2.details), ("n3", &None));
+    assert!(instances[&id("default", "c1")].details.is_some());
+    assert!(view.gate.unwrap().scriptlets["n3"].as_ref().unwrap_err().contains("No heartbeat"));
+}
+
+#[test]
+fn what_does_not_answer_is_unknown_and_not_none() {
+    let mut member = Member::recorded();
+    let before = member.read(LONG, None).view;
+    let listing = format!("/1.0/instances?{ALL}");
+    member.set(&listing, Answer::Never);
+    member.set(&format!("/1.0/storage-pools/remote/volumes?{ALL}"), Answer::Refused(500));
+    member.set("/1.0/projects/default", Answer::Refused(500));
+    let told = |reading: &Reading| -> Vec<String> {
+        reading.missing.iter().map(|error| error.request.clone()).collect()
+    };
+    let reading = member.read(SHORT, None);
+    let Reading { view, .. } = &reading;
+    assert_eq!((&view.instances, &view.volumes, &view.gate), (&None, &None, &None));
+    assert!(view.pools.is_some() && view.operations.is_some(), "{view:?}");
+    assert_eq!(told(&reading).len(), 3, "{:?}", reading.missing);
+
+    // Where they were before, and no more than that.
+    let reading = member.read(SHORT, Some(&before));
+    let instances = reading.view.instances.as_ref().unwrap();
+    assert_eq!(instances[&id("default", "c1")].location, "n1");
+    assert!(instances.len() == 2 && instances.values().all(|instance| instance.details.is_none()));
+    assert!(told(&reading).contains(&format!("GET {listing}")), "{:?}", reading.missing);
+    // One that was not there before is somewhere, and nobody knows where.
+    member.set(
+        "/1.0/instances?all-projects=true",
+        Answer::Metadata(json!(["/1.0/instances/c1", "/1.0/instances/new"])),
+    );
+    assert_eq!(member.read(SHORT, Some(&before)).view.instances, None);
+
+    // Without the members' listing there is no quorum, whatever else answers.
+    member.set("/1.0/cluster/members?recursion=1", Answer::Refused(500));
+    let error = member.ask(SHORT, async |client| read(&client, Some(&before)).await.unwrap_err());
+    assert_eq!(error.request, "GET /1.0/cluster/members?recursion=1");
+}
+
+#[test]
+fn a_member_that_answers_for_another_says_nothing_of_its_gate() {
+    let mut member = Member::recorded();
+    member.set("/1.0?target=n2", recorded("server"));
+    let gate = member.read(LONG, None).view.gate.unwrap();
+    assert_eq!(gate.scriptlets["n2"], Err("n1 answered in its place".to_owned()));
+}
+
+#[test]
+fn words_of_a_newer_version_are_kept_or_told() {
+    let mut member = Member::recorded();
+    let newer = |name: &str| Answer::Metadata(fixture(&format!("7.x/{name}.json")));
+    member.set("/1.0/cluster/members?recursion=1", newer("members"));
+    member.set(&format!("/1.0/instances?{ALL}"), newer("instances"));
+    member.set(&format!("/1.0/operations?{ALL}"), newer("operations"));
+    member.set(&format!("/1.0/storage-pools/remote/volumes?{ALL}"), newer("volumes"));
+    let Reading { view, missing } = member.read(LONG, None);
+
+    assert_eq!(view.members["m2"].heartbeat_age, Some(Duration::from_secs(91)));
+    assert_eq!(view.members["m3"].status, MemberStatus::Evacuating);
+    assert_eq!(view.members["m4"].status, MemberStatus::Other("Dreaming".to_owned()));
+    let addresses = ["10.0.0.5", "2001:db8::5"].map(|ip| ip.parse().unwrap());
+    assert_eq!(view.members["m1"].addresses, Ok(addresses.into()));
+    assert!(view.members["m3"].addresses.as_ref().unwrap_err().contains("'m3'"));
+
+    let instances = view.instances.unwrap();
+    let v1 = instances[&id("p1", "v1")].clone();
+    let details = v1.details.unwrap();
+    assert_eq!(
+        (v1.kind, details.autostart, details.origin.as_deref()),
+        (InstanceKind::VirtualMachine, Some(false), Some("m2"))
+    );
+    assert_eq!(details.external_images, ["other/ns/disk".to_owned()].into());
+    assert_eq!(instances.len(), 2, "one is of a kind that nobody knows");
+
+    let operations = view.operations.unwrap();
+    let kinds: Vec<_> = operations.iter().map(|operation| operation.kind).collect();
+    assert_eq!(kinds, [OperationKind::Heal, OperationKind::Migrate]);
+    assert_eq!(operations[1].instances, [id("p1", "c1"), id("default", "c2")].into());
+
+    let volumes = view.volumes.unwrap();
+    let names: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+    assert_eq!(names, ["v1", "both"], "a snapshot is no volume of its own");
+    assert_eq!(volumes[1].used_by, [id("default", "c1"), id("p1", "v1")].into());
+    let told: Vec<_> = missing.iter().map(|error| error.cause.clone()).collect();
+    let garbage = |what: &str| Cause::Garbage(what.to_owned());
+    assert_eq!(
+        told,
+        [garbage("w1 of type 'wasm-module'"), garbage("volume odd of kind 'custom', content 'tape'")]
+    );
+}
