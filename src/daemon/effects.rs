@@ -1,0 +1,339 @@
+//! Performs effects, each as a task with a deadline of its own, and makes an input of what became of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::Uri;
+
+use super::platform;
+use super::tenure::Tenure;
+use crate::ceph::barrier::ProbeNames;
+use crate::ceph::perform::{Outcome, Step, Storage};
+use crate::ceph::stale::{Stale, break_lock};
+use crate::ceph::watchers::{self, Scope};
+use crate::ceph::{lane, look, osdmap};
+use crate::clock;
+use crate::deadline::{Deadline, rest, within};
+use crate::domain::barrier::PoolProof;
+use crate::domain::guard::{ImageUse, Locker};
+use crate::domain::guardian::io::{Effect, Input, Recorded};
+use crate::domain::view::View;
+use crate::domain::volume::ImageName;
+use crate::incus::client::Client;
+
+/// An effect on its way.
+pub(super) type Performing = Pin<Box<dyn Future<Output = Input>>>;
+
+/// How long a step of a fence or release may take. A monitor election takes half of it; longer, and it is better to
+/// read back what came of it and decide again.
+const STEP: Duration = Duration::from_secs(10);
+/// How long silent PGs are waited for before the map is read again.
+const ROUND: Duration = Duration::from_secs(5);
+/// How long everything the storage shows may take.
+const LOOK: Duration = Duration::from_secs(10);
+/// How long a sweep may take: 20,000 images a second, and PGs that do not answer.
+const SWEEP: Duration = Duration::from_secs(20);
+/// How much later than its own deadline an effect is given up for lost.
+const GRACE: Duration = Duration::from_secs(10);
+/// Before an answer that made no difference is given: the machine would ask again at once.
+const PACE: Duration = Duration::from_millis(100);
+
+/// What effects are performed with, for as long as one guardian leads.
+#[derive(Debug)]
+pub(super) struct Hands {
+    pub(super) storage: Storage,
+    pub(super) tenure: Tenure,
+    /// None is configured, or its files cannot be used.
+    pub(super) incus: Option<Client>,
+    names: Arc<Mutex<ProbeNames>>,
+    /// The last view, for what a lost member does not tell any more.
+    view: Option<Arc<View>>,
+    /// Fences whose last step read the map: two in a row are paced.
+    read_last: BTreeSet<String>,
+}
+
+impl Hands {
+    pub(super) fn new(storage: Storage, tenure: Tenure, incus: Option<Client>) -> Self {
+        let (names, read_last) = (Arc::default(), BTreeSet::new());
+        Self { storage, tenure, incus, names, view: None, read_last }
+    }
+
+    /// Remembers what a later effect needs of an answer.
+    pub(super) fn note(&mut self, input: &Input) {
+        if let Input::View { view: Ok(view), .. } = input {
+            self.view = Some(Arc::new(view.clone()));
+        }
+    }
+
+    /// Begins an effect. Whatever becomes of it, it ends, with one input.
+    pub(super) fn perform(&mut self, effect: Effect) -> Performing {
+        match effect {
+            Effect::ReadView { whole: _ } => {
+                let before = self.view.clone();
+                self.ask(Effect::ReadView { whole: true }, async move |incus| {
+                    let began = clock::boot();
+                    let view = platform::view(&incus, before.as_deref()).await;
+                    Input::View { began, view }
+                })
+            }
+            Effect::ReadMemberState(member) => {
+                self.ask(Effect::ReadMemberState(member.clone()), async move |incus| {
+                    let state = platform::member_state(&incus, &member).await;
+                    Input::MemberState(member, state)
+                })
+            }
+            Effect::ReadNetworks(member) => {
+                self.ask(Effect::ReadNetworks(member.clone()), async move |incus| {
+                    let networks = platform::networks(&incus, &member).await;
+                    Input::Networks(member, networks)
+                })
+            }
+            Effect::PutGate { keys, epoch } => {
+                self.ask(Effect::PutGate { keys: BTreeMap::new(), epoch }, async move |incus| {
+                    Input::GatePut(platform::put_gate(&incus, &keys, epoch).await)
+                })
+            }
+            Effect::PushGate => self.ask(Effect::PushGate, async move |incus| {
+                Input::GatePushed(platform::push_gate(&incus).await)
+            }),
+            Effect::Start(instance) => self.ask(Effect::Start(instance.clone()), async move |incus| {
+                let started = platform::start(&incus, &instance).await;
+                Input::Started(instance, started)
+            }),
+            Effect::Ping(member) => {
+                let host = self.host_of(&member);
+                Box::pin(async move {
+                    let answered = match host {
+                        Some(host) => super::ping::ping(&host).await,
+                        None => Err(format!("no API address of {member} is known")),
+                    };
+                    Input::Pinged(member, answered)
+                })
+            }
+            Effect::Look => self.on_lane(Effect::Look, LOOK, |storage, deadline| {
+                let world = look::look(&storage.cluster, &storage.guarded, deadline);
+                Input::Looked(world.map_err(|error| error.to_string()))
+            }),
+            Effect::ReadMaps { after } => {
+                self.on_lane(Effect::ReadMaps { after }, LOOK, move |storage, deadline| {
+                    let maps = osdmap::since(&storage.cluster, after, deadline);
+                    Input::Maps(maps.map_err(|error| error.to_string()))
+                })
+            }
+            Effect::Sweep => self.on_lane(Effect::Sweep, SWEEP, sweep),
+            Effect::Record { changes, what, why } => {
+                let tenure = self.tenure.clone();
+                let failed = Effect::Record { changes: Vec::new(), what: String::new(), why: String::new() };
+                self.on_lane(failed, STEP, move |_, _| Input::Recorded(tenure.record(&changes, what, why)))
+            }
+            Effect::Fence(fence, effect) => {
+                let failed = Effect::Fence(fence.clone(), effect.clone());
+                self.step(fence, Step::from(effect), failed)
+            }
+            Effect::Release(fence, effect) => {
+                let failed = Effect::Release(fence.clone(), effect.clone());
+                self.step(fence, Step::from(effect), failed)
+            }
+            Effect::BreakLock(lock) => {
+                self.on_lane(Effect::BreakLock(lock.clone()), STEP, move |storage, deadline| {
+                    let stale = Stale {
+                        pool: &lock.image.pool,
+                        namespace: &lock.image.namespace,
+                        image: &lock.image.name,
+                        owner: &lock.owner,
+                        cookie: &lock.cookie,
+                    };
+                    let broken = break_lock(&storage.cluster, stale, deadline);
+                    Input::LockBroken(lock, broken.map_err(|error| error.to_string()))
+                })
+            }
+        }
+    }
+
+    fn step(&mut self, fence: String, step: Step, failed: Effect) -> Performing {
+        let reads = step == Step::ReadMap;
+        let again = reads && self.read_last.contains(&fence);
+        if reads {
+            self.read_last.insert(fence.clone());
+        } else {
+            self.read_last.remove(&fence);
+        }
+        let names = Arc::clone(&self.names);
+        let time = if matches!(step, Step::Barrier(_)) { ROUND } else { STEP };
+        let performed = self.on_lane(failed, time, move |storage, deadline| {
+            // Another fence's barrier may be at work with them: then names are found anew, which takes milliseconds.
+            let mut known = std::mem::take(&mut *names.lock().unwrap_or_else(PoisonError::into_inner));
+            let outcome = storage.perform(step, &mut known, deadline, &mut |_| {});
+            *names.lock().unwrap_or_else(PoisonError::into_inner) = known;
+            input(fence, outcome)
+        });
+        Box::pin(async move {
+            if again {
+                rest(PACE).await;
+            }
+            let input = performed.await;
+            if changes_nothing(&input) {
+                rest(PACE).await;
+            }
+            input
+        })
+    }
+
+    /// Runs a blocking call on the storage on a lane.
+    fn on_lane<F>(&self, effect: Effect, time: Duration, call: F) -> Performing
+    where
+        F: FnOnce(&Storage, &Deadline) -> Input + Send + 'static,
+    {
+        let storage = self.storage.clone();
+        Box::pin(async move {
+            let call = move || call(&storage, &Deadline::after(time, Arc::default()));
+            match within(time + GRACE, lane::awaited(call)).await {
+                Ok(Some(input)) => input,
+                Ok(None) => failed(effect, "it ended without an answer"),
+                Err(late) => failed(effect, &late.to_string()),
+            }
+        })
+    }
+
+    /// Asks Incus, within as many deadlines of single requests as the longest answer needs.
+    fn ask<F, A>(&self, effect: Effect, ask: F) -> Performing
+    where
+        F: FnOnce(Client) -> A + 'static,
+        A: Future<Output = Input>,
+    {
+        let Some(incus) = self.incus.clone() else {
+            let why = "no Incus is configured, or its certificate cannot be used";
+            return Box::pin(async move { failed(effect, why) });
+        };
+        let time = incus.timeout() * 4 + GRACE;
+        Box::pin(async move {
+            match within(time, ask(incus)).await {
+                Ok(input) => input,
+                Err(late) => failed(effect, &late.to_string()),
+            }
+        })
+    }
+
+    /// Where the member's API is: what healing pings.
+    fn host_of(&self, member: &str) -> Option<String> {
+        let url: Uri = self.view.as_ref()?.members.get(member)?.url.parse().ok()?;
+        Some(url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned())
+    }
+}
+
+fn sweep(storage: &Storage, deadline: &Deadline) -> Input {
+    let began = clock::boot();
+    let mut uses = Vec::new();
+    let unread = match storage.read(deadline, osdmap::dump) {
+        Ok(dump) => {
+            let scope = Scope::of(&storage.guarded.pools(&dump.map));
+            watchers::sweep(&storage.cluster, &scope, deadline, &mut |image| uses.extend(used(image)))
+        }
+        Err(error) => vec![error.to_string()],
+    };
+    Input::Swept { began, uses, unread }
+}
+
+/// `None` for an image that nobody uses: most of them, in a big pool.
+fn used(image: watchers::ImageUse) -> Option<ImageUse> {
+    if image.watchers.is_empty() && image.lock.is_none() {
+        return None;
+    }
+    let lock =
+        image.lock.map(|lock| Locker { owner: lock.owner, cookie: lock.cookie, address: lock.address });
+    Some(ImageUse {
+        image: ImageName { pool: image.pool, namespace: image.namespace, name: image.image },
+        watchers: image.watchers.into_iter().map(|watch| watch.address).collect(),
+        lock,
+    })
+}
+
+fn input(fence: String, outcome: Outcome) -> Input {
+    match outcome {
+        Outcome::FailedOver(daemon, sent) => Input::FailedOver(fence, daemon, sent),
+        Outcome::Daemons(all) => Input::Daemons(fence, all.ok()),
+        Outcome::Added(sent) => Input::Added(fence, sent),
+        Outcome::Removed(sent) => Input::Removed(fence, sent),
+        Outcome::Map(map) => Input::Map(fence, map.ok()),
+        Outcome::Proved(proofs) => Input::Proved(fence, proofs),
+        Outcome::Clients(read) => {
+            let complete = read.ok().filter(|(_, unread)| unread.is_empty());
+            Input::Clients(fence, complete.map(|(clients, _)| clients))
+        }
+    }
+}
+
+/// Would the machine ask the same again at once?
+fn changes_nothing(input: &Input) -> bool {
+    match input {
+        Input::Daemons(..) | Input::Map(_, None) | Input::Clients(_, None) => true,
+        Input::Proved(_, proofs) => !proofs.iter().all(PoolProof::is_complete),
+        Input::Tick
+        | Input::Notice(_)
+        | Input::View { .. }
+        | Input::MemberState(..)
+        | Input::Networks(..)
+        | Input::Pinged(..)
+        | Input::Looked(_)
+        | Input::Maps(_)
+        | Input::Swept { .. }
+        | Input::Recorded(_)
+        | Input::FailedOver(..)
+        | Input::Added(..)
+        | Input::Removed(..)
+        | Input::Map(..)
+        | Input::Clients(..)
+        | Input::GatePut(_)
+        | Input::GatePushed(_)
+        | Input::LockBroken(..)
+        | Input::Started(..)
+        | Input::Request(..)
+        | Input::Deposed(_) => false,
+    }
+}
+
+/// The answer to an effect that has none of its own: what it did, if anything, is unknown (INV-9).
+pub(super) fn failed(effect: Effect, why: &str) -> Input {
+    use crate::domain::fence::{Effect as F, Sent};
+    use crate::domain::release::Effect as R;
+    let why = || why.to_owned();
+    let unknown = |entries: Vec<_>| entries.into_iter().map(|entry| (entry, Sent::Unknown)).collect();
+    let silent = |pools: Vec<crate::domain::barrier::PoolToProve>| {
+        let silent = |pool: crate::domain::barrier::PoolToProve| PoolProof {
+            pending: (0..pool.pg_num).collect(),
+            trouble: Some(why()),
+            pool,
+        };
+        pools.into_iter().map(silent).collect()
+    };
+    match effect {
+        Effect::ReadView { .. } => Input::View { began: clock::boot(), view: Err(why()) },
+        Effect::ReadMemberState(member) => Input::MemberState(member, Err(why())),
+        Effect::ReadNetworks(member) => Input::Networks(member, Err(why())),
+        Effect::Ping(member) => Input::Pinged(member, Err(why())),
+        Effect::Look => Input::Looked(Err(why())),
+        Effect::ReadMaps { .. } => Input::Maps(Err(why())),
+        Effect::Sweep => Input::Swept { began: clock::boot(), uses: Vec::new(), unread: vec![why()] },
+        Effect::Record { .. } => Input::Recorded(Recorded::Not { why: why(), holds: None }),
+        Effect::Fence(fence, effect) => match effect {
+            F::FailOver(daemon) => Input::FailedOver(fence, daemon, Sent::Unknown),
+            F::ReadDaemons => Input::Daemons(fence, None),
+            F::Add(entries) => Input::Added(fence, unknown(entries)),
+            F::Remove(entries) => Input::Removed(fence, unknown(entries)),
+            F::ReadMap => Input::Map(fence, None),
+            F::Barrier { pools } => Input::Proved(fence, silent(pools)),
+        },
+        Effect::Release(fence, effect) => match effect {
+            R::ReadMap => Input::Map(fence, None),
+            R::ReadClients => Input::Clients(fence, None),
+            R::Add(entries) => Input::Added(fence, unknown(entries)),
+            R::Remove(entries) => Input::Removed(fence, unknown(entries)),
+        },
+        Effect::PutGate { .. } => Input::GatePut(Err(why())),
+        Effect::PushGate => Input::GatePushed(Err(why())),
+        Effect::BreakLock(lock) => Input::LockBroken(lock, Err(why())),
+        Effect::Start(instance) => Input::Started(instance, Err(why())),
+    }
+}

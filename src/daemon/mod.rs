@@ -1,0 +1,137 @@
+//! The daemon: the pure core ([`guardian`](crate::domain::guardian)) in an event loop ([`driver`]).
+//!
+//! One thread decides. What blocks runs on lanes, what waits for the network in tasks, each with a deadline; what became
+//! of it comes back as an input. The daemon starts without Ceph, without the ledger and without Incus, says so, and
+//! goes on when they come.
+
+pub mod config;
+mod driver;
+mod effects;
+pub mod identity;
+mod log;
+mod notices;
+mod ping;
+mod platform;
+pub mod socket;
+mod supervise;
+mod tenure;
+pub mod wire;
+
+use std::io;
+use std::path::PathBuf;
+
+use driver::Driver;
+use futures_util::future::join;
+use identity::Identity;
+use socket::{Ask, Door, DoorError};
+use supervise::Signals;
+use tokio::sync::mpsc::channel;
+use tokio::task::LocalSet;
+use wire::{Line, Question};
+
+use crate::ceph::cluster::{Cluster, Options};
+use crate::config::{Config, ConfigError};
+use crate::deadline::{Deadline, Late, within};
+use crate::domain::guardian::io::Request;
+
+/// Where the daemon's configuration comes from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The file; the default one if not given.
+    pub config: Option<PathBuf>,
+    /// How to connect to Ceph.
+    pub ceph: Options,
+}
+
+impl Origin {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref())
+    }
+}
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The log cannot be written.
+    #[error(transparent)]
+    Log(#[from] log::LogError),
+    /// The control socket.
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    /// The system gives no runtime, no signals, no name.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs the daemon until it is asked to end.
+///
+/// # Errors
+/// See [`DaemonError`]. A cluster that is not there is none.
+pub fn run(origin: Origin, config: Config) -> Result<(), DaemonError> {
+    log::start(config.daemon.log)?;
+    let identity = Identity::find(&config.daemon)?;
+    on_one_thread(async {
+        let signals = Signals::listen()?;
+        let mut door = Door::open(&config.daemon.socket)?;
+        Driver::new(origin, identity, config).run(signals, &mut door.asks).await
+    })?
+}
+
+/// Does one request without a daemon: bids for the lead, and if nobody else has it, does what a daemon would do until
+/// the request is answered, and gives the lead up again. Past the deadline, what was begun stands as it is.
+///
+/// # Errors
+/// See [`DaemonError`].
+pub fn errand(
+    origin: Origin,
+    config: Config,
+    cluster: Cluster,
+    request: Request,
+    deadline: &Deadline,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Result<Line, Late>, DaemonError> {
+    let identity = Identity::find(&config.daemon)?;
+    let left = deadline.left().unwrap_or_default();
+    on_one_thread(async {
+        let signals = Signals::listen()?;
+        let (to, mut asks) = channel(1);
+        let (answers, mut lines) = channel(LINES);
+        let driver = Driver::new(origin, identity, config).connected(cluster).run(signals, &mut asks);
+        let asking = async move {
+            let _ = to.send(Ask { question: Question::Request(request), answers }).await;
+            let answer = within(left, async {
+                while let Some(line) = lines.recv().await {
+                    match line {
+                        Line::Progress(what) => progress(&what),
+                        line => return line,
+                    }
+                }
+                Line::Unavailable("interrupted".to_owned())
+            });
+            // The driver ends when nobody can ask any more.
+            let answer = answer.await;
+            drop(to);
+            answer
+        };
+        let (ended, answer) = join(driver, asking).await;
+        ended.map(|()| answer)
+    })?
+}
+
+/// Lines of an answer that wait to be printed.
+const LINES: usize = 64;
+
+/// One thread: no task needs to be sendable, and the core needs no lock.
+fn on_one_thread<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    let ended = local.block_on(&runtime, future);
+    drop(local);
+    // Name lookups may still hang on threads of the runtime's.
+    runtime.shutdown_background();
+    Ok(ended)
+}

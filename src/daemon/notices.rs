@@ -1,0 +1,51 @@
+//! From what Incus announces to what matters here.
+
+use crate::domain::view::{Notice, OperationKind};
+use crate::incus::gate::refusal::{self as gate, Why};
+use crate::incus::events::{Event, Logging, Signal, What};
+
+/// What an announcement tells; `None` for all that changes nothing here. A member that is not listened to any more
+/// tells nothing either: what is missed meanwhile is read when it is connected again.
+pub(super) fn notice(signal: &Signal) -> Option<Notice> {
+    match signal {
+        Signal::Connected { .. } | Signal::Overflow { .. } => Some(Notice::Missed),
+        Signal::Lost { .. } => None,
+        Signal::Event(event) => of(event),
+    }
+}
+
+fn of(event: &Event) -> Option<Notice> {
+    match &event.what {
+        What::Logging(logging) => of_log(logging),
+        What::Operation(operation) => {
+            let heals = operation.kind() == OperationKind::Heal;
+            if let Some(refusal) = refusal(&operation.err) {
+                return Some(Notice::Refused { member: refusal, healing: heals });
+            }
+            // Its end matters as well: the last attempt of a tick was refused, or members were healed.
+            heals.then_some(Notice::Healing { member: None })
+        }
+        What::Lifecycle(lifecycle) => {
+            let of_interest = ["project-updated", "cluster-member-", "instance-", "storage-volume-"];
+            of_interest.iter().any(|kind| lifecycle.action.starts_with(kind)).then_some(Notice::Changed)
+        }
+    }
+}
+
+fn of_log(logging: &Logging) -> Option<Notice> {
+    // cmd/incusd/api_cluster_evacuation.go:866 (facts/incus.md §1).
+    if logging.message == "Starting cluster healing" {
+        return Some(Notice::Healing { member: logging.context.get("server").cloned() });
+    }
+    let mut texts = std::iter::once(&logging.message).chain(logging.context.values());
+    let member = texts.find_map(|text| refusal(text))?;
+    // The leader logs this line with the cause of each attempt; a manual move is answered to whoever asked.
+    let healing = logging.message.to_lowercase().contains("heal");
+    Some(Notice::Refused { member, healing })
+}
+
+/// The member that the gate keeps closed. Its other refusals are for whoever placed the instance, and no seal would
+/// change them.
+fn refusal(text: &str) -> Option<String> {
+    gate::refusal(text).filter(|refusal| refusal.why == Why::NotSealed)?.member
+}

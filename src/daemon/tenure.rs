@@ -1,0 +1,214 @@
+//! From a connection to the lead, and what a leader does with the ledger. All of it blocks, within deadlines: it runs
+//! on lanes.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::ceph::cluster::Cluster;
+use crate::ceph::look;
+use crate::clock;
+use crate::deadline::Deadline;
+use crate::domain::addr::EntityAddr;
+use crate::domain::guardian::io::Recorded;
+use crate::domain::record::{Change, FenceState, Leader, Records};
+use crate::ledger::{Bid, Deed, Leadership, Lease, Ledger, LedgerConfig, NotLeased, NotWritten, OpenError, ReadError, Snapshot};
+
+/// How long one call to the ledger may take.
+const CALL: Duration = Duration::from_secs(4);
+
+/// Who bids for the lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) guardian: String,
+    pub(super) host: String,
+    pub(super) ledger: LedgerConfig,
+    pub(super) lease: Duration,
+}
+
+/// The lead, while it lasts.
+#[derive(Debug, Clone)]
+pub(super) struct Tenure {
+    ledger: Ledger,
+    lease: Lease,
+    leadership: Leadership,
+    /// The ledger as it was read or written last. One call has it at a time.
+    held: Arc<Mutex<Snapshot>>,
+    /// The guardian's own addresses.
+    pub(super) own: Vec<EntityAddr>,
+    /// Until when the lease lasts at least, by the boot clock: counted from before it was asked for.
+    pub(super) until: Duration,
+}
+
+/// Why a guardian does not lead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotLeading {
+    /// Another one does.
+    #[error("{} leads{}", name(by), since(by))]
+    Standby {
+        /// Whom the ledger names; nobody while the first leader begins.
+        by: Option<Leader>,
+    },
+    #[error(transparent)]
+    Unopened(#[from] OpenError),
+    #[error(transparent)]
+    Unread(#[from] ReadError),
+    #[error(transparent)]
+    NotLeased(NotLeased),
+    #[error(transparent)]
+    NotWritten(#[from] NotWritten),
+    #[error("the guardian's own address is not known ({0}): without it nothing may be fenced")]
+    Nameless(String),
+    #[error("the bid for the lead ended without an answer")]
+    Dropped,
+}
+
+fn name(by: &Option<Leader>) -> String {
+    by.as_ref().map_or_else(|| "another guardian".to_owned(), |by| format!("{} on {}", by.guardian, by.host))
+}
+
+fn since(by: &Option<Leader>) -> String {
+    by.as_ref().map_or_else(String::new, |by| format!(" (epoch {}, since {})", by.epoch, by.since))
+}
+
+impl Candidate {
+    /// Bids: the lease first, so that guardians do not depose each other in turns, then the leader record, which is
+    /// what counts.
+    pub(super) fn bid(&self, cluster: &Cluster) -> Result<Tenure, NotLeading> {
+        let ledger = Ledger::open(cluster, &self.ledger, &call())?;
+        let mut held = ledger.read(&call())?;
+        let own = look::own(cluster).map_err(|error| NotLeading::Nameless(error.to_string()))?;
+        let addresses: BTreeSet<_> = own.iter().filter_map(|address| address.client()).collect();
+        let began = clock::boot();
+        let lease = match ledger.lease(&self.guardian, self.lease, &call()) {
+            Ok(lease) => lease,
+            Err(NotLeased::Held) => return Err(NotLeading::Standby { by: held.records().leader.clone() }),
+            Err(error) => return Err(NotLeading::NotLeased(error)),
+        };
+        // Others may have written until the lease was there.
+        let led = ledger.read(&call()).map_err(NotLeading::from).and_then(|fresh| {
+            held = fresh;
+            let bid =
+                Bid { guardian: self.guardian.clone(), host: self.host.clone(), addresses, at: clock::wall() };
+            let why = held.records().leader.as_ref().map_or_else(
+                || "there was no leader before".to_owned(),
+                |before| format!("{} on {} held no lease", before.guardian, before.host),
+            );
+            Ok(ledger.lead(&mut held, &bid, &why, &call())?)
+        });
+        match led {
+            Ok(leadership) => {
+                let until = began + self.lease;
+                Ok(Tenure { ledger, lease, leadership, held: Arc::new(Mutex::new(held)), own, until })
+            }
+            Err(error) => {
+                // Nobody should wait for a lease that nobody uses.
+                let _ = ledger.give_up(lease, &call());
+                Err(error)
+            }
+        }
+    }
+}
+
+fn call() -> Deadline {
+    Deadline::after(CALL, Arc::default())
+}
+
+impl Tenure {
+    /// The record of it.
+    pub(super) fn leader(&self) -> &Leader {
+        self.leadership.leader()
+    }
+
+    /// What could be better about the ledger's pool.
+    pub(super) fn notes(&self) -> &[String] {
+        self.ledger.notes()
+    }
+
+    /// All records, as they were read or written last.
+    pub(super) fn records(&self) -> Records {
+        self.held().records().clone()
+    }
+
+    /// IDs of fences that stand.
+    pub(super) fn held_fences(&self) -> Vec<String> {
+        let stands = |state: FenceState| match state {
+            FenceState::Released | FenceState::Refused => false,
+            FenceState::Intended
+            | FenceState::Committed
+            | FenceState::Pending
+            | FenceState::Sealed
+            | FenceState::Breached
+            | FenceState::Releasing => true,
+        };
+        let held = self.held();
+        let fences = held.records().fences.values().filter(|fence| stands(fence.state));
+        fences.map(|fence| fence.member.clone().unwrap_or_else(|| fence.id.clone())).collect()
+    }
+
+    /// Renews the lease; until when it lasts then.
+    pub(super) fn renew(&self, duration: Duration) -> Result<Duration, NotLeased> {
+        let began = clock::boot();
+        self.ledger.renew(&self.lease, &call())?;
+        Ok(began + duration)
+    }
+
+    /// Lets others bid at once.
+    pub(super) fn give_up(self) -> Result<(), NotLeased> {
+        self.ledger.give_up(self.lease, &call())
+    }
+
+    /// Writes records and the reason. A write that was not answered is read back: as long as its place in the trail is
+    /// free it was not done, and once anything else was written there it cannot be done any more.
+    pub(super) fn record(&self, changes: &[Change], what: String, why: String) -> Recorded {
+        let deed = Deed { at: clock::wall(), what, why };
+        let mut held = self.held();
+        let error = match self.ledger.write(&self.leadership, &mut held, changes, &deed, &call()) {
+            Ok(()) => return Recorded::Written,
+            Err(error) => error,
+        };
+        match error {
+            NotWritten::Deposed { .. } => Recorded::Deposed(error.to_string()),
+            NotWritten::Conflict { .. } => Recorded::Not { why: error.to_string(), holds: Some(Box::new(held.records().clone())) },
+            NotWritten::Unknown => self.read_back(&mut held, changes, &error),
+            NotWritten::NewerLedger { .. }
+            | NotWritten::Damaged { .. }
+            | NotWritten::Denied { .. }
+            | NotWritten::Refused { .. } => Recorded::Not { why: error.to_string(), holds: None },
+        }
+    }
+
+    fn read_back(
+        &self,
+        held: &mut Snapshot,
+        changes: &[Change],
+        error: &NotWritten,
+    ) -> Recorded {
+        match self.ledger.read(&call()) {
+            Ok(fresh) => *held = fresh,
+            Err(unread) => return Recorded::Not { why: format!("{error}; {unread}"), holds: None },
+        }
+        let there = held.records();
+        if there.leader.as_ref() != Some(self.leader()) {
+            return Recorded::Deposed("another guardian leads now".to_owned());
+        }
+        let mut with = there.clone();
+        changes.iter().for_each(|change| with.apply(change.clone()));
+        if with == *there {
+            return Recorded::Written;
+        }
+        Recorded::Not { why: error.to_string(), holds: Some(Box::new(there.clone())) }
+    }
+
+    /// Reads anew, for what other guardians and verbs left there.
+    pub(super) fn refresh(&self) -> Result<(), ReadError> {
+        let fresh = self.ledger.read(&call())?;
+        *self.held() = fresh;
+        Ok(())
+    }
+
+    /// A call that panicked left it as it was before.
+    fn held(&self) -> MutexGuard<'_, Snapshot> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
