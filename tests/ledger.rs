@@ -22,6 +22,7 @@ use rbd_guardian::ceph::cluster::{Cluster, Options};
 use rbd_guardian::ceph::omap::OmapWrite;
 use rbd_guardian::deadline::Deadline;
 use rbd_guardian::domain::addr::{ClientAddr, Entry};
+use rbd_guardian::domain::plan::Coverage;
 use rbd_guardian::domain::record::{
     Answer, Change, FenceRecord, FenceState, GateRecord, ImagesRecord, Key, MemberRecord, Proof, Record,
     Records, RequestRecord, Source, UptimeSample,
@@ -225,6 +226,8 @@ fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
         member: Some("n1".to_owned()),
         state: FenceState::Sealed,
         entries: entries.into_iter().map(|entry| (entry, Some(Timestamp::MAX))).collect(),
+        coverage: Coverage::KnownClients,
+        accepted: true,
         in_doubt: [Entry::HostRange(client(1, 0).ip)].into(),
         evidence: vec!["no heartbeat for 20 s".to_owned()],
         reason: Some("healing".to_owned()),
