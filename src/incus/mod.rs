@@ -10,6 +10,7 @@ pub mod enroll;
 pub mod error;
 pub mod events;
 mod exchange;
+pub mod gate;
 pub mod read;
 pub mod tls;
 

@@ -1,0 +1,131 @@
+//! Where the gate stands: what each member has, and putting it there.
+//!
+//! A member that was not reached when the scriptlet changed goes on running what it ran; yet with the next change of
+//! *any* key it shows the new text in `GET /1.0`, without loading it (api_1.0.go:445-500, 1006; seen on 6.0.4). So what
+//! a member shows proves nothing: it is asked for a placement that only the gate can refuse in that way. And the same
+//! text sent once more is loaded by nobody, so that each sending has to differ.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::json;
+
+use super::keys::PROJECT;
+use super::refusal::loaded;
+use super::{Marker, Scriptlet};
+use crate::domain::guardian::gate::KEYS;
+use crate::domain::view::{GateView, MemberStatus};
+use crate::incus::api::{self, Project, Server};
+use crate::incus::client::Client;
+use crate::incus::endpoint::Endpoint;
+use crate::incus::error::{Cause, IncusError};
+
+/// What the gate needs to know what it refuses: 6.0.3 and 6.6, which also ask it about a move to a named target.
+pub const EXTENSION: &str = "instances_scriptlet_get_instances_count";
+const KEY: &str = "instances.placement.scriptlet";
+/// Never created: a key of its configuration is unknown to Incus, if no gate refuses it before.
+const PROBE: &str = "rbd-guardian-probe";
+
+/// What runs at a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// This gate, intact: it answered.
+    Runs(Marker),
+    /// The member shows this gate, and does not run it, or it was changed by hand.
+    Shows(Marker),
+    /// No gate.
+    None,
+}
+
+/// What each member runs; `Err` for one that could not be asked, with the reason.
+///
+/// # Errors
+/// The members cannot be listed.
+pub async fn standings(client: &Client) -> Result<BTreeMap<String, Result<Standing, String>>, IncusError> {
+    let members: Vec<api::Member> = client.get("/1.0/cluster/members?recursion=1").await?;
+    let ask = async |member: &api::Member| {
+        let standing = match (&member.status, member.url.parse::<Endpoint>()) {
+            (MemberStatus::Offline, _) => Err(member.message.clone()),
+            (_, Err(why)) => Err(why),
+            (_, Ok(endpoint)) => standing(client, member, &endpoint).await,
+        };
+        (member.server_name.clone(), standing)
+    };
+    Ok(join_all(members.iter().map(ask)).await.into_iter().collect())
+}
+
+/// The gate as it is: of each member the first line of what it provably runs, or "".
+///
+/// # Errors
+/// Members or project cannot be read.
+pub async fn read(client: &Client) -> Result<GateView, IncusError> {
+    let line = |standing: Standing| match standing {
+        Standing::Runs(marker) => marker.to_string(),
+        Standing::Shows(_) | Standing::None => String::new(),
+    };
+    let standings = standings(client).await?;
+    let scriptlets = standings.into_iter().map(|(name, standing)| (name, standing.map(line))).collect();
+    let mut keys = client.get::<Project>(PROJECT).await?.config;
+    keys.retain(|key, _| key.starts_with(KEYS));
+    Ok(GateView { scriptlets, keys })
+}
+
+/// What the cluster has stored, as far as the member that answers knows.
+///
+/// # Errors
+/// Nobody answers.
+pub async fn stored(client: &Client) -> Result<(Server, Scriptlet), IncusError> {
+    let server: Server = client.get("/1.0").await?;
+    let scriptlet = Scriptlet::parse(server.scriptlet());
+    Ok((server, scriptlet))
+}
+
+/// Stores a scriptlet (none: ""). The members that are reached load it, if it differs from what was stored.
+///
+/// # Errors
+/// See [`Client::patch`]; whatever it says, read the standings afterwards.
+pub async fn push(client: &Client, text: &str) -> Result<(), IncusError> {
+    client.patch("/1.0", &json!({ "config": { KEY: text } }), None).await.map(|_| ())
+}
+
+/// A name for a sending that no other has.
+///
+/// # Errors
+/// The system has no random numbers.
+pub fn new_push() -> std::io::Result<String> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| std::io::Error::other("no random numbers"))?;
+    Ok(data_encoding::HEXLOWER.encode(&bytes))
+}
+
+async fn standing(client: &Client, member: &api::Member, endpoint: &Endpoint) -> Result<Standing, String> {
+    let unix = client.endpoints().iter().all(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
+    // Without a certificate only the member of this host can be asked.
+    let own = if unix { client.clone() } else { client.on(endpoint) };
+    let server: Server = own.get("/1.0").await.map_err(|error| error.to_string())?;
+    let found = &server.environment.server_name;
+    if *found != member.server_name {
+        return Err(format!("{found} answered in its place: incus.endpoints should be https"));
+    }
+    let Scriptlet::Gate { marker, intact, .. } = Scriptlet::parse(server.scriptlet()) else {
+        return Ok(Standing::None);
+    };
+    let runs = probe(&own).await.map_err(|error| error.to_string())?;
+    let stands = intact && runs.as_deref() == Some(marker.push.as_str());
+    Ok(if stands { Standing::Runs(marker) } else { Standing::Shows(marker) })
+}
+
+/// Which gate the member runs: the name of its sending.
+async fn probe(own: &Client) -> Result<Option<String>, IncusError> {
+    let request = json!({
+        "name": PROBE, "type": "container", "source": { "type": "none" }, "profiles": [],
+        "config": { "user.rbd-guardian.probe": "1", "rbd-guardian.probe": "unknown to Incus" },
+    });
+    match own.post("/1.0/instances", &request).await {
+        Err(IncusError { cause: Cause::Status { message, .. }, .. }) => Ok(loaded(&message).map(str::to_owned)),
+        Err(error) => Err(error),
+        // It goes on, and ends with the unknown key.
+        Ok(_) => Ok(None),
+    }
+}
