@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::conf::run;
 use crate::incus::cluster::{Cluster, IMAGE};
 use crate::wait::wait_for;
 use crate::writer::{Entry, WriteLog, read_log};
@@ -100,6 +101,20 @@ impl Container<'_> {
         wait_for(&format!("a writer of {} on {member}", self.name), deadline, || {
             Ok(self.writers()?.into_iter().rfind(|writer| writer.member == member))
         })
+    }
+
+    /// Makes a member on which it runs, whether Incus knows of it or not, write back what it has in memory of the root file system: what
+    /// its kernel would do by itself some seconds later.
+    ///
+    /// # Errors
+    /// It does not run there, or the disk refuses or does not answer.
+    pub fn sync(&self, member: &str) -> Result<()> {
+        let member = self.cluster.member(member);
+        run(member
+            .command("timeout")?
+            .args(["--kill-after=2", "60", "sync", "-f"])
+            .arg(member.root_of(&self.name)))
+        .map(drop)
     }
 }
 

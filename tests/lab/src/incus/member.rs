@@ -18,6 +18,7 @@ use crate::cache;
 use crate::cage::{enter, expect_ready, wait_for_no_loops};
 use crate::conf::run;
 use crate::host::Host;
+use crate::incus::cluster::POOL;
 use crate::process::Process;
 use crate::wait::{report, wait_for};
 
@@ -105,6 +106,11 @@ impl Member {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.home.join("var/unix.socket")
+    }
+
+    /// Where incusd mounts a container's root file system, for those who are in the member's mount namespace.
+    pub(crate) fn root_of(&self, container: &str) -> PathBuf {
+        self.home.join("var/storage-pools").join(POOL.0).join("containers").join(container).join("rootfs")
     }
 
     /// Where its containers' writers leave their logs.
