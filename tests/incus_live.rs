@@ -222,6 +222,8 @@ async fn listens(site: &Site, config: &IncusConfig) {
 
     // A lost member is noticed by its silence, and heard again when it is back.
     let lost = site.endpoint("n3");
+    // A member that was healed is Evacuated, whether it is there or not.
+    site.cluster.set(&[("cluster.healing_threshold", "0")]).unwrap();
     site.lab.cut_links("n3", Links::Incus).unwrap();
     let began = Instant::now();
     let why = until(&mut listener, NOTICED, |signal| {
