@@ -8,6 +8,7 @@ use crate::config::ConfigError;
 use crate::deadline::Late;
 use crate::domain::fence_id::BadFenceId;
 use crate::incus::enroll::EnrollError;
+use crate::incus::error::{IncusError, SetupFault};
 use crate::ledger::{self, OpenError};
 
 /// One line that says what to do, and the exit code that goes with it.
@@ -47,6 +48,12 @@ pub(super) enum Fault {
     Restless,
     #[error(transparent)]
     Enroll(#[from] EnrollError),
+    #[error(transparent)]
+    Setup(#[from] SetupFault),
+    #[error("{0}; run it again")]
+    Incus(#[from] IncusError),
+    #[error("somebody else wrote to project default at the same time: run it again")]
+    Raced,
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -82,7 +89,8 @@ impl Fault {
             Self::Ledger(ledger::ReadError::Denied { .. } | ledger::ReadError::Failed { .. }) => Exit::Failed,
             Self::Read(error) if error.is_transient() => Exit::CannotTell,
             Self::Read(_) | Self::Output(_) => Exit::Failed,
-            Self::Late(_) | Self::Unread { .. } | Self::Restless => Exit::CannotTell,
+            Self::Late(_) | Self::Unread { .. } | Self::Restless | Self::Incus(_) | Self::Raced => Exit::CannotTell,
+            Self::Setup(_) => Exit::Usage,
             Self::Enroll(error) => match error {
                 EnrollError::BadToken(_)
                 | EnrollError::Expired(_)

@@ -7,6 +7,7 @@ mod doctor;
 mod drive;
 mod error;
 mod fence;
+mod gate;
 mod incus;
 mod ledger;
 mod plan;
@@ -137,6 +138,10 @@ enum Verb {
     ///
     /// Changes nothing. Ends with 1 if anything is marked FAIL.
     Doctor,
+    /// Keep Incus from placing instances elsewhere before their member is sealed
+    ///
+    /// Ends with 3 while a member does not run the gate: run `install` again once it is reachable.
+    Gate(GateArgs),
     /// Let the guardian talk to Incus
     Incus(IncusArgs),
 }
@@ -203,6 +208,30 @@ struct WatchersArgs {
     /// Only this pool; repeatable
     #[arg(long = "pool", value_name = "P")]
     pools: Vec<String>,
+}
+
+#[derive(Args)]
+struct GateArgs {
+    #[command(subcommand)]
+    verb: GateVerb,
+}
+
+#[derive(Subcommand)]
+enum GateVerb {
+    /// Install the placement scriptlet, around the site's own if there is one
+    Install {
+        /// Replace a gate that was changed by hand
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show which members run it, its keys, and the site's scriptlet in it
+    Show,
+    /// Put the site's own scriptlet back and remove all keys, the seals too
+    Remove {
+        /// Also a gate that was changed by hand
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Args)]
@@ -288,6 +317,7 @@ fn run(cli: &Cli) -> Result<Exit, Fault> {
         Verb::Watchers(args) => watchers::run(&context()?, args),
         Verb::Ledger(args) => ledger::run(&context()?, args),
         Verb::Doctor => doctor::run(&context()?),
+        Verb::Gate(args) => gate::run(&cli.common, args),
         Verb::Incus(IncusArgs { verb: IncusVerb::Enroll(args) }) => incus::enroll(&cli.common, args),
     }
 }

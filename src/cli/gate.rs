@@ -1,0 +1,221 @@
+//! `gate`: puts the placement scriptlet into Incus, shows where it stands, takes it out again.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::answer::table;
+use super::context::print;
+use super::error::Fault;
+use super::{Common, Exit, Format, GateArgs, GateVerb};
+use crate::config::Config;
+use crate::deadline::within;
+use crate::domain::guardian::gate::{EPOCH, OVERRIDE, POOLS, epoch, own_keys};
+use crate::domain::volume::StoragePool;
+use crate::incus::client::Client;
+use crate::incus::gate::keys::{MEMBERS, Written, local_pools, put_keys, remove_keys};
+use crate::incus::gate::place::{EXTENSION, Standing, new_push, push, read, standings, stored};
+use crate::incus::gate::{Scriptlet, compose, difference};
+use crate::incus::{self, api};
+
+#[derive(Serialize)]
+struct GateAnswer {
+    /// `installed`, `partial`, `absent`, `edited`, or `off` by the operator's override.
+    state: &'static str,
+    /// The first line of the stored gate.
+    marker: Option<String>,
+    /// What each member runs.
+    members: BTreeMap<String, String>,
+    keys: BTreeMap<String, String>,
+    epoch: Option<u64>,
+    /// The site's own, which the gate wraps; or, without a gate, what is there.
+    site_scriptlet: Option<String>,
+    /// 0 while Incus heals nothing.
+    healing_threshold_s: u64,
+}
+
+pub(super) fn run(common: &Common, args: &GateArgs) -> Result<Exit, Fault> {
+    let config = Config::load(common.config.as_deref())?;
+    let client = Client::open(&config.incus)?;
+    let work = async {
+        let refused = match args.verb {
+            GateVerb::Install { force } => install(&client, force).await?,
+            GateVerb::Remove { force } => remove(&client, force).await?,
+            GateVerb::Show => None,
+        };
+        Ok::<_, Fault>(match refused {
+            Some(exit) => Err(exit),
+            None => Ok(look(&client).await?),
+        })
+    };
+    let answer = match incus::block_on(within(common.timeout, work))??? {
+        Ok(answer) => answer,
+        Err(exit) => return Ok(exit),
+    };
+    let format = if common.json { Format::Json } else { common.format };
+    print(format, &answer, text)?;
+    Ok(match (&args.verb, answer.state) {
+        (_, "partial") => Exit::Pending,
+        (GateVerb::Install { .. }, "absent") | (_, "edited") => Exit::Failed,
+        _ => Exit::Done,
+    })
+}
+
+/// `Some` is how it ended before anything was changed.
+async fn install(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
+    let (server, scriptlet) = stored(client).await?;
+    if !server.environment.server_clustered || !server.api_extensions.iter().any(|name| name == EXTENSION) {
+        eprintln!(
+            "rbd-guardian: refused: the gate needs a cluster of Incus 6.0.3 or 6.6 and later on every member ({EXTENSION}), \
+             this is {}: nothing was changed",
+            server.environment.server_version
+        );
+        return Ok(Some(Exit::Refused));
+    }
+    let site = match scriptlet {
+        Scriptlet::Absent => None,
+        Scriptlet::Site(site) => Some(site),
+        Scriptlet::Gate { marker, site, intact } => {
+            if !intact && !force {
+                return Ok(Some(edited(&compose(site.as_deref(), &marker.push), server.scriptlet())));
+            }
+            // The text is compared without its first line, so that the same gate of another version is kept.
+            let same = compose(site.as_deref(), &marker.push) == server.scriptlet();
+            let runs = |standing: &Result<Standing, String>| matches!(standing, Ok(Standing::Runs(_)));
+            if same && standings(client).await?.values().all(runs) {
+                publish(client).await?;
+                eprintln!("rbd-guardian: every member runs this gate already");
+                return Ok(None);
+            }
+            site
+        }
+    };
+    let kept = if site.is_some() { "the site's own scriptlet is kept inside of it" } else { "there was none before" };
+    eprintln!("rbd-guardian: installing instances.placement.scriptlet; {kept}");
+    // First what it reads: without the members it takes seconds for each thousand instances.
+    publish(client).await?;
+    push(client, &compose(site.as_deref(), &new_push()?)).await?;
+    Ok(None)
+}
+
+async fn remove(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
+    let (server, scriptlet) = stored(client).await?;
+    if let Scriptlet::Gate { marker, site, intact } = scriptlet {
+        if !intact && !force {
+            return Ok(Some(edited(&compose(site.as_deref(), &marker.push), server.scriptlet())));
+        }
+        push(client, site.as_deref().unwrap_or_default()).await?;
+    }
+    if let Some(threshold) = server.healing_threshold() {
+        eprintln!(
+            "rbd-guardian: warning: Incus heals after {}, and from now on nothing keeps it from doing so before the \
+             member is sealed: `incus config set cluster.healing_threshold 0`, or install the gate again",
+            humantime::format_duration(threshold)
+        );
+    }
+    settle(remove_keys(client).await)?;
+    Ok(None)
+}
+
+fn edited(ours: &str, theirs: &str) -> Exit {
+    eprintln!(
+        "rbd-guardian: refused: the gate was changed by hand since it was installed (- as installed, + as it is):\n{}\
+         rbd-guardian: nothing was changed; --force goes on without these changes",
+        difference(ours, theirs)
+    );
+    Exit::Refused
+}
+
+/// The keys the scriptlet needs from the beginning, beside those that are there.
+async fn publish(client: &Client) -> Result<(), Fault> {
+    let members: Vec<api::Member> = client.get("/1.0/cluster/members?recursion=1").await?;
+    let pools: Vec<api::Pool> = client.get("/1.0/storage-pools?recursion=1").await?;
+    let pools: BTreeMap<String, StoragePool> = pools
+        .into_iter()
+        .map(|pool| (pool.name, StoragePool { driver: pool.driver, osd_pool: None, cluster: None }))
+        .collect();
+    let before = read(client).await?;
+    let mut keys = own_keys(&before);
+    let names: Vec<String> = members.into_iter().map(|member| member.server_name).collect();
+    keys.insert(MEMBERS.to_owned(), names.join(","));
+    let mut listed = local_pools(&pools);
+    listed.extend(keys.get(POOLS).into_iter().flat_map(|pools| pools.split(',')).map(str::to_owned));
+    listed.retain(|pool| !pool.is_empty());
+    keys.insert(POOLS.to_owned(), listed.into_iter().collect::<Vec<_>>().join(","));
+    if keys != own_keys(&before) {
+        settle(put_keys(client, &keys, epoch(&before) + 1).await)?;
+    }
+    Ok(())
+}
+
+fn settle(written: Written) -> Result<(), Fault> {
+    match written {
+        Written::Applied => Ok(()),
+        Written::Changed | Written::Stale { .. } => Err(Fault::Raced),
+        Written::Refused(error) | Written::Unknown(error) => Err(error.into()),
+    }
+}
+
+async fn look(client: &Client) -> Result<GateAnswer, Fault> {
+    let (server, scriptlet) = stored(client).await?;
+    let standings = standings(client).await?;
+    let keys = read(client).await?.keys;
+    let runs = |standing: &Result<Standing, String>| matches!(standing, Ok(Standing::Runs(_)));
+    let none = |standing: &Result<Standing, String>| matches!(standing, Ok(Standing::None));
+    let (marker, site, state) = match scriptlet {
+        Scriptlet::Gate { marker, site, intact: false } => (Some(marker), site, "edited"),
+        Scriptlet::Gate { marker, site, intact: true } => {
+            let state = if !standings.values().all(runs) {
+                "partial"
+            } else if keys.get(OVERRIDE).is_some_and(|value| value == "off") {
+                "off"
+            } else {
+                "installed"
+            };
+            (Some(marker), site, state)
+        }
+        Scriptlet::Site(site) => (None, Some(site), if standings.values().all(none) { "absent" } else { "partial" }),
+        Scriptlet::Absent => (None, None, if standings.values().all(none) { "absent" } else { "partial" }),
+    };
+    let says = |standing: Result<Standing, String>| match standing {
+        Ok(Standing::Runs(_)) => "runs it".to_owned(),
+        Ok(Standing::Shows(_)) => "shows it, but does not run it: install again".to_owned(),
+        Ok(Standing::None) => "no gate".to_owned(),
+        Err(why) => format!("not known: {why}"),
+    };
+    Ok(GateAnswer {
+        state,
+        marker: marker.map(|marker| marker.to_string()),
+        members: standings.into_iter().map(|(name, standing)| (name, says(standing))).collect(),
+        epoch: keys.get(EPOCH).and_then(|epoch| epoch.parse().ok()),
+        keys,
+        site_scriptlet: site,
+        healing_threshold_s: server.healing_threshold().map_or(0, |threshold| threshold.as_secs()),
+    })
+}
+
+fn text(answer: &GateAnswer) -> String {
+    let mut text = format!("gate: {}\n", answer.state);
+    if answer.state == "off" {
+        text.push_str("SWITCHED OFF by user.rbd-guardian.gate=off: Incus re-places instances of unsealed members\n");
+    }
+    if let Some(marker) = &answer.marker {
+        text.push_str(&format!("{marker}\n"));
+    }
+    let mut rows = table(["MEMBER", "GATE"]);
+    for (name, says) in &answer.members {
+        rows.add_row([name, says]);
+    }
+    text.push_str(&format!("{rows}\n"));
+    for (key, value) in &answer.keys {
+        text.push_str(&format!("{key}={value}\n"));
+    }
+    let healing = match answer.healing_threshold_s {
+        0 => "Incus heals nothing (cluster.healing_threshold=0)".to_owned(),
+        seconds => format!("Incus heals after {seconds} s"),
+    };
+    let lines = answer.site_scriptlet.as_ref().map(|site| site.lines().count());
+    let site = lines.map_or_else(|| "none".to_owned(), |lines| format!("{lines} lines"));
+    text.push_str(&format!("{healing}\nscriptlet of the site: {site}\n"));
+    text
+}
