@@ -174,6 +174,9 @@ pub struct Proof {
 pub struct GateRecord {
     /// Raised by each write to the gate.
     pub epoch: u64,
+    /// Members whose instances may be placed elsewhere, as of that write.
+    #[serde(default)]
+    pub open: BTreeSet<String>,
     /// The site's own scriptlet that the gate wraps, to be put back when the gate is removed.
     #[serde(default)]
     pub site_scriptlet: Option<String>,

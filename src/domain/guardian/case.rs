@@ -310,6 +310,8 @@ impl Case {
             State::Committed if self.record.sealed.is_some() => FenceState::Breached,
             State::Intended => FenceState::Intended,
             State::Committed => FenceState::Committed,
+            // Every PG has answered, and the map is being read again.
+            State::Pending if fence.proofs().all(PoolProof::is_complete) => return,
             State::Pending => FenceState::Pending,
         };
         let entries: Vec<(Entry, Option<Timestamp>)> = fence.entries().collect();

@@ -33,7 +33,8 @@ pub(super) enum Lane {
 pub(super) struct Schedule {
     pub(super) view: Duration,
     pub(super) whole: Duration,
-    pub(super) maps: Duration,
+    /// When the osdmap was read last.
+    pub(super) maps: Option<Duration>,
     pub(super) look: Duration,
     pub(super) sweep: Duration,
     pub(super) record: Duration,
@@ -137,9 +138,10 @@ impl Guardian {
             return Some((vec![put(case)], format!("{} {}", case.id, case.record.state), why));
         }
         if let Some(epoch) = self.next_gate_epoch()
-            && self.records.gate.as_ref().is_none_or(|gate| gate.epoch < epoch)
+            && self.records.gate.as_ref().is_none_or(|gate| gate.epoch < epoch || gate.open != self.open())
         {
-            let gate = GateRecord { epoch, ..self.records.gate.clone().unwrap_or_default() };
+            let (open, before) = (self.open(), self.records.gate.clone().unwrap_or_default());
+            let gate = GateRecord { epoch, open, ..before };
             let what = format!("gate epoch {epoch}");
             return Some((vec![Change::Put(Record::Gate(gate))], what, self.gate_change()));
         }
@@ -198,7 +200,7 @@ impl Guardian {
     /// The epoch of the write that is due; `None` if the gate is as it should be, as far as is known.
     fn next_gate_epoch(&self) -> Option<u64> {
         let busy = self.busy.contains_key(&Lane::Gate);
-        if !self.settings.platform || busy || self.view_began < self.desk.ended || !self.view_is_fresh() {
+        if !self.settings.platform || busy || self.view_began <= self.desk.ended || !self.view_is_fresh() {
             return None;
         }
         let waits =
@@ -223,7 +225,7 @@ impl Guardian {
 
     fn put_gate(&mut self) -> Option<Effect> {
         let epoch = self.next_gate_epoch()?;
-        if self.records.gate.as_ref().is_none_or(|gate| gate.epoch < epoch) {
+        if self.records.gate.as_ref().is_none_or(|gate| gate.epoch < epoch || gate.open != self.open()) {
             return None;
         }
         let keys = self.wanted_keys()?;
@@ -271,8 +273,9 @@ impl Guardian {
             }
             return Some(Effect::ReadView { whole });
         }
-        if now >= self.schedule.maps && self.take(Lane::Maps) {
-            self.schedule.maps = now + if watching { MAPS_OFTEN } else { MAPS_EVERY };
+        let every = if watching { MAPS_OFTEN } else { MAPS_EVERY };
+        if self.schedule.maps.is_none_or(|last| now >= last + every) && self.take(Lane::Maps) {
+            self.schedule.maps = Some(now);
             return Some(Effect::ReadMaps { after: self.map.as_ref().map_or(0, |map| map.epoch) });
         }
         let sealed =

@@ -146,6 +146,8 @@ impl Guardian {
                     let sealed = case.record.state == FenceState::Sealed;
                     let marks = &mut case.record.marks;
                     if sealed {
+                        let open = records.gate.iter().flat_map(|gate| &gate.open);
+                        case.clear = open.into_iter().any(|open| Some(open) == case.record.member.as_ref());
                         marks.entry(self.settings.boot_id.clone()).or_insert(self.now.boot);
                     }
                     self.cases.insert(record.id.clone(), case);
@@ -442,7 +444,7 @@ impl Guardian {
             None
         };
         let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
-        let read = self.view_began >= self.desk.ended && !self.busy.contains_key(&Lane::Gate);
+        let read = self.view_began > self.desk.ended && !self.busy.contains_key(&Lane::Gate);
         let failed = self.desk.failed.is_some() || (self.view_failed.is_some() && !self.view_is_fresh());
         let gate_closed = match gate {
             _ if !self.settings.platform || case.member().is_none() => GateClosed::Yes,

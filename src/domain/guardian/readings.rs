@@ -112,7 +112,7 @@ impl Guardian {
         let Some(gate) = self.view.as_ref().and_then(|view| view.gate.as_ref()) else { return };
         let (keys, epoch) = (gate::own_keys(gate), gate::epoch(gate));
         let Some(written) = &self.desk.written else { return };
-        if self.view_began < self.desk.ended || self.busy.contains_key(&Lane::Gate) {
+        if self.view_began <= self.desk.ended || self.busy.contains_key(&Lane::Gate) {
             return;
         }
         if keys != *written || epoch != self.desk.epoch {

@@ -1,0 +1,386 @@
+//! The guardian's core against a modelled world.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::wildcard_enum_match_arm)] // Tests.
+
+mod model;
+
+use std::time::Duration;
+
+use model::{Model, id};
+use rbd_guardian::domain::addr::EntityAddr;
+use rbd_guardian::domain::guardian::io::{Effect, Input, Request};
+use rbd_guardian::domain::guardian::report::Outcome;
+use rbd_guardian::domain::plan::Target;
+use rbd_guardian::domain::record::FenceState;
+use rbd_guardian::domain::release;
+use rbd_guardian::domain::view::{MemberStatus, Notice, Operation, OperationKind};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn healthy() -> Model {
+    let mut model = Model::new();
+    model.run(10 * SECOND);
+    model
+}
+
+fn sealed(member: &str) -> Model {
+    let mut model = healthy();
+    model.lose(member);
+    model.run(3 * SECOND);
+    model.heal_is_refused(member);
+    model.until("the gate is open", |model| model.seals().contains(member));
+    model
+}
+
+fn fence(member: &str) -> Request {
+    let target = Target::Member(member.to_owned());
+    Request::Fence { target, accept_incomplete: false, reason: None, by: "root@h".to_owned() }
+}
+
+#[test]
+fn at_rest_nothing_is_fenced_and_addresses_are_remembered() {
+    let mut model = healthy();
+    model.run(300 * SECOND);
+    assert!(!model.changed_storage());
+    assert_eq!(model.state("n1"), "watching");
+    assert_eq!(model.alarms().len(), 0, "{:?}", model.alarms());
+    let member = &model.ledger.members["n2"];
+    assert!(member.addresses.contains_key(&"10.0.0.2".parse().unwrap()));
+    assert_eq!(member.clients.iter().next().unwrap().to_string(), "10.0.0.2:0/200");
+    assert_eq!(member.machine.as_deref(), Some("machine-2"));
+}
+
+#[test]
+fn inv2_a_refused_heal_fences_and_only_then_the_gate_opens() {
+    let mut model = healthy();
+    model.lose("n2");
+    model.run(30 * SECOND);
+    assert_eq!(
+        (model.changed_storage(), model.state("n2")),
+        (false, "suspect"),
+        "Incus would leave it alone yet"
+    );
+    model.heal_is_refused("n2");
+    model.until("sealed", |model| model.state("n2") == "sealed");
+    model.until("open", |model| model.seals().contains("n2"));
+    assert!(model.refuses("n2") && !model.refuses("n1"));
+    let record = model.ledger.fences.values().next().unwrap();
+    assert_eq!((record.state, record.by.as_str()), (FenceState::Sealed, "the guardian"));
+    assert_eq!(record.proofs.len(), 1);
+    let order: Vec<&str> = model.audit.iter().filter_map(|what| what.split(' ').nth(1)).collect();
+    let at = |what| order.iter().position(|one| *one == what).unwrap();
+    assert!(at("intended") < at("sealed"), "{order:?}");
+}
+
+#[test]
+fn a_member_that_is_back_before_anything_was_sent_is_left_alone() {
+    let mut model = healthy();
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.heal_is_refused("n2");
+    model.bring_back("n2", 200_000 * SECOND);
+    model.run(60 * SECOND);
+    assert!(!model.changed_storage(), "{:#?}", model.logs());
+    assert_eq!((model.state("n2"), model.ledger.fences.len()), ("watching", 0));
+}
+
+#[test]
+fn a_manual_move_that_is_refused_fences_nothing_by_itself_but_an_operator_does() {
+    let mut model = healthy();
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.handle(Input::Notice(Notice::Refused { member: "n2".to_owned(), healing: false }));
+    model.run(20 * SECOND);
+    assert!(!model.changed_storage());
+    model.ask(1, fence("n2"));
+    model.until("answered", |model| !model.answers().is_empty());
+    assert!(matches!(model.answers()[0], (1, Outcome::Sealed(..))));
+    model.until("open", |model| model.seals().contains("n2"));
+}
+
+#[test]
+fn without_the_gate_a_silent_member_is_fenced_before_healing() {
+    let mut model = healthy();
+    model.view.gate.as_mut().unwrap().scriptlets.insert("n3".to_owned(), Ok(String::new()));
+    model.lose("n2");
+    model.run(20 * SECOND);
+    assert!(model.alarms().contains("gate-partial"));
+    assert!(model.effects.contains(&Effect::PushGate));
+    assert!(!model.changed_storage(), "healing is 39 s away");
+    model.view.members.get_mut("n2").unwrap().heartbeat_age = Some(51 * SECOND);
+    model.until("sealed", |model| model.state("n2") == "sealed");
+}
+
+#[test]
+fn no_fence_without_a_view_that_has_a_quorum() {
+    let mut model = healthy();
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.platform_down = true;
+    model.run(10 * SECOND);
+    model.heal_is_refused("n2");
+    model.run(60 * SECOND);
+    assert!(!model.changed_storage());
+    assert!(model.alarms().contains("view-lost"));
+    model.platform_down = false;
+    model.heal_is_refused("n2");
+    model.until("sealed", |model| model.state("n2") == "sealed");
+}
+
+#[test]
+fn inv8_what_cannot_be_recorded_is_not_done() {
+    let mut model = healthy();
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.ledger_down = true;
+    model.heal_is_refused("n2");
+    model.run(30 * SECOND);
+    assert!(!model.changed_storage());
+    assert!(model.alarms().contains("cannot-record"));
+    model.ledger_down = false;
+    model.until("sealed", |model| model.state("n2") == "sealed");
+    assert!(!model.alarms().contains("cannot-record"));
+}
+
+#[test]
+fn a_silent_pg_keeps_the_gate_closed() {
+    let mut model = healthy();
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.silent = [3].into();
+    model.heal_is_refused("n2");
+    model.until("pending", |model| model.state("n2") == "pending");
+    model.run(60 * SECOND);
+    assert_eq!(model.seals().len(), 0);
+    model.silent.clear();
+    model.until("open", |model| model.seals().contains("n2"));
+}
+
+#[test]
+fn inv3_a_removed_entry_closes_the_gate_and_is_asserted_again() {
+    let mut model = sealed("n2");
+    model.remove_entry("10.0.0.2:0/0");
+    let since = model.effects.len();
+    model.until("breached", |model| model.state("n2") == "breached");
+    model.until("sealed", |model| model.refuses("n2") && model.state("n2") == "sealed");
+    model.until("open", |model| model.seals().contains("n2"));
+    let effects: Vec<String> = model.effects[since..].iter().map(|effect| format!("{effect:?}")).collect();
+    let closed = effects.iter().position(|effect| effect.starts_with("PutGate")).unwrap();
+    let added = effects.iter().position(|effect| effect.contains("Add(")).unwrap();
+    assert!(closed < added, "the gate is closed first");
+    assert!(model.audit.iter().any(|what| what.ends_with("breached")));
+}
+
+#[test]
+fn inv3_a_removal_is_mended_also_while_the_platform_is_down() {
+    let mut model = sealed("n2");
+    model.platform_down = true;
+    model.run(10 * SECOND);
+    model.remove_entry("10.0.0.2:0/0");
+    model.until("sealed again", |model| model.refuses("n2") && model.state("n2") == "sealed");
+}
+
+#[test]
+fn inv3_an_entry_that_went_and_came_back_between_two_looks_is_a_breach() {
+    let mut model = sealed("n2");
+    model.remove_entry("10.0.0.2:0/0");
+    let until = model.now().wall + 50_000 * 3600 * SECOND;
+    model.change(|map| map.blocklist.entries.extend([("10.0.0.2:0/0".parse().unwrap(), until)]));
+    model.run(5 * SECOND);
+    assert!(model.audit.iter().any(|what| what.ends_with("breached")), "{:#?}", model.audit);
+}
+
+#[test]
+fn a_restart_goes_on_from_the_ledger_without_closing_the_gate() {
+    let mut model = sealed("n2");
+    let since = model.effects.len();
+    model.restart("boot-1");
+    model.run(10 * SECOND);
+    assert_eq!(model.state("n2"), "sealed");
+    let puts =
+        model.effects[since..].iter().filter(|effect| matches!(effect, Effect::PutGate { .. })).count();
+    assert_eq!((puts, model.seals().contains("n2")), (0, true), "{:#?}", &model.effects[since..]);
+}
+
+#[test]
+fn a_restart_after_an_entry_was_removed_finds_the_breach() {
+    let mut model = sealed("n2");
+    model.remove_entry("10.0.0.2:0/0");
+    model.restart("boot-1");
+    model.until("sealed", |model| model.refuses("n2") && model.state("n2") == "sealed");
+    assert!(model.audit.iter().any(|what| what.ends_with("breached")), "{:#?}", model.audit);
+}
+
+#[test]
+fn inv5_a_rebooted_member_is_released_and_its_old_clients_never() {
+    let mut model = sealed("n2");
+    model.uses.retain(|one| !one.image.name.ends_with("c2"));
+    model.run(120 * SECOND);
+    model.bring_back("n2", 20 * SECOND);
+    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    assert_eq!(model.seals().len(), 0);
+    let client: EntityAddr = "10.0.0.2:0/200".parse().unwrap();
+    assert!(model.map().blocklist.refuses(client.client().unwrap()), "INV-4");
+    assert_eq!(model.ledger.fences.values().next().unwrap().state, FenceState::Released);
+    assert!(model.ledger.fences.values().all(|fence| fence.in_doubt.is_empty()));
+}
+
+#[test]
+fn inv5_a_member_that_did_not_reboot_is_never_released() {
+    let mut model = sealed("n2");
+    model.run(30 * SECOND);
+    model.bring_back("n2", 200_000 * SECOND);
+    model.until("returned-stale", |model| model.state("n2") == "returned-stale");
+    model.run(600 * SECOND);
+    assert!(model.refuses("n2"));
+    assert!(model.alarms().contains("returned-stale"));
+}
+
+#[test]
+fn inv5_another_guardian_counts_the_time_since_the_seal_from_its_own_boot() {
+    let mut model = sealed("n2");
+    model.run(60 * SECOND);
+    model.restart("boot-2");
+    model.run(10 * SECOND);
+    model.bring_back("n2", 40 * SECOND);
+    model.run(30 * SECOND);
+    assert!(model.refuses("n2"), "it may have booted before this guardian knew of the seal");
+    model.run(60 * SECOND);
+    model.bring_back("n2", 20 * SECOND);
+    model.until("released", |model| !model.refuses("n2"));
+}
+
+#[test]
+fn a_release_waits_for_operations_that_began_before() {
+    let mut model = sealed("n2");
+    model.run(60 * SECOND);
+    let heal = Operation {
+        id: "1".to_owned(),
+        kind: OperationKind::Heal,
+        location: "n1".to_owned(),
+        instances: [].into(),
+    };
+    model.view.operations = Some(vec![heal]);
+    model.bring_back("n2", 20 * SECOND);
+    model.run(60 * SECOND);
+    assert!(model.refuses("n2") && model.seals().is_empty(), "the gate is closed, the entries stay");
+    model.view.operations = Some(Vec::new());
+    model.until("released", |model| !model.refuses("n2"));
+}
+
+#[test]
+fn instances_that_could_not_start_are_started_after_the_release() {
+    let mut model = sealed("n2");
+    model.run(60 * SECOND);
+    let details =
+        model.view.instances.as_mut().unwrap().get_mut(&id("c2")).unwrap().details.as_mut().unwrap();
+    details.running = false;
+    model.bring_back("n2", 20 * SECOND);
+    model.until("started", |model| model.started == [id("c2")]);
+}
+
+#[test]
+fn an_operators_release_without_proof_is_refused_and_with_an_assertion_done() {
+    let mut model = sealed("n2");
+    let fence = model.ledger.fences.keys().next().unwrap().clone();
+    let release = |assert_powered_off| Request::Release {
+        fence: fence.clone(),
+        assert_powered_off,
+        reason: Some("pulled the plug".to_owned()),
+        by: "root@h".to_owned(),
+    };
+    model.ask(7, release(false));
+    assert!(matches!(model.answers()[0], (7, Outcome::Failed(_))));
+    model.ask(8, release(true));
+    model.until("answered", |model| model.answers().len() == 2);
+    assert!(matches!(model.answers()[1], (8, Outcome::Released(_))));
+    assert!(!model.refuses("n2"));
+}
+
+#[test]
+fn a_member_that_is_back_before_its_heal_is_stranded_with_commands() {
+    let mut model = sealed("n2");
+    model.bring_back("n2", 200_000 * SECOND);
+    model.until("stranded", |model| model.alarms().contains("stranded"));
+    let alarm = model.guardian.alarms().into_iter().find(|alarm| alarm.code == "stranded").unwrap();
+    assert!(alarm.advice.iter().any(|advice| advice.contains("incus move c2")), "{alarm:?}");
+}
+
+#[test]
+fn a_seal_key_that_the_ledger_does_not_back_is_removed_and_told() {
+    let mut model = healthy();
+    let key = format!("{}n3", rbd_guardian::domain::guardian::gate::SEAL);
+    model.view.gate.as_mut().unwrap().keys.insert(key, "sealed".to_owned());
+    model.until("removed", |model| model.seals().is_empty());
+    assert!(model.logs().iter().any(|line| line.starts_with("gate-foreign-write")), "{:#?}", model.logs());
+}
+
+#[test]
+fn the_storm_brake_holds_two_members_of_three() {
+    let mut model = sealed("n2");
+    model.lose("n3");
+    model.run(60 * SECOND);
+    model.heal_is_refused("n3");
+    model.until("refused", |model| model.state("n3") == "refused");
+    model.run(60 * SECOND);
+    assert!(!model.refuses("n3"));
+}
+
+#[test]
+fn a_guardian_that_knows_no_address_refuses() {
+    let mut model = Model::new();
+    model.view.members.get_mut("n2").unwrap().addresses = Ok([].into());
+    model.uses.clear();
+    model.lose("n2");
+    model.run(5 * SECOND);
+    model.heal_is_refused("n2");
+    model.until("refused", |model| model.state("n2") == "refused");
+    assert!(!model.changed_storage() && model.seals().is_empty());
+}
+
+#[test]
+fn inv7_a_removal_in_doubt_is_not_relied_on_again() {
+    let mut model = sealed("n2");
+    let fence = model.ledger.fences.values_mut().next().unwrap();
+    let host = *fence.entries.keys().find(|entry| entry.is_host()).unwrap();
+    fence.in_doubt.insert(host);
+    fence.state = FenceState::Released;
+    model.remove_entry("10.0.0.2:0/0");
+    model.view.gate.as_mut().unwrap().keys.clear();
+    model.restart("boot-1");
+    model.run(5 * SECOND);
+    model.heal_is_refused("n2");
+    model.until("open", |model| model.seals().contains("n2"));
+    model.remove_entry("10.0.0.2:0/0");
+    assert!(model.refuses("n2"), "the late removal hits a key nobody relies on");
+}
+
+#[test]
+fn a_deposed_guardian_does_nothing_more() {
+    let mut model = healthy();
+    model.handle(Input::Deposed("g2 leads".to_owned()));
+    let before = model.effects.len();
+    model.lose("n2");
+    model.heal_is_refused("n2");
+    model.run(60 * SECOND);
+    assert_eq!(model.effects.len(), before);
+}
+
+#[test]
+fn a_stale_writer_is_told_within_one_sweep() {
+    let mut model = healthy();
+    let stranger = "10.0.0.1:0/100".parse().unwrap();
+    model.uses.iter_mut().find(|one| one.image.name.ends_with("c2")).unwrap().watchers.push(stranger);
+    model.until("told", |model| model.alarms().contains("second-writer"));
+    assert!(!model.changed_storage());
+}
+
+#[test]
+fn a_release_never_removes_before_it_is_recorded() {
+    let mut model = sealed("n2");
+    model.run(60 * SECOND);
+    model.bring_back("n2", 20 * SECOND);
+    model.until("asked", |model| {
+        model.effects.iter().any(|effect| matches!(effect, Effect::Release(_, release::Effect::Remove(_))))
+    });
+    assert_eq!(model.view.members["n2"].status, MemberStatus::Online);
+}

@@ -1,0 +1,469 @@
+//! A storage, a ledger and a platform as values: they answer the guardian's effects as the real ones would, at once
+//! or, where a test says so, wrongly or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rbd_guardian::domain::addr::Entry;
+use rbd_guardian::domain::barrier::PoolProof;
+use rbd_guardian::domain::blocklist::Blocklist;
+use rbd_guardian::domain::fence::{self, Sent};
+use rbd_guardian::domain::guard::ImageUse;
+use rbd_guardian::domain::guardian::Guardian;
+use rbd_guardian::domain::guardian::gate;
+use rbd_guardian::domain::guardian::io::{Effect, Input, Now, Recorded, Request};
+use rbd_guardian::domain::guardian::report::{Outcome, Report};
+use rbd_guardian::domain::guardian::settings::Settings;
+use rbd_guardian::domain::map::{OsdMap, Pool};
+use rbd_guardian::domain::member::Members;
+use rbd_guardian::domain::policy::Policy;
+use rbd_guardian::domain::record::{FenceState, Records};
+use rbd_guardian::domain::release;
+use rbd_guardian::domain::view::{
+    Details, GateView, Instance, InstanceId, InstanceKind, MemberState, MemberStatus, MemberView, Notice,
+    Thresholds, View,
+};
+use rbd_guardian::domain::volume::{Content, ImageName, StoragePool, Volume, VolumeKind};
+use rbd_guardian::domain::world::{Clients, SeenAt, World};
+
+pub(crate) const STEP: Duration = Duration::from_millis(250);
+
+/// What the guardian has to do with.
+pub(crate) struct Model {
+    pub(crate) guardian: Guardian,
+    pub(crate) boot: Duration,
+    pub(crate) ledger: Records,
+    pub(crate) audit: Vec<String>,
+    /// Every epoch, the newest last.
+    pub(crate) maps: Vec<OsdMap>,
+    pub(crate) view: View,
+    pub(crate) uses: Vec<ImageUse>,
+    /// What members answer when they are asked themselves.
+    pub(crate) states: BTreeMap<String, MemberState>,
+    pub(crate) reports: Vec<Report>,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) started: Vec<InstanceId>,
+    /// The platform does not answer.
+    pub(crate) platform_down: bool,
+    /// The ledger cannot be written.
+    pub(crate) ledger_down: bool,
+    /// Answers that take their time, and when each comes.
+    pub(crate) later: Vec<(Duration, Input)>,
+    /// PGs that do not answer.
+    pub(crate) silent: BTreeSet<u32>,
+}
+
+pub(crate) fn id(name: &str) -> InstanceId {
+    InstanceId { project: "default".to_owned(), name: name.to_owned() }
+}
+
+pub(crate) fn start() -> Timestamp {
+    "2026-11-22T12:00:00Z".parse().unwrap()
+}
+
+fn settings() -> Settings {
+    Settings::new("g1", "boot-1", Policy::default(), Members::default())
+}
+
+impl Model {
+    /// Members n1 to n3 at 10.0.0.1 to 3, with a container c1 to c3 each, the gate installed everywhere.
+    pub(crate) fn new() -> Self {
+        let pool = Pool {
+            name: "incus".into(),
+            pg_num: 8,
+            overlay: None,
+            eio: false,
+            applications: vec!["rbd".into()],
+        };
+        let map = OsdMap {
+            epoch: 10,
+            modified: start(),
+            blocklist: Blocklist::default(),
+            knows_ranges: true,
+            reads_paused: false,
+            pools: BTreeMap::from([(1, pool)]),
+        };
+        let boot = Duration::from_secs(1000);
+        let now = Now { boot, wall: start() };
+        let mut model = Self {
+            guardian: Guardian::new(settings(), Records::default(), now),
+            boot,
+            ledger: Records::default(),
+            audit: Vec::new(),
+            maps: vec![map],
+            view: View::default(),
+            uses: Vec::new(),
+            states: BTreeMap::new(),
+            reports: Vec::new(),
+            effects: Vec::new(),
+            started: Vec::new(),
+            platform_down: false,
+            ledger_down: false,
+            later: Vec::new(),
+            silent: BTreeSet::new(),
+        };
+        model.platform();
+        model
+    }
+
+    fn platform(&mut self) {
+        let remote = StoragePool { driver: "ceph".into(), osd_pool: Some("incus".into()), cluster: None };
+        let mut gate = GateView::default();
+        let (mut instances, mut volumes) = (BTreeMap::new(), Vec::new());
+        for n in 1..=3 {
+            let (member, name) = (format!("n{n}"), format!("c{n}"));
+            let ip: std::net::IpAddr = format!("10.0.0.{n}").parse().unwrap();
+            let url = format!("https://10.1.0.{n}:8443");
+            let view = MemberView {
+                status: MemberStatus::Online,
+                heartbeat_age: None,
+                url,
+                leads: n == 1,
+                addresses: Ok([ip].into()),
+            };
+            self.view.members.insert(member.clone(), view);
+            let details = Details {
+                running: true,
+                ran: true,
+                disk_pools: ["remote".into()].into(),
+                ..Details::default()
+            };
+            let instance =
+                Instance { kind: InstanceKind::Container, location: member.clone(), details: Some(details) };
+            instances.insert(id(&name), instance);
+            volumes.push(Volume {
+                pool: "remote".into(),
+                project: "default".into(),
+                name: name.clone(),
+                kind: VolumeKind::Instance(InstanceKind::Container),
+                content: Content::Filesystem,
+                shared: false,
+                used_by: BTreeSet::new(),
+            });
+            let image = ImageName {
+                pool: "incus".into(),
+                namespace: String::new(),
+                name: format!("container_{name}"),
+            };
+            self.uses.push(ImageUse {
+                image,
+                watchers: vec![format!("{ip}:0/{n}00").parse().unwrap()],
+                lock: None,
+            });
+            gate.scriptlets.insert(member.clone(), Ok("gate 1".into()));
+            let uptime = Duration::from_secs(100_000);
+            self.states.insert(member.clone(), MemberState { uptime, machine: Some(format!("machine-{n}")) });
+        }
+        self.view.from = "n1".into();
+        self.view.thresholds =
+            Thresholds { offline: Duration::from_secs(20), healing: Some(Duration::from_secs(60)) };
+        self.view.instances = Some(instances);
+        self.view.volumes = Some(volumes);
+        self.view.pools = Some([("remote".to_owned(), remote)].into());
+        self.view.operations = Some(Vec::new());
+        self.view.gate = Some(gate);
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now { boot: self.boot, wall: start() + (self.boot - Duration::from_secs(1000)) }
+    }
+
+    pub(crate) fn map(&self) -> &OsdMap {
+        self.maps.last().unwrap()
+    }
+
+    /// A new epoch.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut OsdMap)) {
+        let mut map = self.map().clone();
+        map.epoch += 1;
+        change(&mut map);
+        self.maps.push(map);
+    }
+
+    pub(crate) fn remove_entry(&mut self, entry: &str) {
+        let addr = entry.parse().unwrap();
+        self.change(|map| {
+            map.blocklist.entries.remove(&addr);
+        });
+    }
+
+    /// A guardian that knows nothing but the ledger takes over, on another host if it is of another boot.
+    pub(crate) fn restart(&mut self, boot_id: &str) {
+        let settings = Settings { boot_id: boot_id.to_owned(), ..settings() };
+        self.guardian = Guardian::new(settings, self.ledger.clone(), self.now());
+    }
+
+    pub(crate) fn handle(&mut self, input: Input) {
+        let now = self.now();
+        self.guardian.handle(now, input);
+        while let Some(report) = self.guardian.next_report() {
+            self.reports.push(report);
+        }
+    }
+
+    /// Lets time pass, with every effect answered, until something holds.
+    #[track_caller]
+    pub(crate) fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..2000 {
+            if holds(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("never: {what}\n{:#?}\n{:#?}", self.guardian.status(self.now()), self.logs());
+    }
+
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.boot + time;
+        while self.boot < end {
+            self.step();
+        }
+    }
+
+    pub(crate) fn step(&mut self) {
+        self.handle(Input::Tick);
+        let now = self.boot;
+        for (_, input) in self.later.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
+            self.handle(input);
+        }
+        for _ in 0..1000 {
+            let Some(effect) = self.guardian.next_effect(self.now()) else {
+                self.boot += STEP;
+                return;
+            };
+            self.check(&effect);
+            self.effects.push(effect.clone());
+            let input = self.perform(effect);
+            self.boot += Duration::from_millis(1);
+            if let Input::Proved(..) = &input
+                && !self.silent.is_empty()
+            {
+                self.later.push((self.boot + Duration::from_secs(5), input));
+            } else {
+                self.handle(input);
+            }
+        }
+        panic!("effects without end: {:#?}", &self.effects[self.effects.len() - 10..]);
+    }
+
+    /// INV-2, INV-8: what an effect relies on is there.
+    fn check(&self, effect: &Effect) {
+        match effect {
+            Effect::PutGate { keys, .. } => {
+                for member in gate::seals(keys) {
+                    let sealed = self.ledger.fences.values().any(|fence| {
+                        fence.member.as_deref() == Some(&member) && fence.state == FenceState::Sealed
+                    });
+                    assert!(sealed, "the gate opens for {member} before the seal is recorded");
+                    assert!(self.refuses(&member), "the gate opens for {member}, which is not refused");
+                }
+            }
+            Effect::Fence(id, fence::Effect::Add(_) | fence::Effect::Remove(_)) => {
+                assert!(self.ledger.fences.contains_key(id), "{id} is not recorded");
+            }
+            Effect::Release(id, release::Effect::Remove(entries)) => {
+                let record = &self.ledger.fences[id];
+                assert_eq!(record.state, FenceState::Releasing);
+                assert!(
+                    entries.iter().all(|entry| record.in_doubt.contains(entry)),
+                    "{entries:?}: not recorded"
+                );
+                let member = record.member.clone().unwrap_or_default();
+                assert!(!self.seals().contains(&member), "released while its gate is open");
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn refuses(&self, member: &str) -> bool {
+        let ip = format!("10.0.0.{}", member.trim_start_matches('n')).parse().unwrap();
+        self.map().blocklist.hosts(ip).next().is_some()
+    }
+
+    pub(crate) fn seals(&self) -> BTreeSet<String> {
+        gate::seals(&self.view.gate.as_ref().unwrap().keys)
+    }
+
+    fn send(&mut self, entries: &[Entry], until: Option<Timestamp>) -> Vec<(Entry, Sent)> {
+        self.change(|map| {
+            for entry in entries {
+                match *entry {
+                    Entry::Host(ip) => set(map, format!("{ip}:0/0"), until),
+                    Entry::Client(client) => set(map, client.to_string(), until),
+                    Entry::HostRange(ip) => {
+                        map.blocklist.ranges.remove(&ip.into());
+                        map.blocklist.ranges.extend(until.map(|until| (ip.into(), until)));
+                    }
+                }
+            }
+        });
+        entries.iter().map(|entry| (*entry, Sent::Acknowledged)).collect()
+    }
+
+    fn look(&self) -> World {
+        let mut clients = Clients::new();
+        for one in &self.uses {
+            for client in one.clients() {
+                clients.entry(client).or_default().insert(SeenAt::Watch(one.image.to_string()));
+            }
+        }
+        World {
+            now: self.now().wall,
+            own: vec!["10.0.0.9:0/9".parse().unwrap()],
+            map: self.map().clone(),
+            daemons: Vec::new(),
+            clients,
+            unread: Vec::new(),
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) -> Input {
+        let silence = || "does not answer".to_owned();
+        let began = self.boot;
+        match effect {
+            Effect::ReadView { .. } if self.platform_down => Input::View { began, view: Err(silence()) },
+            Effect::ReadView { whole } => {
+                let mut view = self.view.clone();
+                if !whole {
+                    (view.instances, view.volumes, view.pools) = (None, None, None);
+                }
+                Input::View { began, view: Ok(view) }
+            }
+            Effect::ReadMemberState(name) => {
+                let state = self.states.get(&name).cloned().filter(|_| !self.platform_down);
+                Input::MemberState(name, state.ok_or_else(silence))
+            }
+            Effect::ReadNetworks(name) => Input::Networks(name, Err(silence())),
+            Effect::Ping(name) => Input::Pinged(name, Ok(false)),
+            Effect::Look => Input::Looked(Ok(self.look())),
+            Effect::ReadMaps { after } => {
+                let maps = self.maps.iter().filter(|map| map.epoch > after).cloned().collect::<Vec<_>>();
+                let newest = || vec![self.map().clone()];
+                Input::Maps(Ok(if after == 0 || maps.is_empty() { newest() } else { maps }))
+            }
+            Effect::Sweep => Input::Swept { began, uses: self.uses.clone(), unread: Vec::new() },
+            Effect::Record { changes, what, .. } => {
+                if self.ledger_down {
+                    let holds = None;
+                    return Input::Recorded(Recorded::Not { why: "no answer".to_owned(), holds });
+                }
+                self.audit.push(what);
+                changes.into_iter().for_each(|change| self.ledger.apply(change));
+                Input::Recorded(Recorded::Written)
+            }
+            Effect::Fence(id, effect) => match effect {
+                fence::Effect::FailOver(daemon) => Input::FailedOver(id, daemon, Sent::Acknowledged),
+                fence::Effect::ReadDaemons => Input::Daemons(id, Some(Vec::new())),
+                fence::Effect::Add(entries) => {
+                    let until = self.now().wall + Policy::default().expire;
+                    Input::Added(id, self.send(&entries, Some(until)))
+                }
+                fence::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
+                fence::Effect::ReadMap => Input::Map(id, Some(self.map().clone())),
+                fence::Effect::Barrier { pools } => {
+                    self.boot += STEP;
+                    let pending = self.silent.clone();
+                    let proof = |pool| PoolProof { pool, pending: pending.clone(), trouble: None };
+                    Input::Proved(id, pools.into_iter().map(proof).collect())
+                }
+            },
+            Effect::Release(id, effect) => match effect {
+                release::Effect::ReadMap => Input::Map(id, Some(self.map().clone())),
+                release::Effect::ReadClients => {
+                    Input::Clients(id, Some(self.look().clients.into_keys().collect()))
+                }
+                release::Effect::Add(entries) => {
+                    let until = self.now().wall + Policy::default().expire;
+                    Input::Added(id, self.send(&entries, Some(until)))
+                }
+                release::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
+            },
+            Effect::PutGate { keys, epoch } => {
+                if self.platform_down {
+                    return Input::GatePut(Err(silence()));
+                }
+                let gate = self.view.gate.as_mut().unwrap();
+                gate.keys.retain(|key, _| key == gate::OVERRIDE);
+                gate.keys.extend(keys);
+                gate.keys.insert(gate::EPOCH.to_owned(), epoch.to_string());
+                Input::GatePut(Ok(()))
+            }
+            Effect::PushGate => Input::GatePushed(Ok(())),
+            Effect::BreakLock(lock) => Input::LockBroken(lock, Ok(())),
+            Effect::Start(instance) => {
+                self.started.push(instance.clone());
+                if let Some(details) =
+                    self.view.instances.as_mut().and_then(|all| all.get_mut(&instance)?.details.as_mut())
+                {
+                    details.running = true;
+                }
+                Input::Started(instance, Ok(()))
+            }
+        }
+    }
+
+    /// The member's cluster loses it.
+    pub(crate) fn lose(&mut self, member: &str) {
+        let view = self.view.members.get_mut(member).unwrap();
+        view.status = MemberStatus::Offline;
+        view.heartbeat_age = Some(Duration::from_secs(21));
+        self.states.remove(member);
+    }
+
+    /// It answers again, after so much time since its boot.
+    pub(crate) fn bring_back(&mut self, member: &str, uptime: Duration) {
+        let view = self.view.members.get_mut(member).unwrap();
+        view.status = MemberStatus::Online;
+        view.heartbeat_age = None;
+        let machine = Some(format!("machine-{}", member.trim_start_matches('n')));
+        self.states.insert(member.to_owned(), MemberState { uptime, machine });
+    }
+
+    pub(crate) fn heal_is_refused(&mut self, member: &str) {
+        self.handle(Input::Notice(Notice::Refused { member: member.to_owned(), healing: true }));
+    }
+
+    pub(crate) fn ask(&mut self, number: u64, request: Request) {
+        self.handle(Input::Request(number, request));
+    }
+
+    pub(crate) fn state(&self, member: &str) -> &'static str {
+        let status = self.guardian.status(self.now());
+        status.members.iter().find(|line| line.name == member).map_or("unknown", |line| line.state)
+    }
+
+    pub(crate) fn alarms(&self) -> BTreeSet<&'static str> {
+        self.guardian.alarms().into_iter().map(|alarm| alarm.code).collect()
+    }
+
+    pub(crate) fn answers(&self) -> Vec<(u64, Outcome)> {
+        let answer = |report: &Report| match report {
+            Report::Answer(number, outcome) => Some((*number, outcome.clone())),
+            Report::Log { .. } => None,
+        };
+        self.reports.iter().filter_map(answer).collect()
+    }
+
+    pub(crate) fn logs(&self) -> Vec<String> {
+        let line = |report: &Report| match report {
+            Report::Log { code, member, text, .. } => format!("{code} {member:?} {text}"),
+            Report::Answer(number, outcome) => format!("answer {number}: {outcome:?}"),
+        };
+        self.reports.iter().map(line).collect()
+    }
+
+    pub(crate) fn changed_storage(&self) -> bool {
+        self.effects.iter().any(|effect| matches!(effect, Effect::Fence(_, fence::Effect::Add(_))))
+    }
+}
+
+fn set(map: &mut OsdMap, addr: String, until: Option<Timestamp>) {
+    let addr = addr.parse().unwrap();
+    if let Some(until) = until {
+        // An entry that stands keeps its end (facts/ceph.md §0.1).
+        map.blocklist.entries.entry(addr).or_insert(until);
+    } else {
+        map.blocklist.entries.remove(&addr);
+    }
+}
