@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::daemon::config::{DaemonConfig, RawDaemon};
 use crate::domain::addr::{Entry, parse_target};
 use crate::domain::map::Guarded;
 use crate::domain::member::{Member, Members};
@@ -31,6 +32,8 @@ pub struct Config {
     pub members: Members,
     /// How to reach Incus.
     pub incus: IncusConfig,
+    /// How the daemon runs.
+    pub daemon: DaemonConfig,
 }
 
 /// The `[incus]` table.
@@ -119,6 +122,8 @@ struct Raw {
     policy: RawPolicy,
     #[serde(default)]
     incus: RawIncus,
+    #[serde(default)]
+    daemon: RawDaemon,
     #[serde(default, rename = "member")]
     members: Vec<RawMember>,
 }
@@ -193,7 +198,8 @@ impl Config {
         let policy = Policy { guarded, ..check.policy(raw.policy)? };
         let incus = check.incus(raw.incus)?;
         let ledger = check.ledger(raw.ledger)?;
-        Ok(Self { ceph: raw.ceph, ledger, policy, members, incus })
+        let daemon = raw.daemon.check().map_err(|(key, detail)| check.bad(key, detail))?;
+        Ok(Self { ceph: raw.ceph, ledger, policy, members, incus, daemon })
     }
 }
 

@@ -8,6 +8,7 @@ pub mod ceph;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod deadline;
 pub mod domain;
 pub mod incus;

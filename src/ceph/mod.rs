@@ -19,4 +19,5 @@ pub mod osdmap;
 pub mod perform;
 pub mod pools;
 pub mod sessions;
+pub mod stale;
 pub mod watchers;

@@ -65,12 +65,12 @@ const WINDOW: usize = 512;
 /// Directory entries read at once.
 const PAGE: u64 = 1024;
 /// Lists a namespace's images: `name_IMAGE` → id (`cls_rbd.cc`, facts/ceph.md §5).
-const DIRECTORY: &str = "rbd_directory";
+pub(super) const DIRECTORY: &str = "rbd_directory";
 /// Lists a pool's namespaces: `name_NAMESPACE`.
 const NAMESPACES: &str = "rbd_namespace";
 /// An image's header: watchers, lock.
-const HEADER: &str = "rbd_header.";
-const NAME_KEY: &str = "name_";
+pub(super) const HEADER: &str = "rbd_header.";
+pub(super) const NAME_KEY: &str = "name_";
 
 /// Sweeps all pools at the same time, so that one that does not answer holds up no other, and hands over each image
 /// as its answer comes; an image deleted meanwhile is left out. Memory is bounded by the requests under way, not
@@ -300,7 +300,7 @@ impl PoolSweep {
 }
 
 /// A string as Ceph encodes it: four bytes of length, little-endian, then the text.
-fn encoded_text(bytes: &[u8]) -> Option<String> {
+pub(super) fn encoded_text(bytes: &[u8]) -> Option<String> {
     let (len, text) = bytes.split_first_chunk::<4>()?;
     let text = text.get(..usize::try_from(u32::from_le_bytes(*len)).ok()?)?;
     String::from_utf8(text.to_vec()).ok()

@@ -4,9 +4,11 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::daemon::wire::Proved;
 use crate::domain::addr::Entry;
 use crate::domain::barrier::PoolProof;
 use crate::domain::plan::{Coverage, Plan};
+use crate::domain::record::FenceRecord;
 
 /// A blocklist entry and when it ends; `null` if it was not seen.
 #[derive(Serialize)]
@@ -33,6 +35,12 @@ pub(super) struct CoverageAnswer {
 }
 
 impl CoverageAnswer {
+    /// Of a fence in the ledger.
+    pub(super) fn of(fence: &FenceRecord) -> Self {
+        let clients = fence.entries.keys().filter(|entry| !entry.is_host()).count();
+        Self { verdict: fence.coverage, known_clients: clients, notes: fence.evidence.clone() }
+    }
+
     pub(super) fn new(plan: &Plan) -> Self {
         Self { verdict: plan.coverage, known_clients: plan.known_clients, notes: plan.notes.clone() }
     }
@@ -46,6 +54,13 @@ pub(super) struct PoolAnswer {
     pub(super) pending: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<String>,
+}
+
+impl From<Proved> for PoolAnswer {
+    fn from(proved: Proved) -> Self {
+        let Proved { pool, pgs, proved, pending, trouble } = proved;
+        Self { pool, pgs, proved, pending, trouble }
+    }
 }
 
 impl PoolAnswer {
@@ -63,13 +78,13 @@ impl PoolAnswer {
 /// A refusal for scripts and for people.
 #[derive(Serialize)]
 pub(super) struct RefusalAnswer {
-    code: &'static str,
-    reason: String,
+    pub(super) code: String,
+    pub(super) reason: String,
 }
 
 impl RefusalAnswer {
     pub(super) fn new(refusal: &crate::domain::refusal::Refusal) -> Self {
-        Self { code: refusal.code(), reason: refusal.to_string() }
+        Self { code: refusal.code().to_owned(), reason: refusal.to_string() }
     }
 }
 

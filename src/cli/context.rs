@@ -29,14 +29,12 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn open(common: &Common) -> Result<Self, Fault> {
         let config = Config::load(common.config.as_deref())?;
-        let deadline = Deadline::after(common.timeout, interrupted()?);
-        let options = Options {
-            conf: common.conf.clone().or_else(|| config.ceph.conf.clone()),
-            cluster: common.cluster.clone().or_else(|| config.ceph.cluster.clone()),
-            id: common.id.clone().or_else(|| config.ceph.id.clone()),
-            keyring: common.keyring.clone().or_else(|| config.ceph.keyring.clone()),
-            timeout: common.timeout,
-        };
+        Self::connect(common, config, Deadline::after(common.timeout, interrupted()?))
+    }
+
+    /// The same, with what a verb had to find out before.
+    pub(super) fn connect(common: &Common, config: Config, deadline: Deadline) -> Result<Self, Fault> {
+        let options = options(common, &config, common.timeout);
         // librados counts whole seconds from now, the deadline began before: its own message is the better one.
         let patient = deadline.later_by(Duration::from_secs(1));
         let cluster = lane::one(move || Cluster::connect(&options), &patient)??;
@@ -107,8 +105,19 @@ pub(super) fn print<T: Serialize>(
     }
 }
 
+/// How to connect; what the command line says wins.
+pub(super) fn options(common: &Common, config: &Config, timeout: Duration) -> Options {
+    Options {
+        conf: common.conf.clone().or_else(|| config.ceph.conf.clone()),
+        cluster: common.cluster.clone().or_else(|| config.ceph.cluster.clone()),
+        id: common.id.clone().or_else(|| config.ceph.id.clone()),
+        keyring: common.keyring.clone().or_else(|| config.ceph.keyring.clone()),
+        timeout,
+    }
+}
+
 /// Set by the first Ctrl-C or SIGTERM; the second one ends the process at once.
-fn interrupted() -> Result<Arc<AtomicBool>, std::io::Error> {
+pub(super) fn interrupted() -> Result<Arc<AtomicBool>, std::io::Error> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&flag))?;

@@ -5,6 +5,8 @@ use crate::ceph::cluster::ConnectError;
 use crate::ceph::command::ReadError;
 use crate::ceph::perform::Unread;
 use crate::config::ConfigError;
+use crate::daemon::DaemonError;
+use crate::daemon::socket::{AskError, DoorError};
 use crate::deadline::Late;
 use crate::domain::fence_id::BadFenceId;
 use crate::incus::enroll::EnrollError;
@@ -49,6 +51,10 @@ pub(super) enum Fault {
     #[error(transparent)]
     Enroll(#[from] EnrollError),
     #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error(transparent)]
     Setup(#[from] SetupFault),
     #[error("{0}; run it again")]
     Incus(#[from] IncusError),
@@ -91,6 +97,9 @@ impl Fault {
             Self::Read(_) | Self::Output(_) => Exit::Failed,
             Self::Late(_) | Self::Unread { .. } | Self::Restless | Self::Incus(_) | Self::Raced => Exit::CannotTell,
             Self::Setup(_) => Exit::Usage,
+            Self::Daemon(DaemonError::Door(DoorError::Taken(_))) => Exit::Refused,
+            Self::Daemon(DaemonError::Door(_) | DaemonError::Log(_) | DaemonError::System(_)) => Exit::Failed,
+            Self::Ask(_) => Exit::CannotTell,
             Self::Enroll(error) => match error {
                 EnrollError::BadToken(_)
                 | EnrollError::Expired(_)

@@ -3,14 +3,19 @@
 use serde::Serialize;
 
 use super::answer::{CoverageAnswer, EntryAnswer, PoolAnswer, barrier_text, coverage_text, entries_table};
-use super::context::Context;
+use super::context::{Context, print};
 use super::drive::{self, Timings};
 use super::error::Fault;
-use super::{Exit, FenceArgs, plan as plan_verb};
+use super::served::{Opening, Served, operator, otherwise};
+use super::{Common, Exit, FenceArgs, plan as plan_verb};
+use crate::clock;
+use crate::daemon::wire::Line;
 use crate::domain::addr::Entry;
 use crate::domain::fence::{Fence, State};
 use crate::domain::fence_id::FenceId;
+use crate::domain::guardian::io;
 use crate::domain::plan::plan;
+use crate::domain::record::FenceState;
 
 #[derive(Serialize)]
 struct FenceAnswer {
@@ -31,7 +36,75 @@ struct FenceAnswer {
     timings_ms: Timings,
 }
 
-pub(super) fn run(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
+/// What a daemon answers with, in the same words.
+#[derive(Serialize)]
+struct ServedAnswer {
+    fence: String,
+    member: Option<String>,
+    state: FenceState,
+    epoch: Option<u32>,
+    entries: Vec<EntryAnswer>,
+    coverage: CoverageAnswer,
+    barrier: Vec<PoolAnswer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    timings_ms: ServedTimings,
+}
+
+#[derive(Serialize)]
+struct ServedTimings {
+    total: u128,
+}
+
+pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
+    let request = args.target.request(args.accept_incomplete);
+    let request = io::Request::Fence {
+        target: request.target,
+        accept_incomplete: args.accept_incomplete,
+        reason: args.reason.clone(),
+        by: operator(),
+    };
+    let began = clock::monotonic();
+    match Opening::new(common)?.request(request)? {
+        Served::Alone(context) => alone(&context, args),
+        Served::Answered(Line::Sealed { fence, barrier }) => {
+            let took = clock::monotonic().duration_since(began).as_millis();
+            let answer = ServedAnswer {
+                epoch: fence.proofs.iter().map(|proof| proof.epoch).max(),
+                entries: fence
+                    .entries
+                    .iter()
+                    .map(|(entry, until)| EntryAnswer::new((*entry, *until)))
+                    .collect(),
+                coverage: CoverageAnswer::of(&fence),
+                barrier: barrier.into_iter().map(PoolAnswer::from).collect(),
+                state: fence.state,
+                reason: fence.reason,
+                fence: fence.id,
+                member: fence.member,
+                timings_ms: ServedTimings { total: took },
+            };
+            print(common.format(), &answer, served_text)?;
+            Ok(Exit::Done)
+        }
+        Served::Answered(line) => otherwise(common, args.target.member.clone(), line),
+    }
+}
+
+fn served_text(answer: &ServedAnswer) -> String {
+    let what = answer.member.as_ref().unwrap_or(&answer.fence);
+    let mut text = format!("{what}  SEALED: the storage refuses every write of it\n");
+    text.push_str(&format!("{}\n{}", entries_table(&answer.entries), coverage_text(&answer.coverage)));
+    text.push_str(&format!("{}\n", barrier_text(&answer.barrier)));
+    if let Some(epoch) = answer.epoch {
+        text.push_str(&format!("osdmap epoch {epoch}; total {} ms\n", answer.timings_ms.total));
+    }
+    text.push_str(&format!("fence {}\n", answer.fence));
+    text
+}
+
+/// With the storage alone: nothing but the blocklist remembers the fence.
+fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
     let request = args.target.request(args.accept_incomplete);
     let world = context.look()?;
     let plan = match plan(&request, &context.config.members, &world, &context.config.policy) {

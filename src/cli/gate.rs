@@ -142,6 +142,7 @@ async fn publish(client: &Client) -> Result<(), Fault> {
     listed.extend(keys.get(POOLS).into_iter().flat_map(|pools| pools.split(',')).map(str::to_owned));
     listed.retain(|pool| !pool.is_empty());
     keys.insert(POOLS.to_owned(), listed.into_iter().collect::<Vec<_>>().join(","));
+    keys.retain(|_, value| !value.is_empty());
     if keys != own_keys(&before) {
         settle(put_keys(client, &keys, epoch(&before) + 1).await)?;
     }

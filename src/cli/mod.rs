@@ -13,6 +13,8 @@ mod ledger;
 mod plan;
 mod progress;
 mod release;
+mod run;
+mod served;
 mod status;
 mod watchers;
 
@@ -105,6 +107,12 @@ struct Common {
     timeout: Duration,
 }
 
+impl Common {
+    fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     Table,
@@ -113,6 +121,8 @@ enum Format {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// The daemon: holds fences, and fences a lost member before its instances start elsewhere
+    Run,
     /// Show members, their fences, and whether each fence is proved right now
     Status(StatusArgs),
     /// Show what a fence would do: entries, coverage, refusals; changes nothing
@@ -310,10 +320,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn run(cli: &Cli) -> Result<Exit, Fault> {
     let context = || Context::open(&cli.common);
     match &cli.verb {
-        Verb::Status(args) => status::run(context()?, args),
+        Verb::Run => run::run(&cli.common),
+        Verb::Status(args) => status::run(&cli.common, args),
         Verb::Plan(args) => plan::run(&context()?, &args.target.request(args.accept_incomplete)),
-        Verb::Fence(args) => fence::run(&context()?, args),
-        Verb::Release(args) => release::run(&context()?, args),
+        Verb::Fence(args) => fence::run(&cli.common, args),
+        Verb::Release(args) => release::run(&cli.common, args),
         Verb::Watchers(args) => watchers::run(&context()?, args),
         Verb::Ledger(args) => ledger::run(&context()?, args),
         Verb::Doctor => doctor::run(&context()?),

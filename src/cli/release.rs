@@ -6,12 +6,17 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::answer::{EntryAnswer, entries_table};
-use super::context::Context;
+use super::context::{Context, print};
 use super::error::Fault;
-use super::{Exit, ReleaseArgs, drive};
+use super::served::{Opening, Served, operator, otherwise};
+use super::{Common, Exit, ReleaseArgs, drive};
 use crate::clock;
+use crate::config::Config;
+use crate::daemon::wire::Line;
 use crate::domain::addr::Entry;
 use crate::domain::fence_id::FenceId;
+use crate::domain::guardian::io;
+use crate::domain::record::FenceState;
 use crate::domain::release::Release;
 
 #[derive(Serialize)]
@@ -26,8 +31,55 @@ struct ReleaseAnswer {
     reason: Option<String>,
 }
 
-pub(super) fn run(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> {
-    let fence = named(context, args)?;
+/// What a daemon answers with, in the same words.
+#[derive(Serialize)]
+struct ServedAnswer {
+    fence: String,
+    member: Option<String>,
+    state: FenceState,
+    kept: Vec<EntryAnswer>,
+    in_doubt: Vec<Entry>,
+    reason: Option<String>,
+}
+
+pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
+    let opening = Opening::new(common)?;
+    let fence = match opening.fence_of(args.member.as_deref())? {
+        Some(known) => known,
+        None => named(&opening.config, args)?.to_string(),
+    };
+    let request = io::Request::Release {
+        fence,
+        assert_powered_off: args.assert_powered_off,
+        reason: args.reason.clone(),
+        by: operator(),
+    };
+    match opening.request(request)? {
+        Served::Alone(context) => alone(&context, args),
+        Served::Answered(Line::Released { fence }) => {
+            let entries = fence.entries.iter().filter(|(entry, _)| !entry.is_host());
+            let answer = ServedAnswer {
+                kept: entries.map(|(entry, until)| EntryAnswer::new((*entry, *until))).collect(),
+                in_doubt: fence.in_doubt.iter().copied().collect(),
+                state: fence.state,
+                reason: args.reason.clone(),
+                fence: fence.id,
+                member: fence.member,
+            };
+            print(common.format(), &answer, |answer| {
+                let what = answer.member.as_ref().unwrap_or(&answer.fence);
+                let kept = entries_table(&answer.kept);
+                format!("{what}  RELEASED\nits old client instances stay refused:\n{kept}\n")
+            })?;
+            Ok(Exit::Done)
+        }
+        Served::Answered(line) => otherwise(common, args.member.clone(), line),
+    }
+}
+
+/// With the storage alone: what was fenced is known from the fence's ID or the configuration.
+fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> {
+    let fence = named(&context.config, args)?;
     if !args.assert_powered_off {
         return Err(Fault::NotAsserted);
     }
@@ -66,12 +118,12 @@ pub(super) fn run(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> 
     Ok(if done { Exit::Done } else { Exit::CannotTell })
 }
 
-fn named(context: &Context, args: &ReleaseArgs) -> Result<FenceId, Fault> {
+fn named(config: &Config, args: &ReleaseArgs) -> Result<FenceId, Fault> {
     if let Some(id) = &args.fence {
         return Ok(id.parse()?);
     }
     let name = args.member.clone().unwrap_or_default();
-    let members = &context.config.members;
+    let members = &config.members;
     let Some(member) = members.get(&name) else {
         let known = members.0.iter().map(|member| member.name.clone()).collect::<Vec<_>>().join(", ");
         return Err(Fault::NoMember { name, known });

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::answer::{EntryAnswer, PoolAnswer, barrier_text, entries_table, table};
-use super::context::Context;
+use super::context::{Context, print};
 use super::error::Fault;
 use super::progress::Progress;
-use super::{Exit, StatusArgs, drive};
+use super::served::Opening;
+use super::{Common, Exit, StatusArgs, drive};
 use crate::ceph::barrier::{ProbeNames, barrier};
 use crate::ceph::osdmap;
 use crate::clock;
@@ -61,7 +63,63 @@ const ROUNDS: usize = 3;
 /// Home and clear: the next picture replaces this one.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-pub(super) fn run(mut context: Context, args: &StatusArgs) -> Result<Exit, Fault> {
+/// As the daemon knows it, where one leads on this host; else as the blocklist shows it.
+pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit, Fault> {
+    let before = if args.watch { CLEAR } else { "" };
+    loop {
+        let opening = Opening::new(common)?;
+        let Some(status) = opening.status()? else { return alone(opening.context()?, args) };
+        let shown = print(common.format(), &status, |status| format!("{before}{}", served_text(status)))?;
+        if !(args.watch && shown) || opening.deadline.anew(common.timeout).pause(REPEAT).is_err() {
+            return Ok(Exit::Done);
+        }
+    }
+}
+
+fn served_text(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let list = |key: &str| status[key].as_array().cloned().unwrap_or_default();
+    let leader = &status["leader"];
+    let mut shown = format!(
+        "{} on {} leads (epoch {}); gate {}\n",
+        text(&status["guardian"]),
+        text(&status["host"]),
+        leader["epoch"],
+        text(&status["gate"]["state"]),
+    );
+    for trouble in [&status["incus_trouble"], &status["platform"]["trouble"], &status["storage"]["trouble"]] {
+        if let Some(trouble) = trouble.as_str() {
+            shown.push_str(&format!("trouble: {trouble}\n"));
+        }
+    }
+    if let Some(why) = status["cannot_record"].as_str() {
+        shown.push_str(&format!("CANNOT RECORD, so nothing is fenced or released: {why}\n"));
+    }
+    let mut rows = table(["MEMBER", "INCUS", "HEALTH", "STATE", "FENCE"]);
+    for member in list("members") {
+        let fence = member["fence"].as_str().unwrap_or_default().to_owned();
+        let words = ["name", "status", "health", "state"].map(|key| text(&member[key]));
+        let [name, status, health, state] = words;
+        rows.add_row([name, status, health, state, fence]);
+    }
+    shown.push_str(&format!("{rows}\n"));
+    for fence in list("fences") {
+        let what = fence["member"].as_str().or(fence["id"].as_str()).unwrap_or_default();
+        if let Some(waits) = fence["waits"].as_str() {
+            shown.push_str(&format!("{what}: waits for {waits}\n"));
+        }
+    }
+    for alarm in list("alarms") {
+        let about = alarm["member"].as_str().map(|member| format!(" {member}")).unwrap_or_default();
+        shown.push_str(&format!("\nALARM {}{about}: {}\n", text(&alarm["code"]), text(&alarm["text"])));
+        for advice in alarm["advice"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            shown.push_str(&format!("  {advice}\n"));
+        }
+    }
+    shown
+}
+
+fn alone(mut context: Context, args: &StatusArgs) -> Result<Exit, Fault> {
     let mut names = ProbeNames::default();
     loop {
         let shown = show(&context, &mut names, if args.watch { CLEAR } else { "" });

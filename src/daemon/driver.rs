@@ -258,7 +258,9 @@ impl Driver {
                 Job::Connect => Done::Connected(dropped_connect()),
                 Job::Bid => Done::Bid(Err(NotLeading::Dropped)),
                 Job::Renew => Done::Renewed(Err(NotLeased::Unknown)),
-                Job::Effect(epoch, effect) => Done::Effect(epoch, failed(effect, "it ended without an answer")),
+                Job::Effect(epoch, effect) => {
+                    Done::Effect(epoch, failed(effect, "it ended without an answer"))
+                }
             }
         });
         match done {
@@ -269,7 +271,9 @@ impl Driver {
                 self.stage = Stage::Bidding;
                 self.retry_at = Some(Duration::ZERO);
             }
-            Done::Connected(Err(error)) => self.not_further(Level::Error, "no-ceph", error.to_string(), RETRY),
+            Done::Connected(Err(error)) => {
+                self.not_further(Level::Error, "no-ceph", error.to_string(), RETRY)
+            }
             Done::Bid(Ok(tenure)) => self.lead(tenure),
             Done::Bid(Err(error)) => self.not_leading(&error),
             Done::Renewed(renewed) => self.renewed(renewed),
@@ -324,11 +328,8 @@ impl Driver {
             log::line(Level::Warn, "ledger", None, note);
         }
         let settings = self.settings(&tenure);
-        let storage = Storage {
-            cluster,
-            guarded: settings.policy.guarded.clone(),
-            expire: settings.policy.expire,
-        };
+        let storage =
+            Storage { cluster, guarded: settings.policy.guarded.clone(), expire: settings.policy.expire };
         let guardian = Guardian::new(settings, tenure.records(), now());
         self.trouble = None;
         self.stage = Stage::Leading(Box::new(Leading {
@@ -377,7 +378,9 @@ impl Driver {
         leading.guardian.handle(now(), Input::Deposed(why.to_owned()));
         drain(&mut leading);
         for (_, answers) in leading.asked {
-            let why = format!("this guardian leads no more ({why}): ask again, `rbd-guardian status` shows who leads");
+            let why = format!(
+                "this guardian leads no more ({why}): ask again, `rbd-guardian status` shows who leads"
+            );
             let _ = answers.try_send(Line::Unavailable(why));
         }
         log::line(Level::Warn, "deposed", None, &format!("leads no more: {why}"));
@@ -428,7 +431,8 @@ impl Driver {
         let Stage::Leading(leading) = &mut self.stage else {
             match &self.trouble {
                 Some(why) => {
-                    let _ = answers.try_send(Line::Unavailable(format!("this guardian does not lead: {why}")));
+                    let _ =
+                        answers.try_send(Line::Unavailable(format!("this guardian does not lead: {why}")));
                 }
                 None => self.early.push(Ask { question: Question::Request(request), answers }),
             }
@@ -470,8 +474,11 @@ impl Driver {
         let status = match (&self.stage, &self.trouble) {
             (Stage::Leading(leading), _) => {
                 let held = leading.hands.tenure.held_fences();
-                let fenced =
-                    if held.is_empty() { "no fence stands".to_owned() } else { format!("fenced: {}", held.join(", ")) };
+                let fenced = if held.is_empty() {
+                    "no fence stands".to_owned()
+                } else {
+                    format!("fenced: {}", held.join(", "))
+                };
                 format!("leading (epoch {}); {fenced}", leading.hands.tenure.leader().epoch)
             }
             (Stage::Connecting | Stage::Bidding, Some(trouble)) => trouble.clone(),
@@ -518,7 +525,8 @@ impl Driver {
                 log::line(Level::Error, "bad-configuration", None, &text);
             }
             Ok(config) => {
-                let fixed = |config: &Config| (config.ceph.clone(), config.ledger.clone(), config.daemon.clone());
+                let fixed =
+                    |config: &Config| (config.ceph.clone(), config.ledger.clone(), config.daemon.clone());
                 let stays = fixed(&config) != fixed(&self.config);
                 let (ceph, ledger, daemon) = fixed(&self.config);
                 self.config = Config { ceph, ledger, daemon, ..config };
@@ -552,7 +560,10 @@ impl Driver {
             let text = if held.is_empty() {
                 "ends; no fence stands".to_owned()
             } else {
-                format!("ends; these fences stand, nobody holds them until a guardian runs again: {}", held.join(", "))
+                format!(
+                    "ends; these fences stand, nobody holds them until a guardian runs again: {}",
+                    held.join(", ")
+                )
             };
             log::line(Level::Info, "ending", None, &text);
             for (_, answers) in leading.asked {

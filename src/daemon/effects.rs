@@ -48,6 +48,7 @@ pub(super) struct Hands {
     /// None is configured, or its files cannot be used.
     pub(super) incus: Option<Client>,
     names: Arc<Mutex<ProbeNames>>,
+    proved: Arc<Mutex<platform::Proved>>,
     /// The last view, for what a lost member does not tell any more.
     view: Option<Arc<View>>,
     /// Fences whose last step read the map: two in a row are paced.
@@ -56,8 +57,8 @@ pub(super) struct Hands {
 
 impl Hands {
     pub(super) fn new(storage: Storage, tenure: Tenure, incus: Option<Client>) -> Self {
-        let (names, read_last) = (Arc::default(), BTreeSet::new());
-        Self { storage, tenure, incus, names, view: None, read_last }
+        let (names, proved, read_last) = (Arc::default(), Arc::default(), BTreeSet::new());
+        Self { storage, tenure, incus, names, proved, view: None, read_last }
     }
 
     /// Remembers what a later effect needs of an answer.
@@ -71,10 +72,10 @@ impl Hands {
     pub(super) fn perform(&mut self, effect: Effect) -> Performing {
         match effect {
             Effect::ReadView { whole: _ } => {
-                let before = self.view.clone();
+                let (before, proved) = (self.view.clone(), Arc::clone(&self.proved));
                 self.ask(Effect::ReadView { whole: true }, async move |incus| {
                     let began = clock::boot();
-                    let view = platform::view(&incus, before.as_deref()).await;
+                    let view = platform::view(&incus, before.as_deref(), &proved).await;
                     Input::View { began, view }
                 })
             }
@@ -90,11 +91,10 @@ impl Hands {
                     Input::Networks(member, networks)
                 })
             }
-            Effect::PutGate { keys, epoch } => {
-                self.ask(Effect::PutGate { keys: BTreeMap::new(), epoch }, async move |incus| {
+            Effect::PutGate { keys, epoch } => self
+                .ask(Effect::PutGate { keys: BTreeMap::new(), epoch }, async move |incus| {
                     Input::GatePut(platform::put_gate(&incus, &keys, epoch).await)
-                })
-            }
+                }),
             Effect::PushGate => self.ask(Effect::PushGate, async move |incus| {
                 Input::GatePushed(platform::push_gate(&incus).await)
             }),

@@ -105,10 +105,8 @@ pub fn errand(
             let _ = to.send(Ask { question: Question::Request(request), answers }).await;
             let answer = within(left, async {
                 while let Some(line) = lines.recv().await {
-                    match line {
-                        Line::Progress(what) => progress(&what),
-                        line => return line,
-                    }
+                    let Line::Progress(what) = line else { return line };
+                    progress(&what);
                 }
                 Line::Unavailable("interrupted".to_owned())
             });

@@ -1,8 +1,8 @@
 //! From what Incus announces to what matters here.
 
 use crate::domain::view::{Notice, OperationKind};
-use crate::incus::gate::refusal::{self as gate, Why};
 use crate::incus::events::{Event, Logging, Signal, What};
+use crate::incus::gate::refusal::{self as gate, Why};
 
 /// What an announcement tells; `None` for all that changes nothing here. A member that is not listened to any more
 /// tells nothing either: what is missed meanwhile is read when it is connected again.

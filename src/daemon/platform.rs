@@ -1,20 +1,77 @@
 //! What is asked of Incus, in the words of the core.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::json;
 
+use crate::clock;
 use crate::domain::view::{InstanceId, MemberState, View};
 use crate::incus::client::{Accepted, Client};
-use crate::incus::{api, gate, read};
+use crate::incus::gate::keys::{Written, put_keys};
+use crate::incus::gate::place::{self, Standing};
+use crate::incus::gate::{Scriptlet, compose, marker};
+use crate::incus::{api, read};
 
 /// How long an instance may take to start before that counts as failed.
 const START_SECONDS: u64 = 30;
 
-pub(super) async fn view(incus: &Client, before: Option<&View>) -> Result<View, String> {
-    read::read(incus, before).await.map(|reading| reading.view).map_err(|error| error.to_string())
+/// How long a member that was seen to run the gate is believed to, while it shows the same text.
+const PROVED_FOR: Duration = Duration::from_secs(60);
+
+/// What each member showed when all were asked what they run, and whether it is that; and when that was.
+#[derive(Debug, Default)]
+pub(super) struct Proved {
+    at: Option<Duration>,
+    runs: BTreeMap<String, (String, bool)>,
+}
+
+/// The view, with the gate as members *run* it: what one shows proves nothing (`incus::gate::place`). They are asked
+/// when something else is shown than before, and now and then.
+pub(super) async fn view(
+    incus: &Client,
+    before: Option<&View>,
+    proved: &Mutex<Proved>,
+) -> Result<View, String> {
+    let reading = read::read(incus, before).await.map_err(|error| error.to_string())?;
+    let mut view = reading.view;
+    let Some(gate) = &mut view.gate else { return Ok(view) };
+    for text in gate.scriptlets.values_mut().flatten() {
+        *text = marker(text).map(|marker| marker.to_string()).unwrap_or_default();
+    }
+    let known = |proved: &Proved| {
+        let fresh = proved.at.is_some_and(|at| clock::boot().saturating_sub(at) < PROVED_FOR);
+        let mut shown = gate.scriptlets.iter().filter_map(|(name, line)| Some((name, line.as_ref().ok()?)));
+        let asked = |name, line| proved.runs.get(name).is_some_and(|(shown, _)| shown == line);
+        fresh && shown.all(|(name, line)| line.is_empty() || asked(name, line))
+    };
+    if !known(&held(proved)) {
+        let at = clock::boot();
+        let standings = place::standings(incus).await.map_err(|error| error.to_string())?;
+        let runs = standings.into_iter().filter_map(|(name, standing)| match standing.ok()? {
+            Standing::Runs(marker) => Some((name, (marker.to_string(), true))),
+            Standing::Shows(marker) => Some((name, (marker.to_string(), false))),
+            Standing::None => Some((name, (String::new(), false))),
+        });
+        *held(proved) = Proved { at: Some(at), runs: runs.collect() };
+    }
+    let proved = held(proved);
+    for (name, line) in &mut gate.scriptlets {
+        // A member that was not reached when all were asked runs nothing that is known.
+        if let Ok(line) = line
+            && !proved.runs.get(name).is_some_and(|(shown, runs)| *runs && shown == line)
+        {
+            line.clear();
+        }
+    }
+    drop(proved);
+    Ok(view)
+}
+
+fn held(proved: &Mutex<Proved>) -> MutexGuard<'_, Proved> {
+    proved.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) async fn member_state(incus: &Client, member: &str) -> Result<MemberState, String> {
@@ -27,16 +84,41 @@ pub(super) async fn networks(incus: &Client, member: &str) -> Result<BTreeSet<Ip
     Ok(addresses.into_iter().map(IpNet::from).collect())
 }
 
+/// Whatever this says, the keys are read back by the next view.
 pub(super) async fn put_gate(
     incus: &Client,
     keys: &BTreeMap<String, String>,
     epoch: u64,
 ) -> Result<(), String> {
-    gate::put_keys(incus, keys, epoch).await.map_err(|error| error.to_string())
+    match put_keys(incus, keys, epoch).await {
+        Written::Applied => Ok(()),
+        Written::Changed => Err("somebody else changed project default meanwhile".to_owned()),
+        Written::Stale { found } => Err(format!(
+            "the gate has epoch {found} already, which is not below {epoch}: another guardian wrote it"
+        )),
+        Written::Refused(error) => Err(format!("not written: {error}")),
+        Written::Unknown(error) => Err(format!("whether it was written is unknown: {error}")),
+    }
 }
 
+/// Sends the gate that is stored once more, under a new name, so that every member that is reached loads it. Where none
+/// is stored there is nothing to send: installing it is the operator's.
 pub(super) async fn push_gate(incus: &Client) -> Result<(), String> {
-    gate::push(incus).await.map_err(|error| error.to_string())
+    let told = |error: &dyn std::fmt::Display| error.to_string();
+    let (_, scriptlet) = place::stored(incus).await.map_err(|error| told(&error))?;
+    match scriptlet {
+        Scriptlet::Gate { site, intact: true, .. } => {
+            let push = place::new_push().map_err(|error| told(&error))?;
+            place::push(incus, &compose(site.as_deref(), &push)).await.map_err(|error| told(&error))
+        }
+        Scriptlet::Gate { intact: false, .. } => {
+            Err("the gate was changed by hand: see `rbd-guardian gate show`, then `gate install --force`"
+                .to_owned())
+        }
+        Scriptlet::Absent | Scriptlet::Site(_) => {
+            Err("no gate is installed: run `rbd-guardian gate install`".to_owned())
+        }
+    }
 }
 
 /// Starts an instance and waits until it runs. One that runs already is no error.

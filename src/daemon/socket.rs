@@ -186,10 +186,11 @@ pub fn ask(
         reader.get_ref().set_read_timeout(Some(left)).map_err(broken)?;
         match reader.read_until(b'\n', &mut text) {
             Ok(_) if text.last() != Some(&b'\n') => return Err(broken(ErrorKind::UnexpectedEof.into())),
-            Ok(_) => match serde_json::from_slice(&text).map_err(|error| broken(error.into()))? {
-                Line::Progress(what) => progress(&what),
-                line => return Ok(Some(line)),
-            },
+            Ok(_) => {
+                let line = serde_json::from_slice(&text).map_err(|error| broken(error.into()))?;
+                let Line::Progress(what) = line else { return Ok(Some(line)) };
+                progress(&what);
+            }
             // What came so far is kept in `text`.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
             Err(error) => return Err(broken(error)),

@@ -12,7 +12,9 @@ use crate::deadline::Deadline;
 use crate::domain::addr::EntityAddr;
 use crate::domain::guardian::io::Recorded;
 use crate::domain::record::{Change, FenceState, Leader, Records};
-use crate::ledger::{Bid, Deed, Leadership, Lease, Ledger, LedgerConfig, NotLeased, NotWritten, OpenError, ReadError, Snapshot};
+use crate::ledger::{
+    Bid, Deed, Leadership, Lease, Ledger, LedgerConfig, NotLeased, NotWritten, OpenError, ReadError, Snapshot,
+};
 
 /// How long one call to the ledger may take.
 const CALL: Duration = Duration::from_secs(4);
@@ -88,8 +90,12 @@ impl Candidate {
         // Others may have written until the lease was there.
         let led = ledger.read(&call()).map_err(NotLeading::from).and_then(|fresh| {
             held = fresh;
-            let bid =
-                Bid { guardian: self.guardian.clone(), host: self.host.clone(), addresses, at: clock::wall() };
+            let bid = Bid {
+                guardian: self.guardian.clone(),
+                host: self.host.clone(),
+                addresses,
+                at: clock::wall(),
+            };
             let why = held.records().leader.as_ref().map_or_else(
                 || "there was no leader before".to_owned(),
                 |before| format!("{} on {} held no lease", before.guardian, before.host),
@@ -169,7 +175,9 @@ impl Tenure {
         };
         match error {
             NotWritten::Deposed { .. } => Recorded::Deposed(error.to_string()),
-            NotWritten::Conflict { .. } => Recorded::Not { why: error.to_string(), holds: Some(Box::new(held.records().clone())) },
+            NotWritten::Conflict { .. } => {
+                Recorded::Not { why: error.to_string(), holds: Some(Box::new(held.records().clone())) }
+            }
             NotWritten::Unknown => self.read_back(&mut held, changes, &error),
             NotWritten::NewerLedger { .. }
             | NotWritten::Damaged { .. }
@@ -178,12 +186,7 @@ impl Tenure {
         }
     }
 
-    fn read_back(
-        &self,
-        held: &mut Snapshot,
-        changes: &[Change],
-        error: &NotWritten,
-    ) -> Recorded {
+    fn read_back(&self, held: &mut Snapshot, changes: &[Change], error: &NotWritten) -> Recorded {
         match self.ledger.read(&call()) {
             Ok(fresh) => *held = fresh,
             Err(unread) => return Recorded::Not { why: format!("{error}; {unread}"), holds: None },
@@ -198,13 +201,6 @@ impl Tenure {
             return Recorded::Written;
         }
         Recorded::Not { why: error.to_string(), holds: Some(Box::new(there.clone())) }
-    }
-
-    /// Reads anew, for what other guardians and verbs left there.
-    pub(super) fn refresh(&self) -> Result<(), ReadError> {
-        let fresh = self.ledger.read(&call())?;
-        *self.held() = fresh;
-        Ok(())
     }
 
     /// A call that panicked left it as it was before.

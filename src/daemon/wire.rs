@@ -121,7 +121,10 @@ impl From<Outcome> for Line {
             }
             Outcome::Released(fence) => Self::Released { fence },
             Outcome::Refused(refusals) => Self::Refused(
-                refusals.iter().map(|r| Reason { code: r.code().to_owned(), reason: r.to_string() }).collect(),
+                refusals
+                    .iter()
+                    .map(|r| Reason { code: r.code().to_owned(), reason: r.to_string() })
+                    .collect(),
             ),
             Outcome::Failed(why) => Self::Failed(why),
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)] // It is a part of tests.
 
 pub mod dice;
+pub mod guarded;
 pub mod history;
 pub mod pending;
 pub mod round;
@@ -10,7 +11,7 @@ pub mod short_first;
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -84,10 +85,14 @@ impl Site {
 
     /// Starts a verb on the guardian's host with `--json`; the test goes on meanwhile.
     pub fn start_guardian(&self, words: &[&str]) -> Underway {
+        self.start_command(self.command("guard", words), words)
+    }
+
+    /// The same for a command line of its own.
+    pub fn start_command(&self, mut command: std::process::Command, words: &[&str]) -> Underway {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let log = self.lab.dir().join(format!("log/guardian-{number}.err"));
-        let mut command = self.command("guard", words);
         command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
         Underway {
             words: words.iter().map(ToString::to_string).collect(),
@@ -98,14 +103,13 @@ impl Site {
 
     /// The command line of a verb, to be run as the test likes.
     pub fn command(&self, host: &str, words: &[&str]) -> std::process::Command {
+        self.command_with(&self.config, host, words)
+    }
+
+    /// The same with a configuration of its own.
+    pub fn command_with(&self, config: &Path, host: &str, words: &[&str]) -> std::process::Command {
         let mut command = self.lab.host(host).bounded(program(), LIMIT);
-        command
-            .arg("--config")
-            .arg(&self.config)
-            .arg("--keyring")
-            .arg(&self.keyring)
-            .arg("--json")
-            .args(words);
+        command.arg("--config").arg(config).arg("--keyring").arg(&self.keyring).arg("--json").args(words);
         command
     }
 

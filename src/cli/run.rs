@@ -1,0 +1,22 @@
+//! `run`: the daemon.
+
+use std::time::Duration;
+
+use super::context::options;
+use super::error::Fault;
+use super::{Common, Exit};
+use crate::config::Config;
+use crate::daemon::{self, Origin};
+
+/// The longest wait for a monitor or an OSD: an election takes half of it, and every effect has a deadline of its own.
+const CEPH_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) fn run(common: &Common) -> Result<Exit, Fault> {
+    let config = Config::load(common.config.as_deref())?;
+    daemon::run(origin(common, &config), config)?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn origin(common: &Common, config: &Config) -> Origin {
+    Origin { config: common.config.clone(), ceph: options(common, config, CEPH_TIMEOUT) }
+}

@@ -1,0 +1,148 @@
+//! What a daemon does for a verb; and without one, what the verb does in its place.
+
+use serde::Serialize;
+
+use super::answer::RefusalAnswer;
+use super::context::{Context, interrupted, print};
+use super::error::Fault;
+use super::{Common, Exit, run};
+use crate::config::Config;
+use crate::daemon::socket::ask;
+use crate::daemon::wire::{Line, Question};
+use crate::daemon::{self, identity};
+use crate::deadline::Deadline;
+use crate::domain::guardian::io::Request;
+use crate::domain::record::FenceState;
+use crate::ledger::{Ledger, OpenError, ReadError};
+
+/// Who answers a verb.
+pub(super) enum Served {
+    /// A daemon, or this process in its place.
+    Answered(Line),
+    /// There is no ledger: the verb does it with the storage alone.
+    Alone(Box<Context>),
+}
+
+/// What a verb has before it knows who answers it.
+pub(super) struct Opening<'c> {
+    common: &'c Common,
+    pub(super) config: Config,
+    pub(super) deadline: Deadline,
+}
+
+impl<'c> Opening<'c> {
+    pub(super) fn new(common: &'c Common) -> Result<Self, Fault> {
+        let config = Config::load(common.config.as_deref())?;
+        Ok(Self { common, config, deadline: Deadline::after(common.timeout, interrupted()?) })
+    }
+
+    /// Has a request done: by the daemon of this host; where none runs, by taking the lead, if guardians keep a ledger
+    /// here; else by nobody but the verb itself.
+    pub(super) fn request(self, request: Request) -> Result<Served, Fault> {
+        let question = Question::Request(request.clone());
+        if let Some(line) = ask(&self.config.daemon.socket, &question, &self.deadline, &mut say)? {
+            return Ok(Served::Answered(line));
+        }
+        let (common, config, deadline) = (self.common, self.config.clone(), self.deadline.clone());
+        let context = Context::connect(common, self.config, self.deadline)?;
+        if !kept(&context)? {
+            return Ok(Served::Alone(Box::new(context)));
+        }
+        let origin = run::origin(common, &config);
+        let answer = daemon::errand(origin, config, context.cluster, request, &deadline, &mut say)?;
+        Ok(Served::Answered(answer?))
+    }
+
+    /// What the daemon of this host knows, if one leads there. One that does not lead knows no more than the storage.
+    pub(super) fn status(&self) -> Result<Option<serde_json::Value>, Fault> {
+        match ask(&self.config.daemon.socket, &Question::Status, &self.deadline, &mut say)? {
+            Some(Line::Status(status)) if status["stage"] == "leading" => Ok(Some(status)),
+            Some(Line::Status(status)) => {
+                let trouble = status["trouble"].as_str().unwrap_or("it is not clear yet who leads");
+                eprintln!("rbd-guardian: the guardian of this host does not lead: {trouble}");
+                Ok(None)
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// The fence that a member is under, as the daemon of this host knows it.
+    pub(super) fn fence_of(&self, member: Option<&str>) -> Result<Option<String>, Fault> {
+        let (Some(member), Some(status)) = (member, self.status()?) else { return Ok(None) };
+        let mut members = status["members"].as_array().into_iter().flatten();
+        let fence = members.find(|line| line["name"] == member).and_then(|line| line["fence"].as_str());
+        Ok(fence.map(str::to_owned))
+    }
+
+    pub(super) fn context(self) -> Result<Context, Fault> {
+        Context::connect(self.common, self.config, self.deadline)
+    }
+}
+
+/// Do guardians remember things here? Where one has ever led, nothing is done behind the ledger's back.
+fn kept(context: &Context) -> Result<bool, Fault> {
+    let ledger = match Ledger::open(&context.cluster, &context.config.ledger, &context.deadline) {
+        Ok(ledger) => ledger,
+        Err(OpenError::NoPool { .. }) if context.config.incus.endpoints.is_empty() => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    if !context.config.incus.endpoints.is_empty() {
+        return Ok(true);
+    }
+    match ledger.read(&context.deadline) {
+        Ok(snapshot) => Ok(snapshot.records().leader.is_some()),
+        // A key that is for fences alone, as it was before there were ledgers.
+        Err(ReadError::Denied { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn say(what: &str) {
+    eprintln!("rbd-guardian: {what}");
+}
+
+/// `root@guard`: for the trail.
+pub(super) fn operator() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let user = user.map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name);
+    format!("{user}@{}", identity::host().unwrap_or_else(|_| "an unknown host".to_owned()))
+}
+
+/// What is printed where nothing was done.
+#[derive(Serialize)]
+struct Refused {
+    state: FenceState,
+    member: Option<String>,
+    refusals: Vec<RefusalAnswer>,
+}
+
+/// An answer that is not the one that was wished for: prints what it says; the exit code.
+pub(super) fn otherwise(common: &Common, member: Option<String>, line: Line) -> Result<Exit, Fault> {
+    match line {
+        Line::Refused(reasons) if common.format() == super::Format::Json => {
+            let refusals =
+                reasons.into_iter().map(|r| RefusalAnswer { code: r.code, reason: r.reason }).collect();
+            print(common.format(), &Refused { state: FenceState::Refused, member, refusals }, |_| {
+                String::new()
+            })?;
+            Ok(Exit::Refused)
+        }
+        Line::Refused(reasons) => {
+            for reason in reasons {
+                say(&format!("refused: {}", reason.reason));
+            }
+            say("nothing was changed");
+            Ok(Exit::Refused)
+        }
+        Line::Failed(why) => {
+            say(&why);
+            Ok(Exit::Failed)
+        }
+        Line::Unavailable(why) => {
+            say(&why);
+            Ok(Exit::CannotTell)
+        }
+        // Each verb takes its own.
+        Line::Progress(_) | Line::Status(_) | Line::Sealed { .. } | Line::Released { .. } => Ok(Exit::Done),
+    }
+}
