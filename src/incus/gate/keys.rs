@@ -82,7 +82,9 @@ pub(super) fn epoch_of(config: &api::Keys) -> Option<u64> {
 fn with_keys(project: &Project, keys: &BTreeMap<String, String>, epoch: Option<u64>) -> Project {
     let mut wanted = project.clone();
     wanted.config.retain(|key, _| !key.starts_with(KEYS) || key == OVERRIDE);
-    let own = keys.iter().filter(|(key, _)| key.starts_with(KEYS) && key.as_str() != OVERRIDE);
+    // Incus takes an empty value for none, and would not show it again.
+    let own = keys.iter().filter(|(_, value)| !value.is_empty());
+    let own = own.filter(|(key, _)| key.starts_with(KEYS) && key.as_str() != OVERRIDE);
     wanted.config.extend(own.map(|(key, value)| (key.clone(), value.clone())));
     wanted.config.extend(epoch.map(|epoch| (EPOCH.to_owned(), epoch.to_string())));
     wanted
@@ -126,7 +128,7 @@ mod tests {
             ("user.rbd-guardianship", "no key of ours"),
         ];
         let project = Project { description: "of the site".to_owned(), config: keys(&there) };
-        let ours = [("user.rbd-guardian.seal.n2", "sealed"), ("user.rbd-guardian.gate", "on"), ("limits.cpu", "1")];
+        let ours = [("user.rbd-guardian.seal.n2", "sealed"), ("user.rbd-guardian.gate", "on"), ("limits.cpu", "1"), ("user.rbd-guardian.pools", "")];
         let wanted = with_keys(&project, &keys(&ours), Some(7));
         let expected = [
             ("features.images", "true"),

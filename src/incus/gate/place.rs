@@ -6,6 +6,7 @@
 //! text sent once more is loaded by nobody, so that each sending has to differ.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -24,6 +25,9 @@ use crate::incus::error::{Cause, IncusError};
 /// What the gate needs to know what it refuses: 6.0.3 and 6.6, which also ask it about a move to a named target.
 pub const EXTENSION: &str = "instances_scriptlet_get_instances_count";
 const KEY: &str = "instances.placement.scriptlet";
+/// A change of the configuration is answered when every member that counts as alive was told, also one that was lost
+/// a moment ago.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// Never created: a key of its configuration is unknown to Incus, if no gate refuses it before.
 const PROBE: &str = "rbd-guardian-probe";
 
@@ -86,7 +90,7 @@ pub async fn stored(client: &Client) -> Result<(Server, Scriptlet), IncusError> 
 /// # Errors
 /// See [`Client::patch`]; whatever it says, read the standings afterwards.
 pub async fn push(client: &Client, text: &str) -> Result<(), IncusError> {
-    client.patch("/1.0", &json!({ "config": { KEY: text } }), None).await.map(|_| ())
+    client.within(PATIENCE).patch("/1.0", &json!({ "config": { KEY: text } }), None).await.map(|_| ())
 }
 
 /// A name for a sending that no other has.
