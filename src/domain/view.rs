@@ -186,6 +186,11 @@ pub enum Notice {
         /// Whether healing asked (a `relocation` alone may be an operator's `incus move`).
         healing: bool,
     },
+    /// The gate refused a placement for a reason that no seal changes: a disk on storage that is not covered.
+    NotPlaced {
+        /// The gate's words.
+        why: String,
+    },
     /// Keys of the gate, members or instances may have changed: read them again.
     Changed,
     /// Events may have been missed: read everything again.

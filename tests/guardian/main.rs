@@ -384,3 +384,25 @@ fn a_release_never_removes_before_it_is_recorded() {
     });
     assert_eq!(model.view.members["n2"].status, MemberStatus::Online);
 }
+
+#[test]
+fn an_intent_that_a_dead_guardian_left_is_withdrawn_or_completed_by_what_stands() {
+    let mut model = sealed("n2");
+    let fence = model.ledger.fences.values_mut().next().unwrap();
+    fence.state = FenceState::Intended;
+    fence.sealed = None;
+    model.view.gate.as_mut().unwrap().keys.clear();
+    model.bring_back("n2", 200_000 * SECOND);
+    model.restart("boot-1");
+    model.until("completed", |model| {
+        model.ledger.fences.values().any(|fence| fence.state == FenceState::Sealed)
+    });
+
+    model.ledger.fences.values_mut().next().unwrap().state = FenceState::Intended;
+    for entry in ["10.0.0.2:0/0", "10.0.0.2:0/200"] {
+        model.remove_entry(entry);
+    }
+    model.restart("boot-1");
+    model.until("withdrawn", |model| model.ledger.fences.is_empty());
+    assert!(!model.refuses("n2"));
+}

@@ -20,6 +20,9 @@ use crate::domain::policy::Policy;
 use crate::domain::record::{FenceRecord, FenceState, Proof};
 use crate::domain::release::{self, Release};
 
+/// How a record is signed when nobody asked.
+pub const GUARDIAN: &str = "the guardian";
+
 /// Why and by whom a member is let back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Releasing {
@@ -154,7 +157,6 @@ impl Case {
     fn of(id: Id, record: FenceRecord, plan: Plan, resumed: bool) -> Self {
         Self {
             id,
-            record,
             wanted_at: Duration::ZERO,
             requests: BTreeSet::new(),
             sealed_at: None,
@@ -162,7 +164,8 @@ impl Case {
             release: None,
             trouble: None,
             resumed,
-            began: resumed,
+            began: resumed && record.state != FenceState::Intended,
+            record,
             stage: Stage::Fencing(Box::new(Fence::new(plan.clone()))),
             plan,
             held: None,
@@ -194,7 +197,15 @@ impl Case {
 
     /// It was withdrawn: the member came back before anything was sent.
     pub fn is_withdrawn(&self, ground: &Ground<'_>) -> bool {
-        !self.began && ground.still_wanted == Some(false)
+        let sent = match &self.stage {
+            // Begun by a guardian that died: what stands may be its doing.
+            Stage::Fencing(fence) if self.resumed => {
+                !fence.has_looked() || fence.entries().any(|(_, until)| until.is_some())
+            }
+            Stage::Fencing(_) => false,
+            Stage::Releasing(_) => true,
+        };
+        !self.began && !sent && ground.still_wanted == Some(false)
     }
 
     /// Nothing is left to do, and the ledger says so.
@@ -286,7 +297,10 @@ impl Case {
         // INV-3: the gate is closed first, unless it cannot be.
         let breached = self.record.state == FenceState::Breached;
         let safe = !breached || ground.gate_closed != GateClosed::NotYet;
-        doubted && expected && safe && (self.began || ground.still_wanted == Some(true))
+        // Entries of a fence that was begun before a restart are completed, whatever became of the member since.
+        let begun =
+            self.began || (self.resumed && !self.is_withdrawn(ground) && ground.still_wanted.is_some());
+        doubted && expected && safe && (begun || ground.still_wanted == Some(true))
     }
 
     /// Brings [`Case::record`] to what is known now.
@@ -335,6 +349,8 @@ impl Case {
         }
         self.record.entries = entries.into_iter().collect();
         self.record.state = state;
+        // Once entries stand there is no way back but release, whoever sent them.
+        self.began |= state != FenceState::Intended;
     }
 
     /// After a restart: the entries stand as the ledger knows them, to the microsecond of their ends, so they stood all

@@ -91,7 +91,10 @@ impl Guardian {
 
     /// When time alone makes something due.
     pub fn wake_at(&self) -> Option<Duration> {
-        self.deposed.is_none().then(|| self.now.boot + Duration::from_millis(250))
+        let lost = self.evidence.values().any(super::evidence::Evidence::is_lost);
+        let busy = lost || !self.cases.is_empty() || !self.wants.is_empty() || self.view.is_none();
+        let pace = if busy { Duration::from_millis(100) } else { Duration::from_millis(500) };
+        self.deposed.is_none().then(|| self.now.boot + pace)
     }
 
     fn take(&mut self, lane: Lane) -> bool {

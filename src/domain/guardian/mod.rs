@@ -82,6 +82,8 @@ pub struct Guardian {
     refused: BTreeMap<Target, Refused>,
     last_fence: Option<Duration>,
     desk: Desk,
+    /// Placements the gate refused for good, and when.
+    not_placed: BTreeMap<String, Duration>,
     stale_locks: BTreeSet<StaleLock>,
     /// Instances to be started after a release, and how often that was tried.
     to_start: BTreeMap<InstanceId, u32>,
@@ -122,6 +124,7 @@ impl Guardian {
             refused: BTreeMap::new(),
             last_fence: None,
             desk: Desk::default(),
+            not_placed: BTreeMap::new(),
             stale_locks: BTreeSet::new(),
             to_start: BTreeMap::new(),
             busy: BTreeMap::new(),
@@ -381,6 +384,8 @@ impl Guardian {
         for id in over {
             if let Some(member) = self.cases.remove(&id).and_then(|case| case.member().map(str::to_owned)) {
                 self.returned.remove(&member);
+                // What spoke for the fence is spent; if it is still lost, the next reading says so.
+                self.evidence.insert(member.clone(), Evidence::default());
                 self.start_what_stopped(&member);
             }
         }
@@ -432,7 +437,7 @@ impl Guardian {
     /// What a step of a case may rely on.
     fn ground<'a>(&'a self, case: &Case) -> Ground<'a> {
         let recorded = self.records.fences.get(&case.id);
-        let operators = !case.record.by.starts_with("the guardian");
+        let operators = case.record.by != case::GUARDIAN;
         let member = case.member().unwrap_or_default();
         let evidence = self.evidence.get(member);
         let read_since = self.view_began >= case.wanted_at;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Guardian;
-use super::case::Releasing;
+use super::case::{GUARDIAN, Releasing};
 use super::effects::Lane;
 use super::gate;
 use super::io::{Id, StaleLock};
@@ -15,6 +15,9 @@ use crate::domain::map::OsdMap;
 use crate::domain::record::{FenceState, UptimeSample};
 use crate::domain::view::{MemberState, MemberStatus, Notice, OperationKind, View};
 use crate::domain::volume::{Expected, images};
+
+/// A refused placement is shown so long: healing tries again within a minute.
+pub(super) const NOT_PLACED_LASTS: Duration = Duration::from_secs(90);
 
 impl Guardian {
     pub(super) fn note(&mut self, notice: &Notice) {
@@ -37,6 +40,12 @@ impl Guardian {
                     self.evidence.entry(member.clone()).or_default().heal_refused = Some(now);
                 }
                 self.schedule.view = now;
+            }
+            Notice::NotPlaced { why } => {
+                if self.not_placed.insert(why.clone(), now).is_none_or(|told| now >= told + NOT_PLACED_LASTS)
+                {
+                    self.log(Level::Warn, "not-placed", None, why.clone());
+                }
             }
             Notice::Changed => self.schedule.changed(now),
             Notice::Missed => self.schedule.whole = now,
@@ -181,7 +190,7 @@ impl Guardian {
                     state.uptime.as_secs(),
                     baseline.since_seal.unwrap_or_default().as_secs()
                 );
-                case.release = Some(Releasing { by: "the guardian".to_owned(), why: why.clone() });
+                case.release = Some(Releasing { by: GUARDIAN.to_owned(), why: why.clone() });
                 self.returned.remove(name);
                 self.log(Level::Info, "rebooted", Some(name.to_owned()), format!("{why}: it is released"));
             }

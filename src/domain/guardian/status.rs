@@ -10,6 +10,7 @@ use super::Guardian;
 use super::evidence::{Evidence, Health};
 use super::gate::{self, GateState};
 use super::io::{Id, Now};
+use super::readings::NOT_PLACED_LASTS;
 use super::report::Alarm;
 use crate::domain::plan::Target;
 use crate::domain::record::{FenceRecord, FenceState, Source};
@@ -303,6 +304,10 @@ impl Guardian {
                 alarm("gate-absent", None, text, vec!["rbd-guardian gate install".to_owned()]);
             }
             GateState::Absent | GateState::Unknown | GateState::Installed => {}
+        }
+        let recent = |at: &Duration| self.now.boot.saturating_sub(*at) < NOT_PLACED_LASTS;
+        for why in self.not_placed.iter().filter(|(_, at)| recent(at)).map(|(why, _)| why) {
+            alarm("not-placed", None, why.clone(), Vec::new());
         }
         if let Some(why) = &self.cannot_record {
             alarm("cannot-record", None, why.clone(), vec!["rbd-guardian doctor".to_owned()]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::case::Case;
+use super::case::{Case, GUARDIAN};
 use super::evidence::Evidence;
 use super::gate::GateState;
 use super::report::{Level, Outcome, Report};
@@ -32,8 +32,6 @@ pub(super) struct Refused {
     again: Duration,
 }
 
-/// How it is signed when nobody asked.
-const GUARDIAN: &str = "the guardian";
 /// Between two plans of a fence that is refused.
 const AGAIN: Duration = Duration::from_secs(5);
 
