@@ -398,7 +398,9 @@ fn an_intent_that_a_dead_guardian_left_is_withdrawn_or_completed_by_what_stands(
         model.ledger.fences.values().any(|fence| fence.state == FenceState::Sealed)
     });
 
-    model.ledger.fences.values_mut().next().unwrap().state = FenceState::Intended;
+    let fence = model.ledger.fences.values_mut().next().unwrap();
+    fence.state = FenceState::Intended;
+    fence.sealed = None;
     for entry in ["10.0.0.2:0/0", "10.0.0.2:0/200"] {
         model.remove_entry(entry);
     }
