@@ -1,0 +1,217 @@
+//! A site whose guardian watches a real Incus cluster: enrolled, the gate installed, its daemon on the host `guard`.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lab::incus::Cluster;
+use lab::{Lab, Process, Topology, monotonic, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
+use serde_json::Value;
+
+use super::{Answer, Site, answer, program};
+
+/// The members of every such site.
+pub const MEMBERS: [&str; 3] = ["n1", "n2", "n3"];
+/// What takes seconds.
+pub const SOON: Duration = Duration::from_secs(60);
+/// Incus looks for members to heal once a minute; a new leader needs half of one, and its first try may fail.
+pub const HEALED: Duration = Duration::from_secs(200);
+
+/// A lab with an Incus cluster on [`MEMBERS`], and a guardian. The order of the fields is the order of their end.
+pub struct Guarded {
+    daemon: Mutex<Option<Process>>,
+    pub cluster: Cluster,
+    pub site: Site,
+    endpoints: String,
+    lives: Mutex<Vec<PathBuf>>,
+}
+
+impl Guarded {
+    /// All of it, with the gate installed and the daemon leading on a fresh reading of Incus.
+    pub fn start(topology: Topology) -> Self {
+        let site = Self::without_daemon(topology);
+        site.guardian(&["gate", "install"]).expect(0);
+        site.start_daemon();
+        site.wait_until_watching();
+        site
+    }
+
+    /// A site whose guardian is enrolled and configured, without gate and daemon.
+    pub fn without_daemon(topology: Topology) -> Self {
+        let site = Site::start(topology, &[]);
+        let cluster = site.lab.incus(&MEMBERS).unwrap();
+        let daemon = Mutex::new(None);
+        let mut site = Self { daemon, cluster, site, endpoints: String::new(), lives: Mutex::default() };
+        site.configure("");
+        let token = site.cluster.trust("rbd-guardian").unwrap();
+        let enrolled = site.guardian(&["incus", "enroll", &token]).expect(0).json;
+        let endpoints = enrolled["endpoints"].as_array().unwrap().iter().map(Value::to_string);
+        site.endpoints = endpoints.collect::<Vec<_>>().join(", ");
+        site.configure("");
+        site
+    }
+
+    pub fn lab(&self) -> &Lab {
+        &self.site.lab
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.lab().dir().join(name)
+    }
+
+    /// Writes the configuration: all members as endpoints, and more tables. What is known of members is learnt.
+    pub fn configure(&self, more: &str) {
+        let [certificate, key, cluster] =
+            ["guardian.crt", "guardian.key", "cluster.crt"].map(|name| self.path(name));
+        let socket = self.path("guard.sock");
+        let text = format!(
+            "[incus]\nendpoints = [{}]\ncertificate = {certificate:?}\nkey = {key:?}\ncluster_certificate = {cluster:?}\n\
+             [daemon]\nname = \"guard\"\nsocket = {socket:?}\nlog = \"json\"\nlease = \"4s\"\n{more}\n",
+            self.endpoints
+        );
+        fs::write(self.path("guarded.toml"), text).unwrap();
+    }
+
+    /// Runs a verb on the guardian's host with `--json`.
+    pub fn guardian(&self, words: &[&str]) -> Answer {
+        let mut command = self.site.command_with(&self.path("guarded.toml"), "guard", words);
+        answer(words, &command.output().unwrap())
+    }
+
+    /// Starts the daemon; it may take a while to lead.
+    pub fn start_daemon(&self) {
+        let mut daemon = self.daemon();
+        assert!(daemon.is_none(), "it runs already");
+        let name = format!("daemon-{}", self.lives().len() + 1);
+        let words =
+            ["--config".into(), self.path("guarded.toml"), "--keyring".into(), self.site.keyring.clone()];
+        let words = words.into_iter().chain(["run".into()]);
+        *daemon = Some(self.lab().host("guard").spawn(&name, program(), words).unwrap());
+        self.lives().push(self.path(&format!("log/{name}.out")));
+    }
+
+    /// Ends the daemon as systemd does.
+    pub fn stop_daemon(&self) {
+        let mut daemon = self.daemon().take().unwrap();
+        kill(daemon.pid(), Signal::SIGTERM).unwrap();
+        let status = daemon.wait(SOON).unwrap();
+        assert!(status.success(), "{status}: {}", self.log_text());
+    }
+
+    pub fn kill_daemon(&self) {
+        self.daemon().take().unwrap().kill().unwrap();
+    }
+
+    /// To stop and continue it.
+    pub fn with_daemon<T>(&self, act: impl FnOnce(&mut Process) -> T) -> T {
+        act(self.daemon().as_mut().unwrap())
+    }
+
+    fn daemon(&self) -> MutexGuard<'_, Option<Process>> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lives(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the daemon logged in all of its lives.
+    pub fn log_text(&self) -> String {
+        self.lives().iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+    }
+
+    /// Its log lines with this code that are about this member.
+    pub fn logged(&self, code: &str, member: &str) -> Vec<Value> {
+        let text = self.log_text();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["code"] == code && line["member"] == member).collect()
+    }
+
+    /// The daemon's own words over its socket, `None` while it does not answer.
+    pub fn status(&self) -> Option<Value> {
+        let mut stream = UnixStream::connect(self.path("guard.sock")).ok()?;
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(b"{\"verb\":\"status\"}\n").ok()?;
+        let last = BufReader::new(stream).lines().last()?.ok()?;
+        Some(serde_json::from_str::<Value>(&last).unwrap()["status"].clone())
+    }
+
+    /// Waits for such a status, and returns it.
+    #[track_caller]
+    pub fn wait_for_status(&self, what: &str, deadline: Duration, is: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let found = wait_for(what, deadline, || {
+            last = self.status().unwrap_or_default();
+            Ok(is(&last).then(|| last.clone()))
+        });
+        found.unwrap_or_else(|error| panic!("{error:#}: {last:#}\n{}", self.log_text()))
+    }
+
+    /// Waits until it leads, reads Incus, and has the gate in place everywhere.
+    #[track_caller]
+    pub fn wait_until_watching(&self) -> Value {
+        self.wait_for_status("the guardian to watch", SOON, |status| {
+            let members = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+            status["stage"] == "leading"
+                && status["platform"]["fresh"] == true
+                && status["gate"]["state"] == "installed"
+                && members.len() == MEMBERS.len()
+                && members.iter().all(|member| member["state"] == "watching")
+        })
+    }
+
+    /// Waits until it has learnt the address that this member's storage clients have, and all of its clients.
+    #[track_caller]
+    pub fn wait_until_known(&self, name: &str) {
+        let ip = self.site.ip(name);
+        self.wait_for_status(&format!("the address of {name}"), SOON, |status| {
+            let line = member(status, name);
+            line["addresses"].as_array().into_iter().flatten().any(|address| address[0] == *ip)
+        });
+    }
+
+    /// Waits until a member is in this state.
+    #[track_caller]
+    pub fn wait_for_state(&self, member: &str, state: &str, deadline: Duration) -> Value {
+        let what = format!("{member} to be {state}");
+        self.wait_for_status(&what, deadline, |status| self::member(status, member)["state"] == state)
+    }
+
+    /// A time of `CLOCK_BOOTTIME`, on the clock of [`monotonic`].
+    pub fn since_boot(boot: Duration) -> Duration {
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap());
+        // They differ by the time this machine slept; nothing of the lab outlives that.
+        boot - now.saturating_sub(monotonic())
+    }
+
+    /// When a log line was written, on the clock of [`monotonic`]: good as long as nobody sets the wall clock.
+    pub fn instant(line: &Value) -> Duration {
+        let at: Timestamp = line["timestamp"].as_str().unwrap().parse().unwrap();
+        let ago = Timestamp::now().duration_since(at);
+        monotonic() - Duration::try_from(ago).unwrap()
+    }
+}
+
+/// A member's line of a status; null where there is none.
+pub fn member(status: &Value, name: &str) -> Value {
+    let mut members = status["members"].as_array().into_iter().flatten();
+    members.find(|member| member["name"] == name).cloned().unwrap_or_default()
+}
+
+/// A member's fence in force, of a status; null where there is none.
+pub fn fence(status: &Value, name: &str) -> Value {
+    let mut fences = status["fences"].as_array().into_iter().flatten();
+    fences.find(|fence| fence["member"] == name).cloned().unwrap_or_default()
+}
+
+/// An alarm of a status; null where there is none.
+pub fn alarm(status: &Value, code: &str, name: &str) -> Value {
+    let mut alarms = status["alarms"].as_array().into_iter().flatten();
+    alarms.find(|alarm| alarm["code"] == code && alarm["member"] == name).cloned().unwrap_or_default()
+}
