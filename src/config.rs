@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::daemon::config::{DaemonConfig, RawDaemon};
+use crate::daemon::config::{DaemonConfig, GuardConfig, RawDaemon, RawGuard, RawTrigger, TriggerConfig};
 use crate::domain::addr::{Entry, parse_target};
 use crate::domain::map::Guarded;
 use crate::domain::member::{Member, Members};
@@ -34,6 +34,10 @@ pub struct Config {
     pub incus: IncusConfig,
     /// How the daemon runs.
     pub daemon: DaemonConfig,
+    /// When it fences and releases by itself.
+    pub trigger: TriggerConfig,
+    /// Its single-writer guard.
+    pub guard: GuardConfig,
 }
 
 /// The `[incus]` table.
@@ -124,6 +128,10 @@ struct Raw {
     incus: RawIncus,
     #[serde(default)]
     daemon: RawDaemon,
+    #[serde(default)]
+    trigger: RawTrigger,
+    #[serde(default)]
+    guard: RawGuard,
     #[serde(default, rename = "member")]
     members: Vec<RawMember>,
 }
@@ -198,8 +206,11 @@ impl Config {
         let policy = Policy { guarded, ..check.policy(raw.policy)? };
         let incus = check.incus(raw.incus)?;
         let ledger = check.ledger(raw.ledger)?;
-        let daemon = raw.daemon.check().map_err(|(key, detail)| check.bad(key, detail))?;
-        Ok(Self { ceph: raw.ceph, ledger, policy, members, incus, daemon })
+        let bad = |(key, detail)| check.bad(key, detail);
+        let daemon = raw.daemon.check().map_err(bad)?;
+        let trigger = raw.trigger.check().map_err(bad)?;
+        let guard = raw.guard.check().map_err(bad)?;
+        Ok(Self { ceph: raw.ceph, ledger, policy, members, incus, daemon, trigger, guard })
     }
 }
 
@@ -385,6 +396,13 @@ mod tests {
         assert!(error("[policy]\nexpire = \"soon\"\n").contains("policy.expire"));
         assert!(error("[policy]\nexpire = \"1year\"\n").contains("min_remaining"));
         assert!(error("[policy]\nmax_fenced_members = 0\n").contains("at least 1"));
+        assert!(error("[daemon]\nlease = \"1s\"\n").contains("daemon.lease: between 4s and 1m"));
+        assert!(error("[daemon]\nsocket = \"run/x\"\n").contains("absolute path"));
+        assert!(error("[daemon]\nlog = \"xml\"\n").contains("line 2"));
+        assert!(error("[trigger]\nmode = \"never\"\n").contains("line 2"));
+        assert!(error("[trigger]\nlead = \"1s\"\n").contains("trigger.lead: between 2s and 5m"));
+        assert!(error("[guard]\non_conflict = \"kill\"\n").contains("`fence-stale`"));
+        assert!(error("[guard]\nadmin_hosts = [\"me\"]\n").contains("'me'"));
         assert!(error("[policy]\nprotected = [\"x\"]\n").contains("'x'"));
         assert!(error("[ledger]\naudit_entries = 9\n").contains("from 10 to 100000"));
         assert!(error("[ledger]\npool = \"\"\n").contains("ledger.pool"));

@@ -11,8 +11,9 @@ use crate::daemon::socket::ask;
 use crate::daemon::wire::{Line, Question};
 use crate::daemon::{self, identity};
 use crate::deadline::Deadline;
+use crate::domain::fence_id::FenceId;
 use crate::domain::guardian::io::Request;
-use crate::domain::record::FenceState;
+use crate::domain::record::{FenceRecord, FenceState, Records};
 use crate::ledger::{Ledger, OpenError, ReadError};
 
 /// Who answers a verb.
@@ -45,9 +46,8 @@ impl<'c> Opening<'c> {
         }
         let (common, config, deadline) = (self.common, self.config.clone(), self.deadline.clone());
         let context = Context::connect(common, self.config, self.deadline)?;
-        if !kept(&context)? {
-            return Ok(Served::Alone(Box::new(context)));
-        }
+        let Some(records) = kept(&context)? else { return Ok(Served::Alone(Box::new(context))) };
+        let request = as_recorded(request, &records);
         let origin = run::origin(common, &config);
         let answer = daemon::errand(origin, config, context.cluster, request, &deadline, &mut say)?;
         Ok(Served::Answered(answer?))
@@ -79,22 +79,36 @@ impl<'c> Opening<'c> {
     }
 }
 
-/// Do guardians remember things here? Where one has ever led, nothing is done behind the ledger's back.
-fn kept(context: &Context) -> Result<bool, Fault> {
+/// What guardians remember here; `None` where none has ever led, else nothing is done behind the ledger's back.
+fn kept(context: &Context) -> Result<Option<Records>, Fault> {
+    let watched = !context.config.incus.endpoints.is_empty();
     let ledger = match Ledger::open(&context.cluster, &context.config.ledger, &context.deadline) {
         Ok(ledger) => ledger,
-        Err(OpenError::NoPool { .. }) if context.config.incus.endpoints.is_empty() => return Ok(false),
+        Err(OpenError::NoPool { .. }) if !watched => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    if !context.config.incus.endpoints.is_empty() {
-        return Ok(true);
-    }
     match ledger.read(&context.deadline) {
-        Ok(snapshot) => Ok(snapshot.records().leader.is_some()),
+        Ok(snapshot) => {
+            let records = snapshot.records();
+            Ok((watched || records.leader.is_some()).then(|| records.clone()))
+        }
         // A key that is for fences alone, as it was before there were ledgers.
-        Err(ReadError::Denied { .. }) => Ok(false),
+        Err(ReadError::Denied { .. }) if !watched => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// A release names the fence by the addresses that the configuration knows; the ledger may know more of the member.
+fn as_recorded(request: Request, records: &Records) -> Request {
+    let Request::Release { fence, assert_powered_off, reason, by } = request else { return request };
+    let member = fence.parse::<FenceId>().ok().and_then(|id| id.member);
+    let of_member = |record: &&FenceRecord| member.is_some() && record.member == member;
+    let known = records.fences.values().filter(of_member).max_by_key(|record| record.since);
+    let fence = match known {
+        Some(record) if !records.fences.contains_key(&fence) => record.id.clone(),
+        Some(_) | None => fence,
+    };
+    Request::Release { fence, assert_powered_off, reason, by }
 }
 
 fn say(what: &str) {

@@ -1,9 +1,14 @@
-//! The `[daemon]` table.
+//! The tables `[daemon]`, `[trigger]` and `[guard]`: what only the daemon goes by.
 
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::domain::guardian::settings::{OnConflict, Trigger};
 
 /// How the daemon runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +45,126 @@ impl Default for DaemonConfig {
     }
 }
 
+/// `[trigger]`: when a member is fenced and released without anybody asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TriggerConfig {
+    /// Who may begin a fence.
+    pub mode: Trigger,
+    /// Without the gate a lost member is fenced so long before healing is due.
+    pub lead: Duration,
+    /// Between two fences that nobody asked for.
+    pub cool_down: Duration,
+    /// Release a member that is proved to have rebooted.
+    pub auto_release: bool,
+}
+
+/// `[guard]`: the single-writer guard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// When a client uses an image it should not.
+    pub on_conflict: OnConflict,
+    /// Between two sweeps.
+    pub every: Duration,
+    /// Hosts whose use of any image is legitimate.
+    pub admin_hosts: Vec<IpNet>,
+}
+
+impl Default for TriggerConfig {
+    fn default() -> Self {
+        Self {
+            mode: Trigger::default(),
+            lead: Duration::from_secs(10),
+            cool_down: Duration::from_secs(30),
+            auto_release: true,
+        }
+    }
+}
+
+impl Default for GuardConfig {
+    fn default() -> Self {
+        Self { on_conflict: OnConflict::default(), every: Duration::from_secs(30), admin_hosts: Vec::new() }
+    }
+}
+
+/// A key, and what is allowed.
+type Bad = (&'static str, String);
+
+/// As it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTrigger {
+    mode: Option<Trigger>,
+    lead: Option<String>,
+    cool_down: Option<String>,
+    auto_release: Option<bool>,
+}
+
+impl RawTrigger {
+    /// Checks it.
+    ///
+    /// # Errors
+    /// The key, and what is allowed.
+    pub fn check(&self) -> Result<TriggerConfig, Bad> {
+        let defaults = TriggerConfig::default();
+        Ok(TriggerConfig {
+            mode: self.mode.unwrap_or(defaults.mode),
+            lead: duration("trigger.lead", self.lead.as_deref(), defaults.lead, 2..=300)?,
+            cool_down: duration(
+                "trigger.cool_down",
+                self.cool_down.as_deref(),
+                defaults.cool_down,
+                0..=86_400,
+            )?,
+            auto_release: self.auto_release.unwrap_or(defaults.auto_release),
+        })
+    }
+}
+
+/// As it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawGuard {
+    on_conflict: Option<OnConflict>,
+    every: Option<String>,
+    #[serde(default)]
+    admin_hosts: Vec<String>,
+}
+
+impl RawGuard {
+    /// Checks it.
+    ///
+    /// # Errors
+    /// The key, and what is allowed.
+    pub fn check(&self) -> Result<GuardConfig, Bad> {
+        let defaults = GuardConfig::default();
+        let network = |text: &String| {
+            let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_| ("guard.admin_hosts", format!("'{text}' is neither an IP nor a network")))
+        };
+        Ok(GuardConfig {
+            on_conflict: self.on_conflict.unwrap_or(defaults.on_conflict),
+            every: duration("guard.every", self.every.as_deref(), defaults.every, 1..=3600)?,
+            admin_hosts: self.admin_hosts.iter().map(network).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn duration(
+    key: &'static str,
+    text: Option<&str>,
+    default: Duration,
+    seconds: RangeInclusive<u64>,
+) -> Result<Duration, Bad> {
+    let Some(text) = text else { return Ok(default) };
+    let duration = humantime::parse_duration(text).map_err(|e| (key, format!("'{text}': {e}; write 8s")))?;
+    let (least, most) = (Duration::from_secs(*seconds.start()), Duration::from_secs(*seconds.end()));
+    if duration < least || duration > most {
+        let shown = humantime::format_duration;
+        return Err((key, format!("between {} and {}", shown(least), shown(most))));
+    }
+    Ok(duration)
+}
+
 /// As it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,7 +180,7 @@ impl RawDaemon {
     ///
     /// # Errors
     /// The key, and what is allowed.
-    pub fn check(self) -> Result<DaemonConfig, (&'static str, String)> {
+    pub fn check(self) -> Result<DaemonConfig, Bad> {
         let defaults = DaemonConfig::default();
         if self.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > 63) {
             return Err(("daemon.name", "1 to 63 characters".to_owned()));
@@ -66,13 +191,8 @@ impl RawDaemon {
             let detail = format!("'{}' must be an absolute path of at most 100 bytes", socket.display());
             return Err(("daemon.socket", detail));
         }
-        let lease = self.lease.as_deref().map_or(Ok(defaults.lease), |text| {
-            humantime::parse_duration(text).map_err(|e| ("daemon.lease", format!("'{text}': {e}; write 8s")))
-        })?;
         // Shorter, one slow OSD would end it; longer, a dead leader's work would wait too long.
-        if !(Duration::from_secs(4)..=Duration::from_secs(60)).contains(&lease) {
-            return Err(("daemon.lease", "between 4s and 60s".to_owned()));
-        }
+        let lease = duration("daemon.lease", self.lease.as_deref(), defaults.lease, 4..=60)?;
         Ok(DaemonConfig { name: self.name, socket, log: self.log.unwrap_or_default(), lease })
     }
 }

@@ -1,14 +1,14 @@
 //! The event loop around the core: everything that happens comes in here, one thing after another, and everything to be
 //! done goes out as a task. The loop itself never waits for anything else than the next thing to happen.
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::task::{Id, JoinError, JoinSet};
 
 use super::effects::{Hands, failed};
 use super::identity::Identity;
+use super::jobs::Jobs;
+use super::leading::{Leading, now};
 use super::log;
 use super::notices::notice;
 use super::socket::Ask;
@@ -23,8 +23,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::deadline::{rest, within};
 use crate::domain::guardian::Guardian;
-use crate::domain::guardian::io::{Effect, Input, Now, Request};
-use crate::domain::guardian::report::{Level, Report};
+use crate::domain::guardian::io::{Effect, Input};
+use crate::domain::guardian::report::Level;
 use crate::domain::guardian::settings::Settings;
 use crate::domain::view::Notice;
 use crate::incus::client::Client;
@@ -33,6 +33,8 @@ use crate::ledger::NotLeased;
 
 /// Between attempts to connect, and to open certificates.
 const RETRY: Duration = Duration::from_secs(2);
+/// So many bids in vain, and a new connection is tried.
+const VAIN_BIDS: u32 = 5;
 /// The longest rest without looking at the clock: a host that slept finds its timers late.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// How long the end may take: the lease is given up, nothing else.
@@ -42,6 +44,7 @@ const ENDING: Duration = Duration::from_millis(1500);
 #[derive(Debug)]
 enum Job {
     Connect,
+    Disconnect,
     Bid,
     Renew,
     /// Of the guardian that began with this epoch.
@@ -51,6 +54,7 @@ enum Job {
 /// How a task ended.
 enum Done {
     Connected(Result<Cluster, ConnectError>),
+    Disconnected,
     Bid(Result<Tenure, NotLeading>),
     Renewed(Result<Duration, NotLeased>),
     Effect(u64, Input),
@@ -63,16 +67,6 @@ enum Stage {
     /// There is one, and somebody else leads, or the ledger cannot be had.
     Bidding,
     Leading(Box<Leading>),
-}
-
-struct Leading {
-    guardian: Guardian,
-    hands: Hands,
-    /// Where answers to requests go.
-    asked: BTreeMap<u64, tokio::sync::mpsc::Sender<Line>>,
-    /// Renew the lease at this time of the boot clock.
-    renew_at: Duration,
-    renewing: bool,
 }
 
 /// One daemon.
@@ -92,9 +86,9 @@ pub(super) struct Driver {
     incus_trouble: Option<String>,
     incus_at: Option<Duration>,
     listener: Option<Listener>,
-    jobs: JoinSet<Done>,
-    under_way: HashMap<Id, Job>,
-    next_request: u64,
+    jobs: Jobs<Job, Done>,
+    /// Bids in a row that ended in silence or in a refusal.
+    vain_bids: u32,
     /// Asked before it was clear who leads.
     early: Vec<Ask>,
 }
@@ -114,9 +108,8 @@ impl Driver {
             incus_trouble: None,
             incus_at: Some(Duration::ZERO),
             listener: None,
-            jobs: JoinSet::new(),
-            under_way: HashMap::new(),
-            next_request: 1,
+            jobs: Jobs::new(),
+            vain_bids: 0,
             early: Vec::new(),
         }
     }
@@ -151,7 +144,7 @@ impl Driver {
                 // begun is answered, and what waits in the other queues is bounded.
                 biased;
                 // 1. What was begun is answered first: every decision rests on it.
-                Some(done) = self.jobs.join_next_with_id() => self.done(done),
+                Some(done) = self.jobs.next() => self.done(done),
                 // 2. What Incus announces: a heal waits for nobody.
                 signal = heard => self.heard(&signal),
                 // 3. Operators.
@@ -185,22 +178,18 @@ impl Driver {
             }
         }
         let Stage::Leading(leading) = &mut self.stage else { return };
-        if now.boot >= leading.hands.tenure.until {
+        if leading.is_over(now) {
             self.depose("the lease could not be renewed in time");
             return;
         }
-        if !leading.renewing && now.boot >= leading.renew_at {
-            leading.renewing = true;
+        if leading.renews(now) {
             let (tenure, lease) = (leading.hands.tenure.clone(), self.config.daemon.lease);
-            self.spawn(Job::Renew, async move {
+            self.jobs.begin(Job::Renew, async move {
                 let renewed = lane::awaited(move || tenure.renew(lease)).await;
                 Done::Renewed(renewed.unwrap_or(Err(NotLeased::Unknown)))
             });
-            return;
         }
-        if leading.guardian.wake_at().is_some_and(|at| at <= now.boot) {
-            leading.guardian.handle(now, Input::Tick);
-        }
+        leading.on_time(now);
     }
 
     fn rest_for(&self) -> Duration {
@@ -208,24 +197,15 @@ impl Driver {
         let mut at = boot + LONGEST_REST;
         at = [self.retry_at, self.incus_at].into_iter().flatten().fold(at, Duration::min);
         if let Stage::Leading(leading) = &self.stage {
-            at = at.min(leading.hands.tenure.until);
-            at = leading.guardian.wake_at().into_iter().fold(at, Duration::min);
-            if !leading.renewing {
-                at = at.min(leading.renew_at);
-            }
+            at = at.min(leading.wakes_at());
         }
         let rest = at.saturating_sub(boot);
         self.manager.pulse().map_or(rest, |pulse| rest.min(pulse))
     }
 
-    fn spawn(&mut self, job: Job, task: impl Future<Output = Done> + 'static) {
-        let handle = self.jobs.spawn_local(task);
-        self.under_way.insert(handle.id(), job);
-    }
-
     fn connect(&mut self) {
         let options = self.origin.ceph.clone();
-        self.spawn(Job::Connect, async move {
+        self.jobs.begin(Job::Connect, async move {
             let connected = lane::awaited(move || Cluster::connect(&options)).await;
             Done::Connected(connected.unwrap_or_else(dropped_connect))
         });
@@ -239,28 +219,22 @@ impl Driver {
             ledger: self.config.ledger.clone(),
             lease: self.config.daemon.lease,
         };
-        self.spawn(Job::Bid, async move {
+        self.jobs.begin(Job::Bid, async move {
             let bid = lane::awaited(move || candidate.bid(&cluster)).await;
             Done::Bid(bid.unwrap_or(Err(NotLeading::Dropped)))
         });
     }
 
     /// A task ended. Without an answer of its own it has failed: nothing that was begun is left open.
-    fn done(&mut self, done: Result<(Id, Done), JoinError>) {
-        let (id, done) = match done {
-            Ok((id, done)) => (id, Ok(done)),
-            Err(error) => (error.id(), Err(error)),
-        };
-        let Some(job) = self.under_way.remove(&id) else { return };
-        let done = done.unwrap_or_else(|error| {
-            log::line(Level::Error, "task", None, &format!("a task ended without an answer: {error}"));
+    fn done(&mut self, done: Result<Done, (Job, String)>) {
+        let done = done.unwrap_or_else(|(job, why)| {
+            log::line(Level::Error, "task", None, &format!("a task ended without an answer: {why}"));
             match job {
                 Job::Connect => Done::Connected(dropped_connect()),
+                Job::Disconnect => Done::Disconnected,
                 Job::Bid => Done::Bid(Err(NotLeading::Dropped)),
                 Job::Renew => Done::Renewed(Err(NotLeased::Unknown)),
-                Job::Effect(epoch, effect) => {
-                    Done::Effect(epoch, failed(effect, "it ended without an answer"))
-                }
+                Job::Effect(epoch, effect) => Done::Effect(epoch, failed(effect, &why)),
             }
         });
         match done {
@@ -274,21 +248,34 @@ impl Driver {
             Done::Connected(Err(error)) => {
                 self.not_further(Level::Error, "no-ceph", error.to_string(), RETRY)
             }
+            Done::Disconnected => {}
             Done::Bid(Ok(tenure)) => self.lead(tenure),
             Done::Bid(Err(error)) => self.not_leading(&error),
             Done::Renewed(renewed) => self.renewed(renewed),
             Done::Effect(epoch, input) => {
+                // What an earlier lead began is of no use to this one, which has read everything anew.
                 if let Stage::Leading(leading) = &mut self.stage
-                    && leading.hands.tenure.leader().epoch == epoch
+                    && leading.epoch() == epoch
                 {
-                    leading.hands.note(&input);
-                    leading.guardian.handle(now(), input);
+                    leading.handle(input);
                 }
             }
         }
     }
 
     fn not_leading(&mut self, error: &NotLeading) {
+        // A connection that was itself blocklisted, or has gone astray, never gets better; a new one may.
+        self.vain_bids = if error.may_be_the_connection() { self.vain_bids + 1 } else { 0 };
+        if self.vain_bids >= VAIN_BIDS {
+            self.vain_bids = 0;
+            self.stage = Stage::Connecting;
+            let old = self.cluster.take();
+            // Disconnecting may block.
+            self.jobs.begin(Job::Disconnect, async move {
+                lane::awaited(move || drop(old)).await;
+                Done::Disconnected
+            });
+        }
         let (level, code) = match error {
             NotLeading::Standby { .. } => (Level::Info, "standby"),
             NotLeading::Unopened(_)
@@ -332,57 +319,41 @@ impl Driver {
             Storage { cluster, guarded: settings.policy.guarded.clone(), expire: settings.policy.expire };
         let guardian = Guardian::new(settings, tenure.records(), now());
         self.trouble = None;
-        self.stage = Stage::Leading(Box::new(Leading {
-            guardian,
-            renew_at: clock::boot() + self.config.daemon.lease / 4,
-            renewing: false,
-            hands: Hands::new(storage, tenure, self.incus.clone()),
-            asked: BTreeMap::new(),
-        }));
+        let hands = Hands::new(storage, tenure, self.incus.clone());
+        self.stage = Stage::Leading(Box::new(Leading::new(guardian, hands, self.config.daemon.lease)));
         self.manager.ready();
         self.ask_again();
     }
 
     fn settings(&self, tenure: &Tenure) -> Settings {
-        let Config { policy, members, incus, .. } = &self.config;
+        let Config { policy, members, incus, trigger, guard, .. } = &self.config;
         let mut settings =
             Settings::new(&self.identity.name, &self.identity.boot_id, policy.clone(), members.clone());
         settings.platform = !incus.endpoints.is_empty();
+        settings.trigger = trigger.mode;
+        settings.lead = trigger.lead;
+        settings.cool_down = trigger.cool_down;
+        settings.auto_release = trigger.auto_release;
+        settings.guard.on_conflict = guard.on_conflict;
+        settings.guard.every = guard.every;
+        settings.guard.admin_hosts.clone_from(&guard.admin_hosts);
         settings.guard.own.clone_from(&tenure.own);
+        settings.storage = self.config.ceph.cluster.clone().unwrap_or(settings.storage);
         settings
     }
 
     fn renewed(&mut self, renewed: Result<Duration, NotLeased>) {
-        let lease = self.config.daemon.lease;
-        let Stage::Leading(leading) = &mut self.stage else { return };
-        leading.renewing = false;
-        match renewed {
-            Ok(until) => {
-                leading.hands.tenure.until = until;
-                leading.renew_at = until.saturating_sub(lease * 3 / 4);
-            }
-            // It may have been renewed, or be still: until its time is over there is time to ask again.
-            Err(NotLeased::Unknown) => leading.renew_at = clock::boot() + lease / 16,
-            Err(
-                error @ (NotLeased::Held
-                | NotLeased::Lost
-                | NotLeased::Denied { .. }
-                | NotLeased::Refused { .. }),
-            ) => self.depose(&error.to_string()),
+        if let Stage::Leading(leading) = &mut self.stage
+            && let Err(why) = leading.renewed(renewed, self.config.daemon.lease)
+        {
+            self.depose(&why.to_string());
         }
     }
 
     /// This guardian leads no more: it decides and sends nothing, and bids again.
     fn depose(&mut self, why: &str) {
-        let Stage::Leading(mut leading) = std::mem::replace(&mut self.stage, Stage::Bidding) else { return };
-        leading.guardian.handle(now(), Input::Deposed(why.to_owned()));
-        drain(&mut leading);
-        for (_, answers) in leading.asked {
-            let why = format!(
-                "this guardian leads no more ({why}): ask again, `rbd-guardian status` shows who leads"
-            );
-            let _ = answers.try_send(Line::Unavailable(why));
-        }
+        let Stage::Leading(leading) = std::mem::replace(&mut self.stage, Stage::Bidding) else { return };
+        leading.end(why);
         log::line(Level::Warn, "deposed", None, &format!("leads no more: {why}"));
         self.trouble = Some(why.to_owned());
         self.retry_at = Some(clock::boot() + self.config.daemon.lease / 4);
@@ -391,15 +362,10 @@ impl Driver {
     /// Effects out, reports out.
     fn flush(&mut self) {
         let Stage::Leading(leading) = &mut self.stage else { return };
-        let epoch = leading.hands.tenure.leader().epoch;
-        let mut begun = Vec::new();
-        while let Some(effect) = leading.guardian.next_effect(now()) {
-            let kept = effect.clone();
-            begun.push((kept, leading.hands.perform(effect)));
-        }
-        drain(leading);
-        for (effect, performing) in begun {
-            self.spawn(Job::Effect(epoch, effect), async move { Done::Effect(epoch, performing.await) });
+        let epoch = leading.epoch();
+        for (effect, performing) in leading.flush() {
+            let job = Job::Effect(epoch, effect);
+            self.jobs.begin(job, async move { Done::Effect(epoch, performing.await) });
         }
     }
 
@@ -415,7 +381,7 @@ impl Driver {
             Signal::Event(_) => {}
         }
         if let (Stage::Leading(leading), Some(notice)) = (&mut self.stage, notice(signal)) {
-            leading.guardian.handle(now(), Input::Notice(notice));
+            leading.handle(Input::Notice(notice));
         }
     }
 
@@ -438,11 +404,7 @@ impl Driver {
             }
             return;
         };
-        let number = self.next_request;
-        self.next_request += 1;
-        log::line(Level::Info, "request", None, &wanted(&request));
-        leading.asked.insert(number, answers);
-        leading.guardian.handle(now(), Input::Request(number, request));
+        leading.ask(request, answers);
     }
 
     fn status(&self) -> Value {
@@ -501,7 +463,7 @@ impl Driver {
                 self.incus_trouble = None;
                 if let Stage::Leading(leading) = &mut self.stage {
                     leading.hands.incus = Some(client.clone());
-                    leading.guardian.handle(now(), Input::Notice(Notice::Missed));
+                    leading.handle(Input::Notice(Notice::Missed));
                 }
                 self.incus = Some(client);
             }
@@ -566,13 +528,12 @@ impl Driver {
                 )
             };
             log::line(Level::Info, "ending", None, &text);
-            for (_, answers) in leading.asked {
-                let why = "this guardian ends: ask again, `rbd-guardian status` shows how far it came";
-                let _ = answers.try_send(Line::Unavailable(why.to_owned()));
-            }
-            if let Ok(Some(Err(error))) | Err(Some(error)) =
-                within(ENDING, lane::awaited(move || tenure.give_up())).await.map_err(|_| None)
-            {
+            leading.end("this guardian ends");
+            let given_up = match within(ENDING, lane::awaited(move || tenure.give_up())).await {
+                Ok(Some(given_up)) => given_up,
+                Ok(None) | Err(_) => Err(NotLeased::Unknown),
+            };
+            if let Err(error) = given_up {
                 log::line(Level::Warn, "lease", None, &format!("the lease was not given up: {error}"));
             }
         } else {
@@ -586,44 +547,4 @@ impl Driver {
 
 fn dropped_connect() -> Result<Cluster, ConnectError> {
     Err(ConnectError::Unreachable { seconds: 0, mons: "they".to_owned() })
-}
-
-fn wanted(request: &Request) -> String {
-    match request {
-        Request::Fence { target, by, reason, .. } => {
-            format!("{by} asks to fence {target:?}: {}", reason.as_deref().unwrap_or("no reason given"))
-        }
-        Request::Release { fence, by, reason, .. } => {
-            format!("{by} asks to release {fence}: {}", reason.as_deref().unwrap_or("no reason given"))
-        }
-    }
-}
-
-/// Tells what the core has to tell: to the log, and to those who asked and still wait.
-fn drain(leading: &mut Leading) {
-    while let Some(report) = leading.guardian.next_report() {
-        match report {
-            Report::Log { level, code, member, text } => {
-                log::line(level, code, member.as_deref(), &text);
-                if level > Level::Debug {
-                    for answers in leading.asked.values() {
-                        // A reader who is slow misses steps, never the answer.
-                        if answers.capacity() > 1 {
-                            let _ = answers.try_send(Line::Progress(text.clone()));
-                        }
-                    }
-                }
-            }
-            Report::Answer(number, outcome) => {
-                if let Some(answers) = leading.asked.remove(&number) {
-                    let _ = answers.try_send(Line::from(outcome));
-                }
-            }
-        }
-    }
-}
-
-/// Both clocks.
-fn now() -> Now {
-    Now { boot: clock::boot(), wall: clock::wall() }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use hyper::Uri;
 
-use super::platform;
 use super::tenure::Tenure;
+use super::{log, platform};
 use crate::ceph::barrier::ProbeNames;
 use crate::ceph::perform::{Outcome, Step, Storage};
 use crate::ceph::stale::{Stale, break_lock};
@@ -19,6 +19,7 @@ use crate::deadline::{Deadline, rest, within};
 use crate::domain::barrier::PoolProof;
 use crate::domain::guard::{ImageUse, Locker};
 use crate::domain::guardian::io::{Effect, Input, Recorded};
+use crate::domain::guardian::report::Level;
 use crate::domain::view::View;
 use crate::domain::volume::ImageName;
 use crate::incus::client::Client;
@@ -53,18 +54,26 @@ pub(super) struct Hands {
     view: Option<Arc<View>>,
     /// Fences whose last step read the map: two in a row are paced.
     read_last: BTreeSet<String>,
+    /// Why no ping could be sent, told once.
+    no_ping: Option<String>,
 }
 
 impl Hands {
     pub(super) fn new(storage: Storage, tenure: Tenure, incus: Option<Client>) -> Self {
         let (names, proved, read_last) = (Arc::default(), Arc::default(), BTreeSet::new());
-        Self { storage, tenure, incus, names, proved, view: None, read_last }
+        Self { storage, tenure, incus, names, proved, view: None, read_last, no_ping: None }
     }
 
     /// Remembers what a later effect needs of an answer.
     pub(super) fn note(&mut self, input: &Input) {
         if let Input::View { view: Ok(view), .. } = input {
             self.view = Some(Arc::new(view.clone()));
+        }
+        if let Input::Pinged(_, Err(why)) = input
+            && self.no_ping.as_ref() != Some(why)
+        {
+            log::line(Level::Warn, "no-ping", None, &format!("members cannot be pinged: {why}"));
+            self.no_ping = Some(why.clone());
         }
     }
 

@@ -8,6 +8,8 @@ pub mod config;
 mod driver;
 mod effects;
 pub mod identity;
+mod jobs;
+mod leading;
 mod log;
 mod notices;
 mod ping;

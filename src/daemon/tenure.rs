@@ -65,6 +65,24 @@ pub(super) enum NotLeading {
     Dropped,
 }
 
+impl NotLeading {
+    /// Could it be otherwise over another connection?
+    pub(super) fn may_be_the_connection(&self) -> bool {
+        match self {
+            Self::Standby { .. }
+            | Self::Unopened(
+                OpenError::NoPool { .. } | OpenError::ErasureCoded { .. } | OpenError::OneCopy { .. },
+            ) => false,
+            Self::Unopened(OpenError::Unread(_) | OpenError::Late(_) | OpenError::Unusable { .. })
+            | Self::Unread(_)
+            | Self::NotLeased(_)
+            | Self::NotWritten(_)
+            | Self::Nameless(_)
+            | Self::Dropped => true,
+        }
+    }
+}
+
 fn name(by: &Option<Leader>) -> String {
     by.as_ref().map_or_else(|| "another guardian".to_owned(), |by| format!("{} on {}", by.guardian, by.host))
 }
