@@ -195,7 +195,7 @@ impl Guardian {
             GateState::Partial { .. } | GateState::Installed | GateState::Off => {
                 let pools =
                     gate::covered(view, self.map.as_ref()?, &self.settings.policy, &self.settings.storage);
-                Some(gate::wanted(&self.open(), &pools))
+                Some(gate::wanted(&self.open(), view.members.keys(), &pools))
             }
         }
     }

@@ -20,7 +20,9 @@ pub const SEAL: &str = "user.rbd-guardian.seal.";
 pub const SEALED: &str = "sealed";
 /// Raised by each write.
 pub const EPOCH: &str = "user.rbd-guardian.epoch";
-/// Storage pools whose every image a seal covers, separated by commas.
+/// All members, separated by commas: so that the gate can count a member's instances instead of listing all.
+pub const MEMBERS: &str = "user.rbd-guardian.members";
+/// Storage whose every image a seal covers, and storage no other member can reach, separated by commas.
 pub const POOLS: &str = "user.rbd-guardian.pools";
 /// The operator's: `off` lets everything through.
 pub const OVERRIDE: &str = "user.rbd-guardian.gate";
@@ -95,21 +97,31 @@ pub fn epoch(gate: &GateView) -> u64 {
 }
 
 /// The keys as they should be.
-pub fn wanted(open: &BTreeSet<String>, pools: &BTreeSet<String>) -> BTreeMap<String, String> {
+pub fn wanted<'a>(
+    open: &BTreeSet<String>,
+    members: impl Iterator<Item = &'a String>,
+    pools: &BTreeSet<String>,
+) -> BTreeMap<String, String> {
     let seals = open.iter().map(|member| (format!("{SEAL}{member}"), SEALED.to_owned()));
+    let members = members.cloned().collect::<Vec<_>>().join(",");
     let pools = pools.iter().cloned().collect::<Vec<_>>().join(",");
-    seals.chain([(POOLS.to_owned(), pools)]).collect()
+    seals.chain([(MEMBERS.to_owned(), members), (POOLS.to_owned(), pools)]).collect()
 }
 
-/// Storage pools of which every image lies in a guarded pool of this storage cluster.
+/// Drivers of storage that belongs to one member: what lies there moves by copy or not at all.
+const LOCAL: [&str; 4] = ["dir", "btrfs", "lvm", "zfs"];
+
+/// Storage pools of which every image lies in a guarded pool of this storage cluster, those of single members, and
+/// guarded pools as the source of a disk names them (`ceph:CLUSTER/POOL`).
 pub fn covered(view: &View, map: &OsdMap, policy: &Policy, storage: &str) -> BTreeSet<String> {
     let guarded: BTreeSet<&str> = policy.guarded.pools(map).values().map(|pool| pool.name.as_str()).collect();
     let covered = view.pools.iter().flatten().filter(|(_, pool)| {
         let here = pool.cluster.as_deref().is_none_or(|cluster| cluster == storage);
-        here && pool.driver == "ceph"
-            && pool.osd_pool.as_ref().is_some_and(|osd_pool| guarded.contains(osd_pool.as_str()))
+        let whole = pool.osd_pool.as_ref().is_some_and(|osd_pool| guarded.contains(osd_pool.as_str()));
+        LOCAL.contains(&pool.driver.as_str()) || (here && whole && pool.driver == "ceph")
     });
-    covered.map(|(name, _)| name.clone()).collect()
+    let sources = guarded.iter().map(|pool| format!("ceph:{storage}/{pool}"));
+    covered.map(|(name, _)| name.clone()).chain(sources).collect()
 }
 
 /// Members with a seal key.
