@@ -19,8 +19,8 @@ fn of(event: &Event) -> Option<Notice> {
         What::Logging(logging) => of_log(logging),
         What::Operation(operation) => {
             let heals = operation.kind() == OperationKind::Heal;
-            if let Some(refusal) = refusal(&operation.err) {
-                return Some(Notice::Refused { member: refusal, healing: heals });
+            if let Some(refused) = refused(&operation.err, heals) {
+                return Some(refused);
             }
             // Its end matters as well: the last attempt of a tick was refused, or members were healed.
             heals.then_some(Notice::Healing { member: None })
@@ -38,14 +38,20 @@ fn of_log(logging: &Logging) -> Option<Notice> {
         return Some(Notice::Healing { member: logging.context.get("server").cloned() });
     }
     let mut texts = std::iter::once(&logging.message).chain(logging.context.values());
-    let member = texts.find_map(|text| refusal(text))?;
     // The leader logs this line with the cause of each attempt; a manual move is answered to whoever asked.
     let healing = logging.message.to_lowercase().contains("heal");
-    Some(Notice::Refused { member, healing })
+    texts.find_map(|text| refused(text, healing))
 }
 
-/// The member that the gate keeps closed. Its other refusals are for whoever placed the instance, and no seal would
-/// change them.
-fn refusal(text: &str) -> Option<String> {
-    gate::refusal(text).filter(|refusal| refusal.why == Why::NotSealed)?.member
+/// What the gate refused, if that is what a text tells.
+fn refused(text: &str, healing: bool) -> Option<Notice> {
+    let refusal = gate::refusal(text)?;
+    match (refusal.why, refusal.member) {
+        (Why::NotSealed, Some(member)) => Some(Notice::Refused { member, healing }),
+        (Why::NotSealed, None) => None,
+        // No seal changes these: they are told.
+        (Why::NotCovered(_) | Why::TargetSealed | Why::Nowhere, _) => {
+            Some(Notice::NotPlaced { why: text.to_owned() })
+        }
+    }
 }
