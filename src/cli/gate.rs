@@ -90,7 +90,11 @@ async fn install(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
             site
         }
     };
-    let kept = if site.is_some() { "the site's own scriptlet is kept inside of it" } else { "there was none before" };
+    let kept = if site.is_some() {
+        "the site's own scriptlet is kept inside of it"
+    } else {
+        "there was none before"
+    };
     eprintln!("rbd-guardian: installing instances.placement.scriptlet; {kept}");
     // First what it reads: without the members it takes seconds for each thousand instances.
     publish(client).await?;
@@ -175,7 +179,9 @@ async fn look(client: &Client) -> Result<GateAnswer, Fault> {
             };
             (Some(marker), site, state)
         }
-        Scriptlet::Site(site) => (None, Some(site), if standings.values().all(none) { "absent" } else { "partial" }),
+        Scriptlet::Site(site) => {
+            (None, Some(site), if standings.values().all(none) { "absent" } else { "partial" })
+        }
         Scriptlet::Absent => (None, None, if standings.values().all(none) { "absent" } else { "partial" }),
     };
     let says = |standing: Result<Standing, String>| match standing {
@@ -198,7 +204,9 @@ async fn look(client: &Client) -> Result<GateAnswer, Fault> {
 fn text(answer: &GateAnswer) -> String {
     let mut text = format!("gate: {}\n", answer.state);
     if answer.state == "off" {
-        text.push_str("SWITCHED OFF by user.rbd-guardian.gate=off: Incus re-places instances of unsealed members\n");
+        text.push_str(
+            "SWITCHED OFF by user.rbd-guardian.gate=off: Incus re-places instances of unsealed members\n",
+        );
     }
     if let Some(marker) = &answer.marker {
         text.push_str(&format!("{marker}\n"));

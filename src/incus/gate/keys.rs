@@ -128,7 +128,12 @@ mod tests {
             ("user.rbd-guardianship", "no key of ours"),
         ];
         let project = Project { description: "of the site".to_owned(), config: keys(&there) };
-        let ours = [("user.rbd-guardian.seal.n2", "sealed"), ("user.rbd-guardian.gate", "on"), ("limits.cpu", "1"), ("user.rbd-guardian.pools", "")];
+        let ours = [
+            ("user.rbd-guardian.seal.n2", "sealed"),
+            ("user.rbd-guardian.gate", "on"),
+            ("limits.cpu", "1"),
+            ("user.rbd-guardian.pools", ""),
+        ];
         let wanted = with_keys(&project, &keys(&ours), Some(7));
         let expected = [
             ("features.images", "true"),

@@ -127,7 +127,9 @@ async fn probe(own: &Client) -> Result<Option<String>, IncusError> {
         "config": { "user.rbd-guardian.probe": "1", "rbd-guardian.probe": "unknown to Incus" },
     });
     match own.post("/1.0/instances", &request).await {
-        Err(IncusError { cause: Cause::Status { message, .. }, .. }) => Ok(loaded(&message).map(str::to_owned)),
+        Err(IncusError { cause: Cause::Status { message, .. }, .. }) => {
+            Ok(loaded(&message).map(str::to_owned))
+        }
         Err(error) => Err(error),
         // It goes on, and ends with the unknown key.
         Ok(_) => Ok(None),

@@ -47,7 +47,8 @@ pub enum Why {
 
 /// Finds a refusal of the gate in an error, a log line or an operation's outcome.
 pub fn refusal(text: &str) -> Option<Refusal> {
-    let id = |project: &str, name: &str| Some(InstanceId { project: project.to_owned(), name: name.to_owned() });
+    let id =
+        |project: &str, name: &str| Some(InstanceId { project: project.to_owned(), name: name.to_owned() });
     let told = |member: &str, instance, why| Some(Refusal { member: Some(member.to_owned()), instance, why });
     if let Some([member, project, name, _]) = read(text, NOT_SEALED) {
         return told(member, id(project, name), Why::NotSealed);
@@ -64,7 +65,8 @@ pub fn refusal(text: &str) -> Option<Refusal> {
     if !text.contains("instance placement scriptlet") {
         return None;
     }
-    let member = text.split_once(FOREIGN)?.1.split(|c: char| c.is_whitespace() || "\"\\,".contains(c)).next()?;
+    let member =
+        text.split_once(FOREIGN)?.1.split(|c: char| c.is_whitespace() || "\"\\,".contains(c)).next()?;
     let named = read(text, "for instance \"%s\" in project \"%s\"");
     told(member, named.and_then(|[name, project]| id(project, name)), Why::NotSealed)
 }
@@ -123,7 +125,8 @@ mod tests {
                     \"p1\": Failed to run: Invalid member name: n1";
         let expected = Refusal { member: Some("n1".to_owned()), instance: c1(), why: Why::NotSealed };
         assert_eq!(refusal(text), Some(expected));
-        let moved = refusal("Failed instance placement scriptlet: Failed to run: Invalid member name: n1").unwrap();
+        let moved =
+            refusal("Failed instance placement scriptlet: Failed to run: Invalid member name: n1").unwrap();
         assert_eq!((moved.member.as_deref(), moved.instance), (Some("n1"), None));
     }
 
