@@ -1,5 +1,7 @@
 //! What a daemon does for a verb; and without one, what the verb does in its place.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::answer::RefusalAnswer;
@@ -87,16 +89,26 @@ fn kept(context: &Context) -> Result<Option<Records>, Fault> {
         Err(OpenError::NoPool { .. }) if !watched => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    match ledger.read(&context.deadline) {
+    let within = if watched { context.deadline.clone() } else { context.deadline.at_most(GLANCE) };
+    match ledger.read(&within) {
         Ok(snapshot) => {
             let records = snapshot.records();
             Ok((watched || records.leader.is_some()).then(|| records.clone()))
         }
-        // A key that is for fences alone, as it was before there were ledgers.
-        Err(ReadError::Denied { .. }) if !watched => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) if watched => Err(error.into()),
+        // A key that is for fences alone, as it was before there were ledgers; or one that is fenced itself, which the
+        // plan refuses in better words.
+        Err(ReadError::Denied { .. } | ReadError::Failed { .. }) => Ok(None),
+        // An operator without Incus has only this verb: it must not wait for what it may never have used.
+        Err(error @ ReadError::Silent { .. }) => {
+            say(&format!("{error}; going on with the storage alone"));
+            Ok(None)
+        }
     }
 }
+
+/// How long a ledger is looked at that perhaps nobody ever wrote.
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// A release names the fence by the addresses that the configuration knows; the ledger may know more of the member.
 fn as_recorded(request: Request, records: &Records) -> Request {
