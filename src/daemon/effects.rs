@@ -66,7 +66,10 @@ impl Hands {
 
     /// Remembers what a later effect needs of an answer.
     pub(super) fn note(&mut self, input: &Input) {
-        if let Input::View { view: Ok(view), .. } = input {
+        // A glance knows no instances.
+        if let Input::View { view: Ok(view), .. } = input
+            && (view.instances.is_some() || self.view.is_none())
+        {
             self.view = Some(Arc::new(view.clone()));
         }
         if let Input::Pinged(_, Err(why)) = input
@@ -80,11 +83,11 @@ impl Hands {
     /// Begins an effect. Whatever becomes of it, it ends, with one input.
     pub(super) fn perform(&mut self, effect: Effect) -> Performing {
         match effect {
-            Effect::ReadView { whole: _ } => {
+            Effect::ReadView { whole } => {
                 let (before, proved) = (self.view.clone(), Arc::clone(&self.proved));
-                self.ask(Effect::ReadView { whole: true }, async move |incus| {
+                self.ask(Effect::ReadView { whole }, async move |incus| {
                     let began = clock::boot();
-                    let view = platform::view(&incus, before.as_deref(), &proved).await;
+                    let view = platform::view(&incus, whole, before.as_deref(), &proved).await;
                     Input::View { began, view }
                 })
             }

@@ -32,11 +32,12 @@ pub(super) struct Proved {
 /// when something else is shown than before, and now and then.
 pub(super) async fn view(
     incus: &Client,
+    whole: bool,
     before: Option<&View>,
     proved: &Mutex<Proved>,
 ) -> Result<View, String> {
-    let reading = read::read(incus, before).await.map_err(|error| error.to_string())?;
-    let mut view = reading.view;
+    let reading = if whole { read::read(incus, before).await } else { read::glance(incus).await };
+    let mut view = reading.map_err(|error| error.to_string())?.view;
     let Some(gate) = &mut view.gate else { return Ok(view) };
     for text in gate.scriptlets.values_mut().flatten() {
         *text = marker(text).map(|marker| marker.to_string()).unwrap_or_default();

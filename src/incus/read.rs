@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use futures_util::future::{join_all, join5};
+use futures_util::future::{join, join_all, join4};
 
 use super::api::{self, instance_kind, instance_of};
 use super::client::Client;
@@ -42,26 +42,44 @@ pub struct Reading {
 /// # Errors
 /// No member with a quorum answered.
 pub async fn read(client: &Client, previous: Option<&View>) -> Result<Reading, IncusError> {
+    gather(client, Some(previous)).await
+}
+
+/// Reads what changes by the second: members, operations and the gate. Instances, pools and volumes stay unknown.
+///
+/// # Errors
+/// No member with a quorum answered.
+pub async fn glance(client: &Client) -> Result<Reading, IncusError> {
+    gather(client, None).await
+}
+
+async fn gather(client: &Client, whole: Option<Option<&View>>) -> Result<Reading, IncusError> {
     let (members, here) = client.settle::<Vec<api::Member>>("/1.0/cluster/members?recursion=1").await?;
     let server: api::Server = here.get("/1.0").await?;
-    let (stored, instances, operations, project, scriptlets) = join5(
-        stored(&here),
-        instances(&here, previous),
-        operations(&here),
+    // Both are asked of every member, and wait for one that is lost.
+    let briefly = here.within(here.timeout() / 3);
+    let whole = async {
+        let previous = whole?;
+        Some(join(stored(&here), instances(&here, previous)).await)
+    };
+    let (whole, operations, project, scriptlets) = join4(
+        whole,
+        operations(&briefly),
         here.get::<api::Project>("/1.0/projects/default"),
-        scriptlets(&here, &members, &server),
+        scriptlets(&briefly, &members, &server),
     )
     .await;
     let mut missing = Vec::new();
-    let (pools, volumes) = stored;
+    let (stored, instances) = whole.unzip();
+    let (pools, volumes) = stored.unzip();
     let keys = known(project, &mut missing).map(|project| gate_keys(project.config));
     let view = View {
         from: server.environment.server_name.clone(),
         members: members.into_iter().map(member).collect(),
         thresholds: Thresholds { offline: server.offline_threshold(), healing: server.healing_threshold() },
-        instances: told(instances, &mut missing),
-        pools: known(pools, &mut missing),
-        volumes: told(volumes, &mut missing),
+        instances: instances.and_then(|instances| told(instances, &mut missing)),
+        pools: pools.and_then(|pools| known(pools, &mut missing)),
+        volumes: volumes.and_then(|volumes| told(volumes, &mut missing)),
         operations: known(operations, &mut missing),
         gate: keys.map(|keys| GateView { scriptlets, keys }),
     };

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::domain::map::OsdMap;
 use crate::domain::policy::Policy;
-use crate::domain::view::{GateView, MemberStatus, View};
+use crate::domain::view::{GateView, MemberStatus, MemberView, View};
 
 /// What all keys of the guardian begin with, in the configuration of project `default`.
 pub const KEYS: &str = "user.rbd-guardian.";
@@ -62,7 +62,7 @@ pub struct Desk {
 }
 
 /// Where it stands, by a reading of all members.
-pub fn state(view: Option<&View>) -> GateState {
+pub fn state(view: Option<&View>, is_lost: impl Fn(&str) -> bool) -> GateState {
     let Some((view, gate)) = view.and_then(|view| Some((view, view.gate.as_ref()?))) else {
         return GateState::Unknown;
     };
@@ -75,13 +75,13 @@ pub fn state(view: Option<&View>) -> GateState {
         let told = gate.scriptlets.values().any(Result::is_ok);
         return if told { GateState::Absent } else { GateState::Unknown };
     }
-    // One that the cluster has lost cannot heal anybody.
-    let reachable = view.members.iter().filter(|(_, member)| member.status != MemberStatus::Offline);
     let newest = gate.scriptlets.values().flatten().max();
-    let lacks = |name: &&String| {
-        gate.scriptlets.get(*name).is_none_or(|marker| marker.as_ref().ok() != newest || !stands(marker))
+    let lacks = |(name, member): &(&String, &MemberView)| match gate.scriptlets.get(*name) {
+        Some(Ok(marker)) => Some(marker) != newest || marker.is_empty(),
+        // One that the cluster has lost cannot heal anybody.
+        Some(Err(_)) | None => member.status != MemberStatus::Offline && !is_lost(name),
     };
-    let missing: BTreeSet<String> = reachable.map(|(name, _)| name).filter(lacks).cloned().collect();
+    let missing: BTreeSet<String> = view.members.iter().filter(lacks).map(|(name, _)| name.clone()).collect();
     if missing.is_empty() { GateState::Installed } else { GateState::Partial { missing } }
 }
 

@@ -431,7 +431,11 @@ impl Guardian {
     }
 
     fn gate_state(&self) -> GateState {
-        gate::state(self.view.as_ref())
+        // Maintenance states hide that a member is lost; a fence tells.
+        let lost = |name: &str| {
+            self.case_of(name).is_some() || self.evidence.get(name).is_some_and(Evidence::is_lost)
+        };
+        gate::state(self.view.as_ref(), lost)
     }
 
     /// What a step of a case may rely on.

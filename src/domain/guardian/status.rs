@@ -158,10 +158,11 @@ impl Guardian {
         let target = Target::Member(name.to_owned());
         if let Some(case) = self.case_of(name) {
             let sealed = case.record.state == FenceState::Sealed;
-            return if sealed && self.returned.contains_key(name) {
-                "returned-stale"
-            } else if sealed && !self.stranded(name).is_empty() {
+            // Who is stranded is back without a reboot as well; its instances run nowhere, and that comes first.
+            return if sealed && !self.stranded(name).is_empty() {
                 "stranded"
+            } else if sealed && self.returned.contains_key(name) {
+                "returned-stale"
             } else {
                 super::code(case.record.state)
             };
