@@ -1,6 +1,7 @@
 //! The guardian's core against a modelled world.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::wildcard_enum_match_arm)] // Tests.
 
+mod five;
 mod model;
 
 use std::time::Duration;
@@ -228,6 +229,7 @@ fn inv5_a_rebooted_member_is_released_and_its_old_clients_never() {
 fn inv5_a_member_that_did_not_reboot_is_never_released() {
     let mut model = sealed("n2");
     model.run(30 * SECOND);
+    "n1".clone_into(&mut model.view.instances.as_mut().unwrap().get_mut(&id("c2")).unwrap().location);
     model.bring_back("n2", 200_000 * SECOND);
     model.until("returned-stale", |model| model.state("n2") == "returned-stale");
     model.run(600 * SECOND);
@@ -303,6 +305,9 @@ fn a_member_that_is_back_before_its_heal_is_stranded_with_commands() {
     model.until("stranded", |model| model.alarms().contains("stranded"));
     let alarm = model.guardian.alarms().into_iter().find(|alarm| alarm.code == "stranded").unwrap();
     assert!(alarm.advice.iter().any(|advice| advice.contains("incus move c2")), "{alarm:?}");
+    model.run(60 * SECOND);
+    assert!(model.alarms().contains("returned-stale"));
+    assert_eq!(model.state("n2"), "stranded", "that its instances run nowhere comes first");
 }
 
 #[test]
