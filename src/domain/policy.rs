@@ -56,7 +56,7 @@ impl Policy {
 }
 
 /// The largest number of members that is less than half; of one or two, one.
-fn minority(members: usize) -> usize {
+pub fn minority(members: usize) -> usize {
     (members.saturating_sub(1) / 2).max(1)
 }
 

@@ -67,8 +67,13 @@ fn settings() -> Settings {
 }
 
 impl Model {
-    /// Members n1 to n3 at 10.0.0.1 to 3, with a container c1 to c3 each, the gate installed everywhere.
+    /// Members n1 to n3, see [`Model::of`].
     pub(crate) fn new() -> Self {
+        Self::of(3)
+    }
+
+    /// So many members from n1 at 10.0.0.1 on, with a container c1 and so on each, the gate installed everywhere.
+    pub(crate) fn of(members: u8) -> Self {
         let pool = Pool {
             name: "incus".into(),
             pg_num: 8,
@@ -103,15 +108,15 @@ impl Model {
             later: Vec::new(),
             silent: BTreeSet::new(),
         };
-        model.platform();
+        model.platform(members);
         model
     }
 
-    fn platform(&mut self) {
+    fn platform(&mut self, members: u8) {
         let remote = StoragePool { driver: "ceph".into(), osd_pool: Some("incus".into()), cluster: None };
         let mut gate = GateView::default();
         let (mut instances, mut volumes) = (BTreeMap::new(), Vec::new());
-        for n in 1..=3 {
+        for n in 1..=members {
             let (member, name) = (format!("n{n}"), format!("c{n}"));
             let ip: std::net::IpAddr = format!("10.0.0.{n}").parse().unwrap();
             let url = format!("https://10.1.0.{n}:8443");

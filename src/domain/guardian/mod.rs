@@ -92,6 +92,8 @@ pub struct Guardian {
     /// When each member was asked for its interfaces.
     networks_read: BTreeMap<String, Duration>,
     deposed: Option<String>,
+    /// Alarms that were told, and last.
+    told: BTreeSet<(&'static str, Option<String>, String)>,
     reports: VecDeque<Report>,
 }
 
@@ -131,6 +133,7 @@ impl Guardian {
             schedule: Schedule::default(),
             networks_read: BTreeMap::new(),
             deposed: None,
+            told: BTreeSet::new(),
             reports: VecDeque::new(),
             settings,
         };
@@ -264,6 +267,34 @@ impl Guardian {
         self.want_what_is_lost();
         self.plan_what_is_wanted();
         self.finish();
+        self.tell_alarms();
+    }
+
+    /// Alarms that began or ended. Of some it is told already what they come from.
+    fn tell_alarms(&mut self) {
+        let told = [
+            "breached",
+            "returned-stale",
+            "refused",
+            "not-placed",
+            "cannot-record",
+            "view-lost",
+            "storage-lost",
+        ];
+        let mut now = BTreeSet::new();
+        for alarm in self.alarms().into_iter().filter(|alarm| !told.contains(&alarm.code)) {
+            let key = (alarm.code, alarm.member.clone(), alarm.text.clone());
+            if !self.told.contains(&key) {
+                let text = format!("{}: {}", alarm.text, alarm.advice.join("; "));
+                self.log(Level::Error, alarm.code, alarm.member, text.trim_end_matches(": ").to_owned());
+            }
+            now.insert(key);
+        }
+        let before = std::mem::replace(&mut self.told, now);
+        let over: Vec<_> = before.difference(&self.told).cloned().collect();
+        for (code, member, text) in over {
+            self.log(Level::Info, "alarm-over", member, format!("{code}: {text}"));
+        }
     }
 
     fn states(&self) -> Vec<(Id, FenceState)> {

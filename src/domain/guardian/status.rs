@@ -264,6 +264,15 @@ impl Guardian {
                 vec![format!("rbd-guardian plan {name}")],
             );
         }
+        let doubtful = self.doubtful();
+        if self.view_is_fresh() && !doubtful.is_empty() {
+            let text = format!(
+                "{} look lost at once, and a cluster that lost so many could not say so: nothing is fenced by itself",
+                doubtful.join(", ")
+            );
+            let fence = |name: &&str| format!("if {name} is lost for certain: rbd-guardian fence {name}");
+            alarm("view-doubtful", None, text, doubtful.iter().map(fence).collect());
+        }
         for conflict in &self.conflicts {
             let member = conflict.member.as_deref();
             let placed = conflict.placed.iter().cloned().collect::<Vec<_>>().join(", ");
@@ -319,7 +328,7 @@ impl Guardian {
                 "view-lost",
                 None,
                 format!("no reading of the cluster: {why}; no fence is begun"),
-                Vec::new(),
+                vec!["incus cluster list".to_owned()],
             );
         }
         if let Some(why) = &self.map_failed {

@@ -10,7 +10,8 @@ use super::report::{Level, Outcome, Report};
 use super::settings::{OnConflict, Trigger};
 use super::{Guardian, Lane};
 use crate::domain::addr::{ClientAddr, Entry};
-use crate::domain::plan::{self, Target, plan};
+use crate::domain::plan::{self, Plan, Target, plan};
+use crate::domain::policy::minority;
 use crate::domain::refusal::Refusal;
 use crate::domain::world::{SeenAt, World};
 
@@ -38,7 +39,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 impl Guardian {
     /// Members that are about to be healed, by the evidence.
     pub(super) fn want_what_is_lost(&mut self) {
-        if self.settings.trigger == Trigger::Manual || !self.view_is_fresh() {
+        if self.settings.trigger == Trigger::Manual || !self.view_is_fresh() || !self.doubtful().is_empty() {
             return;
         }
         let Some(view) = &self.view else { return };
@@ -61,6 +62,18 @@ impl Guardian {
         for (target, why) in wanted {
             self.want_by_itself(target, why);
         }
+    }
+
+    /// Members that look lost and are not fenced, if they are more than a minority: a cluster that lost so many has no
+    /// quorum, so it is the view that is wrong. Incus shows this for seconds when it had no leader for a while: the
+    /// heartbeats of all are old until the next ones are written (facts/incus.md §1).
+    pub(super) fn doubtful(&self) -> Vec<&str> {
+        let Some(view) = &self.view else { return Vec::new() };
+        let lost = |name: &&String| {
+            self.evidence.get(*name).is_some_and(Evidence::is_lost) && self.case_of(name).is_none()
+        };
+        let lost: Vec<&str> = view.members.keys().filter(lost).map(String::as_str).collect();
+        if lost.len() > minority(view.members.len()) { lost } else { Vec::new() }
     }
 
     /// Clients all of whose uses are stale, in this sweep and the one before.
@@ -88,7 +101,8 @@ impl Guardian {
         };
         let waits = self.refused.get(&target).is_some_and(|refused| now < refused.again);
         // Several members lost within moments look like a fault of the view rather than of the members.
-        let cooling = self.last_fence.is_some_and(|last| now.saturating_sub(last) < self.settings.cool_down);
+        let cooling = self.last_fence.is_some_and(|last| now.saturating_sub(last) < self.settings.cool_down)
+            || self.wants.values().any(|want| want.by == GUARDIAN);
         if held || waits || cooling || self.wants.contains_key(&target) {
             return;
         }
@@ -179,7 +193,11 @@ impl Guardian {
         let in_doubt = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone()).collect();
         let request =
             plan::Request { target: target.clone(), accept_incomplete: want.accept_incomplete, in_doubt };
-        match plan(&request, &self.members(), &world, &self.settings.policy) {
+        let members = self.members();
+        let planned = plan(&request, &members, &world, &self.settings.policy).and_then(|plan| {
+            self.begun_brake(&plan, members.0.len()).map_or(Ok(plan), |brake| Err(vec![brake]))
+        });
+        match planned {
             Ok(plan) => {
                 self.refused.remove(&target);
                 self.last_fence = Some(self.now.boot);
@@ -207,6 +225,15 @@ impl Guardian {
                 self.refused.insert(target, Refused { reasons, again: self.now.boot + AGAIN });
             }
         }
+    }
+
+    /// The brake once more, by the fences that are begun: the blocklist does not show these yet.
+    fn begun_brake(&self, plan: &Plan, members: usize) -> Option<Refusal> {
+        let target = plan.member.as_deref()?;
+        let held: Vec<String> = self.cases.values().filter_map(Case::member).map(str::to_owned).collect();
+        let max = self.settings.policy.max_fenced(members);
+        let others = held.iter().filter(|name| *name != target).count();
+        (others + 1 > max).then_some(Refusal::Brake { held, max })
     }
 
     /// What was seen of members while they were healthy: a lost one may be seen by nobody.

@@ -1,0 +1,103 @@
+//! INV-6: several members that look lost at once, of three and of five.
+
+use std::time::Duration;
+
+use rbd_guardian::domain::guardian::io::{Effect, Input};
+use rbd_guardian::domain::view::Notice;
+
+use crate::model::Model;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn of(members: u8) -> Model {
+    let mut model = Model::of(members);
+    model.run(10 * SECOND);
+    model
+}
+
+/// Healing begins, and nobody says whose.
+fn healing_begins(model: &mut Model) {
+    model.handle(Input::Notice(Notice::Healing { member: None }));
+}
+
+fn refused(model: &Model, members: u8) -> Vec<String> {
+    (1..=members).map(|n| format!("n{n}")).filter(|name| model.refuses(name)).collect()
+}
+
+#[test]
+fn inv6_two_of_five_are_fenced_one_after_another() {
+    let mut model = of(5);
+    model.lose("n2");
+    model.lose("n4");
+    model.run(3 * SECOND);
+    healing_begins(&mut model);
+    model.until("the first is sealed", |model| !model.seals().is_empty());
+    let first = refused(&model, 5);
+    assert_eq!(first.len(), 1, "both at once");
+    model.run(20 * SECOND);
+    assert_eq!(refused(&model, 5), first, "within the cool-down");
+    healing_begins(&mut model);
+    model.until("the second is sealed", |model| model.seals().len() == 2);
+    assert_eq!(refused(&model, 5), ["n2", "n4"]);
+
+    // Incus would not have a quorum any more; were it to say so all the same, two is a minority and three is not.
+    model.lose("n5");
+    model.run(40 * SECOND);
+    model.heal_is_refused("n5");
+    model.until("refused", |model| model.state("n5") == "refused");
+    model.run(60 * SECOND);
+    assert_eq!(refused(&model, 5), ["n2", "n4"]);
+    assert!(model.alarms().contains("refused"));
+}
+
+#[test]
+fn inv6_two_of_five_without_a_quorum_are_not_fenced_until_there_is_one() {
+    let mut model = of(5);
+    model.lose("n2");
+    model.lose("n4");
+    model.platform_down = true;
+    model.run(10 * SECOND);
+    healing_begins(&mut model);
+    model.run(60 * SECOND);
+    assert!(!model.changed_storage() && model.alarms().contains("view-lost"));
+    model.platform_down = false;
+    model.bring_back("n4", 200_000 * SECOND);
+    model.run(3 * SECOND);
+    healing_begins(&mut model);
+    model.until("the one that is still lost", |model| model.seals().contains("n2"));
+    assert_eq!(refused(&model, 5), ["n2"]);
+}
+
+#[test]
+fn inv6_two_of_three_lost_at_once_are_never_both_fenced() {
+    let mut model = of(3);
+    model.lose("n1");
+    model.lose("n3");
+    model.run(3 * SECOND);
+    healing_begins(&mut model);
+    model.heal_is_refused("n3");
+    model.run(60 * SECOND);
+    assert!(!model.changed_storage(), "{:?}", refused(&model, 3));
+    assert!(model.alarms().contains("view-doubtful"), "{:?}", model.alarms());
+    // After a leader was lost, heartbeats of the others are old until the next ones are written (facts/incus.md §1).
+    model.bring_back("n3", 200_000 * SECOND);
+    model.until("the one that is lost", |model| model.seals().contains("n1"));
+    assert_eq!(refused(&model, 3), ["n1"]);
+    assert!(!model.alarms().contains("view-doubtful"));
+}
+
+#[test]
+fn inv6_two_operators_do_not_get_past_the_brake_together() {
+    let mut model = of(3);
+    model.ask(1, crate::fence("n1"));
+    model.ask(2, crate::fence("n3"));
+    model.run(10 * SECOND);
+    assert_eq!(refused(&model, 3).len(), 1);
+    let adds = model.effects.iter().filter(|effect| format!("{effect:?}").contains("Add(")).count();
+    assert_eq!(
+        adds,
+        1,
+        "{:?}",
+        model.effects.iter().filter(|e| matches!(e, Effect::Fence(..))).collect::<Vec<_>>()
+    );
+}
