@@ -1,115 +1,126 @@
-//! What the demo tells its reader.
+//! What the demo tells its reader before and after.
 
-use std::collections::BTreeMap;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
-use comfy_table::{Table, presets};
-use serde_json::Value;
+use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::half::{Files, Fsck, Outcome};
+use crate::ending::Ending;
+use crate::with::With;
+use crate::without::Without;
 
 /// Lines of evidence quoted from one source.
 const QUOTED: usize = 3;
+/// What a terminal has at least, nowadays.
+const WIDTH: u16 = 118;
 
 pub(crate) fn introduce() -> Result<()> {
-    let ceph = Command::new("ceph-osd").arg("--version").output()?;
-    println!("{}", String::from_utf8_lossy(&ceph.stdout).trim());
+    let version = |program: &str, word: &str| -> Result<String> {
+        let output = Command::new(program).arg(word).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
     println!(
-        "An ext4 on an RBD image, mounted on host n1. n1 is cut off and keeps writing; n2 takes the disk over;"
+        "{}; Incus {}",
+        version("ceph-osd", "--version")?,
+        version("/usr/libexec/incus/incusd", "--version")?
     );
     println!(
-        "then the cable of n1 is plugged in again. Twice at once: without rbd-guardian, and with it. (Hosts are network\nnamespaces of this machine; rbd-fuse with a loop device maps the image, as krbd would.)\n"
+        "Three members, one container c1 with its root disk on RBD. The member that runs c1 loses its cables, Incus starts c1\n\
+         on another one, and the cables are plugged in again. Members are namespaces of this machine; Incus and Ceph are real.\n"
     );
     Ok(())
 }
 
-/// Prints both halves side by side, and judges them.
-pub(crate) fn compare(without: &Outcome, with: &Outcome) -> ExitCode {
+/// Prints what was found side by side, and judges it.
+pub(crate) fn compare(without: Option<&Without>, with: &With) -> ExitCode {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY);
-    table.set_header(["", "without rbd-guardian", "with rbd-guardian"]);
-    let mut row = |what: &str, tell: fn(&Outcome) -> String| {
-        table.add_row([what.to_owned(), tell(without), tell(with)]);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    let header = ["", "without rbd-guardian", "with rbd-guardian"];
+    table.set_header(header.into_iter().filter(|word| without.is_some() || !word.starts_with("without")));
+    let mut row = |what: &str, alone: Option<String>, guarded: String| {
+        table.add_row([Some(what.to_owned()), alone, Some(guarded)].into_iter().flatten());
     };
-    row("the fence", |half| half.fence.as_ref().map_or_else(|| "none".to_owned(), evidence));
-    row("n1 after its return", stale);
-    row("e2fsck -fn", fsck);
-    row("files n1 synced", |half| files(&half.first));
-    row("files n2 synced", |half| files(&half.second));
-    println!("\n{table}\n");
-    let (damaged, protected) = (without.damaged(), with.protected());
-    println!(
-        "{}",
-        if damaged { "without: the disk is damaged" } else { "without: no damage, by luck; run it again" }
+    let of = |tell: fn(&Without) -> String| without.map(tell);
+    row("when Incus heals", of(|_| "c1 is started elsewhere at once".to_owned()), sealed(with));
+    row(
+        "when the old member is back",
+        of(|half| format!("disk open on {}\n{} stale blocks written", list(&half.users), half.taken)),
+        format!(
+            "disk open on {} only\n{} stale blocks written\n{}",
+            list(&with.users),
+            with.taken,
+            errors(with)
+        ),
     );
-    println!("with:    {}", if protected { "sealed, refused, intact" } else { "NOT as it should be" });
+    row("e2fsck -fn of the disk", of(|half| checked(&half.ending)), checked(&with.ending));
+    row("what c1 was told is safe", of(|half| kept(&half.ending)), kept(&with.ending));
+    let home = format!(
+        "rebooted, released {:.1} s later by the proof of it,\nc1 at home again",
+        with.release.as_secs_f64()
+    );
+    row("the old member", of(|_| "had to be switched off".to_owned()), home);
+    println!("\n{table}\n");
+    let damaged = without.is_none_or(|half| !half.ending.is_intact());
+    if let Some(half) = without {
+        let (lost, owner) = (half.lost, half.owner);
+        if damaged {
+            println!(
+                "without: {lost} and {owner} wrote to one disk at the same time, and its file system is damaged."
+            );
+        } else {
+            println!("without: no damage, which is luck; run it again.");
+        }
+    }
+    let protected = with.is_protected();
+    if protected {
+        let (lost, owner) = (with.lost, with.owner);
+        println!(
+            "with:    the storage refused {lost} before {owner} could open the disk: nothing lost, nothing damaged."
+        );
+    } else {
+        println!("with:    NOT as it should be.");
+    }
     if damaged && protected { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What `fence --json` printed, for people.
-fn evidence(fence: &Value) -> String {
-    let list = |key: &str| fence[key].as_array().cloned().unwrap_or_default();
-    let count = |pool: &Value, key: &str| pool[key].as_u64().unwrap_or(0);
-    let (mut pgs, mut proved) = (0, 0);
-    for pool in list("barrier") {
-        pgs += count(&pool, "pgs");
-        proved += count(&pool, "proved");
-    }
-    let entries: Vec<_> =
-        list("entries").iter().map(|entry| format!("\n{}", text(&entry["entry"]))).collect();
-    let times = &fence["timings_ms"];
+fn sealed(with: &With) -> String {
+    let seal = &with.seal;
+    let margin = seal.margin.map_or_else(
+        || format!("NOT before {} opened the disk", with.owner),
+        |margin| format!("{:.1} s before {} opened the disk", margin.as_secs_f64(), with.owner),
+    );
     format!(
-        "{} in osdmap epoch {}\n{} entries:{}\n{proved} of {pgs} PGs proved that they refuse\n{} ms: commit {}, barrier {}",
-        text(&fence["state"]),
-        fence["epoch"],
-        entries.len(),
-        entries.concat(),
-        times["total"],
-        times["commit"],
-        times["barrier"]
+        "refused by the gate; {} sealed {:.1} s later,\n{margin}:\n{} PGs of {} pools proved that they refuse\n{}",
+        with.lost,
+        seal.took.as_secs_f64(),
+        seal.pgs,
+        seal.pools,
+        seal.entries.join(" ")
     )
 }
 
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("?")
+fn errors(with: &With) -> String {
+    let kinds: Vec<_> = with.errors.iter().map(|(error, count)| format!("{error} × {count}")).collect();
+    if kinds.is_empty() { "no error".to_owned() } else { kinds.join(", ") }
 }
 
-fn stale(half: &Outcome) -> String {
-    let mut kinds = BTreeMap::new();
-    for error in &half.stale_errors {
-        *kinds.entry(error).or_insert(0) += 1;
+fn checked(ending: &Ending) -> String {
+    if ending.status == 0 {
+        return "status 0: clean".to_owned();
     }
-    let kinds: Vec<_> = kinds.iter().map(|(error, count)| format!("{error} × {count}")).collect();
-    let errors = if kinds.is_empty() { "no error".to_owned() } else { kinds.join(", ") };
-    format!("{} new files written and synced\n{errors}", half.stale_writes)
+    let quoted: String = ending.kinds.iter().take(QUOTED).map(|line| format!("\n  {line}")).collect();
+    format!("status {}: DAMAGED, {} repairs{quoted}", ending.status, ending.complaints)
 }
 
-fn fsck(half: &Outcome) -> String {
-    let Fsck { exit, complaints, seen } = &half.fsck;
-    if *exit == 0 {
-        return "exit code 0: clean".to_owned();
+fn kept(ending: &Ending) -> String {
+    let Ending { safe, lost, foreign, .. } = ending;
+    if *lost + *foreign == 0 {
+        return format!("{safe} blocks: all intact");
     }
-    format!("exit code {exit}: {complaints} complaints{}", quoted(seen))
+    format!("{safe} blocks: {lost} LOST,\n{foreign} files hold something else")
 }
 
-fn files(files: &Files) -> String {
-    if files.intact() {
-        return format!("{}: all intact", files.synced);
-    }
-    let Files { synced, lost, garbled, seen } = files;
-    format!("{synced}: {lost} lost, {garbled} garbled{}", quoted(seen))
-}
-
-fn quoted(lines: &[String]) -> String {
-    lines.iter().take(QUOTED).map(|line| format!("\n  {}", short(line))).collect()
-}
-
-/// As much of a line as a column takes.
-fn short(line: &str) -> String {
-    const WIDTH: usize = 48;
-    if line.chars().count() <= WIDTH {
-        return line.to_owned();
-    }
-    line.chars().take(WIDTH - 1).chain(['…']).collect()
+fn list<'a>(names: impl IntoIterator<Item = &'a &'static str>) -> String {
+    names.into_iter().copied().collect::<Vec<_>>().join(" and ")
 }
