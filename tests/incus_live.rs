@@ -172,7 +172,8 @@ async fn reads(site: &Site, config: &IncusConfig) {
     for member in MEMBERS {
         let state = read::member_state(&client, member).await.unwrap();
         assert_eq!(state.machine, Some(site.cluster.member(member).uuid().to_string()));
-        let addresses = read::member_addresses(&client, member).await.unwrap();
+        let networks = read::member_addresses(&client, member).await.unwrap();
+        let addresses: Vec<_> = networks.iter().map(|network| network.addr()).collect();
         assert!(addresses.contains(&site.lab.host(member).ip()), "{member}: {addresses:?}");
         assert!(addresses.contains(&site.cluster.member(member).address()), "{member}: {addresses:?}");
     }

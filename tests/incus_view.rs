@@ -197,7 +197,7 @@ fn a_recorded_cluster_is_read_whole() {
     assert_eq!(state.machine.as_deref(), fixture("6.0.4/resources.json")["system"]["uuid"].as_str());
     assert!(state.machine.is_some());
     let addresses = member.ask(LONG, async |client| member_addresses(&client, "n2").await.unwrap());
-    assert_eq!(addresses, ["10.77.0.13".parse().unwrap()].into(), "link-local ones are none of them");
+    assert_eq!(addresses, ["10.77.0.13/24".parse().unwrap()].into(), "link-local ones are none of them");
 }
 
 #[test]

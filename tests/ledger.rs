@@ -293,7 +293,6 @@ fn every_record_comes_back_as_it_was(a: &Guardian) -> Result<()> {
         Record::Gate(GateRecord {
             epoch: 7,
             open: ["n2".to_owned()].into(),
-            site_scriptlet: Some("def instance_placement(): # \u{1f980}\n".to_owned()),
         }),
         Record::Member(member("n1", [client(1, 7), client(1, 8)])),
         Record::Images(ImagesRecord {

@@ -103,9 +103,9 @@ fn text(answer: &LedgerAnswer<'_>) -> String {
         gate.as_ref().map_or_else(
             || "never written".to_owned(),
             |gate| {
-                let site =
-                    if gate.site_scriptlet.is_some() { ", wraps the site's own scriptlet" } else { "" };
-                format!("epoch {}{site}", gate.epoch)
+                let open: Vec<&str> = gate.open.iter().map(String::as_str).collect();
+                let open = if open.is_empty() { "nobody".to_owned() } else { open.join(", ") };
+                format!("epoch {}, open for {open}", gate.epoch)
             },
         ),
     );

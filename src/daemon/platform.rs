@@ -79,10 +79,8 @@ pub(super) async fn member_state(incus: &Client, member: &str) -> Result<MemberS
     read::member_state(incus, member).await.map_err(|error| error.to_string())
 }
 
-/// Incus tells the networks' sizes only of networks that it manages: each address stands for itself.
 pub(super) async fn networks(incus: &Client, member: &str) -> Result<BTreeSet<IpNet>, String> {
-    let addresses = read::member_addresses(incus, member).await.map_err(|error| error.to_string())?;
-    Ok(addresses.into_iter().map(IpNet::from).collect())
+    read::member_addresses(incus, member).await.map_err(|error| error.to_string())
 }
 
 /// Whatever this says, the keys are read back by the next view.

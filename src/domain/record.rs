@@ -177,9 +177,6 @@ pub struct GateRecord {
     /// Members whose instances may be placed elsewhere, as of that write.
     #[serde(default)]
     pub open: BTreeSet<String>,
-    /// The site's own scriptlet that the gate wraps, to be put back when the gate is removed.
-    #[serde(default)]
-    pub site_scriptlet: Option<String>,
 }
 
 /// What somebody on another host asks the leader to do.

@@ -214,6 +214,9 @@ pub struct NetworkState {
 pub struct Address {
     /// Without its prefix length.
     pub address: String,
+    /// Its prefix length, as text.
+    #[serde(default)]
+    pub netmask: String,
     /// `global`, `link` or `local`.
     #[serde(default)]
     pub scope: String,

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use futures_util::future::{join, join_all, join4};
 
+use ipnet::IpNet;
+
 use super::api::{self, instance_kind, instance_of};
 use super::client::Client;
 use super::error::{Cause, IncusError};
@@ -98,11 +100,11 @@ pub async fn member_state(client: &Client, member: &str) -> Result<MemberState, 
     Ok(MemberState { uptime: Duration::from_secs(state.sysinfo.uptime), machine })
 }
 
-/// The global addresses of a member's own interfaces.
+/// The global addresses of a member's own interfaces, with their networks.
 ///
 /// # Errors
 /// It did not answer.
-pub async fn member_addresses(client: &Client, member: &str) -> Result<BTreeSet<IpAddr>, IncusError> {
+pub async fn member_addresses(client: &Client, member: &str) -> Result<BTreeSet<IpNet>, IncusError> {
     let target = escape(member);
     // Names alone: with `recursion=1` 6.0.4 leaves out interfaces of kinds it does not know.
     let networks: Vec<String> = client.get(&format!("/1.0/networks?target={target}")).await?;
@@ -115,7 +117,7 @@ pub async fn member_addresses(client: &Client, member: &str) -> Result<BTreeSet<
         match client.get::<api::NetworkState>(&path).await {
             Ok(state) => {
                 let global = state.addresses.iter().filter(|address| address.scope == "global");
-                addresses.extend(global.filter_map(|address| address.address.parse::<IpAddr>().ok()));
+                addresses.extend(global.filter_map(network));
             }
             // Interfaces come and go.
             Err(error) if matches!(error.cause, Cause::Status { code: 404, .. }) => {}
@@ -123,6 +125,13 @@ pub async fn member_addresses(client: &Client, member: &str) -> Result<BTreeSet<
         }
     }
     Ok(addresses)
+}
+
+/// An address whose network is not told stands for itself.
+fn network(address: &api::Address) -> Option<IpNet> {
+    let ip: IpAddr = address.address.parse().ok()?;
+    let length = address.netmask.parse().ok().and_then(|length| IpNet::new(ip, length).ok());
+    Some(length.unwrap_or_else(|| IpNet::from(ip)))
 }
 
 fn member(member: api::Member) -> (String, MemberView) {

@@ -143,8 +143,7 @@ impl Guardian {
         if let Some(epoch) = self.next_gate_epoch()
             && self.records.gate.as_ref().is_none_or(|gate| gate.epoch < epoch || gate.open != self.open())
         {
-            let (open, before) = (self.open(), self.records.gate.clone().unwrap_or_default());
-            let gate = GateRecord { epoch, open, ..before };
+            let gate = GateRecord { epoch, open: self.open() };
             let what = format!("gate epoch {epoch}");
             return Some((vec![Change::Put(Record::Gate(gate))], what, self.gate_change()));
         }

@@ -105,7 +105,9 @@ pub fn wanted<'a>(
     let seals = open.iter().map(|member| (format!("{SEAL}{member}"), SEALED.to_owned()));
     let members = members.cloned().collect::<Vec<_>>().join(",");
     let pools = pools.iter().cloned().collect::<Vec<_>>().join(",");
-    seals.chain([(MEMBERS.to_owned(), members), (POOLS.to_owned(), pools)]).collect()
+    let all = seals.chain([(MEMBERS.to_owned(), members), (POOLS.to_owned(), pools)]);
+    // The platform drops keys without a value.
+    all.filter(|(_, value)| !value.is_empty()).collect()
 }
 
 /// Drivers of storage that belongs to one member: what lies there moves by copy or not at all.
