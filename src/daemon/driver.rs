@@ -179,7 +179,7 @@ impl Driver {
         }
         let Stage::Leading(leading) = &mut self.stage else { return };
         if leading.is_over(now) {
-            self.depose("the lease could not be renewed in time");
+            self.depose("the lease could not be renewed in time: Ceph does not answer, or late (`ceph -s`)");
             return;
         }
         if leading.renews(now) {

@@ -58,6 +58,15 @@ pub async fn glance(client: &Client) -> Result<Reading, IncusError> {
 async fn gather(client: &Client, whole: Option<Option<&View>>) -> Result<Reading, IncusError> {
     let (members, here) = client.settle::<Vec<api::Member>>("/1.0/cluster/members?recursion=1").await?;
     let server: api::Server = here.get("/1.0").await?;
+    // An empty listing would otherwise pass for a cluster that lost nobody.
+    let own = &server.environment.server_name;
+    if !members.iter().any(|member| member.server_name == *own) {
+        return Err(strange(
+            &here,
+            "/1.0/cluster/members",
+            format!("'{own}' is not among the members it lists"),
+        ));
+    }
     // Both are asked of every member, and wait for one that is lost.
     let briefly = here.within(here.timeout() / 3);
     let whole = async {
