@@ -327,7 +327,7 @@ impl Guardian {
             alarm(
                 "view-lost",
                 None,
-                format!("no reading of the cluster: {why}; no fence is begun"),
+                format!("no member answers with a quorum behind it, so no fence is begun: {why}"),
                 vec!["incus cluster list".to_owned()],
             );
         }
