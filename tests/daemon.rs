@@ -148,6 +148,8 @@ fn the_daemon_from_nothing_to_its_successor() {
     what_is_not_understood_is_told(&first);
     a_bad_configuration_changes_nothing(&first);
 
+    out_of_time_a_fence_is_pending_and_the_daemon_goes_on(&site, &first);
+
     // A verb goes through the daemon, and everybody knows the same afterwards.
     let fence = first.verb(&["fence", "n1", "--reason", "cable pulled"]).expect(0).json;
     println!("{fence:#}");
@@ -217,6 +219,21 @@ fn the_daemon_from_nothing_to_its_successor() {
 fn request(member: &str) -> String {
     json!({"verb": "fence", "target": {"member": member}, "accept_incomplete": false, "reason": null, "by": "test"})
         .to_string()
+}
+
+/// With an OSD silent that the ledger does not need.
+fn out_of_time_a_fence_is_pending_and_the_daemon_goes_on(site: &Site, daemon: &Daemon<'_>) {
+    let ledger = site.lab.ceph(&["osd", "map", "rbd-guardian", "ledger"]).unwrap();
+    let acting = ledger["acting"].as_array().unwrap();
+    let silent = (0..3).find(|osd| !acting.contains(&json!(osd))).unwrap();
+    let silent = site.lab.daemon(&format!("osd.{silent}"));
+    silent.stop().unwrap();
+    let answer = daemon.verb(&["fence", "n1", "--reason", "cable pulled", "--timeout", "8s"]).expect(3);
+    assert!(answer.stderr.contains("the daemon goes on"), "{}", answer.stderr);
+    let state = answer.json["state"].as_str().unwrap();
+    assert!(["committed", "pending"].contains(&state), "{:#}", answer.json);
+    silent.cont().unwrap();
+    daemon.until("sealed", |status| member(status, "n1")["state"] == "sealed");
 }
 
 fn what_is_not_understood_is_told(daemon: &Daemon<'_>) {

@@ -15,7 +15,7 @@ use crate::domain::fence::{Fence, State};
 use crate::domain::fence_id::FenceId;
 use crate::domain::guardian::io;
 use crate::domain::plan::plan;
-use crate::domain::record::FenceState;
+use crate::domain::record::{FenceRecord, FenceState};
 
 #[derive(Serialize)]
 struct FenceAnswer {
@@ -51,6 +51,14 @@ struct ServedAnswer {
     timings_ms: ServedTimings,
 }
 
+/// Committed, not proved, and not given up.
+#[derive(Serialize)]
+struct Underway {
+    #[serde(flatten)]
+    fence: FenceRecord,
+    pending: Vec<String>,
+}
+
 #[derive(Serialize)]
 struct ServedTimings {
     total: u128,
@@ -67,6 +75,17 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
     let began = clock::monotonic();
     match Opening::new(common)?.request(request)? {
         Served::Alone(context) => alone(&context, args),
+        Served::Underway { fence, pending } => {
+            eprintln!(
+                "rbd-guardian: timed out: {} is {}, and the daemon goes on; waiting for {} PGs: {}",
+                args.target.member.as_ref().unwrap_or(&fence.id),
+                fence.state,
+                pending.len(),
+                pending.join(" ")
+            );
+            print(common.format(), &Underway { fence: *fence, pending }, |_| String::new())?;
+            Ok(Exit::Pending)
+        }
         Served::Answered(Line::Sealed { fence, barrier }) => {
             let took = clock::monotonic().duration_since(began).as_millis();
             let answer = ServedAnswer {

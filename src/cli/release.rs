@@ -56,6 +56,8 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
     };
     match opening.request(request)? {
         Served::Alone(context) => alone(&context, args),
+        // Told of fences only.
+        Served::Underway { .. } => Ok(Exit::CannotTell),
         Served::Answered(Line::Released { fence }) => {
             let entries = fence.entries.iter().filter(|(entry, _)| !entry.is_host());
             let answer = ServedAnswer {

@@ -1,5 +1,6 @@
 //! What a daemon does for a verb; and without one, what the verb does in its place.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,12 +10,13 @@ use super::context::{Context, interrupted, print};
 use super::error::Fault;
 use super::{Common, Exit, run};
 use crate::config::Config;
-use crate::daemon::socket::ask;
+use crate::daemon::socket::{AskError, ask};
 use crate::daemon::wire::{Line, Question};
 use crate::daemon::{self, identity};
 use crate::deadline::Deadline;
 use crate::domain::fence_id::FenceId;
 use crate::domain::guardian::io::Request;
+use crate::domain::plan::Target;
 use crate::domain::record::{FenceRecord, FenceState, Records};
 use crate::ledger::{Ledger, OpenError, ReadError};
 
@@ -22,6 +24,13 @@ use crate::ledger::{Ledger, OpenError, ReadError};
 pub(super) enum Served {
     /// A daemon, or this process in its place.
     Answered(Line),
+    /// The time was over before the daemon had an answer; its entries stand, and it goes on.
+    Underway {
+        /// As it is now.
+        fence: Box<FenceRecord>,
+        /// PGs that have not answered.
+        pending: Vec<String>,
+    },
     /// There is no ledger: the verb does it with the storage alone.
     Alone(Box<Context>),
 }
@@ -43,8 +52,13 @@ impl<'c> Opening<'c> {
     /// here; else by nobody but the verb itself.
     pub(super) fn request(self, request: Request) -> Result<Served, Fault> {
         let question = Question::Request(request.clone());
-        if let Some(line) = ask(&self.config.daemon.socket, &question, &self.deadline, &mut say)? {
-            return Ok(Served::Answered(line));
+        match ask(&self.config.daemon.socket, &question, &self.deadline, &mut say) {
+            Ok(Some(line)) => return Ok(Served::Answered(line)),
+            Ok(None) => {}
+            Err(AskError::Late(late)) => {
+                return self.underway(&request).ok_or_else(|| AskError::Late(late).into());
+            }
+            Err(error) => return Err(error.into()),
         }
         let (common, config, deadline) = (self.common, self.config.clone(), self.deadline.clone());
         let context = Context::connect(common, self.config, self.deadline)?;
@@ -53,6 +67,24 @@ impl<'c> Opening<'c> {
         let origin = run::origin(common, &config);
         let answer = daemon::errand(origin, config, context.cluster, request, &deadline, &mut say)?;
         Ok(Served::Answered(answer?))
+    }
+
+    /// How far the daemon came with a fence, if its entries stand (exit code 3).
+    fn underway(&self, request: &Request) -> Option<Served> {
+        let Request::Fence { target, .. } = request else { return None };
+        let moment = Deadline::after(GLANCE, Arc::default());
+        let status = ask(&self.config.daemon.socket, &Question::Status, &moment, &mut |_| {}).ok()??;
+        let Line::Status(status) = status else { return None };
+        let fences = status["fences"].as_array()?.iter();
+        let all = fences.filter_map(|fence| Some((from_record(fence)?, fence)));
+        let (fence, shown) = all.into_iter().find(|(fence, _)| match target {
+            Target::Member(name) => fence.member.as_ref() == Some(name),
+            Target::Addresses(entries) => entries.iter().all(|entry| fence.entries.contains_key(entry)),
+        })?;
+        let pending = serde_json::from_value(shown["pending"].clone()).unwrap_or_default();
+        let stands =
+            !matches!(fence.state, FenceState::Intended | FenceState::Refused | FenceState::Released);
+        stands.then(|| Served::Underway { fence: Box::new(fence), pending })
     }
 
     /// What the daemon of this host knows, if one leads there. One that does not lead knows no more than the storage.
@@ -79,6 +111,10 @@ impl<'c> Opening<'c> {
     pub(super) fn context(self) -> Result<Context, Fault> {
         Context::connect(self.common, self.config, self.deadline)
     }
+}
+
+fn from_record(fence: &serde_json::Value) -> Option<FenceRecord> {
+    serde_json::from_value(fence.clone()).ok()
 }
 
 /// What guardians remember here; `None` where none has ever led, else nothing is done behind the ledger's back.
