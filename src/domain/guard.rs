@@ -90,9 +90,13 @@ fn conflicts_of(one: &ImageUse, grounds: Grounds<'_>) -> Vec<Conflict> {
     if grounds.operations.iter().any(|operation| moves(operation, instances)) {
         return Vec::new();
     }
+    let ips: BTreeSet<_> = one.clients().iter().map(|client| client.ip).collect();
+    // Before its first client is seen a member has no address, and this may be the one.
+    let unlearnt = |name: &String| grounds.members.get(name).is_none_or(|member| member.addresses.is_empty());
+    let may_be_the_first = ips.len() == 1 && locations.iter().any(unlearnt);
     let explained = |client: &ClientAddr| {
         let owner = grounds.members.owner(client.ip).map(|member| &member.name);
-        owner.is_some_and(|owner| locations.contains(owner))
+        owner.map_or(may_be_the_first, |owner| locations.contains(owner))
             || grounds.blocklist.refuses(*client)
             || grounds.admin_hosts.iter().any(|hosts| hosts.contains(&client.ip))
             || grounds.own.iter().any(|own| own.ip == client.ip && own.nonce == client.nonce)
@@ -214,6 +218,18 @@ mod tests {
     fn an_address_of_nobody_is_told_but_never_fenced() {
         let (conflicts, stale) = case().judge(&[uses("p/a", &["10.0.0.77:0/5"])]);
         assert_eq!((conflicts, stale.len()), (vec!["p/a 10.0.0.77:0/5".to_owned()], 0));
+    }
+
+    #[test]
+    fn a_member_without_a_known_address_may_have_that_of_nobody() {
+        let mut case = case();
+        case.members.0[0].addresses.clear();
+        assert_eq!(case.judge(&[uses("p/a", &["10.0.0.77:0/5"])]).0.len(), 0, "its first client");
+        assert_eq!(case.judge(&[uses("p/a", &["10.0.0.2:0/5"])]).0.len(), 1, "an address of another member");
+        assert_eq!(case.judge(&[uses("p/a", &["10.0.0.77:0/5", "10.0.0.78:0/5"])]).0.len(), 2);
+        assert_eq!(case.judge(&[uses("p/b", &["10.0.0.77:0/5"])]).0.len(), 1, "that member's is known");
+        case.members.0.remove(0);
+        assert_eq!(case.judge(&[uses("p/a", &["10.0.0.77:0/5"])]).0.len(), 0, "nor is it listed");
     }
 
     #[test]

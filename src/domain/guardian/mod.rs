@@ -71,6 +71,8 @@ pub struct Guardian {
     /// Sweep and reading that the conflicts were judged by, so that each pair is judged once.
     judged: Option<Duration>,
     conflicts: Vec<Conflict>,
+    /// Those of the last sweep, told or not.
+    seen_before: Vec<Conflict>,
     /// Clients that were stale in the sweep before.
     stale_before: BTreeSet<crate::domain::addr::ClientAddr>,
     book: Book,
@@ -117,6 +119,7 @@ impl Guardian {
             sweep: None,
             judged: None,
             conflicts: Vec::new(),
+            seen_before: Vec::new(),
             stale_before: BTreeSet::new(),
             book: Book { members: records.members.clone() },
             evidence: BTreeMap::new(),

@@ -10,7 +10,7 @@ use super::gate;
 use super::io::{Id, StaleLock};
 use super::proof::{self, Baseline};
 use super::report::Level;
-use crate::domain::guard::{self, ImageUse};
+use crate::domain::guard::{self, Conflict, ImageUse};
 use crate::domain::map::OsdMap;
 use crate::domain::record::{FenceState, UptimeSample};
 use crate::domain::view::{MemberState, MemberStatus, Notice, OperationKind, View};
@@ -18,6 +18,10 @@ use crate::domain::volume::{Expected, images};
 
 /// A refused placement is shown so long: healing tries again within a minute.
 pub(super) const NOT_PLACED_LASTS: Duration = Duration::from_secs(90);
+
+/// What a sweep finds amiss is told when one that begins so much later still finds it: a copy of an instance to another
+/// member opens its image there for a moment, and instances move between a sweep and a reading.
+const LOOKS_AGAIN: Duration = Duration::from_secs(1);
 
 impl Guardian {
     pub(super) fn note(&mut self, notice: &Notice) {
@@ -58,7 +62,7 @@ impl Guardian {
             Ok(view) => view,
             Err(why) => {
                 if self.view_failed.is_none() {
-                    self.log(Level::Warn, "view-lost", None, format!("no reading of the cluster: {why}"));
+                    self.log(Level::Warn, "view-lost", None, format!("no member answers with a quorum behind it: {why}"));
                 }
                 self.view_failed = Some(why);
                 return;
@@ -299,7 +303,8 @@ impl Guardian {
         }
         let conflicts = guard::conflicts(uses, grounds);
         if judged.is_none() {
-            if !conflicts.is_empty() {
+            // Those that are over are told so at once as well, and do not count as seen in two sweeps in a row.
+            if !conflicts.is_empty() || !self.seen_before.is_empty() {
                 self.schedule.whole = self.now.boot;
             }
             return;
@@ -309,7 +314,14 @@ impl Guardian {
         }
         self.judged = Some(began);
         let stale = guard::stale_clients(uses, &conflicts);
-        self.conflicts = conflicts;
+        let known = |one: &Conflict, before: &[Conflict]| {
+            before.iter().any(|known| (&known.image, known.client) == (&one.image, one.client))
+        };
+        if !conflicts.iter().all(|one| known(one, &self.seen_before)) {
+            self.schedule.sweep = self.schedule.sweep.min(began + LOOKS_AGAIN);
+        }
+        self.conflicts = conflicts.iter().filter(|one| known(one, &self.seen_before)).cloned().collect();
+        self.seen_before = conflicts;
         self.want_stale(&stale.keys().copied().collect());
     }
 }
