@@ -323,7 +323,13 @@ impl Guardian {
             alarm("cannot-record", None, why.clone(), vec!["rbd-guardian doctor".to_owned()]);
         }
         if self.settings.platform && !self.view_is_fresh() {
-            let why = self.view_failed.clone().unwrap_or_else(|| "nothing was read yet".to_owned());
+            // A question that is not answered takes a while to fail.
+            let yet = if self.view.is_some() {
+                "the last question has no answer yet"
+            } else {
+                "nothing was read yet"
+            };
+            let why = self.view_failed.as_deref().unwrap_or(yet);
             alarm(
                 "view-lost",
                 None,
