@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use crate::clock;
-use crate::domain::view::{InstanceId, MemberState, View};
+use crate::domain::view::{InstanceId, MemberState, MemberStatus, View};
 use crate::incus::client::{Accepted, Client};
 use crate::incus::gate::keys::{Written, put_keys};
 use crate::incus::gate::place::{self, Standing};
@@ -21,7 +21,8 @@ const START_SECONDS: u64 = 30;
 /// How long a member that was seen to run the gate is believed to, while it shows the same text.
 const PROVED_FOR: Duration = Duration::from_secs(60);
 
-/// What each member showed when all were asked what they run, and whether it is that; and when that was.
+/// What each member showed when it was last asked what it runs, and whether it is that; and when all were asked. What
+/// one runs does not change while it is silent: after a restart it loads what is stored.
 #[derive(Debug, Default)]
 pub(super) struct Proved {
     at: Option<Duration>,
@@ -56,11 +57,19 @@ pub(super) async fn view(
             Standing::Shows(marker) => Some((name, (marker.to_string(), false))),
             Standing::None => Some((name, (String::new(), false))),
         });
-        *held(proved) = Proved { at: Some(at), runs: runs.collect() };
+        let runs: Vec<_> = runs.collect();
+        let mut proved = held(proved);
+        proved.at = Some(at);
+        proved.runs.extend(runs);
     }
     let proved = held(proved);
+    let members = &view.members;
     for (name, line) in &mut gate.scriptlets {
-        // A member that was not reached when all were asked runs nothing that is known.
+        let counts = members.get(name).is_some_and(|member| member.status != MemberStatus::Offline);
+        if let (Err(_), Some((shown, true)), true) = (&line, proved.runs.get(name), counts) {
+            *line = Ok(shown.clone());
+        }
+        // Of a member that was never reached when all were asked, nothing is known.
         if let Ok(line) = line
             && !proved.runs.get(name).is_some_and(|(shown, runs)| *runs && shown == line)
         {

@@ -179,6 +179,7 @@ pub async fn enroll(
             | Cause::Setup(_)
             | Cause::Status { .. }
             | Cause::TooLarge { .. }
+            | Cause::Withheld { .. }
             | Cause::Garbage(_) => EnrollError::Incus(error),
         })?;
     }

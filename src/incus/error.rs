@@ -29,7 +29,11 @@ impl IncusError {
     /// the other members, whose refusal would come back the same way (api_1.0.go:795).
     pub fn surely_not_done(&self) -> bool {
         match &self.cause {
-            Cause::Unreachable(_) | Cause::Certificate(_) | Cause::Setup(_) | Cause::Forbidden(_) => true,
+            Cause::Unreachable(_)
+            | Cause::Certificate(_)
+            | Cause::Setup(_)
+            | Cause::Forbidden(_)
+            | Cause::Withheld { .. } => true,
             Cause::Late { sent, .. } => !sent,
             Cause::Status { code, .. } => (400..500).contains(code),
             Cause::Lost(_) | Cause::TooLarge { .. } | Cause::Garbage(_) => false,
@@ -40,6 +44,7 @@ impl IncusError {
     pub(super) fn is_the_endpoints(&self) -> bool {
         match &self.cause {
             Cause::Status { code, .. } => *code >= 500,
+            Cause::Withheld { .. } => false,
             Cause::Unreachable(_)
             | Cause::Late { .. }
             | Cause::Lost(_)
@@ -94,6 +99,17 @@ pub enum Cause {
         /// How long an answer may be.
         limit: usize,
     },
+    /// A change of the configuration was not sent: a member that counts as alive could not be told of it.
+    #[error(
+        "not sent: {member} counts as alive and does not answer ({why}), and Incus 6.0 loses its configuration over a \
+         change that it cannot tell to a member: again when {member} answers, or is offline"
+    )]
+    Withheld {
+        /// Which member.
+        member: String,
+        /// What became of the question.
+        why: String,
+    },
     /// An answer of another shape than expected.
     #[error("the answer is not understood ({0}): is this Incus? If so, report it with the version in use")]
     Garbage(String),
@@ -105,7 +121,7 @@ pub enum CertificateFault {
     /// It presents another certificate than the one it is known by.
     #[error(
         "presents the certificate {found}, not {pinned}, by which the cluster is known: if it was renewed on purpose, \
-         enroll again with --force; otherwise somebody is in between"
+         enroll again with --force and `systemctl reload rbd-guardian`; otherwise somebody is in between"
     )]
     NotPinned {
         /// What was found.
@@ -116,14 +132,14 @@ pub enum CertificateFault {
     /// The pinned one is no longer valid.
     #[error(
         "the cluster certificate has expired, or the clock here is wrong: renew it (`incus cluster update-certificate`) \
-         and enroll again with --force"
+         and enroll again with --force and `systemctl reload rbd-guardian`"
     )]
     Expired,
     /// Or not valid yet.
     #[error("the cluster certificate is not valid yet: is the clock here right?")]
     NotYetValid,
     /// The other side refused ours.
-    #[error("refuses our certificate ({0}): enroll again with --force")]
+    #[error("refuses our certificate ({0}): enroll again with --force and `systemctl reload rbd-guardian`")]
     OursRefused(String),
     /// Anything else.
     #[error("TLS failed ({0}): is this Incus?")]
@@ -158,7 +174,7 @@ pub enum SetupFault {
         mode: u32,
     },
     /// Key and certificate do not fit, or are of no use to TLS.
-    #[error("{} and its key are of no use ({why}): enroll again with --force", .certificate.display())]
+    #[error("{} and its key are of no use ({why}): enroll again with --force and `systemctl reload rbd-guardian`", .certificate.display())]
     Unusable {
         /// The certificate.
         certificate: PathBuf,

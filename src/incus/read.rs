@@ -334,7 +334,7 @@ fn is_true(value: Option<&String>) -> bool {
 }
 
 /// A name as a part of a URL.
-fn escape(name: &str) -> String {
+pub(super) fn escape(name: &str) -> String {
     let escaped = name.bytes().map(|byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),

@@ -71,7 +71,10 @@ const NETWORKS_EVERY: Duration = Duration::from_secs(600);
 /// The scriptlet is sent again so often to members that lack it.
 const PUSH_EVERY: Duration = Duration::from_secs(15);
 /// Starting an instance is tried so often.
-const STARTS: u32 = 3;
+const STARTS: u32 = 12;
+/// Between two tries: a member that was fenced when it booted takes its storage for unavailable, and tries that again
+/// once a minute (seen on Incus 6.0.4).
+const START_AGAIN: Duration = Duration::from_secs(10);
 
 impl Guardian {
     /// What to do next; `None` when nothing is to be done now. Asked until then after each input.
@@ -363,8 +366,12 @@ impl Guardian {
         let online =
             |id: &InstanceId| instances.get(id).is_some_and(|instance| self.is_online(&instance.location));
         let read_since = self.whole_began.is_some_and(|whole| whole >= self.schedule.started);
+        let rested = self.now.boot >= self.schedule.started + START_AGAIN;
+        let due = |(id, tries): &(&InstanceId, &u32)| {
+            (**tries == 0 || rested) && stopped(id) == Some(true) && online(id) && read_since
+        };
         let next =
-            self.to_start.keys().find(|id| stopped(id) == Some(true) && online(id) && read_since).cloned()?;
+            self.to_start.iter().filter(due).min_by_key(|(_, tries)| **tries).map(|(id, _)| id.clone())?;
         if !self.take(Lane::Start) {
             return None;
         }

@@ -77,9 +77,10 @@ pub fn state(view: Option<&View>, is_lost: impl Fn(&str) -> bool) -> GateState {
     }
     let newest = gate.scriptlets.values().flatten().max();
     let lacks = |(name, member): &(&String, &MemberView)| match gate.scriptlets.get(*name) {
-        Some(Ok(marker)) => Some(marker) != newest || marker.is_empty(),
         // One that the cluster has lost cannot heal anybody.
-        Some(Err(_)) | None => member.status != MemberStatus::Offline && !is_lost(name),
+        _ if member.status == MemberStatus::Offline => false,
+        Some(Ok(marker)) => Some(marker) != newest || marker.is_empty(),
+        Some(Err(_)) | None => !is_lost(name),
     };
     let missing: BTreeSet<String> = view.members.iter().filter(lacks).map(|(name, _)| name.clone()).collect();
     if missing.is_empty() { GateState::Installed } else { GateState::Partial { missing } }

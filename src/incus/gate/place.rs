@@ -21,6 +21,7 @@ use crate::incus::api::{self, Project, Server};
 use crate::incus::client::Client;
 use crate::incus::endpoint::Endpoint;
 use crate::incus::error::{Cause, IncusError};
+use crate::incus::read::escape;
 
 /// What the gate needs to know what it refuses: 6.0.3 and 6.6, which also ask it about a move to a named target.
 pub const EXTENSION: &str = "instances_scriptlet_get_instances_count";
@@ -87,10 +88,25 @@ pub async fn stored(client: &Client) -> Result<(Server, Scriptlet), IncusError> 
 
 /// Stores a scriptlet (none: ""). The members that are reached load it, if it differs from what was stored.
 ///
+/// Not while one that counts as alive is silent: Incus 6.0.4 takes a change back that it cannot tell to such a one, and
+/// with it every other key of the cluster and of the member that was asked, their addresses included (api_1.0.go:
+/// `Replace` in the reverts of `doApi10Update`; seen in the lab as "No local address set", mended upstream).
+///
 /// # Errors
 /// See [`Client::patch`]; whatever it says, read the standings afterwards.
 pub async fn push(client: &Client, text: &str) -> Result<(), IncusError> {
-    client.within(PATIENCE).patch("/1.0", &json!({ "config": { KEY: text } }), None).await.map(|_| ())
+    let (members, here) = client.settle::<Vec<api::Member>>("/1.0/cluster/members?recursion=1").await?;
+    let alive = members.iter().filter(|member| member.status != MemberStatus::Offline);
+    let ask = async |member: &api::Member| {
+        let path = format!("/1.0?target={}", escape(&member.server_name));
+        let IncusError { endpoint, request, cause } = here.get::<Server>(&path).await.err()?;
+        let cause = Cause::Withheld { member: member.server_name.clone(), why: cause.to_string() };
+        Some(IncusError { endpoint, request, cause })
+    };
+    if let Some(silent) = join_all(alive.map(ask)).await.into_iter().flatten().next() {
+        return Err(silent);
+    }
+    here.within(PATIENCE).patch("/1.0", &json!({ "config": { KEY: text } }), None).await.map(|_| ())
 }
 
 /// A name for a sending that no other has.
