@@ -1,0 +1,143 @@
+//! Members that come back before Incus has healed them: one that was not fenced never notices, one that was is shown
+//! as stranded, with commands that work.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::guarded::{Guarded, HEALED, MEMBERS, SOON, alarm, member};
+use lab::incus::{Container, ContainerWriter};
+use lab::{Links, Topology, WriteLog as _, monotonic, wait_for};
+use serde_json::Value;
+
+/// From `Online` to the alarm.
+const TOLD: Duration = Duration::from_secs(5);
+
+/// A healing that is not due while a test looks.
+const LATER: &str = "120";
+const DUE: &str = "15";
+
+#[test]
+fn inv6_who_incus_would_leave_alone_is_not_fenced_and_who_is_stranded_is_told_what_to_do() {
+    let site = Guarded::start(Topology::apart());
+    let leader = site.cluster.leader().unwrap();
+    let lost = MEMBERS.into_iter().find(|name| *name != leader).unwrap();
+    let [first, second] = ["c1", "c2"].map(|name| site.cluster.launch(name, lost).unwrap());
+    let writers = [&first, &second].map(|container| container.wait_for_writer(lost, SOON).unwrap());
+    site.wait_until_known(lost);
+    let began = monotonic();
+    let stage = |what: &str| println!("{:.1} s: {what}", (monotonic() - began).as_secs_f64());
+
+    site.cluster.set(&[("cluster.healing_threshold", LATER)]).unwrap();
+    for links in [Links::Both, Links::Incus] {
+        site.lab().cut_links(lost, links).unwrap();
+        site.cluster.wait_for_status(lost, "Offline", SOON).unwrap();
+        site.wait_for_state(lost, "suspect", SOON);
+        site.lab().heal_links(lost, links).unwrap();
+        site.cluster.wait_for_status(lost, "Online", SOON).unwrap();
+        site.wait_for_state(lost, "watching", SOON);
+        never_noticed(&site, lost, &writers);
+        stage(&format!("{links:?} cut until it was offline"));
+    }
+    site.cluster.set(&[("cluster.healing_threshold", DUE)]).unwrap();
+    without_the_storage(&site, lost, &writers);
+    stage("Ceph cut for longer than both thresholds");
+
+    // Sealed, and back before the next tick of healing.
+    site.lab().cut_links(lost, Links::Incus).unwrap();
+    site.wait_for_state(lost, "sealed", HEALED);
+    site.lab().heal_links(lost, Links::Incus).unwrap();
+    site.cluster.wait_for_status(lost, "Online", SOON).unwrap();
+    let online = monotonic();
+    let status = site.wait_for_state(lost, "stranded", TOLD);
+    stage(&format!("stranded, {:.2?} after it was online", monotonic() - online));
+    let stranded = alarm(&status, "stranded", lost);
+    println!("{stranded:#}");
+    for writer in &writers {
+        writer.wait_for_error(Duration::ZERO, SOON).unwrap();
+    }
+    follow(&site, &stranded, &first);
+    stage("its commands were typed");
+    assert_ne!(first.location().unwrap(), lost);
+    site.wait_for_status("the second one alone to be stranded", SOON, |status| {
+        let alarm = alarm(status, "stranded", lost);
+        let text = alarm["text"].as_str().unwrap_or_default();
+        text.contains("c2") && !text.contains("c1")
+    });
+    let after = monotonic();
+    first.wait_for_writer(&first.location().unwrap(), SOON).unwrap().wait_for_acks(10, SOON).unwrap();
+    for writer in &writers {
+        assert_eq!(writer.acks_after(after).unwrap(), 0, "a stale container writes");
+    }
+
+    // The other way: its reboot releases it, and then what could not start is started.
+    site.cluster.member(lost).reboot().unwrap();
+    site.wait_for_state(lost, "watching", SOON);
+    stage("released");
+    let again = wait_for("the second one's next start", SOON, || {
+        Ok(second.writers()?.into_iter().rfind(|writer| writer.id() != writers[1].id()))
+    });
+    let again = again.unwrap_or_else(|error| panic!("{error:#}: {}", site.log_text()));
+    assert_eq!((again.member(), second.location().unwrap().as_str()), (lost, lost));
+    again.wait_for_acks(10, SOON).unwrap();
+    stage("the second one runs again");
+    for container in [&first, &second] {
+        site.cluster.live().unwrap().incus(&["stop", container.name(), "--force"]).unwrap();
+        let disk = site.lab().disk(container).unwrap();
+        assert!(disk.status == 0 && disk.torn.is_empty(), "{disk:?}");
+        for writer in container.writers().unwrap() {
+            if let Some(last) = writer.acked_numbers().unwrap().last() {
+                assert!(disk.blocks[&writer.id()].contains(last), "{last} of {writer:?} is lost");
+            }
+        }
+    }
+}
+
+/// No fence, no entry, no error, no second start, and they go on.
+#[track_caller]
+fn never_noticed(site: &Guarded, lost: &str, writers: &[ContainerWriter]) {
+    let status = site.status().unwrap();
+    assert_eq!(status["fences"], Value::Array(Vec::new()), "{status:#}");
+    assert!(site.site.blocklist().is_empty(), "{:?}", site.site.blocklist());
+    assert_eq!(site.logged("intended", lost), Vec::<Value>::new());
+    for writer in writers {
+        writer.wait_for_acks(10, SOON).unwrap();
+        assert!(writer.errors().unwrap().is_empty(), "{:?}", writer.errors().unwrap());
+    }
+    for container in ["c1", "c2"].map(|name| site.cluster.container(name)) {
+        assert_eq!(container.writers().unwrap().len(), 1, "it was started again");
+        assert_eq!(container.location().unwrap(), lost);
+    }
+}
+
+/// Incus sees it, so it is not lost, whatever the storage sees.
+fn without_the_storage(site: &Guarded, lost: &str, writers: &[ContainerWriter]) {
+    site.lab().cut_links(lost, Links::Ceph).unwrap();
+    let cut = monotonic();
+    wait_for("the thresholds to pass", SOON, || {
+        let status = site.status().unwrap();
+        assert_eq!(member(&status, lost)["state"], "watching", "{status:#}");
+        Ok((monotonic() > cut + Duration::from_secs(20)).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(site.cluster.status(lost).unwrap(), "Online");
+    for writer in writers {
+        assert_eq!(writer.taken_after(cut, 1).unwrap(), 0, "it wrote through a cut cable");
+    }
+    site.lab().heal_links(lost, Links::Ceph).unwrap();
+    never_noticed(site, lost, writers);
+}
+
+/// Types the commands that an alarm advises for a container.
+fn follow(site: &Guarded, stranded: &Value, container: &Container<'_>) {
+    let advice = stranded["advice"].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
+    let its =
+        |line: &&str| line.split_whitespace().any(|word| word.trim_end_matches(';') == container.name());
+    let line = advice.filter(|line| line.starts_with("or incus ")).find(its).unwrap();
+    for command in line.strip_prefix("or ").unwrap().split("; ") {
+        let words: Vec<&str> = command.strip_prefix("incus ").unwrap().split(' ').collect();
+        println!("typed: {command}");
+        site.cluster.live().unwrap().incus(&words).unwrap();
+    }
+}
