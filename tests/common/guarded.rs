@@ -183,6 +183,18 @@ impl Guarded {
         self.wait_for_status(&what, deadline, |status| self::member(status, member)["state"] == state)
     }
 
+    /// Where an instance is placed, by the list: its own member, which may be lost, is not asked.
+    #[track_caller]
+    pub fn listed(&self, name: &str) -> String {
+        let found = wait_for("the list of instances", SOON, || {
+            let listed = self.cluster.live()?.query("/1.0/instances?recursion=1")?;
+            let mut listed = listed.as_array().into_iter().flatten();
+            let instance = listed.find(|instance| instance["name"] == name);
+            Ok(instance.and_then(|instance| instance["location"].as_str().map(str::to_owned)))
+        });
+        found.unwrap()
+    }
+
     /// A time of `CLOCK_BOOTTIME`, on the clock of [`monotonic`].
     pub fn since_boot(boot: Duration) -> Duration {
         let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap());
