@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use common::guarded::{Guarded, SOON, alarm};
-use lab::incus::{POOL, ContainerWriter};
+use lab::incus::{ContainerWriter, POOL};
 use lab::{Topology, WriteLog as _, monotonic, wait_for};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
@@ -138,7 +138,8 @@ fn inv6_a_second_watcher_is_told_and_the_stale_one_alone_is_fenced() {
 
     // One of no member is told as well.
     let stranger = Stranger::on(&site, "guard", &[&i1]);
-    let status = site.wait_for_status("the alarm", SOON, |status| !told(status, &stranger.address).is_empty());
+    let status =
+        site.wait_for_status("the alarm", SOON, |status| !told(status, &stranger.address).is_empty());
     let text = told(&status, &stranger.address)[0]["text"].to_string();
     assert!(text.contains("no known member"), "{text}");
     // So is one that does its duty besides: it has an image of its own member open, too.
@@ -170,7 +171,8 @@ fn inv6_a_second_watcher_is_told_and_the_stale_one_alone_is_fenced() {
     goes_on(&w2);
     assert_eq!(torn.writes(), 0, "its own duty goes on");
     // A client that is refused is no conflict any more; the others are.
-    let status = site.wait_for_status("one alarm less", SOON, |status| told(status, &stale.address).is_empty());
+    let status =
+        site.wait_for_status("one alarm less", SOON, |status| told(status, &stale.address).is_empty());
     assert_eq!((told(&status, &torn.address).len(), told(&status, &stranger.address).len()), (1, 1));
     // No member is fenced, so none is counted, held up or released.
     let states = ["n1", "n2", "n3"].map(|name| common::guarded::member(&status, name)["state"].clone());

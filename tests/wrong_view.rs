@@ -224,7 +224,7 @@ fn inv6_two_members_of_three_are_lost_at_once() {
     wait_for("the gate to refuse", HEALED, || Ok((refusals() != [0, 0]).then_some(()))).unwrap();
     println!("refused {:.0} s after the cut", (monotonic() - cut).as_secs_f64());
     nothing_is_fenced(&site, "a guardian that sees nothing");
-    assert_eq!(c.location().unwrap(), "n2");
+    assert!(c.writers().unwrap().iter().all(|writer| writer.member() == "n2"));
 
     // It sees again: the one that is still lost is sealed, and its instance runs elsewhere.
     site.lab().heal_links("guard", Links::Incus).unwrap();

@@ -281,6 +281,22 @@ fn instances_that_could_not_start_are_started_after_the_release() {
 }
 
 #[test]
+fn an_instance_whose_storage_comes_back_late_is_started_then() {
+    let mut model = sealed("n2");
+    model.run(60 * SECOND);
+    let details =
+        model.view.instances.as_mut().unwrap().get_mut(&id("c2")).unwrap().details.as_mut().unwrap();
+    details.running = false;
+    model.failing_starts = 6;
+    model.bring_back("n2", 20 * SECOND);
+    model.until("released", |model| !model.refuses("n2"));
+    model.run(40 * SECOND);
+    assert_eq!(model.started, [], "a pool is tried again once a minute");
+    model.run(60 * SECOND);
+    assert_eq!(model.started, [id("c2")]);
+}
+
+#[test]
 fn an_operators_release_without_proof_is_refused_and_with_an_assertion_done() {
     let mut model = sealed("n2");
     let fence = model.ledger.fences.keys().next().unwrap().clone();
@@ -381,6 +397,11 @@ fn a_stale_writer_is_told_within_two_seconds_of_a_sweep() {
     model.run(2 * SECOND);
     assert!(model.alarms().contains("second-writer"), "{:?}", model.alarms());
     assert!(!model.changed_storage());
+    model.uses.iter_mut().for_each(|one| one.watchers.truncate(1));
+    let before = sweeps(&model);
+    model.until("a sweep", |model| sweeps(model) > before);
+    model.run(2 * SECOND);
+    assert!(!model.alarms().contains("second-writer"), "told for as long as it is so");
 }
 
 #[test]
