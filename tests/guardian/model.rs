@@ -44,6 +44,8 @@ pub(crate) struct Model {
     pub(crate) reports: Vec<Report>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) started: Vec<InstanceId>,
+    /// So many starts fail before one succeeds.
+    pub(crate) failing_starts: u32,
     /// The platform does not answer.
     pub(crate) platform_down: bool,
     /// The ledger cannot be written.
@@ -103,6 +105,7 @@ impl Model {
             reports: Vec::new(),
             effects: Vec::new(),
             started: Vec::new(),
+            failing_starts: 0,
             platform_down: false,
             ledger_down: false,
             later: Vec::new(),
@@ -396,6 +399,10 @@ impl Model {
             }
             Effect::PushGate => Input::GatePushed(Ok(())),
             Effect::BreakLock(lock) => Input::LockBroken(lock, Ok(())),
+            Effect::Start(instance) if self.failing_starts > 0 => {
+                self.failing_starts -= 1;
+                Input::Started(instance, Err("the storage pool is unavailable".to_owned()))
+            }
             Effect::Start(instance) => {
                 self.started.push(instance.clone());
                 if let Some(details) =
