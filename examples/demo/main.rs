@@ -3,7 +3,8 @@
 //!
 //! A real cluster of three Incus members on a real Ceph, in namespaces of this machine (`tests/lab`). Exit code 0 only
 //! if the disk without the guardian was damaged, and the one with it was not. Run it with `make demo`.
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)] // It is a program for people, on the tests' lab.
+// It is a program for people, on the tests' lab.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;

@@ -95,7 +95,9 @@ impl Fault {
             Self::Ledger(ledger::ReadError::Denied { .. } | ledger::ReadError::Failed { .. }) => Exit::Failed,
             Self::Read(error) if error.is_transient() => Exit::CannotTell,
             Self::Read(_) | Self::Output(_) => Exit::Failed,
-            Self::Late(_) | Self::Unread { .. } | Self::Restless | Self::Incus(_) | Self::Raced => Exit::CannotTell,
+            Self::Late(_) | Self::Unread { .. } | Self::Restless | Self::Incus(_) | Self::Raced => {
+                Exit::CannotTell
+            }
             Self::Setup(_) => Exit::Usage,
             Self::Daemon(DaemonError::Door(DoorError::Taken(_))) => Exit::Refused,
             Self::Daemon(DaemonError::Door(_) | DaemonError::Log(_) | DaemonError::System(_)) => Exit::Failed,

@@ -62,7 +62,12 @@ impl Guardian {
             Ok(view) => view,
             Err(why) => {
                 if self.view_failed.is_none() {
-                    self.log(Level::Warn, "view-lost", None, format!("no member answers with a quorum behind it: {why}"));
+                    self.log(
+                        Level::Warn,
+                        "view-lost",
+                        None,
+                        format!("no member answers with a quorum behind it: {why}"),
+                    );
                 }
                 self.view_failed = Some(why);
                 return;
