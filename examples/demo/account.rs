@@ -25,8 +25,9 @@ pub(crate) fn introduce() -> Result<()> {
         version("/usr/libexec/incus/incusd", "--version")?
     );
     println!(
-        "Three members, one container c1 with its root disk on RBD. The member that runs c1 loses its cables, Incus starts c1\n\
-         on another one, and the cables are plugged in again. Members are namespaces of this machine; Incus and Ceph are real.\n"
+        "A cluster of three Incus members; its container c1 has its root disk on RBD, in Ceph. The member that runs c1 loses all\n\
+         cables: Incus takes it for dead and starts c1 on another member. It is not dead, and its cables are plugged in again.\n\
+         Members are namespaces of this machine; Incus, Ceph, the container and its file system are real.\n"
     );
     Ok(())
 }
@@ -56,7 +57,7 @@ pub(crate) fn compare(without: Option<&Without>, with: &With) -> ExitCode {
     row("e2fsck -fn of the disk", of(|half| checked(&half.ending)), checked(&with.ending));
     row("what c1 was told is safe", of(|half| kept(&half.ending)), kept(&with.ending));
     let home = format!(
-        "rebooted, released {:.1} s later by the proof of it,\nc1 at home again",
+        "rebooted; released {:.1} s later, by proof;\nc1 is at home again",
         with.release.as_secs_f64()
     );
     row("the old member", of(|_| "had to be switched off".to_owned()), home);
@@ -90,13 +91,15 @@ fn sealed(with: &With) -> String {
         || format!("NOT before {} opened the disk", with.owner),
         |margin| format!("{:.1} s before {} opened the disk", margin.as_secs_f64(), with.owner),
     );
+    let first = if seal.refused > 0 { "the gate refuses" } else { "it was sealed already" };
+    let pools = if seal.pools == 1 { "pool" } else { "pools" };
     format!(
-        "refused by the gate; {} sealed {:.1} s later,\n{margin}:\n{} PGs of {} pools proved that they refuse\n{}",
+        "{first}; {} is sealed in {:.1} s,\n{margin}:\n{} PGs of {} {pools} prove that they refuse\n{}",
         with.lost,
         seal.took.as_secs_f64(),
         seal.pgs,
         seal.pools,
-        seal.entries.join(" ")
+        seal.entries.join("\n")
     )
 }
 
@@ -109,8 +112,18 @@ fn checked(ending: &Ending) -> String {
     if ending.status == 0 {
         return "status 0: clean".to_owned();
     }
-    let quoted: String = ending.kinds.iter().take(QUOTED).map(|line| format!("\n  {line}")).collect();
+    let quoted: String =
+        ending.kinds.iter().take(QUOTED).map(|line| format!("\n  {}", short(line))).collect();
     format!("status {}: DAMAGED, {} repairs{quoted}", ending.status, ending.complaints)
+}
+
+/// As much of a line as a column takes.
+fn short(line: &str) -> String {
+    const WIDTH: usize = 42;
+    if line.chars().count() <= WIDTH {
+        return line.to_owned();
+    }
+    line.chars().take(WIDTH - 1).chain(['…']).collect()
 }
 
 fn kept(ending: &Ending) -> String {

@@ -2,14 +2,16 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use lab::incus::{ContainerWriter, POOL};
 use lab::{Topology, WriteLog as _, wait_for};
+use rbd_guardian::incus::gate::refusal::{Why, refusal};
 use serde_json::Value;
 
-use crate::common::guarded::{Guarded, HEALED, SOON, fence, member};
+use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, fence, member};
 use crate::ending::Ending;
 use crate::scene::{Owner, Scene};
 use crate::teller::Teller;
@@ -39,11 +41,13 @@ pub(crate) struct With {
 
 /// How the member was sealed.
 pub(crate) struct Seal {
+    /// How often the gate refused to heal it before.
+    pub(crate) refused: usize,
     pub(crate) entries: Vec<String>,
     /// PGs that proved it, in so many pools.
     pub(crate) pgs: u64,
     pub(crate) pools: usize,
-    /// From the refused healing to the seal.
+    /// From the moment the guardian heard of the healing to the seal.
     pub(crate) took: Duration,
     /// From the seal to the first moment at which another member may have opened the disk.
     pub(crate) margin: Option<Duration>,
@@ -66,7 +70,8 @@ pub(crate) fn play(teller: &Teller) -> Result<With> {
     let played = || {
         let scene = Scene::open(guarded.lab(), &guarded.cluster, *teller)?;
         guarded.wait_until_known(scene.lost);
-        let news = News { guarded: &guarded, teller, told: Cell::new(guarded.log_text().lines().count()) };
+        let told = Cell::new(guarded.log_text().lines().count());
+        let news = News { guarded: &guarded, teller, lost: scene.lost, told, refused: Cell::default() };
         scene.cut()?;
         let owner = scene.healed(|| news.tell())?;
         let seal = seal(&guarded, &scene, &owner)?;
@@ -108,20 +113,28 @@ pub(crate) fn play(teller: &Teller) -> Result<With> {
     played().inspect_err(|_| guarded.lab().keep())
 }
 
-/// What the daemon logs about members, told as it comes.
+/// What Incus and the daemon log about the lost member, told as it comes.
 struct News<'a> {
     guarded: &'a Guarded,
     teller: &'a Teller,
+    lost: &'a str,
     told: Cell<usize>,
+    refused: Cell<bool>,
 }
 
 impl News<'_> {
     fn tell(&self) {
+        if !self.refused.get() && refusals(self.guarded, self.lost).is_ok_and(|count| count > 0) {
+            self.refused.set(true);
+            self.teller
+                .say(&format!("Incus wants to heal {}; the gate refuses: it is not sealed", self.lost));
+        }
         let text = self.guarded.log_text();
-        for line in text.lines().skip(self.told.get()) {
-            // The last one may be half written.
-            let Ok(line) = serde_json::from_str::<Value>(line) else { return };
+        // The last line may be half written.
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        for line in whole.skip(self.told.get()) {
             self.told.update(|told| told + 1);
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
             if let (Some(member), Some(code)) = (line["member"].as_str(), line["code"].as_str())
                 && !SKIPPED.contains(&code)
             {
@@ -130,6 +143,18 @@ impl News<'_> {
             }
         }
     }
+}
+
+/// How often the gate has refused to heal a member because it is not sealed, by what Incus logged.
+fn refusals(guarded: &Guarded, lost: &str) -> Result<usize> {
+    let mut count = 0;
+    for name in MEMBERS {
+        let text = fs::read_to_string(guarded.path(&format!("log/incusd-{name}.out")))?;
+        let failed = text.lines().filter(|line| line.contains("Failed to heal cluster member"));
+        let refused = failed.filter_map(refusal).filter(|refusal| refusal.why == Why::NotSealed);
+        count += refused.filter(|refusal| refusal.member.as_deref() == Some(lost)).count();
+    }
+    Ok(count)
 }
 
 fn seal(guarded: &Guarded, scene: &Scene<'_>, owner: &Owner) -> Result<Seal> {
@@ -144,6 +169,7 @@ fn seal(guarded: &Guarded, scene: &Scene<'_>, owner: &Owner) -> Result<Seal> {
     let proofs = record["proofs"].as_array().context("no proofs")?;
     let entries = record["entries"].as_object().context("no entries")?;
     Ok(Seal {
+        refused: refusals(guarded, scene.lost)?,
         entries: entries.keys().cloned().collect(),
         pgs: proofs.iter().filter_map(|proof| proof["pgs"].as_u64()).sum(),
         pools: proofs.len(),
