@@ -13,9 +13,9 @@ setup: ## install what the lab needs (Debian packages, a kernel for VMs, a secon
 build: setup ## build the release binary
 	$(CARGO) build --release --locked
 
-demo: setup ## two hosts, one image: what happens without the guardian, and with it
+demo: setup ## a container whose member is lost and healed: without the guardian, then with it (DEMO=--with: that alone)
 	$(CARGO) build --release --locked --bin rbd-guardian --example demo
-	@"$${CARGO_TARGET_DIR:-target}/release/examples/demo"
+	@"$${CARGO_TARGET_DIR:-target}/release/examples/demo" $(DEMO)
 
 test: setup ## everything: units, the ABI, real Ceph, real krbd, a second Ceph release
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(JOBS)
