@@ -20,8 +20,9 @@ demo: setup ## a container whose member is lost and healed: without the guardian
 test: setup ## everything: units, the ABI, real Ceph, real krbd, a second Ceph release
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(JOBS)
 
-soak: setup ## the randomised rounds in full, and minutes with a released kernel client
+soak: setup ## the randomised rounds in full (an hour), and minutes with a released kernel client
 	GUARDIAN_ROUNDS=50 $(CARGO) test --locked --test sealed -- --nocapture --test-threads=$(JOBS)
+	GUARDIAN_ROUNDS=20 $(CARGO) test --locked --test story -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_SOAK=1 $(CARGO) test --locked --test krbd -- --nocapture --test-threads=1
 
 bench: setup ## the table of speeds
