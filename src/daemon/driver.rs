@@ -1,6 +1,7 @@
 //! The event loop around the core: everything that happens comes in here, one thing after another, and everything to be
 //! done goes out as a task. The loop itself never waits for anything else than the next thing to happen.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -37,6 +38,9 @@ const RETRY: Duration = Duration::from_secs(2);
 const VAIN_BIDS: u32 = 5;
 /// The longest rest without looking at the clock: a host that slept finds its timers late.
 const LONGEST_REST: Duration = Duration::from_secs(1);
+/// A refused healing is told to a guardian that begins to lead so long afterwards: the next tick of healing is a minute
+/// away (facts/incus.md §1), and the one that led may have lost its storage with the member.
+const REFUSAL_LASTS: Duration = Duration::from_secs(60);
 /// How long the end may take: the lease is given up, nothing else.
 const ENDING: Duration = Duration::from_millis(1500);
 
@@ -91,6 +95,8 @@ pub(super) struct Driver {
     vain_bids: u32,
     /// Asked before it was clear who leads.
     early: Vec<Ask>,
+    /// When the gate last refused to heal instances of a member, by the boot clock, whoever led.
+    refused: BTreeMap<String, Duration>,
 }
 
 impl Driver {
@@ -111,6 +117,7 @@ impl Driver {
             jobs: Jobs::new(),
             vain_bids: 0,
             early: Vec::new(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -320,7 +327,13 @@ impl Driver {
         let guardian = Guardian::new(settings, tenure.records(), now());
         self.trouble = None;
         let hands = Hands::new(storage, tenure, self.incus.clone());
-        self.stage = Stage::Leading(Box::new(Leading::new(guardian, hands, self.config.daemon.lease)));
+        let mut leading = Box::new(Leading::new(guardian, hands, self.config.daemon.lease));
+        let boot = clock::boot();
+        self.refused.retain(|_, at| boot.saturating_sub(*at) < REFUSAL_LASTS);
+        for member in self.refused.keys().cloned() {
+            leading.handle(Input::Notice(Notice::Refused { member, healing: true }));
+        }
+        self.stage = Stage::Leading(leading);
         self.manager.ready();
         self.ask_again();
     }
@@ -380,7 +393,11 @@ impl Driver {
             }
             Signal::Event(_) => {}
         }
-        if let (Stage::Leading(leading), Some(notice)) = (&mut self.stage, notice(signal)) {
+        let Some(notice) = notice(signal) else { return };
+        if let Notice::Refused { member, healing: true } = &notice {
+            self.refused.insert(member.clone(), clock::boot());
+        }
+        if let Stage::Leading(leading) = &mut self.stage {
             leading.handle(Input::Notice(notice));
         }
     }
