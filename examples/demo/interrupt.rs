@@ -13,7 +13,11 @@ use signal_hook::low_level::pipe;
 const REST: &str = r#"
 echo "interrupted: the lab is being removed"
 tries=0
-while read -r children <"/proc/$$/task/$$/children" && [ -n "$children" ] && [ $tries -lt 300 ]; do
+while [ $tries -lt 300 ]; do
+    children=
+    # It has no end of line, which read takes for a failure.
+    read -r children <"/proc/$$/task/$$/children" || :
+    [ -n "$children" ] || break
     tries=$((tries + 1))
     sleep 0.1
 done

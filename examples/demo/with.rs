@@ -64,7 +64,7 @@ impl With {
 
 /// Plays it.
 pub(crate) fn play(teller: &Teller) -> Result<With> {
-    teller.say("starting Ceph and Incus once more, and enrolling rbd-guardian");
+    teller.say("starting Ceph, Incus on n1, n2, n3, and rbd-guardian on a host of its own");
     let guarded = Guarded::start(Topology::apart());
     teller.say("the gate is in place on each member, and `rbd-guardian run` watches");
     let played = || {
