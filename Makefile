@@ -22,7 +22,7 @@ test: setup ## everything: units, the ABI, real Ceph, real krbd, a second Ceph r
 
 soak: setup ## the randomised rounds in full (an hour), and minutes with a released kernel client
 	GUARDIAN_ROUNDS=50 $(CARGO) test --locked --test sealed -- --nocapture --test-threads=$(JOBS)
-	GUARDIAN_ROUNDS=20 $(CARGO) test --locked --test story -- --nocapture --test-threads=$(JOBS)
+	GUARDIAN_ROUNDS=20 $(CARGO) test --locked --test incus story:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_SOAK=1 $(CARGO) test --locked --test krbd -- --nocapture --test-threads=1
 
 bench: setup ## the table of speeds

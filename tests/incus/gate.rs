@@ -1,5 +1,4 @@
 //! INV-2 on a real cluster: nothing is placed elsewhere before the seal, and nothing else is kept from working.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

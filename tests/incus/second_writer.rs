@@ -1,14 +1,13 @@
 //! The single-writer guard on a real cluster: who else uses a running container's image is told, and where the policy
 //! says so loses it, while the owner goes on.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
 
-mod common;
+use crate::common;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
-use common::guarded::{Guarded, SOON, alarm};
+use crate::common::guarded::{Guarded, SOON, alarm};
 use lab::incus::{ContainerWriter, POOL};
 use lab::{Topology, WriteLog as _, monotonic, wait_for};
 use nix::sys::signal::{Signal, kill};

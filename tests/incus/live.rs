@@ -1,5 +1,4 @@
 //! The guardian and a real Incus cluster: enrolled, reading, listening, and what it sees when a member is lost.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

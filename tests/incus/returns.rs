@@ -1,12 +1,9 @@
 //! Members that come back before Incus has healed them: one that was not fenced never notices, one that was is shown
 //! as stranded, with commands that work.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::guarded::{Guarded, HEALED, MEMBERS, SOON, alarm, member};
+use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, alarm, member};
 use lab::incus::{Container, ContainerWriter};
 use lab::{Links, Topology, WriteLog as _, monotonic, wait_for};
 use serde_json::Value;

@@ -1,8 +1,5 @@
 //! INV-2, the whole story on real Incus and real Ceph: a member is lost, its containers run elsewhere only after it was
 //! sealed, the stale ones write nothing any more, and after its reboot it is a member like the others again.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,8 +9,8 @@ use std::process::{Child, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use common::dice::{Dice, number_from_env};
-use common::guarded::{Guarded, HEALED, MEMBERS, SOON, alarm, fence};
+use crate::common::dice::{Dice, number_from_env};
+use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, alarm, fence};
 use lab::incus::{Container, ContainerWriter, POOL, Watch};
 use lab::{Links, Topology, WriteLog as _, monotonic, wait_for};
 use serde_json::Value;

@@ -1,15 +1,12 @@
 //! INV-2 by hand: what an operator does to a healthy cluster is not noticed, and to a lost member's instances is refused
 //! until it is fenced.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::guarded::{Guarded, MEMBERS, SOON, alarm, fence, member};
+use crate::common::guarded::{Guarded, MEMBERS, SOON, alarm, fence, member};
 use lab::incus::{Container, ContainerWriter, IMAGE, POOL, Watch};
 use lab::{Topology, WriteLog as _, monotonic, wait_for};
 use serde_json::{Value, json};
