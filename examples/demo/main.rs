@@ -27,7 +27,7 @@ use crate::teller::Teller;
 /// A real Incus cluster loses a member and heals its container elsewhere; then the member's cables are plugged in
 /// again. First without rbd-guardian: two writers on one disk. Then with it.
 ///
-/// Takes about five minutes, most of them waiting for Incus, which looks for lost members once a minute. Needs root,
+/// Takes about six minutes, most of them waiting for Incus, which looks for lost members once a minute. Needs root,
 /// and what `tests/lab/setup` installs. Ctrl-C ends it and leaves nothing behind.
 #[derive(Parser)]
 #[command(bin_name = "demo")]

@@ -77,7 +77,8 @@ pub(crate) fn play(teller: &Teller) -> Result<With> {
         let seal = seal(&guarded, &scene, &owner)?;
 
         let back = scene.reconnect()?;
-        wait_for("the old c1 to be refused", SOON, || {
+        // Its client tries again ever more rarely while it is cut off.
+        wait_for("the old c1 to be refused", HEALED, || {
             let errors =
                 scene.old.log()?.iter().filter(|entry| entry.at > back && entry.error.is_some()).count();
             Ok((errors >= REFUSALS).then_some(()))
