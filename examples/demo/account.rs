@@ -57,7 +57,7 @@ pub(crate) fn compare(without: Option<&Without>, with: &With) -> ExitCode {
     row("e2fsck -fn of the disk", of(|half| checked(&half.ending)), checked(&with.ending));
     row("what c1 was told is safe", of(|half| kept(&half.ending)), kept(&with.ending));
     let home = format!(
-        "rebooted; released {:.1} s later, by proof;\nc1 is at home again",
+        "rebooted; released {:.0} s later, by proof;\nc1 is at home again",
         with.release.as_secs_f64()
     );
     row("the old member", of(|_| "had to be switched off".to_owned()), home);
@@ -119,7 +119,7 @@ fn checked(ending: &Ending) -> String {
 
 /// As much of a line as a column takes.
 fn short(line: &str) -> String {
-    const WIDTH: usize = 42;
+    const WIDTH: usize = 36;
     if line.chars().count() <= WIDTH {
         return line.to_owned();
     }
@@ -131,7 +131,7 @@ fn kept(ending: &Ending) -> String {
     if *lost + *foreign == 0 {
         return format!("{safe} blocks: all intact");
     }
-    format!("{safe} blocks: {lost} LOST,\n{foreign} files hold something else")
+    format!("{safe} blocks: {lost} LOST,\nfiles with something else in them: {foreign}")
 }
 
 fn list<'a>(names: impl IntoIterator<Item = &'a &'static str>) -> String {
