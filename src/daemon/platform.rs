@@ -65,7 +65,14 @@ pub(super) async fn view(
     let proved = held(proved);
     let members = &view.members;
     for (name, line) in &mut gate.scriptlets {
-        let counts = members.get(name).is_some_and(|member| member.status != MemberStatus::Offline);
+        // One that was healed is evacuated and may be gone: what was sent since, it does not run.
+        let counts = members.get(name).is_some_and(|member| match member.status {
+            MemberStatus::Online
+            | MemberStatus::Restoring
+            | MemberStatus::Blocked
+            | MemberStatus::Other(_) => true,
+            MemberStatus::Offline | MemberStatus::Evacuating | MemberStatus::Evacuated => false,
+        });
         if let (Err(_), Some((shown, true)), true) = (&line, proved.runs.get(name), counts) {
             *line = Ok(shown.clone());
         }

@@ -27,6 +27,9 @@ pub const ADDRESSES_KEY: &str = "user.rbd-guardian.ceph-addresses";
 /// What the gate keeps in the configuration of project `default`.
 pub const GATE_KEYS: &str = "user.rbd-guardian.";
 
+/// A member that tells its state runs `ceph df` for each of its pools, one after another
+/// (internal/server/cluster/member_state.go; seconds for each in the lab).
+const PATIENCE: Duration = Duration::from_secs(30);
 const ALL: &str = "recursion=1&all-projects=true";
 
 /// A view, and what is missing from it.
@@ -67,8 +70,9 @@ async fn gather(client: &Client, whole: Option<Option<&View>>) -> Result<Reading
             format!("'{own}' is not among the members it lists"),
         ));
     }
-    // Both are asked of every member, and wait for one that is lost.
-    let briefly = here.within(here.timeout() / 3);
+    // Both are asked of every member, and wait for one that is lost. The second also while healing calls it evacuated,
+    // and a fence waits for this reading meanwhile; what a silent member runs is remembered.
+    let (briefly, at_once) = (here.within(here.timeout() / 3), here.within(here.timeout() / 8));
     let whole = async {
         let previous = whole?;
         Some(join(stored(&here), instances(&here, previous)).await)
@@ -77,7 +81,7 @@ async fn gather(client: &Client, whole: Option<Option<&View>>) -> Result<Reading
         whole,
         operations(&briefly),
         here.get::<api::Project>("/1.0/projects/default"),
-        scriptlets(&briefly, &members, &server),
+        scriptlets(&at_once, &members, &server),
     )
     .await;
     let mut missing = Vec::new();
@@ -103,8 +107,10 @@ async fn gather(client: &Client, whole: Option<Option<&View>>) -> Result<Reading
 /// It did not answer.
 pub async fn member_state(client: &Client, member: &str) -> Result<MemberState, IncusError> {
     let name = escape(member);
-    let state: api::MemberState = client.get(&format!("/1.0/cluster/members/{name}/state")).await?;
+    // One that is gone is told by this; the other takes its time at one that is there.
     let resources: api::Resources = client.get(&format!("/1.0/resources?target={name}")).await?;
+    let patient = client.within(PATIENCE.max(client.timeout()));
+    let state: api::MemberState = patient.get(&format!("/1.0/cluster/members/{name}/state")).await?;
     let machine = Some(resources.system.uuid).filter(|uuid| !uuid.is_empty());
     Ok(MemberState { uptime: Duration::from_secs(state.sysinfo.uptime), machine })
 }

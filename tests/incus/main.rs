@@ -4,9 +4,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod coverage;
+mod false_api;
 mod gate;
 mod live;
 mod manual;
 mod returns;
 mod second_writer;
 mod story;
+mod wrong_view;

@@ -31,6 +31,8 @@ const KEY: &str = "instances.placement.scriptlet";
 const PATIENCE: Duration = Duration::from_secs(40);
 /// Never created: a key of its configuration is unknown to Incus, if no gate refuses it before.
 const PROBE: &str = "rbd-guardian-probe";
+/// What a member says while it starts, with the code 500 (seen on 6.0.4).
+const NOT_READY: &str = "Server isn't ready yet";
 
 /// What runs at a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,12 +144,13 @@ async fn probe(own: &Client) -> Result<Option<String>, IncusError> {
         "name": PROBE, "type": "container", "source": { "type": "none" }, "profiles": [],
         "config": { "user.rbd-guardian.probe": "1", "rbd-guardian.probe": "unknown to Incus" },
     });
-    match own.post("/1.0/instances", &request).await {
-        Err(IncusError { cause: Cause::Status { message, .. }, .. }) => {
-            Ok(loaded(&message).map(str::to_owned))
-        }
-        Err(error) => Err(error),
-        // It goes on, and ends with the unknown key.
-        Ok(_) => Ok(None),
+    // It goes on, and ends with the unknown key.
+    let Err(error) = own.post("/1.0/instances", &request).await else { return Ok(None) };
+    let Cause::Status { code, message } = &error.cause else { return Err(error) };
+    match loaded(message) {
+        Some(push) => Ok(Some(push.to_owned())),
+        // It starts, and tells nothing of the gate.
+        None if *code == 503 || message.contains(NOT_READY) => Err(error),
+        None => Ok(None),
     }
 }
