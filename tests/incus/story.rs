@@ -185,9 +185,15 @@ fn check_disk(site: &Guarded, container: &Container<'_>, fenced: &ContainerWrite
     }
 }
 
-/// Waits until Incus has tried the storage pool of a member again, which it does once a minute: it was fenced when it
-/// booted.
-fn usable(site: &Guarded, asked: &str, member: &str) {
+/// Waits until Incus has tried the storage pool of a member again, which was fenced when it booted: it does so once a
+/// minute, or when it is started anew.
+fn usable(site: &Guarded, asked: &str, member: &str, hurry: bool) {
+    if hurry {
+        let member = site.cluster.member(member);
+        member.kill_daemon().unwrap();
+        member.start_daemon().unwrap();
+        member.wait_for_daemon().unwrap();
+    }
     wait_for("the storage pool there", SOON * 2, || {
         let pool =
             site.cluster.member(asked).query(&format!("/1.0/storage-pools/{}?target={member}", POOL.0))?;
@@ -274,7 +280,7 @@ fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured 
             "INV-4: {client} of its former life may write: {blocklist:?}"
         );
     }
-    usable(site, &owner, lost);
+    usable(site, &owner, lost, number > 1);
     live.incus(&["cluster", "restore", lost, "--force"]).unwrap();
     assert_eq!(container.location().unwrap(), lost);
     let newest = wait_for("a third start", SOON, || {
