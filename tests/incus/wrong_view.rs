@@ -1,15 +1,10 @@
 //! INV-6: a view of Incus that is wrong, old or nobody's fences nobody, is told as what it is, and ends by itself.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
-
-mod common;
-#[path = "common/false_api.rs"]
-mod false_api;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::guarded::{Guarded, HEALED, MEMBERS, SOON, fence, member};
-use false_api::{ENDPOINT, FalseApi, Mode, Pair};
+use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, fence, member};
+use crate::false_api::{ENDPOINT, FalseApi, Mode, Pair};
 use lab::{Links, Topology, WriteLog as _, monotonic, wait_for};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
@@ -93,6 +88,8 @@ fn the_guardian_is_cut_off(site: &Guarded) {
     println!("cut from Incus: {}", alarm(&status, "view-lost"));
     assert_eq!((&status["stage"], &status["platform"]["fresh"]), (&json!("leading"), &json!(false)));
     assert!(MEMBERS.iter().all(|name| member(&status, name)["health"] == "unknown"), "{status:#}");
+    let told = site.guardian(&["status"]).expect(0).json;
+    assert_ne!(alarm(&told, "view-lost"), "", "{told:#}");
     nothing_is_fenced(site, "cut from Incus");
     site.lab().heal_links("guard", Links::Incus).unwrap();
     recovers(site, "cut from Incus");

@@ -1,5 +1,4 @@
 //! An API in place of a member's: it can do what a member may do wrong, and be the real one behind it.
-#![allow(unreachable_pub)] // A part of tests.
 
 use std::fs::{self, File};
 use std::io;
