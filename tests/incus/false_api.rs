@@ -20,7 +20,7 @@ use tokio_rustls::rustls::version::TLS13;
 
 /// What it does with whoever connects, and with those who are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// It is the member behind it.
     Through,
     /// It answers each request with a page for people.
@@ -36,18 +36,18 @@ pub enum Mode {
 }
 
 /// Where it is found, on the loopback device of its host.
-pub const ENDPOINT: &str = "https://127.0.0.1:8443";
+pub(crate) const ENDPOINT: &str = "https://127.0.0.1:8443";
 
 /// A certificate and its key, in PEM.
 #[derive(Debug, Clone)]
-pub struct Pair {
-    pub certificate: String,
-    pub key: String,
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Pair {
     /// A self-signed one.
-    pub fn valid_until(year: i32) -> Self {
+    pub(crate) fn valid_until(year: i32) -> Self {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
         let mut params = CertificateParams::new(["cluster".to_owned()]).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(year, 1, 1));
@@ -68,15 +68,15 @@ impl Pair {
 }
 
 /// Ends with the test program.
-pub struct FalseApi {
+pub(crate) struct FalseApi {
     mode: watch::Sender<Mode>,
     /// What it presents when that is no longer valid.
-    pub expired: Pair,
+    pub(crate) expired: Pair,
 }
 
 impl FalseApi {
     /// Starts it in the network of a process, with a member's socket behind it. The member's certificate lies beside.
-    pub fn start(pid: i32, behind: PathBuf) -> Self {
+    pub(crate) fn start(pid: i32, behind: PathBuf) -> Self {
         let read = |name| fs::read_to_string(behind.with_file_name(name)).unwrap();
         let cluster = Pair { certificate: read("cluster.crt"), key: read("cluster.key") };
         let expired = Pair::valid_until(2001);
@@ -92,7 +92,7 @@ impl FalseApi {
     }
 
     /// Does something else from now on, also with those who are connected.
-    pub fn turn(&self, mode: Mode) {
+    pub(crate) fn turn(&self, mode: Mode) {
         self.mode.send(mode).unwrap();
     }
 }
