@@ -174,7 +174,12 @@ impl Hands {
         }
         let names = Arc::clone(&self.names);
         let time = if matches!(step, Step::Barrier(_)) { ROUND } else { STEP };
+        let (until, unsent) = (self.tenure.until, failed.clone());
         let performed = self.on_lane(failed, time, move |storage, deadline| {
+            // A guardian that was stopped since and whose lease is over sends nothing more (INV-7).
+            if clock::boot() >= until {
+                return self::failed(unsent, "the lease was over before it was sent");
+            }
             // Another fence's barrier may be at work with them: then names are found anew, which takes milliseconds.
             let mut known = std::mem::take(&mut *names.lock().unwrap_or_else(PoisonError::into_inner));
             let outcome = storage.perform(step, &mut known, deadline, &mut |_| {});

@@ -39,7 +39,8 @@ fn of_log(logging: &Logging) -> Option<Notice> {
     }
     let mut texts = std::iter::once(&logging.message).chain(logging.context.values());
     // The leader logs this line with the cause of each attempt; a manual move is answered to whoever asked.
-    let healing = logging.message.to_lowercase().contains("heal");
+    let own = logging.message.split("rbd-guardian:").next().unwrap_or_default();
+    let healing = own.to_lowercase().contains("heal");
     texts.find_map(|text| refused(text, healing))
 }
 

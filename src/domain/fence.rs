@@ -155,10 +155,20 @@ impl Fence {
 
     /// What to do next; `None` while an effect is outstanding and when there is nothing left to do.
     pub fn next_effect(&mut self) -> Option<Effect> {
-        if self.outstanding || self.failure.is_some() {
+        if self.outstanding {
             return None;
         }
-        let effect = self.decide();
+        let effect = match &self.failure {
+            None => self.decide(),
+            // Nothing can be proved, but what was removed is still put back.
+            Some(Failure::NoPools | Failure::CacheTier { .. }) => self.reassert(),
+            Some(
+                Failure::FailOver { .. }
+                | Failure::Entry { .. }
+                | Failure::InDoubt { .. }
+                | Failure::Uncovered { .. },
+            ) => None,
+        };
         self.outstanding = effect.is_some();
         effect
     }
@@ -196,6 +206,12 @@ impl Fence {
             remove = self.wanted.to_drop(map);
         }
         (!remove.is_empty()).then(|| self.changing(Effect::Remove(remove)))
+    }
+
+    fn reassert(&mut self) -> Option<Effect> {
+        let Some(map) = &self.map else { return self.committed.map_or(Some(Effect::ReadMap), |_| None) };
+        let add = self.wanted.to_add(map);
+        (!add.is_empty()).then(|| self.changing(Effect::Add(add)))
     }
 
     fn changing(&mut self, effect: Effect) -> Effect {

@@ -27,8 +27,8 @@ fn refused(model: &Model, members: u8) -> Vec<String> {
 #[test]
 fn inv6_two_of_five_are_fenced_one_after_another() {
     let mut model = of(5);
-    model.lose("n2");
-    model.lose("n4");
+    model.lose_for_long("n2");
+    model.lose_for_long("n4");
     model.run(3 * SECOND);
     healing_begins(&mut model);
     model.until("the first is sealed", |model| !model.seals().is_empty());
@@ -41,7 +41,7 @@ fn inv6_two_of_five_are_fenced_one_after_another() {
     assert_eq!(refused(&model, 5), ["n2", "n4"]);
 
     // Incus would not have a quorum any more; were it to say so all the same, two is a minority and three is not.
-    model.lose("n5");
+    model.lose_for_long("n5");
     model.run(40 * SECOND);
     model.heal_is_refused("n5");
     model.until("refused", |model| model.state("n5") == "refused");
@@ -53,8 +53,8 @@ fn inv6_two_of_five_are_fenced_one_after_another() {
 #[test]
 fn inv6_two_of_five_without_a_quorum_are_not_fenced_until_there_is_one() {
     let mut model = of(5);
-    model.lose("n2");
-    model.lose("n4");
+    model.lose_for_long("n2");
+    model.lose_for_long("n4");
     model.platform_down = true;
     model.run(10 * SECOND);
     healing_begins(&mut model);
@@ -71,8 +71,8 @@ fn inv6_two_of_five_without_a_quorum_are_not_fenced_until_there_is_one() {
 #[test]
 fn inv6_two_of_three_lost_at_once_are_never_both_fenced() {
     let mut model = of(3);
-    model.lose("n1");
-    model.lose("n3");
+    model.lose_for_long("n1");
+    model.lose_for_long("n3");
     model.run(3 * SECOND);
     healing_begins(&mut model);
     model.heal_is_refused("n3");

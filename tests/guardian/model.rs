@@ -423,6 +423,12 @@ impl Model {
         self.states.remove(member);
     }
 
+    /// So long ago that it is to be healed.
+    pub(crate) fn lose_for_long(&mut self, member: &str) {
+        self.lose(member);
+        self.view.members.get_mut(member).unwrap().heartbeat_age = Some(Duration::from_secs(61));
+    }
+
     /// It answers again, after so much time since its boot.
     pub(crate) fn bring_back(&mut self, member: &str, uptime: Duration) {
         let view = self.view.members.get_mut(member).unwrap();

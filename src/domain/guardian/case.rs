@@ -44,8 +44,8 @@ pub struct Ground<'a> {
     pub still_wanted: Option<bool>,
     /// No seal key of the member is at the gate, as read back; or closing it failed and cannot be waited for.
     pub gate_closed: GateClosed,
-    /// No operation that could start an instance was under way in a reading after the gate was closed.
-    pub drained: bool,
+    /// Operations that could start an instance, as of now; `None` if they are not known.
+    pub starting: Option<&'a BTreeSet<String>>,
 }
 
 /// Whether the gate lets instances of the member go.
@@ -80,6 +80,12 @@ pub struct Case {
     pub trouble: Option<(String, Duration)>,
     /// Begun after a restart from what the ledger holds, and not proved again yet.
     resumed: bool,
+    /// Removals that this case put in doubt itself, and that were not answered yet.
+    sent: BTreeSet<Entry>,
+    /// Operations that could start an instance when the gate was first seen closed for the release.
+    waits_for: Option<BTreeSet<String>>,
+    /// When the intent was in the ledger (boot clock).
+    pub recorded_at: Option<Duration>,
     /// Something was sent that may have changed the blocklist.
     began: bool,
     plan: Plan,
@@ -129,6 +135,12 @@ impl Case {
         case
     }
 
+    /// An intent of a guardian that died, planned anew: what it sent may stand, or arrive yet.
+    pub fn take_over(&mut self, before: &FenceRecord) {
+        self.record.in_doubt.clone_from(&before.in_doubt);
+        self.resumed = before.state == FenceState::Intended;
+    }
+
     /// A fence that the ledger holds: it goes on from there, and is proved again.
     pub fn resume(record: FenceRecord, policy: &Policy, now: Now) -> Option<Self> {
         let fence = record.id.parse().ok()?;
@@ -163,6 +175,9 @@ impl Case {
             clear: false,
             release: None,
             trouble: None,
+            sent: BTreeSet::new(),
+            waits_for: None,
+            recorded_at: None,
             resumed,
             began: resumed && record.state != FenceState::Intended,
             record,
@@ -193,6 +208,7 @@ impl Case {
             && recorded.is_some_and(sealed)
             && covered
             && self.clear
+            && self.trouble.is_none()
     }
 
     /// It was withdrawn: the member came back before anything was sent.
@@ -210,7 +226,9 @@ impl Case {
 
     /// Nothing is left to do, and the ledger says so.
     pub fn is_over(&self, recorded: Option<&FenceRecord>) -> bool {
-        recorded.is_some_and(|record| record.state == FenceState::Released)
+        // The same member fenced again has the same ID as the fence that was released.
+        let released = |record: &FenceRecord| record.state == FenceState::Released;
+        released(&self.record) && recorded.is_some_and(released)
     }
 
     /// PGs that have not answered, as they are printed.
@@ -237,22 +255,26 @@ impl Case {
         self.change_stage(ground, policy);
         if self.held.is_none() {
             self.held = match &mut self.stage {
-                Stage::Fencing(fence) if self.release.is_none() => {
+                // Held until the release itself begins.
+                Stage::Fencing(fence) => {
                     fence.next_effect().map(|effect| Effect::Fence(self.id.clone(), effect))
                 }
-                Stage::Fencing(_) => None,
                 Stage::Releasing(release) => {
                     release.next_effect().map(|effect| Effect::Release(self.id.clone(), effect))
                 }
             };
         }
         let removed = removals(self.held.as_ref()?);
-        self.record.in_doubt.extend(removed);
+        for entry in removed {
+            if self.record.in_doubt.insert(entry) {
+                self.sent.insert(entry);
+            }
+        }
         if !self.is_permitted(self.held.as_ref()?, ground) {
             return None;
         }
         self.in_flight = true;
-        self.began |= changes(self.held.as_ref()?);
+        self.began |= changes_entries(self.held.as_ref()?);
         self.held.take()
     }
 
@@ -263,13 +285,21 @@ impl Case {
             Stage::Fencing(fence) => {
                 let recorded = ground.recorded.is_some_and(|record| record.state == FenceState::Releasing);
                 let closed = ground.gate_closed == GateClosed::Yes;
-                if self.release.is_some() && recorded && closed && ground.drained {
+                if closed && recorded && self.waits_for.is_none() {
+                    self.waits_for = ground.starting.cloned();
+                }
+                let over =
+                    |waits: &BTreeSet<String>| ground.starting.is_some_and(|now| waits.is_disjoint(now));
+                let drained = self.waits_for.as_ref().is_some_and(over);
+                if self.release.is_some() && recorded && closed && drained {
                     let until = policy.required_until(ground.now.wall);
                     self.held = None;
                     self.stage = Stage::Releasing(Box::new(Release::new(self.hosts(), until)));
                 } else if retry && fence.failure().is_some() {
                     self.plan.required_until = policy.required_until(ground.now.wall);
                     self.stage = Stage::Fencing(Box::new(Fence::new(self.plan.clone())));
+                    // What stands as the ledger knows it was held meanwhile.
+                    self.resumed = true;
                     self.trouble = None;
                 }
             }
@@ -292,7 +322,7 @@ impl Case {
         let expected = if matches!(effect, Effect::Release(..)) {
             recorded.state == FenceState::Releasing
         } else {
-            !matches!(recorded.state, FenceState::Releasing | FenceState::Released | FenceState::Refused)
+            !matches!(recorded.state, FenceState::Released | FenceState::Refused)
         };
         // INV-3: the gate is closed first, unless it cannot be.
         let breached = self.record.state == FenceState::Breached;
@@ -313,7 +343,16 @@ impl Case {
         if let (Some(failure), None) = (fence.failure(), &self.trouble) {
             self.trouble = Some((failure.to_string(), now.boot + RETRY));
         }
-        if fence.failure().is_some() || !fence.has_looked() {
+        if !fence.has_looked() {
+            return;
+        }
+        if fence.failure().is_some() {
+            // Nothing can be proved now; what is known to be gone is told all the same.
+            if self.record.state == FenceState::Sealed && fence.committed().is_none() {
+                self.record.state = FenceState::Breached;
+                self.sealed_at = None;
+                self.clear = false;
+            }
             return;
         }
         let state = match fence.state() {
@@ -427,8 +466,12 @@ impl Case {
         self.in_flight = false;
         for (entry, sent) in &sent {
             match sent {
-                Sent::Acknowledged | Sent::Refused(_) => drop(self.record.in_doubt.remove(entry)),
-                Sent::Unknown => {}
+                // One that was in doubt before may still arrive from whoever sent it.
+                Sent::Acknowledged | Sent::Refused(_) if self.sent.remove(entry) => {
+                    self.record.in_doubt.remove(entry);
+                }
+                Sent::Acknowledged | Sent::Refused(_) => {}
+                Sent::Unknown => drop(self.sent.remove(entry)),
             }
         }
         match &mut self.stage {
@@ -450,8 +493,13 @@ fn removals(effect: &Effect) -> Vec<Entry> {
 
 /// Does an effect change the storage?
 fn changes(effect: &Effect) -> bool {
-    use fence::Effect::{Add, FailOver, Remove};
-    let fence = |effect: &fence::Effect| matches!(effect, FailOver(_) | Add(_) | Remove(_));
+    changes_entries(effect) || matches!(effect, Effect::Fence(_, fence::Effect::FailOver(_)))
+}
+
+/// Does an effect change the blocklist?
+fn changes_entries(effect: &Effect) -> bool {
+    use fence::Effect::{Add, Remove};
+    let fence = |effect: &fence::Effect| matches!(effect, Add(_) | Remove(_));
     let release =
         |effect: &release::Effect| matches!(effect, release::Effect::Add(_) | release::Effect::Remove(_));
     matches!(effect, Effect::Fence(_, effect) if fence(effect))

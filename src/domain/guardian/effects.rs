@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::case::Case;
 use super::gate::{self, GateState};
 use super::io::{Effect, Id, Now};
-use super::report::Level;
+use super::report::{Level, Outcome, Report};
 use super::{Guardian, put};
 use crate::domain::record::{Change, FenceState, GateRecord, Key, Record};
 use crate::domain::view::{InstanceId, MemberStatus};
@@ -127,6 +127,10 @@ impl Guardian {
         let member = case.member().map(str::to_owned);
         self.log(Level::Info, "withdrawn", member, "it is back: nothing was fenced".to_owned());
         self.last_fence = None;
+        for number in case.requests {
+            let text = "the member came back before anything was sent: nothing was fenced".to_owned();
+            self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
+        }
         Some((
             vec![Change::Remove(Key::Fence(id.clone()))],
             format!("{id} withdrawn"),
@@ -213,10 +217,12 @@ impl Guardian {
         let gate = self.view.as_ref()?.gate.as_ref()?;
         let wanted = self.wanted_keys()?;
         let recorded = self.records.gate.as_ref().map_or(0, |gate| gate.epoch);
-        let due = !waits && gate::own_keys(gate) != wanted;
+        // A guardian that takes over writes once whatever it finds: what another one read before is out of date then.
+        let first = self.desk.written.is_none() && self.gate_state() != GateState::Absent;
+        let due = !waits && (first || gate::own_keys(gate) != wanted);
         // An epoch that was recorded and not written yet is used; one that was written never again.
         let last = gate::epoch(gate).max(self.desk.epoch);
-        due.then_some(if recorded > last { recorded } else { last.max(recorded) + 1 })
+        due.then_some(if recorded > last { recorded } else { last.saturating_add(1) })
     }
 
     fn gate_change(&self) -> String {

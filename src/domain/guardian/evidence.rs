@@ -54,11 +54,8 @@ impl Evidence {
                 self.offline_since.get_or_insert(began);
             }
             // Healing sets these too, and then nobody can tell from them whether the member is reachable.
-            MemberStatus::Evacuating | MemberStatus::Evacuated => {}
-            MemberStatus::Online
-            | MemberStatus::Restoring
-            | MemberStatus::Blocked
-            | MemberStatus::Other(_) => {
+            MemberStatus::Evacuating | MemberStatus::Evacuated | MemberStatus::Restoring => {}
+            MemberStatus::Online | MemberStatus::Blocked | MemberStatus::Other(_) => {
                 *self = Self { state: self.state.take(), clients_seen: self.clients_seen, ..Self::default() };
             }
         }

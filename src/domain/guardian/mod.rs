@@ -38,7 +38,7 @@ use crate::domain::map::OsdMap;
 use crate::domain::member::Members;
 use crate::domain::plan::Target;
 use crate::domain::record::{Change, FenceState, Record, Records};
-use crate::domain::view::{InstanceId, MemberStatus, OperationKind, View};
+use crate::domain::view::{InstanceId, MemberStatus, View};
 use crate::domain::volume::Images;
 use crate::domain::world::World;
 
@@ -91,6 +91,9 @@ pub struct Guardian {
     to_start: BTreeMap<InstanceId, u32>,
     busy: BTreeMap<Lane, Duration>,
     schedule: Schedule,
+    /// Operations of the last reading that could start an instance, and whether they could be read.
+    starting: BTreeSet<String>,
+    starting_known: bool,
     /// When each member was asked for its interfaces.
     networks_read: BTreeMap<String, Duration>,
     deposed: Option<String>,
@@ -134,6 +137,8 @@ impl Guardian {
             to_start: BTreeMap::new(),
             busy: BTreeMap::new(),
             schedule: Schedule::default(),
+            starting: BTreeSet::new(),
+            starting_known: false,
             networks_read: BTreeMap::new(),
             deposed: None,
             told: BTreeSet::new(),
@@ -148,7 +153,10 @@ impl Guardian {
     fn hold(&mut self, records: Records) {
         for record in records.fences.values() {
             let in_force = !matches!(record.state, FenceState::Released | FenceState::Refused);
-            if in_force && !self.cases.contains_key(&record.id) {
+            if record.state == FenceState::Intended && !self.cases.contains_key(&record.id) {
+                // Nothing is known to stand: planned anew, by the rules and daemons of now.
+                self.want_as_intended(record);
+            } else if in_force && !self.cases.contains_key(&record.id) {
                 let resumed = Case::resume(record.clone(), &self.settings.policy, self.now);
                 if let Some(mut case) = resumed {
                     // Time since the seal is counted by this host from now on, where it was not before.
@@ -339,6 +347,13 @@ impl Guardian {
                     self.log(Level::Info, "recording", None, "the ledger can be written again".to_owned());
                 }
                 for change in changes {
+                    if let Change::Put(Record::Fence(record)) = &change
+                        && let Some(case) = self.cases.get_mut(&record.id)
+                        && case.recorded_at.is_none()
+                    {
+                        case.recorded_at = Some(self.now.boot);
+                        self.schedule.view = self.now.boot;
+                    }
                     self.records.apply(change);
                 }
             }
@@ -478,7 +493,8 @@ impl Guardian {
         let operators = case.record.by != case::GUARDIAN;
         let member = case.member().unwrap_or_default();
         let evidence = self.evidence.get(member);
-        let read_since = self.view_began >= case.wanted_at;
+        let read_since =
+            self.view_is_fresh() && case.recorded_at.is_some_and(|recorded| self.view_began >= recorded);
         let still_wanted = if operators || case.member().is_none() {
             Some(true)
         } else if recorded.is_some() && read_since {
@@ -493,17 +509,12 @@ impl Guardian {
             _ if !self.settings.platform || case.member().is_none() => GateClosed::Yes,
             Some(gate) if read && !gate::seals(&gate.keys).contains(member) => GateClosed::Yes,
             Some(_) | None if failed => GateClosed::CannotTell,
+            None if self.view.is_some() => GateClosed::CannotTell,
             Some(_) | None => GateClosed::NotYet,
         };
-        let starts = |kind: OperationKind| match kind {
-            OperationKind::Heal | OperationKind::Migrate | OperationKind::Start => true,
-            OperationKind::Evacuate | OperationKind::Other => false,
-        };
-        let operations = self.view.as_ref().and_then(|view| view.operations.as_ref());
-        let drained = !self.settings.platform
-            || case.member().is_none()
-            || operations.is_some_and(|all| !all.iter().any(|operation| starts(operation.kind)));
-        Ground { now: self.now, recorded, still_wanted, gate_closed, drained }
+        let starting = Some(&self.starting)
+            .filter(|_| self.starting_known || case.member().is_none() || !self.settings.platform);
+        Ground { now: self.now, recorded, still_wanted, gate_closed, starting }
     }
 
     /// What is to be told next.

@@ -28,9 +28,13 @@ impl Guardian {
         let now = self.now.boot;
         match notice {
             Notice::Healing { member } => {
+                // Unless it is named, it is one whose heartbeat is old enough.
+                let due = |name: &String| {
+                    let view = self.view.as_ref()?;
+                    Some(view.members.get(name)?.heartbeat_age? >= view.thresholds.healing?)
+                };
                 for (name, evidence) in &mut self.evidence {
-                    let meant = member.as_ref().is_none_or(|member| member == name);
-                    if meant && evidence.is_lost() {
+                    if member.is_none() && evidence.is_lost() && due(name) == Some(true) {
                         evidence.healing = Some(now);
                     }
                 }
@@ -100,6 +104,13 @@ impl Guardian {
             }
         }
         self.evidence.retain(|name, _| merged.members.contains_key(name));
+        let starts = |kind: OperationKind| match kind {
+            OperationKind::Heal | OperationKind::Migrate | OperationKind::Start => true,
+            OperationKind::Evacuate | OperationKind::Other => false,
+        };
+        let starting = merged.operations.iter().flatten().filter(|operation| starts(operation.kind));
+        self.starting = starting.map(|operation| operation.id.clone()).collect();
+        self.starting_known = merged.operations.is_some();
         self.view = Some(merged);
         self.view_began = began;
         self.note_foreign_keys();
@@ -287,7 +298,7 @@ impl Guardian {
         let judged = self.whole_began.filter(|whole| *whole >= began);
         let known: BTreeSet<_> =
             view.members.iter().filter(|(_, m)| m.status == MemberStatus::Online).map(|(n, _)| n).collect();
-        if !known.is_empty() {
+        if !known.is_empty() && judged.is_some() {
             self.book.uses(uses, &self.images, view, &self.settings.guard.admin_hosts);
         }
         let grounds = guard::Grounds {

@@ -12,6 +12,8 @@ use super::gate::{self, GateState};
 use super::io::{Id, Now};
 use super::readings::NOT_PLACED_LASTS;
 use super::report::Alarm;
+use crate::domain::addr::Entry;
+use crate::domain::member::Member;
 use crate::domain::plan::Target;
 use crate::domain::record::{FenceRecord, FenceState, Source};
 use crate::domain::view::{InstanceId, MemberStatus};
@@ -273,6 +275,17 @@ impl Guardian {
             let fence = |name: &&str| format!("if {name} is lost for certain: rbd-guardian fence {name}");
             alarm("view-doubtful", None, text, doubtful.iter().map(fence).collect());
         }
+        for (name, entry) in self.orphans() {
+            let text = format!(
+                "{entry} refuses it, and no fence is held on it: another tool's, or sent late by a guardian that died"
+            );
+            alarm(
+                "orphan-entry",
+                Some(&name),
+                text,
+                vec![format!("if nobody needs it: ceph osd blocklist rm {entry}")],
+            );
+        }
         for conflict in &self.conflicts {
             let member = conflict.member.as_deref();
             let placed = conflict.placed.iter().cloned().collect::<Vec<_>>().join(", ");
@@ -351,6 +364,23 @@ impl Guardian {
             }
         }
         alarms
+    }
+
+    /// Whole-host entries on members that no fence accounts for.
+    fn orphans(&self) -> Vec<(String, Entry)> {
+        let Some(map) = &self.map else { return Vec::new() };
+        let free = |name: &String| {
+            let target = Target::Member(name.clone());
+            self.case_of(name).is_none() && !self.wants.contains_key(&target)
+        };
+        let of = |member: Member| {
+            let entries = member.addresses.into_iter().flat_map(|ip| map.blocklist.hosts(ip));
+            let ours =
+                |entry: &Entry| self.cases.values().any(|case| case.record.entries.contains_key(entry));
+            let foreign = entries.map(|(entry, _)| entry).filter(|entry| !ours(entry)).collect::<Vec<_>>();
+            foreign.into_iter().map(move |entry| (member.name.clone(), entry)).collect::<Vec<_>>()
+        };
+        self.members().0.into_iter().filter(|member| free(&member.name)).flat_map(of).collect()
     }
 
     /// How to bring a stranded member's instances back to life.

@@ -12,6 +12,7 @@ use super::{Guardian, Lane};
 use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::plan::{self, Plan, Target, plan};
 use crate::domain::policy::minority;
+use crate::domain::record::FenceRecord;
 use crate::domain::refusal::Refusal;
 use crate::domain::world::{SeenAt, World};
 
@@ -116,6 +117,18 @@ impl Guardian {
         self.wants.insert(target, want);
     }
 
+    /// A guardian that died has recorded the intent.
+    pub(super) fn want_as_intended(&mut self, record: &FenceRecord) {
+        let target = match &record.member {
+            Some(name) => Target::Member(name.clone()),
+            None => Target::Addresses(record.entries.keys().copied().collect()),
+        };
+        let why = record.evidence.first().cloned().unwrap_or_default();
+        let (by, requests, since) = (record.by.clone(), BTreeSet::new(), self.now.boot);
+        let (reason, accept_incomplete) = (record.reason.clone(), record.accepted);
+        self.wants.insert(target, Want { why, by, reason, accept_incomplete, requests, since });
+    }
+
     /// An operator wants it.
     pub(super) fn want_by_request(
         &mut self,
@@ -136,10 +149,13 @@ impl Guardian {
             }
             case.requests.insert(number);
             case.record.accepted |= accept_incomplete;
+            // It is the operator's now: no evidence withdraws it.
+            (case.record.by, case.record.reason) = (by, reason.or_else(|| case.record.reason.take()));
             return;
         }
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
-        let requests = BTreeSet::from([number]);
+        let mut requests = BTreeSet::from([number]);
+        requests.extend(self.wants.remove(&target).into_iter().flat_map(|want| want.requests));
         let want = Want { why, by, reason, accept_incomplete, requests, since: self.now.boot };
         self.wants.insert(target, want);
     }
@@ -204,6 +220,9 @@ impl Guardian {
                 let mut case =
                     Case::new(plan, want.why, want.by, want.reason, want.accept_incomplete, self.now);
                 case.requests = want.requests;
+                if let Some(before) = self.records.fences.get(&case.id) {
+                    case.take_over(before);
+                }
                 let text = format!("{} intended: {}", case.id, case.record.evidence.join("; "));
                 self.log(Level::Info, "intended", case.member().map(str::to_owned), text);
                 self.cases.insert(case.id.clone(), case);
