@@ -290,10 +290,7 @@ fn every_record_comes_back_as_it_was(a: &Guardian) -> Result<()> {
     ];
     let names: BTreeSet<String> = ["container_c1".to_owned(), "virtual-machine_v1.block".to_owned()].into();
     let records = [
-        Record::Gate(GateRecord {
-            epoch: 7,
-            open: ["n2".to_owned()].into(),
-        }),
+        Record::Gate(GateRecord { epoch: 7, open: ["n2".to_owned()].into() }),
         Record::Member(member("n1", [client(1, 7), client(1, 8)])),
         Record::Images(ImagesRecord {
             member: "n1".to_owned(),
