@@ -54,7 +54,13 @@ impl Case {
         let own = vec!["10.0.0.9:0/99".parse().unwrap()];
         let now = "2026-11-22T12:00:00Z".parse().unwrap();
         let world = World { now, own, map, daemons: vec![], clients: Clients::new(), unread: vec![] };
-        Self { members, world, policy: Policy::default(), accept_incomplete: false, in_doubt: BTreeSet::new() }
+        Self {
+            members,
+            world,
+            policy: Policy::default(),
+            accept_incomplete: false,
+            in_doubt: BTreeSet::new(),
+        }
     }
 
     fn plan(&self, target: Target) -> Result<Plan, Vec<Refusal>> {
