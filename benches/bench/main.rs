@@ -1,10 +1,12 @@
 //! `make bench`: the figures of rbd-guardian beside those of what one would run instead, in one run on one lab.
+//! `cargo bench -- rest` measures the daemon at rest alone.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
 mod inside;
+mod rest;
 mod table;
 
 use std::io::{BufRead as _, BufReader};
@@ -42,9 +44,16 @@ fn main() -> Result<()> {
         return inside::run(words);
     }
     let bench = Bench::start()?;
-    let mut rows = bench.fence()?;
-    rows.push(bench.barrier()?);
-    rows.extend(bench.sweep_and_takeover()?);
+    let mut rows = Vec::new();
+    if words.contains(&"rest") {
+        bench.images()?;
+    } else {
+        rows = bench.fence()?;
+        rows.push(bench.barrier()?);
+        rows.extend(bench.sweep_and_takeover()?);
+    }
+    bench.say("the daemon at rest");
+    rows.push(rest::rest(&bench.site, REAL_IMAGES + MADE_UP_IMAGES)?);
     println!("\n{}\n", table::machine()?);
     table::print(&rows);
     Ok(())
@@ -197,8 +206,7 @@ impl Bench {
     fn sweep_and_takeover(&self) -> Result<Vec<Row>> {
         thread::scope(|scope| {
             let unfenced = scope.spawn(|| self.takeover("n3", false));
-            self.client("n1", &["make", "images", &REAL_IMAGES.to_string(), &MADE_UP_IMAGES.to_string()])?;
-            self.say(&format!("{REAL_IMAGES} images and the headers of {MADE_UP_IMAGES} more"));
+            self.images()?;
             let (unfenced, _) = unfenced.join().map_err(|_| anyhow!("the takeover panicked"))??;
             let (fenced, with_fence) = self.takeover("n4", true)?;
             let takeover = Row {
@@ -214,6 +222,12 @@ impl Bench {
             };
             Ok(self.sweep()?.into_iter().chain([takeover]).collect())
         })
+    }
+
+    fn images(&self) -> Result<()> {
+        self.client("n1", &["make", "images", &REAL_IMAGES.to_string(), &MADE_UP_IMAGES.to_string()])?;
+        self.say(&format!("{REAL_IMAGES} images and the headers of {MADE_UP_IMAGES} more"));
+        Ok(())
     }
 
     fn sweep(&self) -> Result<Vec<Row>> {
