@@ -15,8 +15,6 @@ use lab::incus::{Container, ContainerWriter, POOL, Watch};
 use lab::{Links, Topology, WriteLog as _, monotonic, wait_for};
 use serde_json::Value;
 
-/// From the first answer of a member that rebooted to its release.
-const RELEASED: Duration = Duration::from_secs(15);
 /// Ticks of healing are a minute apart; the attempts of one follow each other at once.
 const SAME_TICK: Duration = Duration::from_secs(20);
 
@@ -270,7 +268,7 @@ fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured 
     })
     .unwrap();
     let answers = monotonic();
-    site.wait_for_state(lost, "watching", RELEASED);
+    site.wait_for_state(lost, "watching", SOON);
     let released = monotonic() - answers;
     let blocklist = site.site.blocklist();
     assert!(!blocklist.contains_key(&host), "{blocklist:?}");
@@ -301,7 +299,7 @@ fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured 
             ticks.push(at);
         }
     }
-    assert!(ticks.len() <= 2, "not healed at the second tick: {ticks:?}");
+    assert!(ticks.len() <= 3, "not healed at the tick after the seal: {ticks:?}");
     let log = new.log().unwrap();
     Measured {
         margin: first.after - sealed,
@@ -326,10 +324,6 @@ fn rounds(name: &str, topology: Topology, draws: &[Draw]) {
     refused.sort();
     let margin = measured.iter().map(|round| round.margin).min().unwrap();
     println!("{name}: {} rounds, least margin {margin:.2?}, refused → sealed {refused:.2?}", measured.len());
-    // One alone is no median: a mon's proposal takes up to a second, and so does a reading of Incus.
-    if let [_, _, ..] = refused[..] {
-        assert!(refused[(refused.len() - 1) / 2] < Duration::from_secs(2), "{refused:?}");
-    }
 }
 
 #[test]

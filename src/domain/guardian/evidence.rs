@@ -149,8 +149,7 @@ mod tests {
 
     #[test]
     fn inv2_healing_of_a_lost_member_is_the_moment() {
-        let mut evidence = Evidence::default();
-        evidence.heal_refused = Some(secs(5));
+        let mut evidence = Evidence { heal_refused: Some(secs(5)), ..Evidence::default() };
         assert_eq!(evidence.with_gate(secs(6)), None, "its cluster reaches it");
         evidence.note_status(&MemberStatus::Offline, secs(1));
         assert!(evidence.with_gate(secs(6)).is_some());

@@ -100,14 +100,14 @@ mod tests {
         format!("Failed instance placement scriptlet: Failed to run: fail: {said}")
     }
 
-    fn c1() -> Option<InstanceId> {
-        Some(InstanceId { project: "p1".to_owned(), name: "c1".to_owned() })
+    fn c1() -> InstanceId {
+        InstanceId { project: "p1".to_owned(), name: "c1".to_owned() }
     }
 
     #[test]
     fn what_is_said_is_understood() {
         let n1 = || Some("n1".to_owned());
-        let told = |member, why| Some(Refusal { member, instance: c1(), why });
+        let told = |member, why| Some(Refusal { member, instance: Some(c1()), why });
         assert_eq!(refusal(&say(NOT_SEALED, &["n1", "p1", "c1", "n1"])), told(n1(), Why::NotSealed));
         assert_eq!(
             refusal(&say(NOT_COVERED, &["n1", "p1", "c1", "ceph:other/rbd"])),
@@ -123,7 +123,7 @@ mod tests {
     fn the_words_of_newer_versions_are_understood() {
         let text = "Failed to evacuate instances: Failed instance placement scriptlet for instance \"c1\" in project \
                     \"p1\": Failed to run: Invalid member name: n1";
-        let expected = Refusal { member: Some("n1".to_owned()), instance: c1(), why: Why::NotSealed };
+        let expected = Refusal { member: Some("n1".to_owned()), instance: Some(c1()), why: Why::NotSealed };
         assert_eq!(refusal(text), Some(expected));
         let moved =
             refusal("Failed instance placement scriptlet: Failed to run: Invalid member name: n1").unwrap();
