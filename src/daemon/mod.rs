@@ -1,4 +1,4 @@
-//! The daemon: the pure core ([`guardian`](crate::domain::guardian)) in an event loop ([`driver`]).
+//! The daemon: the pure core ([`guardian`](crate::domain::guardian)) in an event loop (`driver`).
 //!
 //! One thread decides. What blocks runs on lanes, what waits for the network in tasks, each with a deadline; what became
 //! of it comes back as an input. The daemon starts without Ceph, without the ledger and without Incus, says so, and
