@@ -66,8 +66,6 @@ pub struct Case {
     pub id: Id,
     /// What the ledger should hold.
     pub record: FenceRecord,
-    /// When it was wanted (boot clock); zero after a restart.
-    pub wanted_at: Duration,
     /// Requests to be answered when it is sealed or released.
     pub requests: BTreeSet<u64>,
     /// When the machine saw it sealed last, without interruption since.
@@ -130,9 +128,7 @@ impl Case {
             sealed: None,
             marks: BTreeMap::new(),
         };
-        let mut case = Self::of(id, record, plan, false);
-        case.wanted_at = now.boot;
-        case
+        Self::of(id, record, plan, false)
     }
 
     /// An intent of a guardian that died, planned anew: what it sent may stand, or arrive yet.
@@ -169,7 +165,6 @@ impl Case {
     fn of(id: Id, record: FenceRecord, plan: Plan, resumed: bool) -> Self {
         Self {
             id,
-            wanted_at: Duration::ZERO,
             requests: BTreeSet::new(),
             sealed_at: None,
             clear: false,

@@ -216,6 +216,10 @@ impl Guardian {
         match planned {
             Ok(plan) => {
                 self.refused.remove(&target);
+                if let Some(case) = self.cases.get_mut(&plan.fence.to_string()) {
+                    case.requests.extend(want.requests);
+                    return;
+                }
                 self.last_fence = Some(self.now.boot);
                 let mut case =
                     Case::new(plan, want.why, want.by, want.reason, want.accept_incomplete, self.now);
