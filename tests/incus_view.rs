@@ -265,6 +265,9 @@ fn a_member_that_answers_for_another_says_nothing_of_its_gate() {
 fn words_of_a_newer_version_are_kept_or_told() {
     let mut member = Member::recorded();
     let newer = |name: &str| Answer::Metadata(fixture(&format!("7.x/{name}.json")));
+    let mut server = fixture("6.0.4/server.json");
+    server["environment"]["server_name"] = json!("m1");
+    member.set("/1.0", Answer::Metadata(server));
     member.set("/1.0/cluster/members?recursion=1", newer("members"));
     member.set(&format!("/1.0/instances?{ALL}"), newer("instances"));
     member.set(&format!("/1.0/operations?{ALL}"), newer("operations"));
