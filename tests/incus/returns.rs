@@ -135,6 +135,7 @@ fn follow(site: &Guarded, stranded: &Value, container: &Container<'_>) {
     for command in line.strip_prefix("or ").unwrap().split("; ") {
         let words: Vec<&str> = command.strip_prefix("incus ").unwrap().split(' ').collect();
         println!("typed: {command}");
-        site.cluster.live().unwrap().incus(&words).unwrap();
+        // For some seconds after its link is back, Incus does not reach a member it shows as online.
+        wait_for(command, SOON, || Ok(Some(site.cluster.live()?.incus(&words)?))).unwrap();
     }
 }
