@@ -245,7 +245,8 @@ fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured 
             && advice.contains(&format!("incus cluster restore {lost}")),
         "{advice}"
     );
-    old.wait_for_error(sealed, SOON).unwrap();
+    // Its connections lay dead for two minutes: TCP tries again after as long at the latest.
+    old.wait_for_error(sealed, HEALED).unwrap();
     let stale = container.sync(lost);
     assert!(stale.is_err(), "what it had in memory was taken");
     took_nothing_after(&old, sealed);

@@ -390,6 +390,9 @@ impl Guardian {
         let mut advice =
             vec![format!("either reboot {name}: it is released by itself then, and its instances started")];
         if let Some(target) = target {
+            advice.push(
+                "or move each by hand; what the commands say of a read-only or busy disk there does not matter".to_owned(),
+            );
             for id in stranded {
                 let project = if id.project == "default" {
                     String::new()
