@@ -72,7 +72,8 @@ fn inv6_who_incus_would_leave_alone_is_not_fenced_and_who_is_stranded_is_told_wh
     site.cluster.member(lost).reboot().unwrap();
     site.wait_for_state(lost, "watching", SOON);
     stage("released");
-    let again = wait_for("the second one's next start", SOON, || {
+    // A member that booted while it was fenced tries its storage pool again once a minute.
+    let again = wait_for("the second one's next start", HEALED, || {
         Ok(second.writers()?.into_iter().rfind(|writer| writer.id() != writers[1].id()))
     });
     let again = again.unwrap_or_else(|error| panic!("{error:#}: {}", site.log_text()));
