@@ -65,13 +65,7 @@ impl From<Proved> for PoolAnswer {
 
 impl PoolAnswer {
     pub(super) fn new(proof: &PoolProof) -> Self {
-        Self {
-            pool: proof.pool.name.clone(),
-            pgs: proof.pool.pg_num,
-            proved: proof.proved(),
-            pending: proof.pending_names(),
-            trouble: proof.trouble.clone().filter(|_| !proof.is_complete()),
-        }
+        Proved::from(proof).into()
     }
 }
 

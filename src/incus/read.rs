@@ -16,6 +16,7 @@ use super::api::{self, instance_kind, instance_of};
 use super::client::Client;
 use super::error::{Cause, IncusError};
 use crate::config::host;
+use crate::domain::guardian::gate::KEYS;
 use crate::domain::view::{
     Details, GateView, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation, Thresholds,
     View,
@@ -24,8 +25,6 @@ use crate::domain::volume::{StoragePool, Volume};
 
 /// The operator's word on a member's storage addresses, in the member's configuration.
 pub const ADDRESSES_KEY: &str = "user.rbd-guardian.ceph-addresses";
-/// What the gate keeps in the configuration of project `default`.
-pub const GATE_KEYS: &str = "user.rbd-guardian.";
 
 /// A member that tells its state runs `ceph df` for each of its pools, one after another
 /// (internal/server/cluster/member_state.go; seconds for each in the lab).
@@ -316,7 +315,7 @@ async fn scriptlets(
 }
 
 fn gate_keys(config: api::Keys) -> BTreeMap<String, String> {
-    config.into_iter().filter(|(key, _)| key.starts_with(GATE_KEYS)).collect()
+    config.into_iter().filter(|(key, _)| key.starts_with(KEYS)).collect()
 }
 
 fn known<T>(answer: Result<T, IncusError>, missing: &mut Vec<IncusError>) -> Option<T> {

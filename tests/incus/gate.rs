@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::from;
 use lab::incus::{Cluster, IMAGE};
-use lab::{Host, Lab, Links, Topology, wait_for};
-use nix::sched::{CloneFlags, setns};
+use lab::{Lab, Links, Topology, wait_for};
 use rbd_guardian::config::Config;
 use rbd_guardian::domain::guardian::gate::own_keys;
 use rbd_guardian::incus::block_on;
@@ -29,18 +29,6 @@ struct Site {
     lab: Lab,
     cluster: Cluster,
     config: PathBuf,
-}
-
-/// Runs on a thread that sees the network of this host.
-fn from<T: Send>(host: &Host, run: impl FnOnce() -> T + Send) -> T {
-    let net = host.root().parent().unwrap().join("ns/net");
-    std::thread::scope(|scope| {
-        let inside = move || {
-            setns(File::open(net).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-            run()
-        };
-        scope.spawn(inside).join().unwrap()
-    })
 }
 
 impl Site {

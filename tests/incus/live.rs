@@ -1,12 +1,12 @@
 //! The guardian and a real Incus cluster: enrolled, reading, listening, and what it sees when a member is lost.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::from;
 use lab::incus::Cluster;
-use lab::{Host, Lab, Links, Topology};
-use nix::sched::{CloneFlags, setns};
+use lab::{Lab, Links, Topology};
 use rbd_guardian::config::{Config, IncusConfig};
 use rbd_guardian::deadline::within;
 use rbd_guardian::domain::view::{InstanceId, MemberStatus};
@@ -24,18 +24,6 @@ const MEMBERS: [&str; 3] = ["n1", "n2", "n3"];
 const SOON: Duration = Duration::from_secs(30);
 /// For anything that is only noticed by silence.
 const NOTICED: Duration = Duration::from_secs(60);
-
-/// Runs on a thread that sees the network of this host.
-fn from<T: Send>(host: &Host, run: impl FnOnce() -> T + Send) -> T {
-    let net = host.root().parent().unwrap().join("ns/net");
-    std::thread::scope(|scope| {
-        let inside = move || {
-            setns(File::open(net).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-            run()
-        };
-        scope.spawn(inside).join().unwrap()
-    })
-}
 
 struct Site {
     lab: Lab,

@@ -13,3 +13,20 @@ mod returns;
 mod second_writer;
 mod story;
 mod wrong_view;
+
+use std::fs::File;
+
+use lab::Host;
+use nix::sched::{CloneFlags, setns};
+
+/// Runs on a thread that sees the network of this host.
+fn from<T: Send>(host: &Host, run: impl FnOnce() -> T + Send) -> T {
+    let net = host.root().parent().unwrap().join("ns/net");
+    std::thread::scope(|scope| {
+        let inside = move || {
+            setns(File::open(net).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+            run()
+        };
+        scope.spawn(inside).join().unwrap()
+    })
+}

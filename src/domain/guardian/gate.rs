@@ -111,8 +111,9 @@ pub fn wanted<'a>(
     all.filter(|(_, value)| !value.is_empty()).collect()
 }
 
-/// Drivers of storage that belongs to one member: what lies there moves by copy or not at all.
-const LOCAL: [&str; 4] = ["dir", "btrfs", "lvm", "zfs"];
+/// Drivers whose volumes are on one member alone; of others two members could write to one (`isRemote` in
+/// internal/server/storage/drivers, 6.0.4 and 7.3).
+pub const LOCAL: [&str; 4] = ["btrfs", "dir", "lvm", "zfs"];
 
 /// Storage pools of which every image lies in a guarded pool of this storage cluster, those of single members, and
 /// guarded pools as the source of a disk names them (`ceph:CLUSTER/POOL`).

@@ -1,6 +1,5 @@
 //! What readings of the platform and the storage say.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Guardian;
@@ -13,7 +12,7 @@ use super::report::Level;
 use crate::domain::guard::{self, Conflict, ImageUse};
 use crate::domain::map::OsdMap;
 use crate::domain::record::{FenceState, UptimeSample};
-use crate::domain::view::{MemberState, MemberStatus, Notice, OperationKind, View};
+use crate::domain::view::{MemberState, Notice, OperationKind, View};
 use crate::domain::volume::{Expected, images};
 
 /// A refused placement is shown so long: healing tries again within a minute.
@@ -88,11 +87,11 @@ impl Guardian {
             self.whole_began = Some(began);
             self.images = images(&merged);
         }
+        let healing =
+            merged.operations.iter().flatten().any(|operation| operation.kind == OperationKind::Heal);
         for (name, member) in &merged.members {
             let evidence = self.evidence.entry(name.clone()).or_default();
             evidence.note_status(&member.status, began);
-            let busy = [OperationKind::Heal];
-            let healing = merged.operations.iter().flatten().any(|operation| busy.contains(&operation.kind));
             let due = merged.thresholds.healing.zip(member.heartbeat_age).is_some_and(|(at, age)| age >= at);
             if healing && due && evidence.is_lost() {
                 evidence.healing = Some(self.now.boot);
@@ -296,9 +295,7 @@ impl Guardian {
             self.stale_locks.extend(locks);
         }
         let judged = self.whole_began.filter(|whole| *whole >= began);
-        let known: BTreeSet<_> =
-            view.members.iter().filter(|(_, m)| m.status == MemberStatus::Online).map(|(n, _)| n).collect();
-        if !known.is_empty() && judged.is_some() {
+        if judged.is_some() {
             self.book.uses(uses, &self.images, view, &self.settings.guard.admin_hosts);
         }
         let grounds = guard::Grounds {

@@ -3,23 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::domain::guardian::gate::{EPOCH, KEYS, OVERRIDE};
+use crate::domain::guardian::gate::{EPOCH, KEYS, LOCAL, OVERRIDE};
 use crate::domain::volume::StoragePool;
 use crate::incus::api::{self, Project};
 use crate::incus::client::Client;
 use crate::incus::error::{Cause, IncusError};
-
-/// All members of the cluster, separated by commas: the scriptlet counts instances only of those.
-pub const MEMBERS: &str = "user.rbd-guardian.members";
 
 pub(super) const PROJECT: &str = "/1.0/projects/default";
 /// Incus reads all instances of a project before it writes one key of it, and gives each try 30 s
 /// (permissions.go:1028, db/query/transaction.go); it tries twice.
 const PATIENCE: Duration = Duration::from_secs(65);
 const PRECONDITION_FAILED: u16 = 412;
-/// Drivers whose volumes are on one member alone; of others two members could write to one
-/// (`isRemote` in internal/server/storage/drivers, 6.0.4 and 7.3).
-const LOCAL: [&str; 4] = ["btrfs", "dir", "lvm", "zfs"];
 
 /// How a write of the keys ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
