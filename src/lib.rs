@@ -13,3 +13,6 @@ pub mod deadline;
 pub mod domain;
 pub mod incus;
 pub mod ledger;
+
+/// Of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

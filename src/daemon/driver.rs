@@ -23,8 +23,8 @@ use crate::ceph::perform::Storage;
 use crate::clock;
 use crate::config::Config;
 use crate::deadline::{rest, within};
-use crate::domain::guardian::Guardian;
 use crate::domain::guardian::io::{Effect, Input};
+use crate::domain::guardian::recorder::{LIMIT, Recorder};
 use crate::domain::guardian::report::Level;
 use crate::domain::guardian::settings::Settings;
 use crate::domain::view::Notice;
@@ -324,7 +324,7 @@ impl Driver {
         let settings = self.settings(&tenure);
         let storage =
             Storage { cluster, guarded: settings.policy.guarded.clone(), expire: settings.policy.expire };
-        let guardian = Guardian::new(settings, tenure.records(), now());
+        let guardian = Recorder::new(settings, tenure.records(), now(), LIMIT);
         self.trouble = None;
         let hands = Hands::new(storage, tenure, self.incus.clone());
         let mut leading = Box::new(Leading::new(guardian, hands, self.config.daemon.lease));

@@ -9,14 +9,14 @@ use super::effects::{Hands, Performing};
 use super::log;
 use super::wire::Line;
 use crate::clock;
-use crate::domain::guardian::Guardian;
 use crate::domain::guardian::io::{Effect, Input, Now, Request};
+use crate::domain::guardian::recorder::Recorder;
 use crate::domain::guardian::report::{Level, Report};
 use crate::ledger::NotLeased;
 
 /// A core that leads, what it acts with, and who waits for it.
 pub(super) struct Leading {
-    pub(super) guardian: Guardian,
+    pub(super) guardian: Recorder,
     pub(super) hands: Hands,
     /// Where answers to requests go, by the requests' numbers.
     asked: BTreeMap<u64, Sender<Line>>,
@@ -26,9 +26,11 @@ pub(super) struct Leading {
 }
 
 impl Leading {
-    pub(super) fn new(guardian: Guardian, hands: Hands, lease: Duration) -> Self {
+    pub(super) fn new(guardian: Recorder, hands: Hands, lease: Duration) -> Self {
         let renew_at = Some(next_renewal(hands.tenure.until, lease));
-        Self { guardian, hands, asked: BTreeMap::new(), next_request: 1, renew_at }
+        let mut leading = Self { guardian, hands, asked: BTreeMap::new(), next_request: 1, renew_at };
+        leading.handle(Input::Tick);
+        leading
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -94,7 +96,7 @@ impl Leading {
     /// Begins what the core wants done, and tells what it has to tell.
     pub(super) fn flush(&mut self) -> Vec<(Effect, Performing)> {
         let mut begun = Vec::new();
-        while let Some(effect) = self.guardian.next_effect(now()) {
+        while let Some(effect) = self.guardian.next_effect() {
             begun.push((effect.clone(), self.hands.perform(effect)));
         }
         self.tell();

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::map::{Pool, PoolId};
 
 /// One pool to be proved, as a map describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolToProve {
     /// Its number.
     pub id: PoolId,
@@ -26,7 +28,7 @@ impl PoolToProve {
 }
 
 /// What a barrier found out about one pool.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolProof {
     /// Which, and with how many PGs.
     pub pool: PoolToProve,

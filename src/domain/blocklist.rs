@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::addr::{ClientAddr, EntityAddr, Entry};
 
 /// Entries and ranges with the time at which the monitors will drop each.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocklist {
     /// `blocklist` of `osd dump`.
     pub entries: BTreeMap<EntityAddr, Timestamp>,

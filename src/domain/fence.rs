@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::addr::Entry;
 use super::barrier::{PoolProof, PoolToProve};
@@ -17,7 +17,8 @@ use super::wanted::Wanted;
 use super::world::{Daemon, DaemonKind, Role};
 
 /// Something for the shell to perform. One is outstanding at a time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// Make a standby take over from this daemon.
     FailOver(Daemon),
@@ -37,7 +38,8 @@ pub enum Effect {
 }
 
 /// What became of one command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Sent {
     /// The monitors said it is done.
     Acknowledged,
@@ -48,7 +50,7 @@ pub enum Sent {
 }
 
 /// Where a fence stands (DESIGN §3.6, as far as one command sees it).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Nothing is known to be in the blocklist.
@@ -64,7 +66,7 @@ pub enum State {
 }
 
 /// A failure that repeating does not mend.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Failure {
     /// The monitors refuse to fail a daemon over.
     #[error("could not fail over {daemon}: {status}")]
@@ -110,7 +112,7 @@ pub enum Failure {
 }
 
 /// One fence on its way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fence {
     plan: Plan,
     wanted: Wanted,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::blocklist::Blocklist;
 
@@ -10,7 +11,7 @@ use super::blocklist::Blocklist;
 pub type PoolId = i64;
 
 /// One epoch of the osdmap.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OsdMap {
     /// Grows by one with each change.
     pub epoch: u32,
@@ -27,7 +28,7 @@ pub struct OsdMap {
 }
 
 /// One pool.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     /// Its name.
     pub name: String,
@@ -43,7 +44,7 @@ pub struct Pool {
 
 /// Which pools the guardian answers for: every one an RBD client could write, because a seal that leaves one out
 /// is none. So image pools, their data pools and pools that join later are covered without being named.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Guarded {
     /// Pools the operator vouches for: no member writes there.
     pub except: Vec<String>,

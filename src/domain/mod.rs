@@ -14,6 +14,7 @@ pub mod guard;
 pub mod guardian;
 pub mod map;
 pub mod member;
+pub mod pairs;
 pub mod plan;
 pub mod policy;
 pub mod record;

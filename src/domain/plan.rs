@@ -49,7 +49,7 @@ pub enum Coverage {
 }
 
 /// A fence that may be begun.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Its name.
     pub fence: FenceId,
@@ -291,7 +291,8 @@ fn active_daemons(
                 movable.push(daemon.clone());
                 continue;
             };
-            stuck.push((ip, Refusal::ActiveDaemon { ip, daemon: daemon.to_string(), why }));
+            let (daemon, why) = (daemon.to_string(), why.to_owned());
+            stuck.push((ip, Refusal::ActiveDaemon { ip, daemon, why }));
         }
     }
     (movable, stuck)

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::map::Guarded;
 
 /// Rules every fence keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// How long a new entry stands. At most five years: 16.2 is not known to cap longer ones (facts/ceph.md §1).
     pub expire: Duration,

@@ -225,7 +225,8 @@ pub struct Audit {
 }
 
 /// Names a record.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Key {
     /// The only [`GateRecord`].
     Gate,
@@ -240,7 +241,8 @@ pub enum Key {
 }
 
 /// A record that a leader may write. Its own is not among them: that is taken, not written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Record {
     /// The gate.
     Gate(GateRecord),
@@ -255,7 +257,8 @@ pub enum Record {
 }
 
 /// One change of a write.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[allow(clippy::large_enum_variant)] // A write has a handful of them.
 pub enum Change {
     /// Write a record, new or in the place of the one read.
@@ -265,7 +268,7 @@ pub enum Change {
 }
 
 /// All records that were understood.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Records {
     /// Who leads, or led last.
     pub leader: Option<Leader>,

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::addr::{ClientAddr, Entry};
 
 /// One reason; a plan lists all that apply.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// No member of that name is configured.
     #[error("no member '{name}': the configuration knows {}", list(.known))]
@@ -56,7 +57,7 @@ pub enum Refusal {
         /// `mgr.x`.
         daemon: String,
         /// Why it cannot be failed over.
-        why: &'static str,
+        why: String,
     },
     /// INV-6: a bare address where daemons run.
     #[error("{ip} is also the address of {}: name the member it belongs to, if it is a member's", list(.daemons))]

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::addr::{ClientAddr, Entry};
 use super::blocklist::Blocklist;
@@ -15,7 +16,8 @@ use super::map::OsdMap;
 use super::wanted::Wanted;
 
 /// Something for the shell to perform. One is outstanding at a time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// Read an osdmap that is at least as new as everything answered so far.
     ReadMap,
@@ -28,7 +30,7 @@ pub enum Effect {
 }
 
 /// One release on its way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Release {
     ips: BTreeSet<IpAddr>,
     wanted: Wanted,

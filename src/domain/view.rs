@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::pairs;
 use super::volume::{StoragePool, Volume};
 
 /// Everything read in one go. What could not be read is `None`, never empty: unknown is not none.
@@ -21,6 +22,7 @@ pub struct View {
     /// Thresholds of the cluster.
     pub thresholds: Thresholds,
     /// All instances of all projects. Those of an unreachable member come without their devices.
+    #[serde(with = "pairs::option")]
     pub instances: Option<BTreeMap<InstanceId, Instance>>,
     /// Storage pools by name.
     pub pools: Option<BTreeMap<String, StoragePool>>,

@@ -10,13 +10,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::addr::Entry;
 use super::blocklist::Blocklist;
 use super::map::OsdMap;
 
 /// The entries a fence or a release needs, each until at least a given time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// What must stand in the end.
     pub targets: BTreeSet<Entry>,

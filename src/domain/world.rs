@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::addr::{ClientAddr, EntityAddr};
 use super::map::OsdMap;
 
 /// One look at the storage: everything `plan` is a function of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct World {
     /// When.
     pub now: Timestamp,
@@ -30,7 +30,7 @@ pub struct World {
 pub type Clients = BTreeMap<ClientAddr, BTreeSet<SeenAt>>;
 
 /// Where a client instance was seen.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SeenAt {
     /// A session with a monitor, as this entity (`client.admin`).
@@ -44,7 +44,7 @@ pub enum SeenAt {
 }
 
 /// A daemon of the storage.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Daemon {
     /// What it does.
     pub kind: DaemonKind,
@@ -59,7 +59,8 @@ pub struct Daemon {
 }
 
 /// Kinds of daemons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DaemonKind {
     /// Monitor.
     Mon,
@@ -74,7 +75,8 @@ pub enum DaemonKind {
 }
 
 /// What a daemon is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Holds a role that a standby can take over (mgr, mds).
     Active,

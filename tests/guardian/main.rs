@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::wildcard_enum_match_arm)] // Tests.
 
 mod five;
+mod forms;
 mod model;
+mod recording;
 
 use std::time::Duration;
 

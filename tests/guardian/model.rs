@@ -1,7 +1,7 @@
 //! A storage, a ledger and a platform as values: they answer the guardian's effects as the real ones would, at once
 //! or, where a test says so, wrongly or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,9 +10,10 @@ use rbd_guardian::domain::barrier::PoolProof;
 use rbd_guardian::domain::blocklist::Blocklist;
 use rbd_guardian::domain::fence::{self, Sent};
 use rbd_guardian::domain::guard::ImageUse;
-use rbd_guardian::domain::guardian::Guardian;
 use rbd_guardian::domain::guardian::gate;
 use rbd_guardian::domain::guardian::io::{Effect, Input, Now, Recorded, Request};
+use rbd_guardian::domain::guardian::recorder::{LIMIT, Recorder};
+use rbd_guardian::domain::guardian::replay::replay;
 use rbd_guardian::domain::guardian::report::{Outcome, Report};
 use rbd_guardian::domain::guardian::settings::Settings;
 use rbd_guardian::domain::map::{OsdMap, Pool};
@@ -31,7 +32,7 @@ pub(crate) const STEP: Duration = Duration::from_millis(250);
 
 /// What the guardian has to do with.
 pub(crate) struct Model {
-    pub(crate) guardian: Guardian,
+    pub(crate) guardian: Recorder,
     pub(crate) boot: Duration,
     pub(crate) ledger: Records,
     pub(crate) audit: Vec<String>,
@@ -50,6 +51,8 @@ pub(crate) struct Model {
     pub(crate) platform_down: bool,
     /// The ledger cannot be written.
     pub(crate) ledger_down: bool,
+    /// Answers of what was begun.
+    answers_due: VecDeque<Input>,
     /// Answers that take their time, and when each comes.
     pub(crate) later: Vec<(Duration, Input)>,
     /// PGs that do not answer.
@@ -94,7 +97,7 @@ impl Model {
         let boot = Duration::from_secs(1000);
         let now = Now { boot, wall: start() };
         let mut model = Self {
-            guardian: Guardian::new(settings(), Records::default(), now),
+            guardian: Recorder::new(settings(), Records::default(), now, LIMIT),
             boot,
             ledger: Records::default(),
             audit: Vec::new(),
@@ -108,10 +111,32 @@ impl Model {
             failing_starts: 0,
             platform_down: false,
             ledger_down: false,
+            answers_due: VecDeque::new(),
             later: Vec::new(),
             silent: BTreeSet::new(),
         };
         model.platform(members);
+        model
+    }
+
+    /// Members n1 to n3, and a recording of so many bytes.
+    pub(crate) fn recording(limit: usize) -> Self {
+        let mut model = Self::new();
+        model.guardian = Recorder::new(settings(), Records::default(), model.now(), limit);
+        model
+    }
+
+    /// Members n1 to n3, and so many instances more that do not run.
+    pub(crate) fn with_volumes(volumes: u32) -> Self {
+        let mut model = Self::new();
+        let (all, instances) = (model.view.volumes.as_mut().unwrap(), model.view.instances.as_mut().unwrap());
+        let (volume, instance) = (all[0].clone(), instances[&id("c1")].clone());
+        for number in 0..volumes {
+            let name = format!("more-{number}");
+            all.push(Volume { name: name.clone(), ..volume.clone() });
+            let details = Some(Details { running: false, ..instance.details.clone().unwrap() });
+            instances.insert(id(&name), Instance { details, ..instance.clone() });
+        }
         model
     }
 
@@ -199,7 +224,15 @@ impl Model {
     /// A guardian that knows nothing but the ledger takes over, on another host if it is of another boot.
     pub(crate) fn restart(&mut self, boot_id: &str) {
         let settings = Settings { boot_id: boot_id.to_owned(), ..settings() };
-        self.guardian = Guardian::new(settings, self.ledger.clone(), self.now());
+        self.replays();
+        self.guardian = Recorder::new(settings, self.ledger.clone(), self.now(), LIMIT);
+        self.answers_due.clear();
+    }
+
+    /// What was recorded so far leads to exactly the same effects again.
+    #[track_caller]
+    pub(crate) fn replays(&mut self) {
+        replay(&*self.guardian.recording()).unwrap_or_else(|difference| panic!("{difference}"));
     }
 
     pub(crate) fn handle(&mut self, input: Input) {
@@ -207,6 +240,19 @@ impl Model {
         self.guardian.handle(now, input);
         while let Some(report) = self.guardian.next_report() {
             self.reports.push(report);
+        }
+        // All are begun before any is answered, as in the daemon.
+        while let Some(effect) = self.guardian.next_effect() {
+            self.check(&effect);
+            self.effects.push(effect.clone());
+            let input = self.perform(effect);
+            if let Input::Proved(..) = &input
+                && !self.silent.is_empty()
+            {
+                self.later.push((self.boot + Duration::from_secs(5), input));
+            } else {
+                self.answers_due.push_back(input);
+            }
         }
     }
 
@@ -236,21 +282,12 @@ impl Model {
             self.handle(input);
         }
         for _ in 0..1000 {
-            let Some(effect) = self.guardian.next_effect(self.now()) else {
+            let Some(input) = self.answers_due.pop_front() else {
                 self.boot += STEP;
                 return;
             };
-            self.check(&effect);
-            self.effects.push(effect.clone());
-            let input = self.perform(effect);
             self.boot += Duration::from_millis(1);
-            if let Input::Proved(..) = &input
-                && !self.silent.is_empty()
-            {
-                self.later.push((self.boot + Duration::from_secs(5), input));
-            } else {
-                self.handle(input);
-            }
+            self.handle(input);
         }
         panic!("effects without end: {:#?}", &self.effects[self.effects.len() - 10..]);
     }
@@ -309,7 +346,7 @@ impl Model {
         entries.iter().map(|entry| (*entry, Sent::Acknowledged)).collect()
     }
 
-    fn look(&self) -> World {
+    pub(crate) fn look(&self) -> World {
         let mut clients = Clients::new();
         for one in &self.uses {
             for client in one.clients() {
@@ -473,6 +510,15 @@ impl Model {
 
     pub(crate) fn changed_storage(&self) -> bool {
         self.effects.iter().any(|effect| matches!(effect, Effect::Fence(_, fence::Effect::Add(_))))
+    }
+}
+
+/// Every test of the guardian is one of its recorder as well.
+impl Drop for Model {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.replays();
+        }
     }
 }
 

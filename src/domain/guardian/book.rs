@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::addr::ClientAddr;
 use crate::domain::guard::ImageUse;
@@ -26,7 +27,7 @@ pub struct Contradiction {
 }
 
 /// All that is known of members' addresses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Book {
     /// By member. Kept apart from the ledger's records: what is newer here is to be recorded.
     pub members: BTreeMap<String, MemberRecord>,

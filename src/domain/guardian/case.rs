@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::io::{Effect, Id, Now};
 use crate::domain::addr::{ClientAddr, Entry};
@@ -24,7 +25,7 @@ use crate::domain::release::{self, Release};
 pub const GUARDIAN: &str = "the guardian";
 
 /// Why and by whom a member is let back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Releasing {
     /// `the guardian`, or the operator.
     pub by: String,
@@ -60,7 +61,7 @@ pub enum GateClosed {
 }
 
 /// One fence.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Case {
     /// Its ID.
     pub id: Id,
@@ -92,7 +93,7 @@ pub struct Case {
     in_flight: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 enum Stage {
     Fencing(Box<Fence>),
     Releasing(Box<Release>),
@@ -288,14 +289,16 @@ impl Case {
                 let drained = self.waits_for.as_ref().is_some_and(over);
                 if self.release.is_some() && recorded && closed && drained {
                     let until = policy.required_until(ground.now.wall);
-                    self.held = None;
+                    (self.held, self.trouble) = (None, None);
                     self.stage = Stage::Releasing(Box::new(Release::new(self.hosts(), until)));
                 } else if retry && fence.failure().is_some() {
                     self.plan.required_until = policy.required_until(ground.now.wall);
                     self.stage = Stage::Fencing(Box::new(Fence::new(self.plan.clone())));
                     // What stands as the ledger knows it was held meanwhile.
                     self.resumed = true;
-                    self.trouble = None;
+                    if let Some((_, again)) = &mut self.trouble {
+                        *again = ground.now.boot + RETRY;
+                    }
                 }
             }
             Stage::Releasing(release) => {
@@ -335,8 +338,9 @@ impl Case {
             return;
         }
         let Stage::Fencing(fence) = &self.stage else { return };
-        if let (Some(failure), None) = (fence.failure(), &self.trouble) {
-            self.trouble = Some((failure.to_string(), now.boot + RETRY));
+        if let Some(failure) = fence.failure() {
+            let again = self.trouble.as_ref().map_or(now.boot + RETRY, |(_, again)| *again);
+            self.trouble = Some((failure.to_string(), again));
         }
         if !fence.has_looked() {
             return;
@@ -350,6 +354,8 @@ impl Case {
             }
             return;
         }
+        // Over only now that it was looked again: what could not be proved does not open the gate meanwhile.
+        self.trouble = None;
         let state = match fence.state() {
             State::Sealed => FenceState::Sealed,
             State::Breached => FenceState::Breached,

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::case::Case;
 use super::gate::{self, GateState};
 use super::io::{Effect, Id, Now};
@@ -12,7 +14,7 @@ use crate::domain::record::{Change, FenceState, GateRecord, Key, Record};
 use crate::domain::view::{InstanceId, MemberStatus};
 
 /// Effects of one lane never overlap.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Lane {
     View,
     Maps,
@@ -29,7 +31,7 @@ pub(super) enum Lane {
 }
 
 /// When each reading is due, by the boot clock.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Schedule {
     pub(super) view: Duration,
     pub(super) whole: Duration,
@@ -38,7 +40,7 @@ pub(super) struct Schedule {
     pub(super) look: Duration,
     pub(super) sweep: Duration,
     pub(super) record: Duration,
-    /// When an instance was started last: readings that began before say nothing of it.
+    /// When an instance was started last, or could be again: readings that began before say nothing of it.
     pub(super) started: Duration,
 }
 
@@ -363,6 +365,9 @@ impl Guardian {
     /// Instances that could not be started while their member was sealed.
     fn start(&mut self) -> Option<Effect> {
         let view = self.view.as_ref().filter(|_| self.view_is_fresh())?;
+        if self.whole_began.is_none_or(|whole| whole < self.schedule.started) {
+            return None;
+        }
         let instances = view.instances.as_ref()?;
         let stopped = |id: &InstanceId| {
             let details = instances.get(id).and_then(|instance| instance.details.as_ref());
@@ -371,10 +376,9 @@ impl Guardian {
         self.to_start.retain(|id, tries| *tries < STARTS && stopped(id) != Some(false));
         let online =
             |id: &InstanceId| instances.get(id).is_some_and(|instance| self.is_online(&instance.location));
-        let read_since = self.whole_began.is_some_and(|whole| whole >= self.schedule.started);
         let rested = self.now.boot >= self.schedule.started + START_AGAIN;
         let due = |(id, tries): &(&InstanceId, &u32)| {
-            (**tries == 0 || rested) && stopped(id) == Some(true) && online(id) && read_since
+            (**tries == 0 || rested) && stopped(id) == Some(true) && online(id)
         };
         let next =
             self.to_start.iter().filter(due).min_by_key(|(_, tries)| **tries).map(|(id, _)| id.clone())?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::view::{MemberState, MemberStatus, MemberView, Thresholds};
 
 /// Gathered about one member. Times are of the guardian's boot clock.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// Since when a member with quorum says that it is offline; kept while maintenance states hide it.
     pub offline_since: Option<Duration>,

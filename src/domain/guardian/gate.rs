@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::map::OsdMap;
 use crate::domain::policy::Policy;
@@ -47,7 +47,7 @@ pub enum GateState {
 }
 
 /// What was written to the gate.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Desk {
     /// The keys of the last write, if this guardian has written any.
     pub written: Option<BTreeMap<String, String>>,

@@ -33,7 +33,8 @@ pub struct Now {
 }
 
 /// Something to perform. Each is answered by exactly one input; nothing waits for it meanwhile.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// Read the members, the gate, operations, and with `whole` also instances, pools and volumes.
     /// Answer: [`Input::View`].
@@ -100,7 +101,8 @@ pub struct StaleLock {
 }
 
 /// Something that happened, or what became of an effect.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Input {
     /// Time went by. Also given when nothing else happens, at the latest at [`Guardian::wake_at`](super::Guardian::wake_at).
     Tick,
@@ -163,7 +165,8 @@ pub enum Input {
 }
 
 /// What became of a write to the ledger.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Recorded {
     /// It is there.
     Written,

@@ -11,6 +11,9 @@ pub mod evidence;
 pub mod gate;
 pub mod io;
 pub mod proof;
+pub mod recorder;
+pub mod recording;
+pub mod replay;
 pub mod report;
 pub mod settings;
 pub mod status;
@@ -21,6 +24,8 @@ mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use book::Book;
 use case::{Case, GateClosed, Ground, Releasing};
@@ -36,6 +41,7 @@ use wants::{Refused, Want};
 use crate::domain::guard::{Conflict, ImageUse};
 use crate::domain::map::OsdMap;
 use crate::domain::member::Members;
+use crate::domain::pairs;
 use crate::domain::plan::Target;
 use crate::domain::record::{Change, FenceState, Record, Records};
 use crate::domain::view::{InstanceId, MemberStatus, View};
@@ -46,7 +52,7 @@ use crate::domain::world::World;
 const FRESH: Duration = Duration::from_secs(5);
 
 /// One guardian that leads.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Guardian {
     settings: Settings,
     now: Now,
@@ -62,6 +68,7 @@ pub struct Guardian {
     view_began: Duration,
     whole_began: Option<Duration>,
     view_failed: Option<String>,
+    #[serde(with = "pairs")]
     images: Images,
     map: Option<OsdMap>,
     map_read: Duration,
@@ -80,7 +87,9 @@ pub struct Guardian {
     /// What a member that is back says that proves no reboot.
     returned: BTreeMap<String, NotProved>,
     cases: BTreeMap<Id, Case>,
+    #[serde(with = "pairs")]
     wants: BTreeMap<Target, Want>,
+    #[serde(with = "pairs")]
     refused: BTreeMap<Target, Refused>,
     last_fence: Option<Duration>,
     desk: Desk,
@@ -88,7 +97,9 @@ pub struct Guardian {
     not_placed: BTreeMap<String, Duration>,
     stale_locks: BTreeSet<StaleLock>,
     /// Instances to be started after a release, and how often that was tried.
+    #[serde(with = "pairs")]
     to_start: BTreeMap<InstanceId, u32>,
+    #[serde(with = "pairs")]
     busy: BTreeMap<Lane, Duration>,
     schedule: Schedule,
     /// Operations of the last reading that could start an instance, and whether they could be read.
@@ -98,7 +109,9 @@ pub struct Guardian {
     networks_read: BTreeMap<String, Duration>,
     deposed: Option<String>,
     /// Alarms that were told, and last.
-    told: BTreeSet<(&'static str, Option<String>, String)>,
+    told: BTreeSet<(String, Option<String>, String)>,
+    /// Told already in what a checkpoint begins with.
+    #[serde(skip)]
     reports: VecDeque<Report>,
 }
 
@@ -294,7 +307,7 @@ impl Guardian {
         ];
         let mut now = BTreeSet::new();
         for alarm in self.alarms().into_iter().filter(|alarm| !told.contains(&alarm.code)) {
-            let key = (alarm.code, alarm.member.clone(), alarm.text.clone());
+            let key = (alarm.code.to_owned(), alarm.member.clone(), alarm.text.clone());
             if !self.told.contains(&key) {
                 let text = format!("{}: {}", alarm.text, alarm.advice.join("; "));
                 self.log(Level::Error, alarm.code, alarm.member, text.trim_end_matches(": ").to_owned());
@@ -445,7 +458,7 @@ impl Guardian {
         let instances = self.view.iter().filter_map(|view| view.instances.as_ref()).flatten();
         let here = instances.filter(|(_, instance)| instance.location == member);
         self.to_start.extend(here.map(|(id, _)| (id.clone(), 0)));
-        self.schedule.whole = self.now.boot;
+        (self.schedule.whole, self.schedule.started) = (self.now.boot, self.now.boot);
     }
 
     fn case(&mut self, id: &Id, answered: impl FnOnce(&mut Case)) {

@@ -10,7 +10,7 @@ use crate::domain::member::Members;
 use crate::domain::policy::Policy;
 
 /// Everything the guardian goes by that is not read from the world.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// This guardian's name, for the trail.
     pub name: String,
@@ -48,7 +48,7 @@ pub enum Trigger {
 }
 
 /// What the single-writer guard does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardPolicy {
     /// When a client uses an image it should not.
     pub on_conflict: OnConflict,

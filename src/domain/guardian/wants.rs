@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::case::{Case, GUARDIAN};
 use super::evidence::Evidence;
 use super::gate::GateState;
@@ -17,7 +19,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::world::{SeenAt, World};
 
 /// A fence that is to be planned at the next look.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Want {
     why: String,
     by: String,
@@ -28,7 +30,7 @@ pub(super) struct Want {
 }
 
 /// A fence that was refused, and when it is to be planned again if it is still wanted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Refused {
     pub(super) reasons: Vec<Refusal>,
     again: Duration,
