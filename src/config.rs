@@ -398,6 +398,7 @@ mod tests {
         assert!(error("[policy]\nmax_fenced_members = 0\n").contains("at least 1"));
         assert!(error("[daemon]\nlease = \"1s\"\n").contains("daemon.lease: between 4s and 1m"));
         assert!(error("[daemon]\nsocket = \"run/x\"\n").contains("absolute path"));
+        assert!(error("[daemon]\nrecordings = \"x\"\n").contains("absolute path"));
         assert!(error("[daemon]\nlog = \"xml\"\n").contains("line 2"));
         assert!(error("[trigger]\nmode = \"never\"\n").contains("line 2"));
         assert!(error("[trigger]\nlead = \"1s\"\n").contains("trigger.lead: between 2s and 5m"));

@@ -4,13 +4,14 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::{Answer, LIMIT, Site, Underway, answer};
+use flate2::read::MultiGzDecoder;
 use lab::{Pool, Topology, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -41,8 +42,11 @@ impl<'s> Daemon<'s> {
         let members = ["n1", "n2"]
             .map(|name| format!("[[member]]\nname = \"{name}\"\naddresses = [\"{}\"]\n", self.site.ip(name)));
         let socket = self.path("sock");
+        let recordings = self.path("recordings");
+        fs::create_dir_all(&recordings).unwrap();
         let text = format!(
-            "{more}\n[daemon]\nname = \"{}\"\nsocket = {socket:?}\nlog = \"json\"\nlease = \"4s\"\n{}",
+            "{more}\n[daemon]\nname = \"{}\"\nsocket = {socket:?}\nrecordings = {recordings:?}\nlog = \"json\"\n\
+             lease = \"4s\"\n{}",
             self.name,
             members.concat()
         );
@@ -85,6 +89,15 @@ impl<'s> Daemon<'s> {
             Ok(is(&last).then(|| last.clone()))
         });
         found.unwrap_or_else(|error| panic!("{error:#}: {last:#}\n{}", self.running().stderr()))
+    }
+
+    /// Waits for a recording that was made for this reason.
+    fn recording(&self, why: &str) -> PathBuf {
+        let found = wait_for(&format!("{}: a recording of why {why}", self.name), LIMIT, || {
+            let files = fs::read_dir(self.path("recordings"))?.map(|entry| entry.unwrap().path());
+            Ok(files.into_iter().find(|file| file.to_str().unwrap().ends_with(&format!("-{why}.jsonl.gz"))))
+        });
+        found.unwrap_or_else(|error| panic!("{error:#}: {}", self.running().stderr()))
     }
 
     /// Lines of its log with this code.
@@ -214,6 +227,60 @@ fn the_daemon_from_nothing_to_its_successor() {
     assert!(!site.blocklist().contains_key(&host) && site.blocklist().contains_key(&client), "INV-4");
     let ledger = second.verb(&["ledger"]).expect(0).json;
     assert_eq!((&ledger["leader"]["epoch"], &ledger["lease"]), (&json!(3), &Value::Null), "{ledger:#}");
+}
+
+/// `make`s the corpus of tests/replay anew where it is told a folder (tests/replay/README.md).
+#[test]
+fn what_led_to_it_is_saved_and_replays_exactly() {
+    let site = Site::start(Topology::small(&["n1", "n2", "guard"]), &["n1", "n2"]);
+    site.lab.pool("images", Pool::replicated(16, 2)).unwrap();
+    site.lab.image("images", "disk", 16).unwrap();
+    let writer = site.lab.host("n1").writer("images", "disk", 1).unwrap();
+    let mut daemon = Daemon::new(&site, "first", "guard");
+    daemon.start();
+    daemon.until("leading", is_leading);
+
+    let fence = daemon.verb(&["fence", "n1", "--reason", "cable pulled"]).expect(0).json;
+    daemon.verb(&["fence", "n2"]).expect(4);
+    let refused = daemon.recording("refused");
+    an_entry_that_somebody_removes_is_put_back(&site, &daemon, &format!("{}:0/0", site.ip("n1")));
+    let breached = daemon.recording("breached");
+    drop(writer);
+    let words = [&["release", "--fence", fence["fence"].as_str().unwrap()], ASSERTED.as_slice()].concat();
+    daemon.verb(&words).expect(0);
+    daemon.running().signal(Signal::SIGUSR1);
+    let asked = daemon.recording("asked");
+
+    let mut inputs = 0;
+    for (name, file) in [("refusal", refused), ("breach", breached), ("fence-and-release", asked)] {
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let replayed = daemon.verb(&["replay", file.to_str().unwrap()]).expect(0).json;
+        println!("{name}: {replayed}");
+        let replayed = replayed["recording"]["inputs"].as_u64().unwrap();
+        assert!(replayed > inputs, "each goes on from the one before");
+        inputs = replayed;
+        let mut text = String::new();
+        MultiGzDecoder::new(fs::File::open(&file).unwrap()).read_to_string(&mut text).unwrap();
+        assert!(text.contains("cable pulled") && !text.contains("PRIVATE KEY"));
+        if let Some(folder) = std::env::var_os("GUARDIAN_CORPUS") {
+            fs::write(PathBuf::from(folder).join(name).with_extension("jsonl"), &text).unwrap();
+        }
+        let other = text.replacen(
+            r#"{"effect":{"read-maps":{"after":0}}}"#,
+            r#"{"effect":{"read-maps":{"after":1}}}"#,
+            1,
+        );
+        fs::write(&file, other).unwrap();
+        let told = daemon.verb(&["replay", file.to_str().unwrap()]).expect(1).json["difference"].to_string();
+        assert!(told.contains("line ") && told.contains("after\\\":0"), "{told}");
+    }
+    assert_eq!(daemon.logged("recording").len(), 3, "{}", daemon.running().stderr());
+
+    // Where it cannot be saved that is all that happens.
+    fs::remove_dir_all(daemon.path("recordings")).unwrap();
+    daemon.running().signal(Signal::SIGUSR1);
+    assert!(daemon.hears("recording", 4)["message"].to_string().contains("not saved"));
+    assert!(is_leading(&daemon.status().unwrap()));
 }
 
 fn request(member: &str) -> String {

@@ -1,5 +1,7 @@
 //! What ends a verb before it has an answer.
 
+use std::path::PathBuf;
+
 use super::Exit;
 use crate::ceph::cluster::ConnectError;
 use crate::ceph::command::ReadError;
@@ -60,6 +62,8 @@ pub(super) enum Fault {
     Incus(#[from] IncusError),
     #[error("somebody else wrote to project default at the same time: run it again")]
     Raced,
+    #[error("cannot read {}: {why}; the daemon saves recordings in daemon.recordings (SIGUSR1, a refusal, a breach)", .file.display())]
+    NoRecording { file: PathBuf, why: std::io::Error },
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -72,7 +76,9 @@ impl Fault {
 
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::FenceId(_) | Self::NoPool { .. } => Exit::Usage,
+            Self::Config(_) | Self::FenceId(_) | Self::NoPool { .. } | Self::NoRecording { .. } => {
+                Exit::Usage
+            }
             Self::Connect(error) => match error {
                 ConnectError::ConfNotFound { .. }
                 | ConnectError::BadConf { .. }

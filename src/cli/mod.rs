@@ -13,6 +13,7 @@ mod ledger;
 mod plan;
 mod progress;
 mod release;
+mod replay;
 mod run;
 mod served;
 mod status;
@@ -29,6 +30,7 @@ use crate::domain::addr::{Entry, parse_target};
 use crate::domain::plan::{Request, Target};
 use context::Context;
 use error::Fault;
+use replay::ReplayArgs;
 
 /// How a verb ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +156,16 @@ enum Verb {
     Gate(GateArgs),
     /// Let the guardian talk to Incus
     Incus(IncusArgs),
+    /// Show that this version decides as the daemon did that made a recording
+    ///
+    /// The daemon records what it takes in and what it decides, and saves that when a fence is refused or breached, when
+    /// it crashes, and on SIGUSR1 (`systemctl kill -s USR1 rbd-guardian`), in the folder `daemon.recordings` of its
+    /// configuration. This gives the same inputs to a fresh core and compares each decision. It needs no cluster and
+    /// changes nothing. Read one with `zcat`: one JSON object a line.
+    ///
+    /// Ends with 0 if every decision is the same, with 1 at the first that is not (its line and both are printed), with 2 if
+    /// the file is no recording or damaged.
+    Replay(ReplayArgs),
 }
 
 #[derive(Args)]
@@ -329,6 +341,7 @@ fn run(cli: &Cli) -> Result<Exit, Fault> {
         Verb::Ledger(args) => ledger::run(&context()?, args),
         Verb::Doctor => doctor::run(&context()?),
         Verb::Gate(args) => gate::run(&cli.common, args),
+        Verb::Replay(args) => replay::run(&cli.common, args),
         Verb::Incus(IncusArgs { verb: IncusVerb::Enroll(args) }) => incus::enroll(&cli.common, args),
     }
 }

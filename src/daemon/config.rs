@@ -19,6 +19,8 @@ pub struct DaemonConfig {
     pub socket: PathBuf,
     /// The form of its log where journald does not take it.
     pub log: LogForm,
+    /// Where recordings of the core go: a folder that is there.
+    pub recordings: PathBuf,
     /// How long another guardian waits for a leader that is silent. Renewed four times within it.
     pub lease: Duration,
 }
@@ -40,6 +42,7 @@ impl Default for DaemonConfig {
             name: None,
             socket: PathBuf::from("/run/rbd-guardian/control.sock"),
             log: LogForm::default(),
+            recordings: PathBuf::from("/var/lib/rbd-guardian"),
             lease: Duration::from_secs(8),
         }
     }
@@ -172,6 +175,7 @@ pub struct RawDaemon {
     name: Option<String>,
     socket: Option<PathBuf>,
     log: Option<LogForm>,
+    recordings: Option<PathBuf>,
     lease: Option<String>,
 }
 
@@ -191,8 +195,14 @@ impl RawDaemon {
             let detail = format!("'{}' must be an absolute path of at most 100 bytes", socket.display());
             return Err(("daemon.socket", detail));
         }
+        let recordings = self.recordings.unwrap_or(defaults.recordings);
+        if !recordings.is_absolute() {
+            let detail = format!("'{}' must be an absolute path", recordings.display());
+            return Err(("daemon.recordings", detail));
+        }
         // Shorter, one slow OSD would end it; longer, a dead leader's work would wait too long.
         let lease = duration("daemon.lease", self.lease.as_deref(), defaults.lease, 4..=60)?;
-        Ok(DaemonConfig { name: self.name, socket, log: self.log.unwrap_or_default(), lease })
+        let log = self.log.unwrap_or_default();
+        Ok(DaemonConfig { name: self.name, socket, log, recordings, lease })
     }
 }

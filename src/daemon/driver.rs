@@ -12,6 +12,7 @@ use super::jobs::Jobs;
 use super::leading::{Leading, now};
 use super::log;
 use super::notices::notice;
+use super::recordings::{Flight, Recordings};
 use super::socket::Ask;
 use super::supervise::{Manager, Signals, Wish};
 use super::tenure::{Candidate, NotLeading, Tenure};
@@ -90,6 +91,8 @@ pub(super) struct Driver {
     incus_trouble: Option<String>,
     incus_at: Option<Duration>,
     listener: Option<Listener>,
+    /// None are made for a single request: whoever makes it hears what became of it.
+    recordings: Option<Recordings>,
     jobs: Jobs<Job, Done>,
     /// Bids in a row that ended in silence or in a refusal.
     vain_bids: u32,
@@ -101,6 +104,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(origin: Origin, identity: Identity, config: Config) -> Self {
+        let recordings = Some(Recordings::new(config.daemon.recordings.clone()));
         Self {
             origin,
             identity,
@@ -114,6 +118,7 @@ impl Driver {
             incus_trouble: None,
             incus_at: Some(Duration::ZERO),
             listener: None,
+            recordings,
             jobs: Jobs::new(),
             vain_bids: 0,
             early: Vec::new(),
@@ -121,10 +126,11 @@ impl Driver {
         }
     }
 
-    /// Goes on from a connection that is there.
+    /// Goes on from a connection that is there, for a single request.
     pub(super) fn connected(mut self, cluster: Cluster) -> Self {
         self.cluster = Some(cluster);
         self.stage = Stage::Bidding;
+        self.recordings = None;
         self
     }
 
@@ -162,6 +168,7 @@ impl Driver {
                 // 4. The service manager.
                 wish = signals.next() => match wish {
                     Wish::Reload => self.reload(),
+                    Wish::Record => self.record(),
                     Wish::End => return self.end().await,
                 },
                 // 5. Time.
@@ -325,6 +332,7 @@ impl Driver {
         let storage =
             Storage { cluster, guarded: settings.policy.guarded.clone(), expire: settings.policy.expire };
         let guardian = Recorder::new(settings, tenure.records(), now(), LIMIT);
+        let guardian = Flight::new(guardian, self.recordings.clone());
         self.trouble = None;
         let hands = Hands::new(storage, tenure, self.incus.clone());
         let mut leading = Box::new(Leading::new(guardian, hands, self.config.daemon.lease));
@@ -519,6 +527,16 @@ impl Driver {
             }
         }
         self.manager.reloaded();
+    }
+
+    /// SIGUSR1.
+    fn record(&mut self) {
+        match &mut self.stage {
+            Stage::Leading(leading) => leading.guardian.save(),
+            Stage::Connecting | Stage::Bidding => {
+                log::line(Level::Info, "recording", None, "it does not lead: there is nothing to record");
+            }
+        }
     }
 
     fn reconfigure(&mut self) {

@@ -7,16 +7,16 @@ use tokio::sync::mpsc::Sender;
 
 use super::effects::{Hands, Performing};
 use super::log;
+use super::recordings::Flight;
 use super::wire::Line;
 use crate::clock;
 use crate::domain::guardian::io::{Effect, Input, Now, Request};
-use crate::domain::guardian::recorder::Recorder;
 use crate::domain::guardian::report::{Level, Report};
 use crate::ledger::NotLeased;
 
 /// A core that leads, what it acts with, and who waits for it.
 pub(super) struct Leading {
-    pub(super) guardian: Recorder,
+    pub(super) guardian: Flight,
     pub(super) hands: Hands,
     /// Where answers to requests go, by the requests' numbers.
     asked: BTreeMap<u64, Sender<Line>>,
@@ -26,7 +26,7 @@ pub(super) struct Leading {
 }
 
 impl Leading {
-    pub(super) fn new(guardian: Recorder, hands: Hands, lease: Duration) -> Self {
+    pub(super) fn new(guardian: Flight, hands: Hands, lease: Duration) -> Self {
         let renew_at = Some(next_renewal(hands.tenure.until, lease));
         let mut leading = Self { guardian, hands, asked: BTreeMap::new(), next_request: 1, renew_at };
         leading.handle(Input::Tick);
@@ -127,6 +127,7 @@ impl Leading {
             match report {
                 Report::Log { level, code, member, text } => {
                     log::line(level, code, member.as_deref(), &text);
+                    self.guardian.told(code, member);
                     // A reader who is slow misses steps, never the answer.
                     for answers in self.asked.values().filter(|to| level > Level::Debug && to.capacity() > 1)
                     {

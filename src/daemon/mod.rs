@@ -14,6 +14,7 @@ mod log;
 mod notices;
 mod ping;
 mod platform;
+mod recordings;
 pub mod socket;
 mod supervise;
 mod tenure;

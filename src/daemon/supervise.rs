@@ -13,6 +13,8 @@ pub(super) enum Wish {
     End,
     /// SIGHUP.
     Reload,
+    /// SIGUSR1.
+    Record,
 }
 
 /// Signals that are listened to.
@@ -21,7 +23,6 @@ pub(super) struct Signals {
     term: Signal,
     int: Signal,
     hup: Signal,
-    /// Reserved for the flight recorder; without a handler it would end the process.
     usr1: Signal,
 }
 
@@ -38,16 +39,14 @@ impl Signals {
 
     /// The next one. Cancelling it loses nothing.
     pub(super) async fn next(&mut self) -> Wish {
-        loop {
-            tokio::select! {
-                biased;
-                Some(()) = self.term.recv() => return Wish::End,
-                Some(()) = self.int.recv() => return Wish::End,
-                Some(()) = self.hup.recv() => return Wish::Reload,
-                Some(()) = self.usr1.recv() => {}
-                // Signal streams do not end.
-                else => std::future::pending().await,
-            }
+        tokio::select! {
+            biased;
+            Some(()) = self.term.recv() => Wish::End,
+            Some(()) = self.int.recv() => Wish::End,
+            Some(()) = self.hup.recv() => Wish::Reload,
+            Some(()) = self.usr1.recv() => Wish::Record,
+            // Signal streams do not end.
+            else => std::future::pending().await,
         }
     }
 }

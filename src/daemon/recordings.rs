@@ -1,0 +1,204 @@
+//! Recordings of the core as files, for whoever wants to know why it decided as it did.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::log;
+use crate::clock;
+use crate::domain::guardian::recorder::Recorder;
+use crate::domain::guardian::report::Level;
+
+/// So many files are kept, the newest: 64 MiB at most.
+const KEPT: usize = 16;
+const BEGINNING: &str = "recording-";
+const ENDING: &str = ".jsonl.gz";
+
+/// Where they go.
+#[derive(Debug, Clone)]
+pub(super) struct Recordings {
+    folder: PathBuf,
+}
+
+impl Recordings {
+    /// In a folder that is there.
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// Saves one, on a thread of its own: the loop waits for no disk.
+    pub(super) fn begin_to_save(&self, recording: Vec<u8>, why: &'static str) {
+        let this = self.clone();
+        let begun = thread::Builder::new().spawn(move || this.save(&recording, why));
+        if let Err(error) = begun {
+            log::line(Level::Warn, "recording", None, &format!("not saved: {error}"));
+        }
+    }
+
+    /// Saves one, and says where. One that cannot be saved changes nothing but the log.
+    pub(super) fn save(&self, recording: &[u8], why: &str) {
+        match self.write(recording, why, clock::wall()) {
+            Ok(path) => {
+                let text = format!("{why}: what led to it is in {} (`rbd-guardian replay`)", path.display());
+                log::line(Level::Info, "recording", None, &text);
+            }
+            Err(error) => {
+                let text =
+                    format!("{why}: not saved in {}: {error} (daemon.recordings)", self.folder.display());
+                log::line(Level::Warn, "recording", None, &text);
+            }
+        }
+    }
+
+    fn write(&self, recording: &[u8], why: &str, now: Timestamp) -> io::Result<PathBuf> {
+        let path =
+            self.folder.join(format!("{BEGINNING}{}-{why}{ENDING}", now.strftime("%Y%m%dT%H%M%S%.3fZ")));
+        // Nobody takes a file for whole that is not.
+        let part = path.with_extension("part");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        file.write_all(recording)?;
+        fs::rename(&part, &path)?;
+        forget(&self.folder)?;
+        Ok(path)
+    }
+}
+
+/// A core on its way, with the folder for what led to what became of it.
+#[derive(Debug)]
+pub(super) struct Flight {
+    core: Recorder,
+    recordings: Option<Recordings>,
+    /// When it was last saved what led to something of this kind, by the boot clock.
+    saved: BTreeMap<(&'static str, Option<String>), Duration>,
+}
+
+impl Flight {
+    pub(super) fn new(core: Recorder, recordings: Option<Recordings>) -> Self {
+        Self { core, recordings, saved: BTreeMap::new() }
+    }
+
+    /// Somebody asked for it.
+    pub(super) fn save(&mut self) {
+        self.begin_to_save("asked");
+    }
+
+    /// The core told this of a member: what led to a refusal or a breach is saved. A reason whose words change by the
+    /// second is still one.
+    pub(super) fn told(&mut self, code: &'static str, member: Option<String>) {
+        const AGAIN: Duration = Duration::from_secs(600);
+        if !["refused", "breached"].contains(&code) {
+            return;
+        }
+        let now = clock::boot();
+        let before = self.saved.get(&(code, member.clone()));
+        if before.is_none_or(|before| now.saturating_sub(*before) >= AGAIN) {
+            self.saved.insert((code, member), now);
+            self.begin_to_save(code);
+        }
+    }
+
+    fn begin_to_save(&mut self, why: &'static str) {
+        if let Some(recordings) = &self.recordings {
+            recordings.begin_to_save(self.core.recording(), why);
+        }
+    }
+}
+
+impl Deref for Flight {
+    type Target = Recorder;
+
+    fn deref(&self) -> &Recorder {
+        &self.core
+    }
+}
+
+impl DerefMut for Flight {
+    fn deref_mut(&mut self) -> &mut Recorder {
+        &mut self.core
+    }
+}
+
+/// A core that panics takes the process with it; what it panicked on is kept.
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(recordings) = self.recordings.as_ref().filter(|_| thread::panicking()) {
+            recordings.save(&self.core.recording(), "crash");
+        }
+    }
+}
+
+/// Removes what is too much. The names are in the order of time.
+fn forget(folder: &Path) -> io::Result<()> {
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with(BEGINNING) && name.ends_with(ENDING))
+    };
+    let files = fs::read_dir(folder)?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let mut files: Vec<PathBuf> = files.filter(is_ours).collect();
+    files.sort();
+    let much = files.len().saturating_sub(KEPT);
+    files.into_iter().take(much).try_for_each(fs::remove_file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::domain::guardian::io::{Input, Now};
+    use crate::domain::guardian::recorder::LIMIT;
+    use crate::domain::guardian::replay::replay;
+    use crate::domain::guardian::settings::Settings;
+    use crate::domain::member::Members;
+    use crate::domain::policy::Policy;
+    use crate::domain::record::Records;
+
+    #[test]
+    fn the_newest_are_kept_and_only_their_owner_reads_them() {
+        let folder = std::env::temp_dir().join(format!("recordings-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("other"), "").unwrap();
+        let recordings = Recordings::new(folder.clone());
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let written: Vec<PathBuf> =
+            (1..=20).map(|s| recordings.write(b"x", "asked", at(s)).unwrap()).collect();
+        let mut kept: Vec<PathBuf> =
+            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        kept.sort();
+        assert_eq!(kept, [&[folder.join("other")], &written[4..]].concat());
+        assert_eq!(written[0].file_name().unwrap(), "recording-19700101T000001.000Z-asked.jsonl.gz");
+        assert_eq!(fs::metadata(&written[19]).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(recordings.write(b"x", "asked", at(1)).is_err());
+        // Nothing but a line in the log.
+        recordings.save(b"x", "asked");
+    }
+
+    #[test]
+    fn what_a_core_panicked_on_is_kept() {
+        let folder = std::env::temp_dir().join(format!("crash-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let now = Now { boot: Duration::from_secs(9), wall: Timestamp::UNIX_EPOCH };
+        let settings = Settings::new("g1", "boot", Policy::default(), Members::default());
+        let core = Recorder::new(settings, Records::default(), now, LIMIT);
+        let mut flight = Flight::new(core, Some(Recordings::new(folder.clone())));
+        flight.handle(now, Input::Tick);
+        let ended = thread::Builder::new().spawn(move || {
+            let _flight = flight;
+            panic!("on purpose");
+        });
+        assert!(ended.unwrap().join().is_err());
+        let files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() == 1 && files[0].to_str().unwrap().ends_with("-crash.jsonl.gz"), "{files:?}");
+        let replayed = replay(fs::File::open(&files[0]).unwrap()).unwrap();
+        assert_eq!(replayed.inputs, 1);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
