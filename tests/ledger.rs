@@ -246,6 +246,8 @@ fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
         since: Timestamp::now(),
         sealed: Some(Timestamp::now()),
         marks: [("boot".to_owned(), Duration::from_millis(1_234_567))].into(),
+        seen: [client(1, 9)].into(),
+        removals: Vec::new(),
     }
 }
 

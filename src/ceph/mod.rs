@@ -2,6 +2,7 @@
 //!
 //! `unsafe` lives in [`cluster`], [`ioctx`], [`completion`], [`omap`] and [`lease`] only; the rest is built on them.
 
+pub mod audit;
 pub mod barrier;
 pub mod blocklist;
 pub mod cluster;

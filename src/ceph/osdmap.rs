@@ -107,7 +107,7 @@ fn parse(json: &[u8]) -> Result<Dump, ReadError> {
 }
 
 /// `2031-11-21T10:00:00.123456+0000`: in the monitor's local zone, with its offset.
-fn time(text: &str) -> Option<Timestamp> {
+pub(super) fn time(text: &str) -> Option<Timestamp> {
     BrokenDownTime::parse("%Y-%m-%dT%H:%M:%S%.f%z", text).ok()?.to_timestamp().ok()
 }
 

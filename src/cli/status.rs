@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::answer::{EntryAnswer, PoolAnswer, barrier_text, entries_table, table};
+use super::answer::{EntryAnswer, PoolAnswer, barrier_text, table};
 use super::context::{Context, print};
 use super::error::Fault;
 use super::progress::Progress;
@@ -21,15 +21,28 @@ use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::fence_id::FenceId;
 use crate::domain::map::OsdMap;
 use crate::domain::member::Member;
+use crate::domain::origin::{self, Listed, Origin, Other};
+use crate::ledger::Ledger;
 
 #[derive(Serialize)]
 struct StatusAnswer {
     epoch: u32,
     members: Vec<MemberAnswer>,
-    /// Entries at addresses of no member.
-    other_entries: Vec<EntryAnswer>,
+    /// Entries at addresses of no member, and those that are none of a host or client.
+    other_entries: Vec<OtherAnswer>,
     /// Whether every PG enforces this epoch's entries; empty if there are none.
     barrier: Vec<PoolAnswer>,
+}
+
+/// An entry that no fence accounts for.
+#[derive(Serialize)]
+struct OtherAnswer {
+    entry: Listed,
+    kind: &'static str,
+    until: Timestamp,
+    /// Whose it looks like.
+    origin: Origin,
+    member: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -57,6 +70,9 @@ enum MemberState {
 /// How long PGs may take to answer before they are shown as pending.
 const PROVE_WITHIN: Duration = Duration::from_secs(2);
 const REPEAT: Duration = Duration::from_secs(2);
+
+/// How long the ledger may take to tell which entries are of fences.
+const REMEMBERED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Looks repeated when the cluster changed under the proof.
 const ROUNDS: usize = 3;
@@ -109,6 +125,10 @@ fn served_text(status: &Value) -> String {
             shown.push_str(&format!("{what}: waits for {waits}\n"));
         }
     }
+    let others = list("others");
+    if !others.is_empty() {
+        shown.push_str(&others_text(&others));
+    }
     for alarm in list("alarms") {
         let about = alarm["member"].as_str().map(|member| format!(" {member}")).unwrap_or_default();
         shown.push_str(&format!("\nALARM {}{about}: {}\n", text(&alarm["code"]), text(&alarm["text"])));
@@ -147,7 +167,7 @@ fn show(context: &Context, names: &mut ProbeNames, before: &str) -> Result<bool,
     let answer = StatusAnswer {
         epoch: map.epoch,
         members: members.map(|member| describe(member, &map, required, proved)).collect(),
-        other_entries: others(context, &map),
+        other_entries: others(context, &map, required),
         barrier: proofs.iter().map(PoolAnswer::new).collect(),
     };
     context.print(&answer, |answer| format!("{before}{}", text(answer)))
@@ -211,18 +231,41 @@ fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) ->
     MemberAnswer { name: member.name.clone(), state, fence, entries, notes }
 }
 
-fn others(context: &Context, map: &OsdMap) -> Vec<EntryAnswer> {
-    let of_member = |ip| context.config.members.owner(ip).is_some();
-    let entries = map.blocklist.entries.iter().filter(|(addr, _)| !of_member(addr.ip));
-    let entries = entries.filter_map(|(addr, until)| {
-        let entry = if addr.is_host() { Entry::Host(addr.ip) } else { Entry::Client(addr.client()?) };
-        Some((entry, Some(*until)))
-    });
-    let ranges =
-        map.blocklist.ranges.iter().filter(|(range, _)| range.prefix_len() == range.max_prefix_len());
-    let ranges = ranges.filter(|(range, _)| !of_member(range.addr()));
-    let ranges = ranges.map(|(range, until)| (Entry::HostRange(range.addr()), Some(*until)));
-    entries.chain(ranges).map(EntryAnswer::new).collect()
+/// Those of members are told with them.
+fn others(context: &Context, map: &OsdMap, required: Timestamp) -> Vec<OtherAnswer> {
+    let recorded = recorded(context);
+    let members = &context.config.members;
+    let others =
+        origin::others(&map.blocklist, |entry| recorded.contains(&entry), members, clock::wall(), required);
+    let others = others.into_iter().filter(|other| other.member.is_none() || other.entry.entry().is_none());
+    let answer = |Other { entry, until, origin, member }: Other| {
+        let until = Timestamp::from_second(until.as_second()).unwrap_or(until);
+        OtherAnswer { entry, kind: entry.kind(), until, origin, member }
+    };
+    others.map(answer).collect()
+}
+
+/// What guardians remember of their fences; nothing where there is no ledger to be read.
+fn recorded(context: &Context) -> BTreeSet<Entry> {
+    let within = context.deadline.at_most(REMEMBERED_WITHIN);
+    let ledger = Ledger::open(&context.cluster, &context.config.ledger, &within);
+    let Some(read) = ledger.ok().and_then(|ledger| ledger.read(&within).ok()) else { return BTreeSet::new() };
+    read.records().fences.values().flat_map(|fence| fence.entries.keys().copied()).collect()
+}
+
+fn others_text(others: &[Value]) -> String {
+    /// More than so many are only counted: the JSON lists all.
+    const SHOWN: usize = 20;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut rows = table(["ENTRY", "UNTIL", "MEMBER", "WHOSE"]);
+    for other in others.iter().take(SHOWN) {
+        let origin = serde_json::from_value::<Origin>(other["origin"].clone());
+        let whose = origin.map_or_else(|_| text(&other["origin"]), |origin| origin.to_string());
+        rows.add_row([text(&other["entry"]), text(&other["until"]), text(&other["member"]), whose]);
+    }
+    let more = others.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!("\n… and {more} more") } else { String::new() };
+    format!("\nentries that no fence accounts for:\n{rows}{more}\n")
 }
 
 fn text(answer: &StatusAnswer) -> String {
@@ -251,10 +294,9 @@ fn text(answer: &StatusAnswer) -> String {
         text.push_str(&format!("\nproof, made just now:\n{}\n", barrier_text(&answer.barrier)));
     }
     if !answer.other_entries.is_empty() {
-        text.push_str(&format!(
-            "\nentries at addresses of no member:\n{}\n",
-            entries_table(&answer.other_entries)
-        ));
+        let others: Vec<Value> =
+            answer.other_entries.iter().filter_map(|other| serde_json::to_value(other).ok()).collect();
+        text.push_str(&others_text(&others));
     }
     text
 }

@@ -11,7 +11,6 @@ pub mod identity;
 mod jobs;
 mod leading;
 mod log;
-mod memory;
 mod notices;
 mod ping;
 mod platform;

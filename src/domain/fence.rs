@@ -426,6 +426,11 @@ impl Fence {
         self.plan.entries.iter().map(move |entry| (*entry, until(*entry)))
     }
 
+    /// Did this run put it up as a cover?
+    pub fn is_cover(&self, entry: Entry) -> bool {
+        self.wanted.is_cover(entry)
+    }
+
     /// Whole-host entries this run put up as covers and that stand still: every client of their IP is refused.
     pub fn standing_covers(&self) -> Vec<Entry> {
         self.seen.as_ref().map_or_else(Vec::new, |map| self.wanted.standing_covers(&map.blocklist).collect())

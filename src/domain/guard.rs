@@ -103,18 +103,18 @@ fn conflicts_of(one: &ImageUse, grounds: Grounds<'_>) -> Vec<Conflict> {
     };
     let conflict = |client: ClientAddr| Conflict {
         image: one.image.clone(),
-        instances: instances.iter().cloned().collect(),
+        instances: instances.clone(),
         member: grounds.members.owner(client.ip).map(|member| member.name.clone()),
         client,
-        placed: locations.iter().cloned().collect(),
+        placed: locations.clone(),
     };
     one.clients().into_iter().filter(|client| !explained(client)).map(conflict).collect()
 }
 
 /// An operation that moves one of these instances between members, or opens its image for a moment elsewhere.
-fn moves(operation: &Operation, instances: &[InstanceId]) -> bool {
+fn moves(operation: &Operation, instances: &BTreeSet<InstanceId>) -> bool {
     match operation.kind {
-        OperationKind::Migrate => instances.iter().any(|instance| operation.instances.contains(instance)),
+        OperationKind::Migrate => !operation.instances.is_disjoint(instances),
         OperationKind::Heal | OperationKind::Evacuate | OperationKind::Start | OperationKind::Other => false,
     }
 }

@@ -9,11 +9,11 @@ pub mod barrier;
 pub mod blocklist;
 pub mod fence;
 pub mod fence_id;
-
 pub mod guard;
 pub mod guardian;
 pub mod map;
 pub mod member;
+pub mod origin;
 pub mod pairs;
 pub mod plan;
 pub mod policy;

@@ -152,6 +152,43 @@ pub struct FenceRecord {
     /// since the seal can so be told without a wall clock.
     #[serde(default)]
     pub marks: BTreeMap<String, Duration>,
+    /// Client instances of the fenced addresses that appeared after the seal: those of the old life and, once the host
+    /// has booted, of the new one. Each gets an entry of its own, at the latest before the release.
+    #[serde(default)]
+    pub seen: BTreeSet<ClientAddr>,
+    /// Who removed entries of it while it was held, the last ones.
+    #[serde(default)]
+    pub removals: Vec<Removal>,
+}
+
+/// A command that removed an entry of the blocklist, as the monitors logged it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    /// When, by the clock of the monitor.
+    pub at: Timestamp,
+    /// The key it was sent with: `client.admin`.
+    pub entity: String,
+    /// The address it came from, as the monitor saw it.
+    pub address: String,
+    /// What was removed; `None` for everything (`osd blocklist clear`).
+    pub entry: Option<Entry>,
+}
+
+impl Removal {
+    /// Did it remove this entry?
+    pub fn removes(&self, entry: Entry) -> bool {
+        self.entry.is_none_or(|removed| removed == entry)
+    }
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, entity, address, entry } = self;
+        match entry {
+            Some(entry) => write!(f, "{entity} at {address} removed {entry} ({at})"),
+            None => write!(f, "{entity} at {address} removed every entry ({at})"),
+        }
+    }
 }
 
 fn unknown_coverage() -> Coverage {

@@ -62,6 +62,13 @@ impl Release {
         }
     }
 
+    /// Clients that were seen before, and that perhaps nobody sees any more.
+    pub fn remember(mut self, clients: impl IntoIterator<Item = ClientAddr>) -> Self {
+        let of_ips = clients.into_iter().filter(|client| self.ips.contains(&client.ip));
+        self.wanted.targets.extend(of_ips.map(Entry::Client));
+        self
+    }
+
     /// What to do next; `None` while an effect is outstanding and when there is nothing left to do.
     pub fn next_effect(&mut self) -> Option<Effect> {
         if self.outstanding || self.failure.is_some() {

@@ -61,6 +61,11 @@ impl Wanted {
         self.targets.iter().copied().find(bare)
     }
 
+    /// Did this run put it up as a cover?
+    pub fn is_cover(&self, entry: Entry) -> bool {
+        self.covers.contains(&entry)
+    }
+
     /// Covers of this run that stand.
     pub fn standing_covers(&self, blocklist: &Blocklist) -> impl Iterator<Item = Entry> {
         self.covers.iter().copied().filter(|cover| blocklist.until(*cover).is_some())

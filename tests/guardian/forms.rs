@@ -14,7 +14,7 @@ use rbd_guardian::domain::guardian::settings::{OnConflict, Settings, Trigger};
 use rbd_guardian::domain::member::{Member, Members};
 use rbd_guardian::domain::plan::Target;
 use rbd_guardian::domain::policy::Policy;
-use rbd_guardian::domain::record::{Change, GateRecord, Key, Record, Records};
+use rbd_guardian::domain::record::{Change, GateRecord, Key, Record, Records, Removal};
 use rbd_guardian::domain::release;
 use rbd_guardian::domain::view::{MemberState, MemberStatus, Notice, Operation, OperationKind};
 use rbd_guardian::domain::volume::ImageName;
@@ -120,6 +120,8 @@ fn inputs() -> Vec<Input> {
     let networks = BTreeSet::from(["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()]);
     let pool = PoolToProve { id: 3, name: "incus".into(), pg_num: 8 };
     let proof = PoolProof { pool, pending: [1, 7].into(), trouble: Some(no()) };
+    let (entity, address) = ("client.admin".to_owned(), "10.0.0.8:0/7".to_owned());
+    let removal = Removal { at: start(), entity, address, entry: Some(entries()[1]) };
     let all = vec![
         Input::Tick,
         Input::View { began, view: Ok(model.view.clone()) },
@@ -130,6 +132,8 @@ fn inputs() -> Vec<Input> {
         Input::Pinged("n2".into(), Ok(true)),
         Input::Looked(Ok(world)),
         Input::Maps(Ok(model.maps.clone())),
+        Input::Audit(fence(), Ok(vec![removal])),
+        Input::Audit(fence(), Err(no())),
         Input::Swept { began, uses, unread: vec![no()] },
         Input::Recorded(Recorded::Written),
         Input::Recorded(Recorded::Deposed(no())),
@@ -195,6 +199,7 @@ fn effects() -> Vec<Effect> {
         Effect::Ping("n2".into()),
         Effect::Look,
         Effect::ReadMaps { after: 7 },
+        Effect::ReadAudit(fence()),
         Effect::Sweep,
         Effect::Record { changes: changes(), what: "what".into(), why: "why".into() },
         Effect::PutGate { keys: [("k".to_owned(), "v".to_owned())].into(), epoch: u64::MAX },

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rbd_guardian::domain::addr::Entry;
+use rbd_guardian::domain::addr::{ClientAddr, Entry};
 use rbd_guardian::domain::barrier::PoolProof;
 use rbd_guardian::domain::blocklist::Blocklist;
 use rbd_guardian::domain::fence::{self, Sent};
@@ -19,14 +19,14 @@ use rbd_guardian::domain::guardian::settings::Settings;
 use rbd_guardian::domain::map::{OsdMap, Pool};
 use rbd_guardian::domain::member::Members;
 use rbd_guardian::domain::policy::Policy;
-use rbd_guardian::domain::record::{FenceState, Records};
+use rbd_guardian::domain::record::{FenceState, Records, Removal};
 use rbd_guardian::domain::release;
 use rbd_guardian::domain::view::{
     Details, GateView, Instance, InstanceId, InstanceKind, MemberState, MemberStatus, MemberView, Notice,
     Thresholds, View,
 };
 use rbd_guardian::domain::volume::{Content, ImageName, StoragePool, Volume, VolumeKind};
-use rbd_guardian::domain::world::{Clients, SeenAt, World};
+use rbd_guardian::domain::world::{Clients, Daemon, SeenAt, World};
 
 pub(crate) const STEP: Duration = Duration::from_millis(250);
 
@@ -57,6 +57,11 @@ pub(crate) struct Model {
     pub(crate) later: Vec<(Duration, Input)>,
     /// PGs that do not answer.
     pub(crate) silent: BTreeSet<u32>,
+    /// Clients that monitors know of.
+    pub(crate) sessions: BTreeSet<ClientAddr>,
+    pub(crate) daemons: Vec<Daemon>,
+    /// What the monitors logged of removals; `None` if the log cannot be read.
+    pub(crate) removals: Option<Vec<Removal>>,
 }
 
 pub(crate) fn id(name: &str) -> InstanceId {
@@ -114,6 +119,9 @@ impl Model {
             answers_due: VecDeque::new(),
             later: Vec::new(),
             silent: BTreeSet::new(),
+            sessions: BTreeSet::new(),
+            daemons: Vec::new(),
+            removals: Some(Vec::new()),
         };
         model.platform(members);
         model
@@ -156,7 +164,12 @@ impl Model {
                 addresses: Ok([ip].into()),
             };
             self.view.members.insert(member.clone(), view);
-            let details = Details { running: true, ran: true, ..Details::default() };
+            let details = Details {
+                running: true,
+                ran: true,
+                disk_pools: ["remote".into()].into(),
+                ..Details::default()
+            };
             let instance =
                 Instance { kind: InstanceKind::Container, location: member.clone(), details: Some(details) };
             instances.insert(id(&name), instance);
@@ -296,7 +309,11 @@ impl Model {
                         fence.member.as_deref() == Some(&member) && fence.state == FenceState::Sealed
                     });
                     assert!(sealed, "the gate opens for {member} before the seal is recorded");
-                    assert!(self.refuses(&member), "the gate opens for {member}, which is not refused");
+                    let all_refused = self.ledger.fences.values().any(|fence| {
+                        let stands = |entry: &Entry| self.map().blocklist.until(*entry).is_some();
+                        fence.member.as_deref() == Some(&member) && fence.entries.keys().all(stands)
+                    });
+                    assert!(all_refused, "the gate opens for {member}, which is not refused");
                 }
             }
             Effect::Fence(id, fence::Effect::Add(_) | fence::Effect::Remove(_)) => {
@@ -348,11 +365,14 @@ impl Model {
                 clients.entry(client).or_default().insert(SeenAt::Watch(one.image.to_string()));
             }
         }
+        for client in &self.sessions {
+            clients.entry(*client).or_default().insert(SeenAt::Session("client.admin".to_owned()));
+        }
         World {
             now: self.now().wall,
             own: vec!["10.0.0.9:0/9".parse().unwrap()],
             map: self.map().clone(),
-            daemons: Vec::new(),
+            daemons: self.daemons.clone(),
             clients,
             unread: Vec::new(),
         }
@@ -382,6 +402,7 @@ impl Model {
                 let newest = || vec![self.map().clone()];
                 Input::Maps(Ok(if after == 0 || maps.is_empty() { newest() } else { maps }))
             }
+            Effect::ReadAudit(id) => Input::Audit(id, self.removals.clone().ok_or_else(silence)),
             Effect::Sweep => Input::Swept { began, uses: self.uses.clone(), unread: Vec::new() },
             Effect::Record { changes, what, .. } => {
                 if self.ledger_down {

@@ -75,6 +75,10 @@ pub struct Case {
     pub clear: bool,
     /// It is to be released.
     pub release: Option<Releasing>,
+    /// Clients that appeared since, to be fenced as well as soon as nothing is on its way.
+    to_chase: BTreeSet<Entry>,
+    /// Those that are being fenced: that their entries are missing is no breach.
+    chased: BTreeSet<Entry>,
     /// The last failure, in words, and when to try again.
     pub trouble: Option<(String, Duration)>,
     /// Begun after a restart from what the ledger holds, and not proved again yet.
@@ -99,6 +103,8 @@ enum Stage {
     Releasing(Box<Release>),
 }
 
+/// So many clients that appear under a host entry are remembered: each try of its platform to reach the storage is one.
+const REMEMBERED: usize = 1000;
 /// After a failure that repeating does not mend, the world may have changed.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -128,6 +134,8 @@ impl Case {
             since: now.wall,
             sealed: None,
             marks: BTreeMap::new(),
+            seen: BTreeSet::new(),
+            removals: Vec::new(),
         };
         Self::of(id, record, plan, false)
     }
@@ -170,6 +178,8 @@ impl Case {
             sealed_at: None,
             clear: false,
             release: None,
+            to_chase: BTreeSet::new(),
+            chased: BTreeSet::new(),
             trouble: None,
             sent: BTreeSet::new(),
             waits_for: None,
@@ -192,6 +202,61 @@ impl Case {
     /// Its whole-host IPs.
     pub fn hosts(&self) -> BTreeSet<IpAddr> {
         self.plan.hosts()
+    }
+
+    /// Fences these clients as well, which no entry refuses; those it did not know before.
+    pub fn chase(&mut self, clients: impl Iterator<Item = ClientAddr>) -> Vec<ClientAddr> {
+        let mut new = Vec::new();
+        for client in clients {
+            if !self.plan.entries.contains(&Entry::Client(client))
+                && self.to_chase.insert(Entry::Client(client))
+            {
+                self.record.seen.insert(client);
+                new.push(client);
+            }
+        }
+        new
+    }
+
+    /// Remembers clients of a refused host, for the release.
+    pub fn remember(&mut self, clients: impl Iterator<Item = ClientAddr>) {
+        for client in clients {
+            if !self.record.entries.contains_key(&Entry::Client(client))
+                && self.record.seen.len() < REMEMBERED
+            {
+                self.record.seen.insert(client);
+            }
+        }
+    }
+
+    /// Begins with what is to be chased. Not while something is on its way: an answer of before would count for what is
+    /// asked then.
+    fn begin_chase(&mut self) {
+        if self.to_chase.is_empty() || self.in_flight || self.release.is_some() {
+            return;
+        }
+        let entries = std::mem::take(&mut self.to_chase);
+        self.record.entries.extend(entries.iter().map(|entry| (*entry, None)));
+        self.plan.entries.extend(&entries);
+        self.plan.known_clients += entries.len();
+        self.chased.extend(entries);
+        if matches!(self.record.state, FenceState::Sealed | FenceState::Pending) {
+            self.record.state = FenceState::Committed;
+        }
+        (self.held, self.trouble, self.sealed_at, self.clear) = (None, None, None, false);
+        self.stage = Stage::Fencing(Box::new(Fence::new(self.plan.clone())));
+    }
+
+    /// Is it an entry of this fence, also for a moment?
+    pub fn accounts_for(&self, entry: Entry) -> bool {
+        let cover = match &self.stage {
+            Stage::Fencing(fence) => fence.is_cover(entry),
+            // Its covers are of its hosts.
+            Stage::Releasing(_) => false,
+        };
+        cover
+            || self.record.entries.contains_key(&entry)
+            || (entry.is_host() && self.hosts().contains(&entry.ip()))
     }
 
     /// May instances of the member start elsewhere, as far as this fence is concerned? Only what the ledger backs
@@ -290,7 +355,7 @@ impl Case {
                 if self.release.is_some() && recorded && closed && drained {
                     let until = policy.required_until(ground.now.wall);
                     (self.held, self.trouble) = (None, None);
-                    self.stage = Stage::Releasing(Box::new(Release::new(self.hosts(), until)));
+                    self.stage = Stage::Releasing(Box::new(self.begin_release(until)));
                 } else if retry && fence.failure().is_some() {
                     self.plan.required_until = policy.required_until(ground.now.wall);
                     self.stage = Stage::Fencing(Box::new(Fence::new(self.plan.clone())));
@@ -304,11 +369,15 @@ impl Case {
             Stage::Releasing(release) => {
                 if retry && release.failure().is_some() {
                     let until = policy.required_until(ground.now.wall);
-                    self.stage = Stage::Releasing(Box::new(Release::new(self.hosts(), until)));
+                    self.stage = Stage::Releasing(Box::new(self.begin_release(until)));
                     self.trouble = None;
                 }
             }
         }
+    }
+
+    fn begin_release(&self, until: Timestamp) -> Release {
+        Release::new(self.hosts(), until).remember(self.record.seen.iter().copied())
     }
 
     fn is_permitted(&self, effect: &Effect, ground: &Ground<'_>) -> bool {
@@ -316,6 +385,14 @@ impl Case {
             return true;
         }
         let Some(recorded) = ground.recorded else { return false };
+        let added =
+            if let Effect::Fence(_, fence::Effect::Add(entries)) = effect { entries.as_slice() } else { &[] };
+        // A cover is none of the plan's.
+        let unrecorded =
+            |entry: &Entry| self.plan.entries.contains(entry) && !recorded.entries.contains_key(entry);
+        if added.iter().any(unrecorded) {
+            return false;
+        }
         let doubted = removals(effect).iter().all(|entry| recorded.in_doubt.contains(entry));
         let expected = if matches!(effect, Effect::Release(..)) {
             recorded.state == FenceState::Releasing
@@ -337,6 +414,7 @@ impl Case {
             self.update_release(now);
             return;
         }
+        self.begin_chase();
         let Stage::Fencing(fence) = &self.stage else { return };
         if let Some(failure) = fence.failure() {
             let again = self.trouble.as_ref().map_or(now.boot + RETRY, |(_, again)| *again);
@@ -360,6 +438,7 @@ impl Case {
             State::Sealed => FenceState::Sealed,
             State::Breached => FenceState::Breached,
             State::Intended | State::Committed | State::Pending if self.resumed_unbroken(fence) => return,
+            State::Intended | State::Committed if self.is_only_chasing(fence) => FenceState::Committed,
             State::Intended if self.record.sealed.is_some() => FenceState::Breached,
             State::Committed if self.record.sealed.is_some() => FenceState::Breached,
             State::Intended => FenceState::Intended,
@@ -372,7 +451,9 @@ impl Case {
         if state == FenceState::Sealed {
             if self.sealed_at.is_none() {
                 self.sealed_at = Some(now.boot);
-                if !(self.resumed && self.record.state == FenceState::Sealed) {
+                // Who appears later puts off no proof of a reboot, and is not proved dead by it.
+                let again = self.resumed && self.record.state == FenceState::Sealed;
+                if !again && self.chased.is_empty() {
                     self.record.marks.clear();
                 }
                 self.record.marks.entry(boot_id.to_owned()).or_insert(now.boot);
@@ -383,6 +464,7 @@ impl Case {
                 |proof: &PoolProof| Proof { pool: proof.pool.name.clone(), pgs: proof.pool.pg_num, epoch };
             self.record.proofs = fence.proofs().map(proof).collect();
             self.resumed = false;
+            self.chased.clear();
         } else {
             self.sealed_at = None;
             self.clear = false;
@@ -402,6 +484,13 @@ impl Case {
         self.resumed && self.record.state == FenceState::Sealed && fence.entries().all(same)
     }
 
+    /// Everything that was sealed before stands, and what is missing is new.
+    fn is_only_chasing(&self, fence: &Fence) -> bool {
+        !self.chased.is_empty()
+            && self.record.state != FenceState::Breached
+            && fence.entries().all(|(entry, until)| until.is_some() || self.chased.contains(&entry))
+    }
+
     fn update_release(&mut self, now: Now) {
         self.sealed_at = None;
         self.clear = false;
@@ -414,7 +503,8 @@ impl Case {
                 if release.is_done() && !self.in_flight {
                     self.record.state = FenceState::Released;
                     let kept = release.kept().filter(|(entry, _)| !entry.is_host());
-                    self.record.entries = kept.collect();
+                    self.record.entries.retain(|entry, _| !entry.is_host());
+                    self.record.entries.extend(kept);
                 }
             }
         }

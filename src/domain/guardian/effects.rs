@@ -18,6 +18,7 @@ use crate::domain::view::{InstanceId, MemberStatus};
 pub(super) enum Lane {
     View,
     Maps,
+    Audit,
     Look,
     Sweep,
     Record,
@@ -88,6 +89,7 @@ impl Guardian {
         self.record()
             .or_else(|| self.step())
             .or_else(|| self.put_gate())
+            .or_else(|| self.read_audit())
             .or_else(|| self.break_lock())
             .or_else(|| self.read())
             .or_else(|| self.ask_members())
@@ -102,7 +104,7 @@ impl Guardian {
         self.deposed.is_none().then(|| self.now.boot + pace)
     }
 
-    fn take(&mut self, lane: Lane) -> bool {
+    pub(super) fn take(&mut self, lane: Lane) -> bool {
         if self.busy.contains_key(&lane) {
             return false;
         }
@@ -275,7 +277,7 @@ impl Guardian {
         let now = self.now.boot;
         let watching = !self.cases.is_empty();
         let lost = self.evidence.values().any(super::evidence::Evidence::is_lost);
-        if self.needs_look() && now >= self.schedule.look && self.take(Lane::Look) {
+        if (self.needs_look() || self.chase_is_due()) && now >= self.schedule.look && self.take(Lane::Look) {
             return Some(Effect::Look);
         }
         let whole = now >= self.schedule.whole;

@@ -14,7 +14,7 @@ use crate::domain::fence::{self, Sent};
 use crate::domain::guard::ImageUse;
 use crate::domain::map::OsdMap;
 use crate::domain::plan::Target;
-use crate::domain::record::{Change, Records};
+use crate::domain::record::{Change, Records, Removal};
 use crate::domain::release;
 use crate::domain::view::{InstanceId, MemberState, Notice, View};
 use crate::domain::volume::ImageName;
@@ -56,6 +56,8 @@ pub enum Effect {
         /// The last epoch that was examined.
         after: u32,
     },
+    /// Read who removed entries of the blocklist, for this fence that was breached. Answer: [`Input::Audit`].
+    ReadAudit(Id),
     /// One sweep of watchers and lock owners. Answer: [`Input::Swept`].
     Sweep,
     /// Write records and the reason to the ledger, in one operation that only the leader's own epoch permits.
@@ -125,6 +127,8 @@ pub enum Input {
     Looked(Result<World, String>),
     /// Osdmaps, oldest first. `Err` if none could be read.
     Maps(Result<Vec<OsdMap>, String>),
+    /// Removals that the monitors logged lately, oldest first; `Err` if the log could not be read.
+    Audit(Id, Result<Vec<Removal>, String>),
     /// Every image that has a user, and what could not be read.
     Swept {
         /// When the sweep began.

@@ -7,6 +7,8 @@
 
 pub mod book;
 pub mod case;
+mod chase;
+mod culprit;
 pub mod evidence;
 pub mod gate;
 pub mod io;
@@ -23,7 +25,6 @@ mod readings;
 mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,7 @@ use wants::{Refused, Want};
 use crate::domain::guard::{Conflict, ImageUse};
 use crate::domain::map::OsdMap;
 use crate::domain::member::Members;
+use crate::domain::origin::Other;
 use crate::domain::pairs;
 use crate::domain::plan::Target;
 use crate::domain::record::{Change, FenceState, Record, Records};
@@ -64,7 +66,7 @@ pub struct Guardian {
     /// Why nothing can be recorded.
     cannot_record: Option<String>,
     /// The last reading, with what an earlier whole one said where this one is silent.
-    view: Option<Arc<View>>,
+    view: Option<View>,
     /// When the last good reading began, and the last whole one; and why the last one failed.
     view_began: Duration,
     whole_began: Option<Duration>,
@@ -73,8 +75,14 @@ pub struct Guardian {
     images: Images,
     map: Option<OsdMap>,
     map_read: Duration,
+    /// Entries of the last map that no fence accounts for; `None` until they were told apart.
+    others: Option<Vec<Other>>,
     map_failed: Option<String>,
     world: Option<World>,
+    /// When the last look at the storage began that was answered.
+    looked_at: Option<Duration>,
+    /// Breaches whose culprit is looked for.
+    searches: BTreeMap<Id, culprit::Search>,
     sweep: Option<(Duration, Vec<ImageUse>, Vec<String>)>,
     /// Sweep and reading that the conflicts were judged by, so that each pair is judged once.
     judged: Option<Duration>,
@@ -131,8 +139,11 @@ impl Guardian {
             images: Images::new(),
             map: None,
             map_read: Duration::ZERO,
+            others: None,
             map_failed: None,
             world: None,
+            looked_at: None,
+            searches: BTreeMap::new(),
             sweep: None,
             judged: None,
             conflicts: Vec::new(),
@@ -190,11 +201,6 @@ impl Guardian {
         self.records = records;
     }
 
-    /// The last reading of the platform, with what an earlier one said where it is silent.
-    pub fn view(&self) -> Option<&Arc<View>> {
-        self.view.as_ref()
-    }
-
     /// Other settings, from now on.
     pub fn reconfigure(&mut self, settings: Settings) {
         self.settings = settings;
@@ -220,6 +226,7 @@ impl Guardian {
             }
             Input::Looked(world) => self.looked(world),
             Input::Maps(maps) => self.read_maps(maps),
+            Input::Audit(id, removals) => self.audited(&id, removals),
             Input::Swept { began, uses, unread } => {
                 self.free(&Lane::Sweep);
                 self.sweep = Some((began, uses, unread));
@@ -294,6 +301,7 @@ impl Guardian {
             case.update(self.now, &boot_id);
         }
         self.tell_changes(&before);
+        self.tell_entries_apart();
         self.want_what_is_lost();
         self.plan_what_is_wanted();
         self.finish();
@@ -354,6 +362,9 @@ impl Guardian {
                 | FenceState::Refused => format!("was {state}"),
             };
             self.log(level, code(after), member, format!("{id} {after}: {text}"));
+            if after == FenceState::Breached {
+                self.search_culprit(id.clone());
+            }
         }
     }
 
@@ -495,7 +506,7 @@ impl Guardian {
     }
 
     fn members(&self) -> Members {
-        self.book.members(&self.settings.members, self.view.as_deref())
+        self.book.members(&self.settings.members, self.view.as_ref())
     }
 
     fn gate_state(&self) -> GateState {
@@ -503,7 +514,7 @@ impl Guardian {
         let lost = |name: &str| {
             self.case_of(name).is_some() || self.evidence.get(name).is_some_and(Evidence::is_lost)
         };
-        gate::state(self.view.as_deref(), lost)
+        gate::state(self.view.as_ref(), lost)
     }
 
     /// What a step of a case may rely on.

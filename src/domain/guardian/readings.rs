@@ -1,6 +1,5 @@
 //! What readings of the platform and the storage say.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Guardian;
@@ -82,13 +81,11 @@ impl Guardian {
         }
         let whole = view.volumes.is_some() && view.instances.is_some();
         let before = self.view.take();
-        self.note_moves(before.as_deref(), &view);
-        let mut merged = merge(before.map(Arc::unwrap_or_clone), view);
+        self.note_moves(before.as_ref(), &view);
+        let merged = merge(before, view);
         if whole {
             self.whole_began = Some(began);
             self.images = images(&merged);
-            // All that is wanted of them.
-            merged.volumes = None;
         }
         let healing =
             merged.operations.iter().flatten().any(|operation| operation.kind == OperationKind::Heal);
@@ -113,7 +110,7 @@ impl Guardian {
         let starting = merged.operations.iter().flatten().filter(|operation| starts(operation.kind));
         self.starting = starting.map(|operation| operation.id.clone()).collect();
         self.starting_known = merged.operations.is_some();
-        self.view = Some(Arc::new(merged));
+        self.view = Some(merged);
         self.view_began = began;
         self.note_foreign_keys();
         self.swept();
@@ -254,6 +251,7 @@ impl Guardian {
     pub(super) fn note_map(&mut self, map: OsdMap) {
         if self.map.as_ref().is_none_or(|known| known.epoch <= map.epoch) {
             self.map = Some(map);
+            self.others = None;
             self.map_read = self.now.boot;
         }
     }
@@ -347,6 +345,7 @@ impl Guardian {
 fn merge(before: Option<View>, mut view: View) -> View {
     let Some(before) = before else { return view };
     view.pools = view.pools.or(before.pools);
+    view.volumes = view.volumes.or(before.volumes);
     let Some(instances) = &mut view.instances else {
         view.instances = before.instances;
         return view;

@@ -128,6 +128,7 @@ impl Again {
             | Input::Pinged(..)
             | Input::Looked(_)
             | Input::Maps(Err(_))
+            | Input::Audit(..)
             | Input::Recorded(_)
             | Input::FailedOver(..)
             | Input::Daemons(..)

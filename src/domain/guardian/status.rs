@@ -1,5 +1,6 @@
 //! What `status` shows: everything the guardian knows, in one piece.
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,8 +13,9 @@ use super::gate::{self, GateState};
 use super::io::{Id, Now};
 use super::readings::NOT_PLACED_LASTS;
 use super::report::Alarm;
-use crate::domain::addr::Entry;
-use crate::domain::member::Member;
+use crate::domain::addr::{ClientAddr, Entry};
+use crate::domain::guard::ImageUse;
+use crate::domain::origin::{Origin, Other, others};
 use crate::domain::plan::Target;
 use crate::domain::record::{FenceRecord, FenceState, Source};
 use crate::domain::view::{InstanceId, MemberStatus};
@@ -39,6 +41,8 @@ pub struct Status {
     pub members: Vec<MemberLine>,
     /// Fences in force.
     pub fences: Vec<FenceStatus>,
+    /// Entries of the blocklist that no fence accounts for.
+    pub others: Vec<Other>,
     /// What is not as it should be.
     pub alarms: Vec<Alarm>,
 }
@@ -130,6 +134,7 @@ impl Guardian {
             },
             members: self.member_statuses(),
             fences: self.fence_statuses(),
+            others: self.others.clone().unwrap_or_default(),
             alarms: self.alarms(),
         }
     }
@@ -233,8 +238,14 @@ impl Guardian {
                     "breached",
                     Some(name),
                     text,
-                    vec!["find out who ran `ceph osd blocklist rm` (audit log)".to_owned()],
+                    vec!["who did it is told as soon as it is known".to_owned()],
                 );
+            }
+            if let Some(last) = case.record.removals.last() {
+                let count = case.record.removals.len();
+                let text = format!("an entry of its fence was removed, {count} times; last, {last}");
+                let advice = vec![format!("take `osd blocklist` from {}: ceph auth get {0}", last.entity)];
+                alarm("tampered", Some(name), text, advice);
             }
             if let Some((why, _)) = &case.trouble {
                 alarm("fence-trouble", Some(name), why.clone(), Vec::new());
@@ -275,16 +286,12 @@ impl Guardian {
             let fence = |name: &&str| format!("if {name} is lost for certain: rbd-guardian fence {name}");
             alarm("view-doubtful", None, text, doubtful.iter().map(fence).collect());
         }
-        for (name, entry) in self.orphans() {
-            let text = format!(
-                "{entry} refuses it, and no fence is held on it: another tool's, or sent late by a guardian that died"
-            );
-            alarm(
-                "orphan-entry",
-                Some(&name),
-                text,
-                vec![format!("if nobody needs it: ceph osd blocklist rm {entry}")],
-            );
+        for other in self.orphans() {
+            let whom = other.member.as_deref().unwrap_or("a host that is no member");
+            let text =
+                format!("{} refuses {whom}, and no fence is held on it ({})", other.entry, other.origin);
+            let advice = vec![format!("if nobody needs it: {}", other.entry.removal())];
+            alarm("orphan-entry", other.member.as_deref(), text, advice);
         }
         for conflict in &self.conflicts {
             let member = conflict.member.as_deref();
@@ -366,21 +373,38 @@ impl Guardian {
         alarms
     }
 
-    /// Whole-host entries on members that no fence accounts for.
-    fn orphans(&self) -> Vec<(String, Entry)> {
-        let Some(map) = &self.map else { return Vec::new() };
-        let free = |name: &String| {
-            let target = Target::Member(name.clone());
-            self.case_of(name).is_none() && !self.wants.contains_key(&target)
+    /// Tells whose the entries are that no fence accounts for.
+    pub(super) fn tell_entries_apart(&mut self) {
+        if self.others.is_some() {
+            return;
+        }
+        let Some(map) = &self.map else { return };
+        let recorded: BTreeSet<Entry> =
+            self.records.fences.values().flat_map(|fence| fence.entries.keys().copied()).collect();
+        let ours = |entry: Entry| {
+            recorded.contains(&entry) || self.cases.values().any(|case| case.accounts_for(entry))
         };
-        let of = |member: Member| {
-            let entries = member.addresses.into_iter().flat_map(|ip| map.blocklist.hosts(ip));
-            let ours =
-                |entry: &Entry| self.cases.values().any(|case| case.record.entries.contains_key(entry));
-            let foreign = entries.map(|(entry, _)| entry).filter(|entry| !ours(entry)).collect::<Vec<_>>();
-            foreign.into_iter().map(move |entry| (member.name.clone(), entry)).collect::<Vec<_>>()
+        let required = self.settings.policy.required_until(self.now.wall);
+        self.others = Some(others(&map.blocklist, ours, &self.members(), self.now.wall, required));
+    }
+
+    /// Entries that no fence accounts for and that may refuse somebody who should not be: whole hosts that are members,
+    /// or that look like a guardian's; and clients that look like a guardian's and are alive. What others add is theirs.
+    fn orphans(&self) -> impl Iterator<Item = &Other> {
+        let wanted = |name: &String| self.wants.contains_key(&Target::Member(name.clone()));
+        let swept = || self.sweep.iter().flat_map(|(_, uses, _)| uses).flat_map(ImageUse::clients);
+        let alive = LazyCell::new(move || swept().collect::<BTreeSet<ClientAddr>>());
+        let orphaned = move |other: &&Other| {
+            let leftover = other.origin == Origin::Leftover;
+            match other.entry.entry() {
+                Some(Entry::Host(_) | Entry::HostRange(_)) => {
+                    other.member.as_ref().map_or(leftover, |name| !wanted(name))
+                }
+                Some(Entry::Client(client)) => leftover && alive.contains(&client),
+                None => false,
+            }
         };
-        self.members().0.into_iter().filter(|member| free(&member.name)).flat_map(of).collect()
+        self.others.iter().flatten().filter(orphaned)
     }
 
     /// How to bring a stranded member's instances back to life.

@@ -180,7 +180,9 @@ impl Guardian {
                         evidence.clients_seen = evidence.clients_seen.max(Some(began));
                     }
                 }
-                self.world = Some(world);
+                let before = self.world.replace(world).map(|before| before.clients).unwrap_or_default();
+                self.looked_at = Some(began);
+                self.chase(&before);
                 for want in self.wants.values_mut() {
                     // A want that came while the storage was looked at is served by the next look.
                     want.since = if want.since <= began { Duration::ZERO } else { want.since };
@@ -216,8 +218,12 @@ impl Guardian {
             self.begun_brake(&plan, members.0.len()).map_or(Ok(plan), |brake| Err(vec![brake]))
         });
         match planned {
-            Ok(plan) => {
+            Ok(mut plan) => {
                 self.refused.remove(&target);
+                // Clients that an earlier fence of it left refused stay known.
+                let before = self.records.fences.get(&plan.fence.to_string());
+                let kept = before.into_iter().flat_map(|before| before.entries.keys());
+                plan.entries.extend(kept.filter(|entry| !entry.is_host()));
                 if let Some(case) = self.cases.get_mut(&plan.fence.to_string()) {
                     case.requests.extend(want.requests);
                     return;
@@ -232,6 +238,7 @@ impl Guardian {
                 let text = format!("{} intended: {}", case.id, case.record.evidence.join("; "));
                 self.log(Level::Info, "intended", case.member().map(str::to_owned), text);
                 self.cases.insert(case.id.clone(), case);
+                self.schedule.view = self.now.boot;
             }
             Err(reasons) => {
                 let told = self.refused.get(&target).is_some_and(|refused| refused.reasons == reasons);

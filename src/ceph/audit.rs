@@ -1,0 +1,151 @@
+//! Who removed entries of the blocklist: the audit channel of the cluster log.
+//!
+//! Monitors log each command that may change something, with the key and the address of who sent it
+//! (`Monitor::handle_command`, `src/mon/Monitor.cc`). Reading it takes no more than mon `allow r`.
+
+use jiff::SignedDuration;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::cluster::Cluster;
+use super::command::{ReadError, read};
+use super::osdmap::time;
+use crate::domain::addr::{EntityAddr, Entry};
+use crate::domain::record::Removal;
+
+/// How many lines are read. Monitors keep some 10,000 of all channels (`LogSummary`, `src/common/LogEntry.h`).
+const LINES: u32 = 1000;
+/// Between the lines of one command.
+const SAME: SignedDuration = SignedDuration::from_secs(10);
+
+/// The removals among the last lines of the audit channel, oldest first. A command is logged by the monitor that took
+/// it and again when it is done: told once.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn removals(cluster: &Cluster) -> Result<Vec<Removal>, ReadError> {
+    let command =
+        json!({"prefix": "log last", "num": LINES, "level": "info", "channel": "audit", "format": "json"});
+    parse(&read(cluster, &command)?)
+}
+
+fn parse(json: &[u8]) -> Result<Vec<Removal>, ReadError> {
+    let lines: Vec<Line> =
+        serde_json::from_slice(json).map_err(|error| ReadError::unreadable("log last", &error))?;
+    let mut removals: Vec<Removal> = Vec::new();
+    for removal in lines.iter().filter_map(removal) {
+        let same = |known: &Removal| {
+            let close = removal.at.duration_since(known.at).abs() < SAME;
+            let told = Removal { at: removal.at, ..known.clone() };
+            close && told == removal
+        };
+        if !removals.iter().any(same) {
+            removals.push(removal);
+        }
+    }
+    Ok(removals)
+}
+
+#[derive(Deserialize)]
+struct Line {
+    stamp: String,
+    message: String,
+}
+
+#[derive(Deserialize)]
+struct Command {
+    prefix: String,
+    #[serde(default)]
+    blocklistop: Option<String>,
+    #[serde(default)]
+    blacklistop: Option<String>,
+    #[serde(default)]
+    addr: Option<String>,
+    #[serde(default)]
+    range: Option<String>,
+}
+
+/// `from='client.4123 10.77.0.3:0/1234' entity='client.admin' cmd=[{"prefix": …}]: dispatch`; with `cmd='[…]'` when it
+/// is done, and `access denied` in the place of `dispatch` where it was not allowed.
+fn removal(line: &Line) -> Option<Removal> {
+    let (head, end) = line.message.rsplit_once(": ")?;
+    if !["dispatch", "finished"].contains(&end.trim()) {
+        return None;
+    }
+    let (who, commands) = head.split_once("cmd=")?;
+    let quoted = |key: &str| who.split_once(key)?.1.split_once('\'').map(|(text, _)| text.to_owned());
+    let commands: Vec<Command> = serde_json::from_str(commands.trim_matches('\'')).ok()?;
+    let entry = commands.iter().find_map(removed)?;
+    let address = quoted("from='")?.split(' ').nth(1)?.to_owned();
+    let address = address.parse::<EntityAddr>().map_or(address, |addr| addr.to_string());
+    Some(Removal { at: time(&line.stamp)?, entity: quoted("entity='")?, address, entry })
+}
+
+/// The entry that a command removes, `Some(None)` for all.
+fn removed(command: &Command) -> Option<Option<Entry>> {
+    let blocklist = |what: &str| [format!("osd blocklist{what}"), format!("osd blacklist{what}")];
+    if blocklist(" clear").contains(&command.prefix) {
+        return Some(None);
+    }
+    let op = command.blocklistop.as_ref().or(command.blacklistop.as_ref())?;
+    if !blocklist("").contains(&command.prefix) || op != "rm" {
+        return None;
+    }
+    let addr = command.addr.as_ref()?;
+    let entry = if command.range.is_some() {
+        addr.parse().ok()?
+    } else {
+        let addr: EntityAddr = addr.parse().ok()?;
+        addr.client().map_or(Entry::Host(addr.ip), Entry::Client)
+    };
+    Some(Some(entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(message: &str) -> Option<String> {
+        let line = Line { stamp: "2026-11-25T11:40:02.123456+0100".to_owned(), message: message.to_owned() };
+        removal(&line).map(|removal| removal.to_string())
+    }
+
+    #[test]
+    fn a_removal_is_read_as_the_monitors_log_it() {
+        let said = |command: &str| {
+            format!("from='client.? 10.77.0.2:0/42' entity='client.admin' cmd=[{command}]: dispatch")
+        };
+        let rm =
+            r#"{"prefix": "osd blocklist", "blocklistop": "rm", "addr": "10.77.0.5:0/0", "format": "json"}"#;
+        let expected = |what: &str| {
+            Some(format!("client.admin at 10.77.0.2:0/42 removed {what} (2026-11-25T10:40:02.123456Z)"))
+        };
+        assert_eq!(told(&said(rm)), expected("10.77.0.5:0/0"));
+        assert_eq!(
+            told(&said(rm).replace("cmd=[", "cmd='[").replace("]: dispatch", "]': finished")),
+            expected("10.77.0.5:0/0")
+        );
+        assert_eq!(told(&said(&rm.replace("blocklist", "blacklist"))), expected("10.77.0.5:0/0"));
+        assert_eq!(told(&said(&rm.replace("10.77.0.5:0/0", "10.77.0.5"))), expected("10.77.0.5:0/0"));
+        let range =
+            rm.replace("10.77.0.5:0/0", "10.77.0.5/32").replace("\"rm\"", "\"rm\", \"range\": \"range\"");
+        assert_eq!(told(&said(&range)), expected("10.77.0.5/32"));
+        assert_eq!(told(&said(r#"{"prefix": "osd blocklist clear"}"#)), expected("every entry"));
+        assert_eq!(told(&said(&rm.replace("\"rm\"", "\"add\""))), None);
+        assert_eq!(told(&said(r#"{"prefix": "osd dump"}"#)), None);
+        assert_eq!(told(&said(rm).replace("dispatch", "access denied")), None);
+        assert_eq!(told("a line of another kind"), None);
+    }
+
+    #[test]
+    fn one_command_that_is_logged_twice_is_told_once() {
+        let line = |second: u32, end: &str| {
+            let message = format!(
+                r#"from='client.? 10.77.0.2:0/42' entity='client.admin' cmd=[{{\"prefix\":\"osd blocklist clear\"}}]{end}"#
+            );
+            format!(r#"{{"stamp": "2026-11-25T11:40:{second:02}.0+0000", "message": "{message}"}}"#)
+        };
+        let log = [line(2, ": dispatch"), line(3, ": finished"), line(40, ": dispatch")].join(",");
+        assert_eq!(parse(format!("[{log}]").as_bytes()).unwrap().len(), 2);
+    }
+}
