@@ -50,8 +50,6 @@ pub(super) struct Hands {
     pub(super) incus: Option<Client>,
     names: Arc<Mutex<ProbeNames>>,
     proved: Arc<Mutex<platform::Proved>>,
-    /// The last view, for what a lost member does not tell any more.
-    view: Option<Arc<View>>,
     /// Fences whose last step read the map: two in a row are paced.
     read_last: BTreeSet<String>,
     /// Why no ping could be sent, told once.
@@ -61,17 +59,11 @@ pub(super) struct Hands {
 impl Hands {
     pub(super) fn new(storage: Storage, tenure: Tenure, incus: Option<Client>) -> Self {
         let (names, proved, read_last) = (Arc::default(), Arc::default(), BTreeSet::new());
-        Self { storage, tenure, incus, names, proved, view: None, read_last, no_ping: None }
+        Self { storage, tenure, incus, names, proved, read_last, no_ping: None }
     }
 
     /// Remembers what a later effect needs of an answer.
     pub(super) fn note(&mut self, input: &Input) {
-        // A glance knows no instances.
-        if let Input::View { view: Ok(view), .. } = input
-            && (view.instances.is_some() || self.view.is_none())
-        {
-            self.view = Some(Arc::new(view.clone()));
-        }
         if let Input::Pinged(_, Err(why)) = input
             && self.no_ping.as_ref() != Some(why)
         {
@@ -80,11 +72,12 @@ impl Hands {
         }
     }
 
-    /// Begins an effect. Whatever becomes of it, it ends, with one input.
-    pub(super) fn perform(&mut self, effect: Effect) -> Performing {
+    /// Begins an effect. Whatever becomes of it, it ends, with one input. `view` is the last reading, for what a lost
+    /// member does not tell any more.
+    pub(super) fn perform(&mut self, effect: Effect, view: Option<&Arc<View>>) -> Performing {
         match effect {
             Effect::ReadView { whole } => {
-                let (before, proved) = (self.view.clone(), Arc::clone(&self.proved));
+                let (before, proved) = (view.cloned(), Arc::clone(&self.proved));
                 self.ask(Effect::ReadView { whole }, async move |incus| {
                     let began = clock::boot();
                     let view = platform::view(&incus, whole, before.as_deref(), &proved).await;
@@ -115,7 +108,7 @@ impl Hands {
                 Input::Started(instance, started)
             }),
             Effect::Ping(member) => {
-                let host = self.host_of(&member);
+                let host = view.and_then(|view| host_of(&member, view));
                 Box::pin(async move {
                     let answered = match host {
                         Some(host) => super::ping::ping(&host).await,
@@ -238,12 +231,12 @@ impl Hands {
             }
         })
     }
+}
 
-    /// Where the member's API is: what healing pings.
-    fn host_of(&self, member: &str) -> Option<String> {
-        let url: Uri = self.view.as_ref()?.members.get(member)?.url.parse().ok()?;
-        Some(url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned())
-    }
+/// Where the member's API is: what healing pings.
+fn host_of(member: &str, view: &View) -> Option<String> {
+    let url: Uri = view.members.get(member)?.url.parse().ok()?;
+    Some(url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned())
 }
 
 fn sweep(storage: &Storage, deadline: &Deadline) -> Input {

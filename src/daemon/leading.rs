@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 
 use super::effects::{Hands, Performing};
-use super::log;
 use super::recordings::Flight;
 use super::wire::Line;
+use super::{log, memory};
 use crate::clock;
 use crate::domain::guardian::io::{Effect, Input, Now, Request};
 use crate::domain::guardian::report::{Level, Report};
@@ -39,7 +39,12 @@ impl Leading {
 
     pub(super) fn handle(&mut self, input: Input) {
         self.hands.note(&input);
+        let bulky = matches!(&input, Input::View { view: Ok(view), .. } if view.instances.is_some())
+            || matches!(&input, Input::Swept { .. });
         self.guardian.handle(now(), input);
+        if bulky {
+            memory::give_back();
+        }
     }
 
     /// Has the time of the lease gone by without a renewal?
@@ -97,7 +102,7 @@ impl Leading {
     pub(super) fn flush(&mut self) -> Vec<(Effect, Performing)> {
         let mut begun = Vec::new();
         while let Some(effect) = self.guardian.next_effect() {
-            begun.push((effect.clone(), self.hands.perform(effect)));
+            begun.push((effect.clone(), self.hands.perform(effect, self.guardian.view())));
         }
         self.tell();
         begun

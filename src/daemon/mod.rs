@@ -11,6 +11,7 @@ pub mod identity;
 mod jobs;
 mod leading;
 mod log;
+mod memory;
 mod notices;
 mod ping;
 mod platform;

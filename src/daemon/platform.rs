@@ -27,6 +27,8 @@ const PROVED_FOR: Duration = Duration::from_secs(60);
 pub(super) struct Proved {
     at: Option<Duration>,
     runs: BTreeMap<String, (String, bool)>,
+    /// Members that did not say what they run when the view was last read.
+    silent: BTreeSet<String>,
 }
 
 /// The view, with the gate as members *run* it: what one shows proves nothing (`incus::gate::place`). They are asked
@@ -37,7 +39,8 @@ pub(super) async fn view(
     before: Option<&View>,
     proved: &Mutex<Proved>,
 ) -> Result<View, String> {
-    let reading = if whole { read::read(incus, before).await } else { read::glance(incus).await };
+    let silent = held(proved).silent.clone();
+    let reading = if whole { read::read(incus, before).await } else { read::glance(incus, &silent).await };
     let mut view = reading.map_err(|error| error.to_string())?.view;
     let Some(gate) = &mut view.gate else { return Ok(view) };
     for text in gate.scriptlets.values_mut().flatten() {
@@ -49,9 +52,13 @@ pub(super) async fn view(
         let asked = |name, line| proved.runs.get(name).is_some_and(|(shown, _)| shown == line);
         fresh && shown.all(|(name, line)| line.is_empty() || asked(name, line))
     };
+    let silent = |(name, line): (&String, &Result<_, _>)| line.is_err().then(|| name.clone());
+    held(proved).silent = gate.scriptlets.iter().filter_map(silent).collect();
     if !known(&held(proved)) {
         let at = clock::boot();
-        let standings = place::standings(incus).await.map_err(|error| error.to_string())?;
+        // Not of one that has just been silent: a fence may wait for this.
+        let answer = |name: &String| gate.scriptlets.get(name).is_some_and(Result::is_ok);
+        let standings = place::standings(incus, answer).await.map_err(|error| error.to_string())?;
         let runs = standings.into_iter().filter_map(|(name, standing)| match standing.ok()? {
             Standing::Runs(marker) => Some((name, (marker.to_string(), true))),
             Standing::Shows(marker) => Some((name, (marker.to_string(), false))),

@@ -103,18 +103,18 @@ fn conflicts_of(one: &ImageUse, grounds: Grounds<'_>) -> Vec<Conflict> {
     };
     let conflict = |client: ClientAddr| Conflict {
         image: one.image.clone(),
-        instances: instances.clone(),
+        instances: instances.iter().cloned().collect(),
         member: grounds.members.owner(client.ip).map(|member| member.name.clone()),
         client,
-        placed: locations.clone(),
+        placed: locations.iter().cloned().collect(),
     };
     one.clients().into_iter().filter(|client| !explained(client)).map(conflict).collect()
 }
 
 /// An operation that moves one of these instances between members, or opens its image for a moment elsewhere.
-fn moves(operation: &Operation, instances: &BTreeSet<InstanceId>) -> bool {
+fn moves(operation: &Operation, instances: &[InstanceId]) -> bool {
     match operation.kind {
-        OperationKind::Migrate => !operation.instances.is_disjoint(instances),
+        OperationKind::Migrate => instances.iter().any(|instance| operation.instances.contains(instance)),
         OperationKind::Heal | OperationKind::Evacuate | OperationKind::Start | OperationKind::Other => false,
     }
 }

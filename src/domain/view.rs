@@ -107,12 +107,8 @@ pub struct Details {
     pub ran: bool,
     /// `boot.autostart`: `Some(false)` keeps healing from starting it.
     pub autostart: Option<bool>,
-    /// `volatile.evacuate.origin`.
-    pub origin: Option<String>,
-    /// Storage pools of its disks (`expanded_devices` with a pool).
-    pub disk_pools: BTreeSet<String>,
     /// Images mapped by `source=ceph:POOL/IMAGE` disk devices, as they are written: `POOL/IMAGE`.
-    pub external_images: BTreeSet<String>,
+    pub external_images: Vec<String>,
 }
 
 /// Kinds of instances.

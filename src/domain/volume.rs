@@ -81,10 +81,10 @@ pub enum Expected {
     /// The member where its instances are placed, and nobody else. More than one location is a contradiction that
     /// only ever lasts while Incus moves one of them.
     Exclusive {
-        /// The instances.
-        instances: BTreeSet<InstanceId>,
-        /// Where they are placed.
-        locations: BTreeSet<String>,
+        /// The instances, each once. A list: a set of one takes ten times as much, and there is one for each image.
+        instances: Vec<InstanceId>,
+        /// Where they are placed, each member once.
+        locations: Vec<String>,
     },
     /// Any member: an image being unpacked or cloned, an ISO, a shared block volume, a volume no instance uses.
     AnyMember,
@@ -100,8 +100,10 @@ pub fn images(view: &View) -> Images {
     for volume in view.volumes.iter().flatten() {
         let Some(pool) = pools.get(&volume.pool).and_then(|pool| pool.osd_pool.as_ref()) else { continue };
         let users = volume.users();
-        let locations: BTreeSet<String> =
-            users.iter().filter_map(|user| instances.get(user)).map(|user| user.location.clone()).collect();
+        let mut locations = Vec::with_capacity(1);
+        for user in users.iter().filter_map(|user| instances.get(user)) {
+            add(&mut locations, &user.location);
+        }
         let expected = if volume.is_for_any_member() || users.is_empty() {
             Expected::AnyMember
         } else {
@@ -114,25 +116,31 @@ pub fn images(view: &View) -> Images {
     for (id, instance) in instances {
         for path in instance.details.iter().flat_map(|details| &details.external_images) {
             let Some(image) = ImageName::parse(path) else { continue };
-            let ours = Expected::Exclusive { instances: BTreeSet::new(), locations: BTreeSet::new() };
+            let ours = Expected::Exclusive { instances: Vec::new(), locations: Vec::new() };
             if let Expected::Exclusive { instances, locations } = images.entry(image).or_insert(ours) {
-                instances.insert(id.clone());
-                locations.insert(instance.location.clone());
+                add(instances, id);
+                add(locations, &instance.location);
             }
         }
     }
     images
 }
 
+fn add<T: Clone + PartialEq>(to: &mut Vec<T>, one: &T) {
+    if !to.contains(one) {
+        to.push(one.clone());
+    }
+}
+
 impl Volume {
     /// The instances that use it: an instance's volume belongs to that instance alone.
-    fn users(&self) -> BTreeSet<InstanceId> {
+    fn users(&self) -> Vec<InstanceId> {
         match self.kind {
             VolumeKind::Instance(_) => {
-                BTreeSet::from([InstanceId { project: self.project.clone(), name: self.name.clone() }])
+                vec![InstanceId { project: self.project.clone(), name: self.name.clone() }]
             }
-            VolumeKind::Custom => self.used_by.clone(),
-            VolumeKind::Image => BTreeSet::new(),
+            VolumeKind::Custom => self.used_by.iter().cloned().collect(),
+            VolumeKind::Image => Vec::new(),
         }
     }
 

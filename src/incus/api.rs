@@ -119,13 +119,35 @@ pub struct Instance {
     pub status: String,
     /// `null` in the stub of an instance whose member could not be asked.
     #[serde(default)]
-    pub config: Option<Keys>,
+    pub config: Option<InstanceConfig>,
     /// With what its profiles say; `null` or absent in a stub.
     #[serde(default)]
-    pub expanded_config: Option<Keys>,
+    pub expanded_config: Option<InstanceConfig>,
     /// As above.
     #[serde(default)]
-    pub expanded_devices: Option<BTreeMap<String, Keys>>,
+    pub expanded_devices: Option<BTreeMap<String, Device>>,
+}
+
+/// Of an instance's configuration what is used: there are dozens of keys, and thousands of instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct InstanceConfig {
+    /// `volatile.last_state.power`.
+    #[serde(default, rename = "volatile.last_state.power")]
+    pub power: Option<String>,
+    /// `boot.autostart`.
+    #[serde(default, rename = "boot.autostart")]
+    pub autostart: Option<String>,
+}
+
+/// A device of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Device {
+    /// `disk`, `nic`, …
+    #[serde(default, rename = "type")]
+    pub kind: String,
+    /// Of a disk, what it is when it is no volume of a pool: `ceph:POOL/IMAGE` among others.
+    #[serde(default)]
+    pub source: Option<String>,
 }
 
 /// An item of `GET /1.0/storage-pools?recursion=1`.
@@ -154,12 +176,20 @@ pub struct Volume {
     /// The project it is stored under.
     #[serde(default = "default_project")]
     pub project: String,
-    /// `security.shared` among others.
-    #[serde(default, deserialize_with = "texts")]
-    pub config: Keys,
+    /// What is used of its configuration.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub config: VolumeConfig,
     /// Paths of instances, profiles and images.
     #[serde(default, deserialize_with = "or_empty")]
     pub used_by: Vec<String>,
+}
+
+/// Of a volume's configuration what is used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct VolumeConfig {
+    /// `security.shared`.
+    #[serde(default, rename = "security.shared")]
+    pub shared: Option<String>,
 }
 
 /// `GET /1.0/projects/P`.
@@ -256,13 +286,6 @@ impl Member {
     /// Does it lead the database?
     pub fn leads(&self) -> bool {
         self.roles.iter().any(|role| role == "database-leader")
-    }
-}
-
-impl Instance {
-    /// Project and name.
-    pub fn id(&self) -> InstanceId {
-        InstanceId { project: self.project.clone(), name: self.name.clone() }
     }
 }
 

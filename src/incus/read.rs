@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::{join, join_all, join4};
 
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use super::api::{self, instance_kind, instance_of};
 use super::client::Client;
@@ -21,7 +22,7 @@ use crate::domain::view::{
     Details, GateView, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation, Thresholds,
     View,
 };
-use crate::domain::volume::{StoragePool, Volume};
+use crate::domain::volume::{StoragePool, Volume, VolumeKind};
 
 /// The operator's word on a member's storage addresses, in the member's configuration.
 pub const ADDRESSES_KEY: &str = "user.rbd-guardian.ceph-addresses";
@@ -46,18 +47,23 @@ pub struct Reading {
 /// # Errors
 /// No member with a quorum answered.
 pub async fn read(client: &Client, previous: Option<&View>) -> Result<Reading, IncusError> {
-    gather(client, Some(previous)).await
+    gather(client, Some(previous), &BTreeSet::new()).await
 }
 
 /// Reads what changes by the second: members, operations and the gate. Instances, pools and volumes stay unknown.
+/// Members that are known to be `silent` are hardly waited for: a fence waits for this reading.
 ///
 /// # Errors
 /// No member with a quorum answered.
-pub async fn glance(client: &Client) -> Result<Reading, IncusError> {
-    gather(client, None).await
+pub async fn glance(client: &Client, silent: &BTreeSet<String>) -> Result<Reading, IncusError> {
+    gather(client, None, silent).await
 }
 
-async fn gather(client: &Client, whole: Option<Option<&View>>) -> Result<Reading, IncusError> {
+async fn gather(
+    client: &Client,
+    whole: Option<Option<&View>>,
+    silent: &BTreeSet<String>,
+) -> Result<Reading, IncusError> {
     let (members, here) = client.settle::<Vec<api::Member>>("/1.0/cluster/members?recursion=1").await?;
     let server: api::Server = here.get("/1.0").await?;
     // An empty listing would otherwise pass for a cluster that lost nobody.
@@ -69,9 +75,9 @@ async fn gather(client: &Client, whole: Option<Option<&View>>) -> Result<Reading
             format!("'{own}' is not among the members it lists"),
         ));
     }
-    // Both are asked of every member, and wait for one that is lost. The second also while healing calls it evacuated,
-    // and a fence waits for this reading meanwhile; what a silent member runs is remembered.
-    let (briefly, at_once) = (here.within(here.timeout() / 3), here.within(here.timeout() / 8));
+    // Asked of every member that runs one, and waits for one that is lost and does not count as offline yet
+    // (operations.go, operationsGet).
+    let briefly = here.within(here.timeout() / 3);
     let whole = async {
         let previous = whole?;
         Some(join(stored(&here), instances(&here, previous)).await)
@@ -80,7 +86,7 @@ async fn gather(client: &Client, whole: Option<Option<&View>>) -> Result<Reading
         whole,
         operations(&briefly),
         here.get::<api::Project>("/1.0/projects/default"),
-        scriptlets(&at_once, &members, &server),
+        scriptlets(&here, &members, &server, silent),
     )
     .await;
     let mut missing = Vec::new();
@@ -188,28 +194,49 @@ async fn stored(
 
 async fn volumes(here: &Client, pool: &str) -> Result<(Vec<Volume>, Vec<IncusError>), IncusError> {
     let path = format!("/1.0/storage-pools/{}/volumes?{ALL}", escape(pool));
-    let listed: Vec<api::Volume> = here.get(&path).await?;
-    let (mut volumes, mut odd) = (Vec::new(), Vec::new());
-    for volume in listed.into_iter().filter(|volume| !volume.is_snapshot()) {
-        let (Some(kind), Some(content)) = (volume.volume_kind(), volume.content()) else {
-            let what = format!(
-                "volume {} of kind '{}', content '{}'",
-                volume.name, volume.kind, volume.content_type
-            );
-            odd.push(strange(here, &path, what));
-            continue;
-        };
-        volumes.push(Volume {
-            pool: pool.to_owned(),
-            kind,
-            content,
-            shared: is_true(volume.config.get("security.shared")),
-            used_by: volume.used_by.iter().filter_map(|path| instance_of(path)).collect(),
-            project: volume.project,
-            name: volume.name,
-        });
+    let listed: Vec<ListedVolume> = here.get(&path).await?;
+    let (mut volumes, mut odd) = (Vec::with_capacity(listed.len()), Vec::new());
+    for volume in listed {
+        match volume {
+            ListedVolume::Known(volume) => volumes.push(Volume { pool: pool.to_owned(), ..volume }),
+            ListedVolume::Snapshot => {}
+            ListedVolume::Odd(what) => odd.push(strange(here, &path, what)),
+        }
     }
     Ok((volumes, odd))
+}
+
+/// An item of a listing, made into what is kept of it as soon as it is read: a listing may have ten thousands.
+#[derive(Deserialize)]
+#[serde(from = "api::Volume")]
+enum ListedVolume {
+    /// The pool is not told.
+    Known(Volume),
+    Snapshot,
+    Odd(String),
+}
+
+impl From<api::Volume> for ListedVolume {
+    fn from(volume: api::Volume) -> Self {
+        if volume.is_snapshot() {
+            return Self::Snapshot;
+        }
+        let (Some(kind), Some(content)) = (volume.volume_kind(), volume.content()) else {
+            let api::Volume { name, kind, content_type, .. } = volume;
+            return Self::Odd(format!("volume {name} of kind '{kind}', content '{content_type}'"));
+        };
+        // An instance's volume is that instance's alone.
+        let users = volume.used_by.iter().filter(|_| kind == VolumeKind::Custom);
+        Self::Known(Volume {
+            pool: String::new(),
+            kind,
+            content,
+            shared: is_true(volume.config.shared.as_ref()),
+            used_by: users.filter_map(|path| instance_of(path)).collect(),
+            project: volume.project,
+            name: volume.name,
+        })
+    }
 }
 
 type Instances = BTreeMap<InstanceId, Instance>;
@@ -220,17 +247,18 @@ async fn instances(
 ) -> Result<(Instances, Vec<IncusError>), IncusError> {
     let path = format!("/1.0/instances?{ALL}");
     // A member that is lost but does not count as offline yet is waited for, for up to 30 s (instances_get.go:522).
-    let error = match here.within(here.timeout() / 2).get::<Vec<api::Instance>>(&path).await {
+    let error = match here.within(here.timeout() / 2).get::<Vec<Listed>>(&path).await {
         Ok(listed) => {
-            let (mut instances, mut odd) = (Instances::new(), Vec::new());
-            for listed in listed {
-                match instance(&listed) {
-                    Some(instance) => drop(instances.insert(listed.id(), instance)),
-                    None => {
-                        odd.push(strange(here, &path, format!("{} of type '{}'", listed.id(), listed.kind)))
-                    }
+            let mut odd = Vec::new();
+            let known = listed.into_iter().filter_map(|Listed(id, instance)| match instance {
+                Ok(instance) => Some((id, instance)),
+                Err(kind) => {
+                    odd.push(strange(here, &path, format!("{id} of type '{kind}'")));
+                    None
                 }
-            }
+            });
+            // All at once: a map that grows one by one in order is half empty.
+            let instances = known.collect();
             return Ok((instances, odd));
         }
         Err(error) => error,
@@ -251,28 +279,32 @@ async fn instances(
         .ok_or(error)
 }
 
-fn instance(listed: &api::Instance) -> Option<Instance> {
-    let kind = instance_kind(&listed.kind)?;
-    let details = listed.config.as_ref().map(|config| {
-        let expanded = listed.expanded_config.as_ref().unwrap_or(config);
-        let devices = listed.expanded_devices.iter().flat_map(BTreeMap::values);
-        let disks: Vec<_> =
-            devices.filter(|device| device.get("type").is_some_and(|kind| kind == "disk")).collect();
-        let external = |disk: &&api::Keys| disk.get("source")?.strip_prefix("ceph:").map(str::to_owned);
-        Details {
-            // A frozen one holds its disks as a running one does.
-            running: matches!(
-                listed.status.as_str(),
-                "Running" | "Ready" | "Stopping" | "Aborting" | "Freezing" | "Frozen" | "Thawed"
-            ),
-            ran: config.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING"),
-            autostart: expanded.get("boot.autostart").map(|value| is_true(Some(value))),
-            origin: config.get("volatile.evacuate.origin").filter(|origin| !origin.is_empty()).cloned(),
-            disk_pools: disks.iter().filter_map(|disk| disk.get("pool").cloned()).collect(),
-            external_images: disks.iter().filter_map(external).collect(),
-        }
-    });
-    Some(Instance { kind, location: listed.location.clone(), details })
+/// As [`ListedVolume`]; instead of an instance of an unknown kind, that kind.
+#[derive(Deserialize)]
+#[serde(from = "api::Instance")]
+struct Listed(InstanceId, Result<Instance, String>);
+
+impl From<api::Instance> for Listed {
+    fn from(listed: api::Instance) -> Self {
+        let id = InstanceId { project: listed.project, name: listed.name };
+        let Some(kind) = instance_kind(&listed.kind) else { return Self(id, Err(listed.kind)) };
+        let details = listed.config.map(|config| {
+            let expanded = listed.expanded_config.as_ref().unwrap_or(&config);
+            let disks = listed.expanded_devices.iter().flatten().filter(|(_, device)| device.kind == "disk");
+            let sources = disks.filter_map(|(_, disk)| disk.source.as_deref()?.strip_prefix("ceph:"));
+            Details {
+                // A frozen one holds its disks as a running one does.
+                running: matches!(
+                    listed.status.as_str(),
+                    "Running" | "Ready" | "Stopping" | "Aborting" | "Freezing" | "Frozen" | "Thawed"
+                ),
+                ran: config.power.as_ref().is_some_and(|power| power == "RUNNING"),
+                autostart: expanded.autostart.as_ref().map(|value| is_true(Some(value))),
+                external_images: sources.map(str::to_owned).collect(),
+            }
+        });
+        Self(id, Ok(Instance { kind, location: listed.location, details }))
+    }
 }
 
 async fn operations(here: &Client) -> Result<Vec<Operation>, IncusError> {
@@ -286,11 +318,13 @@ fn operation(operation: api::Operation) -> Operation {
     Operation { id: operation.id, kind, location: operation.location, instances }
 }
 
-/// The scriptlet each member has in its own memory: it answers for itself, through the member that is asked.
+/// The scriptlet each member has in its own memory: it answers for itself, through the member that is asked. One that
+/// is lost counts as evacuated while its healing is tried, and is asked like the others; what it runs is remembered.
 async fn scriptlets(
     here: &Client,
     members: &[api::Member],
     own: &api::Server,
+    silent: &BTreeSet<String>,
 ) -> BTreeMap<String, Result<String, String>> {
     let ask = async |member: &api::Member| {
         let name = &member.server_name;
@@ -300,7 +334,8 @@ async fn scriptlets(
         if member.status == MemberStatus::Offline {
             return (name.clone(), Err(member.message.clone()));
         }
-        let server = here.get::<api::Server>(&format!("/1.0?target={}", escape(name))).await;
+        let patience = here.timeout() / if silent.contains(name) { 40 } else { 8 };
+        let server = here.within(patience).get::<api::Server>(&format!("/1.0?target={}", escape(name))).await;
         let scriptlet = server.map_err(|error| error.to_string()).and_then(|server| {
             let from = &server.environment.server_name;
             if from == name {

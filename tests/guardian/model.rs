@@ -164,12 +164,7 @@ impl Model {
                 addresses: Ok([ip].into()),
             };
             self.view.members.insert(member.clone(), view);
-            let details = Details {
-                running: true,
-                ran: true,
-                disk_pools: ["remote".into()].into(),
-                ..Details::default()
-            };
+            let details = Details { running: true, ran: true, ..Details::default() };
             let instance =
                 Instance { kind: InstanceKind::Container, location: member.clone(), details: Some(details) };
             instances.insert(id(&name), instance);

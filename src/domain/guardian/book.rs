@@ -143,12 +143,12 @@ impl Book {
 /// The member an image is placed on, if it is online, runs the instance by its own word, and nothing is moving.
 fn healthy_owner(one: &ImageUse, images: &Images, view: &View) -> Option<String> {
     let Some(Expected::Exclusive { instances, locations }) = images.get(&one.image) else { return None };
-    let [name] = locations.iter().collect::<Vec<_>>()[..] else { return None };
+    let [name] = locations.as_slice() else { return None };
     let online = view.members.get(name)?.status == MemberStatus::Online;
     let all = view.instances.as_ref()?;
     let runs = |id| all.get(id).and_then(|one| one.details.as_ref()).is_some_and(|details| details.running);
     let moving = view.operations.as_ref()?.iter().any(|operation| {
-        operation.kind != OperationKind::Other && !operation.instances.is_disjoint(instances)
+        operation.kind != OperationKind::Other && instances.iter().any(|id| operation.instances.contains(id))
     });
     (online && !moving && instances.iter().any(runs)).then(|| name.clone())
 }

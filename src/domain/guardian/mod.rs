@@ -25,6 +25,7 @@ mod readings;
 mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -66,7 +67,7 @@ pub struct Guardian {
     /// Why nothing can be recorded.
     cannot_record: Option<String>,
     /// The last reading, with what an earlier whole one said where this one is silent.
-    view: Option<View>,
+    view: Option<Arc<View>>,
     /// When the last good reading began, and the last whole one; and why the last one failed.
     view_began: Duration,
     whole_began: Option<Duration>,
@@ -199,6 +200,11 @@ impl Guardian {
             }
         }
         self.records = records;
+    }
+
+    /// The last reading of the platform, with what an earlier one said where it is silent.
+    pub fn view(&self) -> Option<&Arc<View>> {
+        self.view.as_ref()
     }
 
     /// Other settings, from now on.
@@ -506,7 +512,7 @@ impl Guardian {
     }
 
     fn members(&self) -> Members {
-        self.book.members(&self.settings.members, self.view.as_ref())
+        self.book.members(&self.settings.members, self.view.as_deref())
     }
 
     fn gate_state(&self) -> GateState {
@@ -514,7 +520,7 @@ impl Guardian {
         let lost = |name: &str| {
             self.case_of(name).is_some() || self.evidence.get(name).is_some_and(Evidence::is_lost)
         };
-        gate::state(self.view.as_ref(), lost)
+        gate::state(self.view.as_deref(), lost)
     }
 
     /// What a step of a case may rely on.

@@ -1,5 +1,6 @@
 //! What readings of the platform and the storage say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Guardian;
@@ -81,11 +82,13 @@ impl Guardian {
         }
         let whole = view.volumes.is_some() && view.instances.is_some();
         let before = self.view.take();
-        self.note_moves(before.as_ref(), &view);
-        let merged = merge(before, view);
+        self.note_moves(before.as_deref(), &view);
+        let mut merged = merge(before.map(Arc::unwrap_or_clone), view);
         if whole {
             self.whole_began = Some(began);
             self.images = images(&merged);
+            // All that is wanted of them.
+            merged.volumes = None;
         }
         let healing =
             merged.operations.iter().flatten().any(|operation| operation.kind == OperationKind::Heal);
@@ -110,7 +113,7 @@ impl Guardian {
         let starting = merged.operations.iter().flatten().filter(|operation| starts(operation.kind));
         self.starting = starting.map(|operation| operation.id.clone()).collect();
         self.starting_known = merged.operations.is_some();
-        self.view = Some(merged);
+        self.view = Some(Arc::new(merged));
         self.view_began = began;
         self.note_foreign_keys();
         self.swept();
@@ -345,7 +348,6 @@ impl Guardian {
 fn merge(before: Option<View>, mut view: View) -> View {
     let Some(before) = before else { return view };
     view.pools = view.pools.or(before.pools);
-    view.volumes = view.volumes.or(before.volumes);
     let Some(instances) = &mut view.instances else {
         view.instances = before.instances;
         return view;

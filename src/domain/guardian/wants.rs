@@ -238,7 +238,6 @@ impl Guardian {
                 let text = format!("{} intended: {}", case.id, case.record.evidence.join("; "));
                 self.log(Level::Info, "intended", case.member().map(str::to_owned), text);
                 self.cases.insert(case.id.clone(), case);
-                self.schedule.view = self.now.boot;
             }
             Err(reasons) => {
                 let told = self.refused.get(&target).is_some_and(|refused| refused.reasons == reasons);

@@ -45,12 +45,16 @@ pub enum Standing {
     None,
 }
 
-/// What each member runs; `Err` for one that could not be asked, with the reason.
+/// What each of these members runs; `Err` for one that could not be asked, with the reason.
 ///
 /// # Errors
 /// The members cannot be listed.
-pub async fn standings(client: &Client) -> Result<BTreeMap<String, Result<Standing, String>>, IncusError> {
-    let members: Vec<api::Member> = client.get("/1.0/cluster/members?recursion=1").await?;
+pub async fn standings(
+    client: &Client,
+    of: impl Fn(&String) -> bool,
+) -> Result<BTreeMap<String, Result<Standing, String>>, IncusError> {
+    let mut members: Vec<api::Member> = client.get("/1.0/cluster/members?recursion=1").await?;
+    members.retain(|member| of(&member.server_name));
     let ask = async |member: &api::Member| {
         let standing = match (&member.status, member.url.parse::<Endpoint>()) {
             (MemberStatus::Offline, _) => Err(member.message.clone()),
@@ -71,7 +75,7 @@ pub async fn read(client: &Client) -> Result<GateView, IncusError> {
         Standing::Runs(marker) => marker.to_string(),
         Standing::Shows(_) | Standing::None => String::new(),
     };
-    let standings = standings(client).await?;
+    let standings = standings(client, |_| true).await?;
     let scriptlets = standings.into_iter().map(|(name, standing)| (name, standing.map(line))).collect();
     let mut keys = client.get::<Project>(PROJECT).await?.config;
     keys.retain(|key, _| key.starts_with(KEYS));
