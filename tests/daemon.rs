@@ -275,6 +275,7 @@ fn what_led_to_it_is_saved_and_replays_exactly() {
         assert!(told.contains("line ") && told.contains("after\\\":0"), "{told}");
     }
     assert_eq!(daemon.logged("recording").len(), 3, "{}", daemon.running().stderr());
+    an_operator_goes_over_the_brake(&daemon);
 
     // Where it cannot be saved that is all that happens.
     fs::remove_dir_all(daemon.path("recordings")).unwrap();
@@ -286,6 +287,22 @@ fn what_led_to_it_is_saved_and_replays_exactly() {
 fn request(member: &str) -> String {
     json!({"verb": "fence", "target": {"member": member}, "accept_incomplete": false, "reason": null, "by": "test"})
         .to_string()
+}
+
+/// INV-6: for one fence, with a reason, on record.
+fn an_operator_goes_over_the_brake(daemon: &Daemon<'_>) {
+    daemon.verb(&["fence", "n1"]).expect(0);
+    let refused = daemon.verb(&["fence", "n2"]).expect(4).json;
+    assert!(refused["refusals"][0]["reason"].as_str().unwrap().contains("--over-brake"), "{refused:#}");
+    let unsaid = daemon.asks(&request("n2").replace(r#""by""#, r#""over_brake":true,"by""#)).unwrap();
+    assert!(unsaid["failed"].as_str().unwrap().contains("--reason"), "{unsaid:#}");
+    daemon.verb(&["fence", "n2", "--over-brake", "--reason", "the rack burnt"]).expect(0);
+    let status = daemon.verb(&["status"]).expect(0).json;
+    let mut fences = status["fences"].as_array().unwrap().iter();
+    let over = fences.find(|fence| fence["over_brake"] == true).unwrap();
+    assert_eq!((&over["member"], &over["reason"]), (&json!("n2"), &json!("the rack burnt")), "{status:#}");
+    let trail = daemon.verb(&["ledger", "audit"]).expect(0).json.to_string();
+    assert!(trail.contains("goes over the storm brake: the rack burnt"), "{trail}");
 }
 
 /// With an OSD silent that the ledger does not need.

@@ -232,6 +232,7 @@ fn client(host: u32, nonce: u32) -> ClientAddr {
 
 fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
     FenceRecord {
+        over_brake: false,
         id: id.to_owned(),
         member: Some("n1".to_owned()),
         state: FenceState::Sealed,

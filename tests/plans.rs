@@ -20,6 +20,7 @@ struct Case {
     world: World,
     policy: Policy,
     accept_incomplete: bool,
+    over_brake: bool,
     in_doubt: BTreeSet<Entry>,
 }
 
@@ -59,13 +60,19 @@ impl Case {
             world,
             policy: Policy::default(),
             accept_incomplete: false,
+            over_brake: false,
             in_doubt: BTreeSet::new(),
         }
     }
 
     fn plan(&self, target: Target) -> Result<Plan, Vec<Refusal>> {
         plan(
-            &Request { target, accept_incomplete: self.accept_incomplete, in_doubt: self.in_doubt.clone() },
+            &Request {
+                target,
+                accept_incomplete: self.accept_incomplete,
+                over_brake: self.over_brake,
+                in_doubt: self.in_doubt.clone(),
+            },
             &self.members,
             &self.world,
             &self.policy,
@@ -280,6 +287,20 @@ fn inv4_a_client_somebody_blocklisted_for_an_hour_is_fenced_for_good() {
     let plan = case.member("n1").unwrap();
     let short = Entry::Client(ClientAddr { ip: ip("10.0.0.1"), nonce: 7 });
     assert_eq!(plan.entries, [Entry::Host(ip("10.0.0.1")), short].into(), "the long one stands anyway");
+}
+
+#[test]
+fn inv6_an_operator_goes_over_the_brake_and_over_nothing_else() {
+    let mut case = Case::new();
+    case.over_brake = true;
+    assert!(!case.member("n1").unwrap().over_brake, "it does not stand against it");
+    case.blocklisted("10.0.0.2:0/0", 1800);
+    assert!(case.member("n1").unwrap().over_brake);
+    case.policy.protected = vec!["10.0.0.0/30".parse().unwrap()];
+    assert_eq!(only_code(case.member("n1")), "protected");
+    case.policy.protected.clear();
+    case.members.0[1].addresses.push(ip("10.0.0.1"));
+    assert_eq!(only_code(case.member("n1")), "shared-address");
 }
 
 #[test]

@@ -57,7 +57,11 @@ fn inv6_a_protected_address_is_refused_with_both_values_and_nothing_is_added() {
 
     site.configure(&["n1", "n2", "h1"], "");
     site.guardian(&["fence", "n1"]).expect(0);
-    refused(&site, "guard", &["fence", "n2"], "storm-brake", &["n1", "at most 1"]);
+    refused(&site, "guard", &["fence", "n2"], "storm-brake", &["n1", "at most 1", "--over-brake"]);
+    let silent = site.guardian(&["fence", "n2", "--over-brake"]).expect(2).stderr;
+    assert!(silent.contains("--reason"), "{silent}");
+    site.guardian(&["fence", "n2", "--over-brake", "--reason", "the rack burnt"]).expect(0);
+    assert!(site.blocklist().contains_key(&format!("{n2}:0/0")));
     site.configure(&["n1", "n2", "h1"], "[policy]\nmax_fenced_members = 2");
     site.guardian(&["fence", "n2"]).expect(0);
     assert!(site.blocklist().contains_key(&format!("{n2}:0/0")));

@@ -255,6 +255,7 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
         let request = Request {
             target: Target::Member(member.name.clone()),
             accept_incomplete: false,
+            over_brake: false,
             in_doubt: std::collections::BTreeSet::new(),
         };
         let name = format!("member {}", member.name);

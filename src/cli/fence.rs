@@ -14,7 +14,7 @@ use crate::domain::addr::Entry;
 use crate::domain::fence::{Fence, State};
 use crate::domain::fence_id::FenceId;
 use crate::domain::guardian::io;
-use crate::domain::plan::plan;
+use crate::domain::plan::{Request, plan};
 use crate::domain::record::{FenceRecord, FenceState};
 
 #[derive(Serialize)]
@@ -69,6 +69,7 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
     let request = io::Request::Fence {
         target: request.target,
         accept_incomplete: args.accept_incomplete,
+        over_brake: args.over_brake,
         reason: args.reason.clone(),
         by: operator(),
     };
@@ -124,7 +125,7 @@ fn served_text(answer: &ServedAnswer) -> String {
 
 /// With the storage alone: nothing but the blocklist remembers the fence.
 fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
-    let request = args.target.request(args.accept_incomplete);
+    let request = Request { over_brake: args.over_brake, ..args.target.request(args.accept_incomplete) };
     let world = context.look()?;
     let plan = match plan(&request, &context.config.members, &world, &context.config.policy) {
         Ok(plan) => plan,

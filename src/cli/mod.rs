@@ -194,6 +194,9 @@ struct FenceArgs {
     /// Fence what is known, where the host may not be fenced or a source did not answer
     #[arg(long)]
     accept_incomplete: bool,
+    /// Go over the storm brake (policy.max_fenced_members) for this one fence; recorded with the reason
+    #[arg(long, requires = "reason")]
+    over_brake: bool,
 }
 
 // Not a doc comment, which would take the brackets for a link.
@@ -352,7 +355,8 @@ impl TargetArgs {
             Some(name) => Target::Member(name.clone()),
             None => Target::Addresses(self.address.iter().copied().collect()),
         };
-        Request { target, accept_incomplete, in_doubt: std::collections::BTreeSet::new() }
+        let in_doubt = std::collections::BTreeSet::new();
+        Request { target, accept_incomplete, over_brake: false, in_doubt }
     }
 }
 

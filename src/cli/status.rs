@@ -119,10 +119,18 @@ fn served_text(status: &Value) -> String {
         rows.add_row([name, status, health, state, fence]);
     }
     shown.push_str(&format!("{rows}\n"));
+    for member in list("members") {
+        if let Some(waits) = member["waits"].as_str() {
+            shown.push_str(&format!("{}: waits for {waits}\n", text(&member["name"])));
+        }
+    }
     for fence in list("fences") {
         let what = fence["member"].as_str().or(fence["id"].as_str()).unwrap_or_default();
         if let Some(waits) = fence["waits"].as_str() {
             shown.push_str(&format!("{what}: waits for {waits}\n"));
+        }
+        if fence["over_brake"] == true {
+            shown.push_str(&format!("{what}: over the storm brake: {}\n", text(&fence["reason"])));
         }
     }
     let others = list("others");

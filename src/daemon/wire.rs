@@ -153,6 +153,7 @@ mod tests {
         let fence = Request::Fence {
             target: Target::Member("n1".to_owned()),
             accept_incomplete: false,
+            over_brake: false,
             reason: Some("cable".to_owned()),
             by: "root@guard".to_owned(),
         };

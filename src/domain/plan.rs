@@ -32,6 +32,8 @@ pub struct Request {
     pub target: Target,
     /// Go on with what is known, where the host itself may not be fenced or a source did not answer.
     pub accept_incomplete: bool,
+    /// Go over the storm brake, for this one fence.
+    pub over_brake: bool,
     /// Entries whose removal was sent and may still arrive: nothing is built on them (INV-7).
     pub in_doubt: BTreeSet<Entry>,
 }
@@ -67,6 +69,8 @@ pub struct Plan {
     pub coverage: Coverage,
     /// How many client instances are known.
     pub known_clients: usize,
+    /// The storm brake stood against it, and an operator goes over it.
+    pub over_brake: bool,
     /// What the operator should know, in words.
     pub notes: Vec<String>,
     /// Pools to prove.
@@ -101,7 +105,9 @@ pub fn plan(
     refusals.extend(fenced_itself(world));
     refusals.extend(protected(&entries, policy));
     refusals.extend(pools(world, policy));
-    refusals.extend(brake(&entries, members, world, policy));
+    let brake = brake(&entries, members, world, policy);
+    let over_brake = request.over_brake && brake.is_some();
+    refusals.extend(brake.filter(|_| !over_brake));
     let hosts = host_ips(&entries);
     let mut fail_over = Vec::new();
     refusals.extend(shared_addresses(&hosts, members));
@@ -158,6 +164,7 @@ pub fn plan(
         coverable: coverable.into_iter().filter_map(|(ip, harm)| harm.is_none().then_some(ip)).collect(),
         coverage,
         known_clients,
+        over_brake,
         notes,
         guarded: policy.guarded.clone(),
         required_until,

@@ -129,6 +129,9 @@ pub struct FenceRecord {
     /// The operator accepted that it covers known clients only.
     #[serde(default)]
     pub accepted: bool,
+    /// The storm brake stood against it, and the operator went over it, for the reason given.
+    #[serde(default)]
+    pub over_brake: bool,
     /// Entries whose removal was sent and never answered: it may still arrive, so nothing is built on them (INV-7).
     #[serde(default)]
     pub in_doubt: BTreeSet<Entry>,

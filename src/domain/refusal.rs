@@ -86,7 +86,7 @@ pub enum Refusal {
     /// The storm brake.
     #[error(
         "storm brake: {} already fenced, and at most {max} at once are allowed (policy.max_fenced_members): \
-         release one first, or raise the limit",
+         release one first, raise the limit, or go over it for this fence alone with --over-brake --reason TEXT",
         list(.held)
     )]
     Brake {

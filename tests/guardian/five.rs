@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use rbd_guardian::domain::guardian::io::{Effect, Input};
+use rbd_guardian::domain::guardian::io::{Effect, Input, Request};
+use rbd_guardian::domain::guardian::report::Outcome;
+use rbd_guardian::domain::plan::Target;
+use rbd_guardian::domain::record::FenceState;
 use rbd_guardian::domain::view::Notice;
 
 use crate::model::Model;
@@ -100,4 +103,86 @@ fn inv6_two_operators_do_not_get_past_the_brake_together() {
         "{:?}",
         model.effects.iter().filter(|e| matches!(e, Effect::Fence(..))).collect::<Vec<_>>()
     );
+}
+
+fn over_brake(member: &str, reason: Option<&str>) -> Request {
+    Request::Fence {
+        target: Target::Member(member.to_owned()),
+        accept_incomplete: false,
+        over_brake: true,
+        reason: reason.map(str::to_owned),
+        by: "root@h".to_owned(),
+    }
+}
+
+#[test]
+fn inv6_a_braked_fence_waits_visibly_until_an_operator_goes_over_the_brake_for_it() {
+    let mut model = of(3);
+    model.lose_for_long("n2");
+    model.run(3 * SECOND);
+    healing_begins(&mut model);
+    model.until("the first is sealed", |model| model.seals().contains("n2"));
+    model.run(40 * SECOND);
+    model.lose_for_long("n3");
+    model.run(3 * SECOND);
+    model.heal_is_refused("n3");
+    model.until("refused", |model| model.state("n3") == "refused");
+    let alarm = model.guardian.alarms().into_iter().find(|alarm| alarm.code == "refused").unwrap();
+    assert!(alarm.text.contains("n2 already fenced, and at most 1"), "{}", alarm.text);
+    assert!(alarm.advice.iter().any(|way| way.contains("fence n3 --over-brake --reason")), "{alarm:?}");
+
+    model.ask(1, over_brake("n3", None));
+    assert!(matches!(&model.answers()[0], (1, Outcome::Failed(why)) if why.contains("--reason")));
+    model.ask(2, over_brake("n3", Some("rack 7 burnt")));
+    model.until("both are sealed", |model| model.seals().len() == 2);
+    // Had it died with no more than the intent recorded, its successor would go on over the brake.
+    let record =
+        model.ledger.fences.values_mut().find(|fence| fence.member.as_deref() == Some("n3")).unwrap();
+    record.state = FenceState::Intended;
+    model.remove_entry("10.0.0.3:0/0");
+    model.restart("boot-2");
+    model.until("both are fenced", |model| refused(model, 3) == ["n2", "n3"]);
+    model.until("both are sealed", |model| model.seals().len() == 2);
+    let record = model.ledger.fences.values().find(|fence| fence.member.as_deref() == Some("n3")).unwrap();
+    assert!(record.over_brake && record.by == "root@h", "{record:?}");
+    assert_eq!(record.reason.as_deref(), Some("rack 7 burnt"));
+    assert!(record.evidence[0].contains("root@h goes over the storm brake"), "{record:?}");
+    let trail = |effect: &Effect| matches!(effect, Effect::Record { why, .. } if why.contains("over the storm brake"));
+    assert!(model.effects.iter().any(trail));
+    // For this one alone: the next one is refused, also by hand.
+    model.ask(3, crate::fence("n1"));
+    model.until("answered", |model| model.answers().iter().any(|(number, _)| *number == 3));
+    let (_, outcome) = model.answers().pop().unwrap();
+    assert!(matches!(&outcome, Outcome::Refused(why) if why[0].code() == "storm-brake"), "{outcome:?}");
+    assert_eq!(refused(&model, 3), ["n2", "n3"]);
+}
+
+#[test]
+fn inv6_who_waits_for_the_cool_down_is_shown_also_by_a_guardian_that_takes_over() {
+    let mut model = of(5);
+    model.lose_for_long("n2");
+    model.lose_for_long("n4");
+    model.run(3 * SECOND);
+    healing_begins(&mut model);
+    model.until("the first is sealed", |model| !model.seals().is_empty());
+    let first = refused(&model, 5);
+    let other = if first == ["n2"] { "n4" } else { "n2" };
+    let waits = |model: &Model| {
+        let status = model.guardian.status(model.now());
+        let waiting = status.members.into_iter().filter_map(|member| Some((member.name, member.waits?)));
+        waiting.collect::<Vec<_>>()
+    };
+    let [(name, why)] = &waits(&model)[..] else { panic!("{:?}", waits(&model)) };
+    assert_eq!(name, other);
+    assert!(why.contains("s more of the cool-down") && why.contains(&format!("fence {other}")), "{why}");
+
+    model.restart("boot-2");
+    model.run(3 * SECOND);
+    healing_begins(&mut model);
+    model.run(15 * SECOND);
+    assert_eq!(refused(&model, 5), first, "another guardian's fence cools down as well");
+    assert_eq!(waits(&model)[0].0, other);
+    healing_begins(&mut model);
+    model.until("the second is sealed", |model| model.seals().len() == 2);
+    assert_eq!(waits(&model), []);
 }

@@ -75,6 +75,7 @@ fn requests() -> Vec<Request> {
     let fence = |target| Request::Fence {
         target,
         accept_incomplete: true,
+        over_brake: true,
         reason: Some("why\n\"quoted\"".to_owned()),
         by: "root@h".to_owned(),
     };

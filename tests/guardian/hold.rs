@@ -163,7 +163,16 @@ fn known_clients() -> Model {
     model.lose("n2");
     model.run(3 * SECOND);
     let target = Target::Member("n2".to_owned());
-    model.ask(1, Request::Fence { target, accept_incomplete: true, reason: None, by: "root@h".to_owned() });
+    model.ask(
+        1,
+        Request::Fence {
+            target,
+            accept_incomplete: true,
+            over_brake: false,
+            reason: None,
+            by: "root@h".to_owned(),
+        },
+    );
     model.until("open", |model| model.seals().contains("n2"));
     assert!(!model.refuses("n2"));
     assert_eq!(record(&model).coverage, Coverage::KnownClients);

@@ -38,7 +38,13 @@ fn sealed(member: &str) -> Model {
 
 fn fence(member: &str) -> Request {
     let target = Target::Member(member.to_owned());
-    Request::Fence { target, accept_incomplete: false, reason: None, by: "root@h".to_owned() }
+    Request::Fence {
+        target,
+        accept_incomplete: false,
+        over_brake: false,
+        reason: None,
+        by: "root@h".to_owned(),
+    }
 }
 
 #[test]

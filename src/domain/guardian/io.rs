@@ -195,6 +195,9 @@ pub enum Request {
         target: Target,
         /// Go on with what is known.
         accept_incomplete: bool,
+        /// Go over the storm brake; needs a reason.
+        #[serde(default)]
+        over_brake: bool,
         /// Why.
         reason: Option<String>,
         /// Who asks (`root@host`).

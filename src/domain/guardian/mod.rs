@@ -199,6 +199,11 @@ impl Guardian {
                 }
             }
         }
+        // Another guardian's fence cools down as well. Wall clocks differ: by no more than a cool-down.
+        if let Some(since) = records.fences.values().map(|fence| fence.since).max() {
+            let age = Duration::try_from(self.now.wall.duration_since(since)).unwrap_or_default();
+            self.last_fence = self.last_fence.max(self.now.boot.checked_sub(age));
+        }
         self.records = records;
     }
 
@@ -569,8 +574,13 @@ impl Guardian {
 
     fn request(&mut self, number: u64, request: Request) {
         match request {
-            Request::Fence { target, accept_incomplete, reason, by } => {
-                self.want_by_request(number, target, accept_incomplete, reason, by);
+            Request::Fence { over_brake: true, reason: None, .. } => {
+                let text =
+                    "going over the storm brake needs a reason, which is recorded: --reason TEXT".to_owned();
+                self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
+            }
+            Request::Fence { target, accept_incomplete, over_brake, reason, by } => {
+                self.want_by_request(number, target, (accept_incomplete, over_brake), reason, by);
             }
             Request::Release { fence, assert_powered_off, reason, by } => {
                 let Some(case) = self.cases.get_mut(&fence) else {

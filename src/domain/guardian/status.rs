@@ -18,6 +18,7 @@ use crate::domain::guard::ImageUse;
 use crate::domain::origin::{Origin, Other, others};
 use crate::domain::plan::Target;
 use crate::domain::record::{FenceRecord, FenceState, Source};
+use crate::domain::refusal::Refusal;
 use crate::domain::view::{InstanceId, MemberStatus};
 
 /// The whole picture.
@@ -85,6 +86,8 @@ pub struct MemberLine {
     pub addresses: Vec<(IpAddr, BTreeSet<Source>)>,
     /// Its fence.
     pub fence: Option<Id>,
+    /// Why it is not fenced yet though it is about to be healed, in words.
+    pub waits: Option<String>,
 }
 
 /// A fence.
@@ -155,10 +158,25 @@ impl Guardian {
                 state: self.state_of(&name, &evidence),
                 addresses: ips.into_iter().map(|ip| (ip, source(ip))).collect(),
                 fence: self.case_of(&name).map(|case| case.id.clone()),
+                waits: self.waits_to_be_fenced(&name),
                 name,
             }
         };
         self.members().0.into_iter().map(|member| one(member.name, member.addresses)).collect()
+    }
+
+    /// What holds back the fence of a member that is about to be healed.
+    fn waits_to_be_fenced(&self, name: &str) -> Option<String> {
+        let target = Target::Member(name.to_owned());
+        let begun = self.case_of(name).is_some() || self.wants.contains_key(&target);
+        let left = self.cools_down();
+        if begun || left.is_zero() || !self.about_to_be_healed().iter().any(|(wanted, _)| *wanted == target) {
+            return None;
+        }
+        Some(format!(
+            "{} s more of the cool-down after the last fence (trigger.cool_down); at once: `rbd-guardian fence {name}`",
+            left.as_secs() + 1
+        ))
     }
 
     fn state_of(&self, name: &str, evidence: &Evidence) -> &'static str {
@@ -274,7 +292,7 @@ impl Guardian {
                 "refused",
                 Some(name),
                 format!("it is lost and not fenced: {text}"),
-                vec![format!("rbd-guardian plan {name}")],
+                self.ways_out(name, &refused.reasons),
             );
         }
         let doubtful = self.doubtful();
@@ -371,6 +389,17 @@ impl Guardian {
             }
         }
         alarms
+    }
+
+    /// What an operator can do about a refusal.
+    fn ways_out(&self, name: &str, reasons: &[Refusal]) -> Vec<String> {
+        let mut ways = vec![format!("rbd-guardian plan {name}")];
+        if let [Refusal::Brake { .. }] = reasons {
+            let over =
+                format!("if it is lost for certain: rbd-guardian fence {name} --over-brake --reason TEXT");
+            ways.push(over);
+        }
+        ways
     }
 
     /// Tells whose the entries are that no fence accounts for.

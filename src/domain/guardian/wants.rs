@@ -25,6 +25,7 @@ pub(super) struct Want {
     by: String,
     reason: Option<String>,
     accept_incomplete: bool,
+    over_brake: bool,
     requests: BTreeSet<u64>,
     since: Duration,
 }
@@ -40,12 +41,12 @@ pub(super) struct Refused {
 const AGAIN: Duration = Duration::from_secs(5);
 
 impl Guardian {
-    /// Members that are about to be healed, by the evidence.
-    pub(super) fn want_what_is_lost(&mut self) {
+    /// Members that are about to be healed, by the evidence, and why it says so.
+    pub(super) fn about_to_be_healed(&self) -> Vec<(Target, String)> {
+        let Some(view) = &self.view else { return Vec::new() };
         if self.settings.trigger == Trigger::Manual || !self.view_is_fresh() || !self.doubtful().is_empty() {
-            return;
+            return Vec::new();
         }
-        let Some(view) = &self.view else { return };
         let guarded = self.gate_state() == GateState::Installed;
         let mut wanted = Vec::new();
         for (name, evidence) in &self.evidence {
@@ -57,6 +58,12 @@ impl Guardian {
             };
             wanted.extend(why.map(|why| (Target::Member(name.clone()), why)));
         }
+        wanted
+    }
+
+    /// Members that are about to be healed are to be fenced.
+    pub(super) fn want_what_is_lost(&mut self) {
+        let wanted = self.about_to_be_healed();
         let lost = |name: &String| self.evidence.get(name).is_some_and(Evidence::is_lost);
         self.refused.retain(|target, _| match target {
             Target::Member(name) => lost(name),
@@ -103,9 +110,7 @@ impl Guardian {
                 .any(|case| entries.iter().all(|entry| case.record.entries.contains_key(entry))),
         };
         let waits = self.refused.get(&target).is_some_and(|refused| now < refused.again);
-        // Several members lost within moments look like a fault of the view rather than of the members.
-        let cooling = self.last_fence.is_some_and(|last| now.saturating_sub(last) < self.settings.cool_down)
-            || self.wants.values().any(|want| want.by == GUARDIAN);
+        let cooling = !self.cools_down().is_zero() || self.wants.values().any(|want| want.by == GUARDIAN);
         if held || waits || cooling || self.wants.contains_key(&target) {
             return;
         }
@@ -115,8 +120,16 @@ impl Guardian {
         };
         self.log(Level::Info, "suspect", name, format!("to be fenced: {why}"));
         let (by, requests) = (GUARDIAN.to_owned(), BTreeSet::new());
-        let want = Want { why, by, reason: None, accept_incomplete: false, requests, since: now };
+        let (accept_incomplete, over_brake) = (false, false);
+        let want = Want { why, by, reason: None, accept_incomplete, over_brake, requests, since: now };
         self.wants.insert(target, want);
+    }
+
+    /// For how long nobody else is fenced without an operator: several members lost within moments look like a fault of
+    /// the view rather than of the members.
+    pub(super) fn cools_down(&self) -> Duration {
+        let until = self.last_fence.map_or(Duration::ZERO, |last| last + self.settings.cool_down);
+        until.saturating_sub(self.now.boot)
     }
 
     /// A guardian that died has recorded the intent.
@@ -127,8 +140,9 @@ impl Guardian {
         };
         let why = record.evidence.first().cloned().unwrap_or_default();
         let (by, requests, since) = (record.by.clone(), BTreeSet::new(), self.now.boot);
-        let (reason, accept_incomplete) = (record.reason.clone(), record.accepted);
-        self.wants.insert(target, Want { why, by, reason, accept_incomplete, requests, since });
+        let (reason, accept_incomplete, over_brake) =
+            (record.reason.clone(), record.accepted, record.over_brake);
+        self.wants.insert(target, Want { why, by, reason, accept_incomplete, over_brake, requests, since });
     }
 
     /// An operator wants it.
@@ -136,7 +150,7 @@ impl Guardian {
         &mut self,
         number: u64,
         target: Target,
-        accept_incomplete: bool,
+        (accept_incomplete, over_brake): (bool, bool),
         reason: Option<String>,
         by: String,
     ) {
@@ -158,7 +172,8 @@ impl Guardian {
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
         let mut requests = BTreeSet::from([number]);
         requests.extend(self.wants.remove(&target).into_iter().flat_map(|want| want.requests));
-        let want = Want { why, by, reason, accept_incomplete, requests, since: self.now.boot };
+        let since = self.now.boot;
+        let want = Want { why, by, reason, accept_incomplete, over_brake, requests, since };
         self.wants.insert(target, want);
     }
 
@@ -211,11 +226,13 @@ impl Guardian {
     fn plan_one(&mut self, target: Target, want: Want) {
         let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
         let in_doubt = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone()).collect();
-        let request =
-            plan::Request { target: target.clone(), accept_incomplete: want.accept_incomplete, in_doubt };
+        let Want { accept_incomplete, over_brake, .. } = want;
+        let request = plan::Request { target: target.clone(), accept_incomplete, over_brake, in_doubt };
         let members = self.members();
-        let planned = plan(&request, &members, &world, &self.settings.policy).and_then(|plan| {
-            self.begun_brake(&plan, members.0.len()).map_or(Ok(plan), |brake| Err(vec![brake]))
+        let planned = plan(&request, &members, &world, &self.settings.policy).and_then(|mut plan| {
+            let brake = self.begun_brake(&plan, members.0.len());
+            plan.over_brake |= over_brake && brake.is_some();
+            brake.filter(|_| !over_brake).map_or(Ok(plan), |brake| Err(vec![brake]))
         });
         match planned {
             Ok(mut plan) => {
@@ -229,8 +246,12 @@ impl Guardian {
                     return;
                 }
                 self.last_fence = Some(self.now.boot);
-                let mut case =
-                    Case::new(plan, want.why, want.by, want.reason, want.accept_incomplete, self.now);
+                let why = if plan.over_brake {
+                    format!("{} goes over the storm brake: {}", want.by, want.why)
+                } else {
+                    want.why
+                };
+                let mut case = Case::new(plan, why, want.by, want.reason, accept_incomplete, self.now);
                 case.requests = want.requests;
                 if let Some(before) = self.records.fences.get(&case.id) {
                     case.take_over(before);
