@@ -185,7 +185,8 @@ fn a_recorded_cluster_is_read_whole() {
         gate.scriptlets,
         [("n1", ""), ("n2", "x"), ("n3", "x")].map(|(m, s)| (m.to_owned(), ok(s))).into()
     );
-    assert!(gate.keys.is_empty(), "{:?}", gate.keys);
+    let keys = gate.members.iter().map(|(name, keys)| (name.as_str(), keys.len())).collect::<Vec<_>>();
+    assert_eq!((keys, gate.project.len()), (vec![("n1", 0), ("n2", 0), ("n3", 0)], 0));
 
     let state = member.ask(LONG, async |client| member_state(&client, "n2").await.unwrap());
     let uptime = fixture("6.0.4/member-state.json")["sysinfo"]["uptime"].as_u64().unwrap();
@@ -247,6 +248,25 @@ fn what_does_not_answer_is_unknown_and_not_none() {
     member.set("/1.0/cluster/members?recursion=1", Answer::Refused(500));
     let error = member.ask(SHORT, async |client| read(&client, Some(&before)).await.unwrap_err());
     assert_eq!(error.request, "GET /1.0/cluster/members?recursion=1");
+}
+
+#[test]
+fn the_gates_keys_are_read_from_each_member_and_what_project_default_has_beside_them() {
+    let mut member = Member::recorded();
+    let mut members = fixture("6.0.4/members.json");
+    let seal = "user.rbd-guardian.seal.n3";
+    members[1]["config"] = json!({"user.rbd-guardian.epoch": "7", seal: "7", "user.rbd-guardian.ceph-addresses": "10.0.0.2", "user.x": "y"});
+    member.set("/1.0/cluster/members?recursion=1", Answer::Metadata(members));
+    let mut project = fixture("6.0.4/project.json");
+    project["config"]["user.rbd-guardian.gate"] = json!("off");
+    member.set("/1.0/projects/default", Answer::Metadata(project));
+    let gate = member.read(LONG, None).view.gate.unwrap();
+    let keys = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(gate.members["n2"], keys(&[("user.rbd-guardian.epoch", "7"), (seal, "7")]));
+    assert_eq!(gate.members["n1"], keys(&[]));
+    assert_eq!(gate.project, keys(&[("user.rbd-guardian.gate", "off")]));
 }
 
 #[test]

@@ -10,11 +10,12 @@ use super::error::Fault;
 use super::{Common, Exit, Format, GateArgs, GateVerb};
 use crate::config::Config;
 use crate::deadline::within;
-use crate::domain::guardian::gate::{EPOCH, MEMBERS, OVERRIDE, POOLS, epoch, own_keys};
+use crate::domain::guardian::gate::{Contents, OVERRIDE, epoch, is_plausible};
 use crate::domain::volume::StoragePool;
+use crate::incus::api::Keys;
 use crate::incus::client::Client;
-use crate::incus::gate::keys::{Written, local_pools, put_keys, remove_keys};
-use crate::incus::gate::place::{EXTENSION, Standing, new_push, push, read, standings, stored};
+use crate::incus::gate::keys::{self, Written, local_pools, put_keys, remove_keys};
+use crate::incus::gate::place::{EXTENSION, Standing, new_push, push, standings, stored};
 use crate::incus::gate::{Scriptlet, compose, difference};
 use crate::incus::{self, api};
 
@@ -26,8 +27,10 @@ struct GateAnswer {
     marker: Option<String>,
     /// What each member runs.
     members: BTreeMap<String, String>,
-    keys: BTreeMap<String, String>,
-    epoch: Option<u64>,
+    /// What each member is told, in its own configuration.
+    keys: BTreeMap<String, Keys>,
+    /// What project `default` has of that name: the override, and what is without effect there.
+    project: Keys,
     /// The site's own, which the gate wraps; or, without a gate, what is there.
     site_scriptlet: Option<String>,
     /// 0 while Incus heals nothing.
@@ -130,25 +133,24 @@ fn edited(ours: &str, theirs: &str) -> Exit {
     Exit::Refused
 }
 
-/// The keys the scriptlet needs from the beginning, beside those that are there.
+/// What the scriptlet needs from the beginning, beside what a member has.
 async fn publish(client: &Client) -> Result<(), Fault> {
-    let members: Vec<api::Member> = client.get("/1.0/cluster/members?recursion=1").await?;
+    let (told, _) = keys::read(client).await?;
     let pools: Vec<api::Pool> = client.get("/1.0/storage-pools?recursion=1").await?;
     let pools: BTreeMap<String, StoragePool> = pools
         .into_iter()
         .map(|pool| (pool.name, StoragePool { driver: pool.driver, osd_pool: None, cluster: None }))
         .collect();
-    let before = read(client).await?;
-    let mut keys = own_keys(&before);
-    let names: Vec<String> = members.into_iter().map(|member| member.server_name).collect();
-    keys.insert(MEMBERS.to_owned(), names.join(","));
-    let mut listed = local_pools(&pools);
-    listed.extend(keys.get(POOLS).into_iter().flat_map(|pools| pools.split(',')).map(str::to_owned));
-    listed.retain(|pool| !pool.is_empty());
-    keys.insert(POOLS.to_owned(), listed.into_iter().collect::<Vec<_>>().join(","));
-    keys.retain(|_, value| !value.is_empty());
-    if keys != own_keys(&before) {
-        settle(put_keys(client, &keys, epoch(&before) + 1).await)?;
+    let local = local_pools(&pools);
+    // No guardian is asked here what it recorded; it overwrites what it does not know.
+    let last = told.values().map(epoch).filter(|epoch| is_plausible(*epoch, 0)).max().unwrap_or_default();
+    for (name, found) in &told {
+        let mut contents = Contents::of(found);
+        contents.members = told.keys().cloned().collect();
+        contents.pools.extend(local.iter().cloned());
+        if contents != Contents::of(found) {
+            settle(put_keys(client, name, &contents, last + 1).await)?;
+        }
     }
     Ok(())
 }
@@ -164,7 +166,7 @@ fn settle(written: Written) -> Result<(), Fault> {
 async fn look(client: &Client) -> Result<GateAnswer, Fault> {
     let (server, scriptlet) = stored(client).await?;
     let standings = standings(client, |_| true).await?;
-    let keys = read(client).await?.keys;
+    let (told, project) = keys::read(client).await?;
     let runs = |standing: &Result<Standing, String>| matches!(standing, Ok(Standing::Runs(_)));
     let none = |standing: &Result<Standing, String>| matches!(standing, Ok(Standing::None));
     let (marker, site, state) = match scriptlet {
@@ -172,7 +174,7 @@ async fn look(client: &Client) -> Result<GateAnswer, Fault> {
         Scriptlet::Gate { marker, site, intact: true } => {
             let state = if !standings.values().all(runs) {
                 "partial"
-            } else if keys.get(OVERRIDE).is_some_and(|value| value == "off") {
+            } else if project.get(OVERRIDE).is_some_and(|value| value == "off") {
                 "off"
             } else {
                 "installed"
@@ -194,8 +196,8 @@ async fn look(client: &Client) -> Result<GateAnswer, Fault> {
         state,
         marker: marker.map(|marker| marker.to_string()),
         members: standings.into_iter().map(|(name, standing)| (name, says(standing))).collect(),
-        epoch: keys.get(EPOCH).and_then(|epoch| epoch.parse().ok()),
-        keys,
+        keys: told,
+        project,
         site_scriptlet: site,
         healing_threshold_s: server.healing_threshold().map_or(0, |threshold| threshold.as_secs()),
     })
@@ -216,8 +218,14 @@ fn text(answer: &GateAnswer) -> String {
         rows.add_row([name, says]);
     }
     text.push_str(&format!("{rows}\n"));
-    for (key, value) in &answer.keys {
-        text.push_str(&format!("{key}={value}\n"));
+    for (name, keys) in &answer.keys {
+        for (key, value) in keys {
+            text.push_str(&format!("{name}: {key}={value}\n"));
+        }
+    }
+    for (key, value) in &answer.project {
+        let effect = if key == OVERRIDE { "" } else { " (without effect)" };
+        text.push_str(&format!("project default: {key}={value}{effect}\n"));
     }
     let healing = match answer.healing_threshold_s {
         0 => "Incus heals nothing (cluster.healing_threshold=0)".to_owned(),

@@ -1,6 +1,6 @@
 //! Performs effects, each as a task with a deadline of its own, and makes an input of what became of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::clock;
 use crate::deadline::{Deadline, rest, within};
 use crate::domain::barrier::PoolProof;
 use crate::domain::guard::{ImageUse, Locker};
+use crate::domain::guardian::gate::Contents;
 use crate::domain::guardian::io::{Effect, Input, Recorded};
 use crate::domain::guardian::report::Level;
 use crate::domain::view::View;
@@ -96,10 +97,12 @@ impl Hands {
                     Input::Networks(member, networks)
                 })
             }
-            Effect::PutGate { keys, epoch } => self
-                .ask(Effect::PutGate { keys: BTreeMap::new(), epoch }, async move |incus| {
-                    Input::GatePut(platform::put_gate(&incus, &keys, epoch).await)
-                }),
+            Effect::PutGate { at, contents, epoch } => {
+                let effect = Effect::PutGate { at: at.clone(), contents: Contents::default(), epoch };
+                self.ask(effect, async move |incus| {
+                    Input::GatePut(platform::put_gate(&incus, &at, &contents, epoch).await)
+                })
+            }
             Effect::PushGate => self.ask(Effect::PushGate, async move |incus| {
                 Input::GatePushed(platform::push_gate(&incus).await)
             }),
@@ -349,7 +352,7 @@ pub(super) fn failed(effect: Effect, why: &str) -> Input {
             R::Add(entries) => Input::Added(fence, unknown(entries)),
             R::Remove(entries) => Input::Removed(fence, unknown(entries)),
         },
-        Effect::PutGate { .. } => Input::GatePut(Err(why())),
+        Effect::PutGate { at, .. } => Input::GatePut(at.into_iter().map(|name| (name, why())).collect()),
         Effect::PushGate => Input::GatePushed(Err(why())),
         Effect::BreakLock(lock) => Input::LockBroken(lock, Err(why())),
         Effect::Start(instance) => Input::Started(instance, Err(why())),

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use ipnet::IpNet;
 use serde_json::json;
 
 use crate::clock;
+use crate::domain::guardian::gate::Contents;
 use crate::domain::view::{InstanceId, MemberState, MemberStatus, View};
 use crate::incus::client::{Accepted, Client};
 use crate::incus::gate::keys::{Written, put_keys};
@@ -106,21 +108,27 @@ pub(super) async fn networks(incus: &Client, member: &str) -> Result<BTreeSet<Ip
     read::member_addresses(incus, member).await.map_err(|error| error.to_string())
 }
 
-/// Whatever this says, the keys are read back by the next view.
+/// Tells the gate at each of these members; where that failed, and why. Whatever this says, the keys are read back by
+/// the next view.
 pub(super) async fn put_gate(
     incus: &Client,
-    keys: &BTreeMap<String, String>,
+    at: &BTreeSet<String>,
+    contents: &Contents,
     epoch: u64,
-) -> Result<(), String> {
-    match put_keys(incus, keys, epoch).await {
-        Written::Applied => Ok(()),
-        Written::Changed => Err("somebody else changed project default meanwhile".to_owned()),
-        Written::Stale { found } => Err(format!(
-            "the gate has epoch {found} already, which is not below {epoch}: another guardian wrote it"
-        )),
-        Written::Refused(error) => Err(format!("not written: {error}")),
-        Written::Unknown(error) => Err(format!("whether it was written is unknown: {error}")),
-    }
+) -> BTreeMap<String, String> {
+    let put = async |member: &String| {
+        let why = match put_keys(incus, member, contents, epoch).await {
+            Written::Applied => return None,
+            Written::Changed => "somebody else changed the member meanwhile".to_owned(),
+            Written::Stale { found } => {
+                format!("it has epoch {found} already, which is not below {epoch}: another guardian wrote it")
+            }
+            Written::Refused(error) => format!("not written: {error}"),
+            Written::Unknown(error) => format!("whether it was written is unknown: {error}"),
+        };
+        Some((member.clone(), why))
+    };
+    join_all(at.iter().map(put)).await.into_iter().flatten().collect()
 }
 
 /// Sends the gate that is stored once more, under a new name, so that every member that is reached loads it. Where none

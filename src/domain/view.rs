@@ -155,8 +155,10 @@ pub enum OperationKind {
 pub struct GateView {
     /// `instances.placement.scriptlet` in each member's own memory; `Err` for a member that did not answer.
     pub scriptlets: BTreeMap<String, Result<String, String>>,
-    /// The keys `user.rbd-guardian.*` of project `default`.
-    pub keys: BTreeMap<String, String>,
+    /// The keys `user.rbd-guardian.*` of project `default`: the operator's override, and what has no effect there.
+    pub project: BTreeMap<String, String>,
+    /// The guardian's own keys in each member's configuration.
+    pub members: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// What a member says of itself; asked of itself, so an answer means that it is up.

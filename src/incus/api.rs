@@ -70,6 +70,17 @@ pub struct Member {
     pub config: Keys,
 }
 
+/// `GET /1.0/cluster/members/M`, to be put back with another configuration: a PUT replaces all of it.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct MemberObject {
+    /// `user.*` among others.
+    #[serde(default, deserialize_with = "texts")]
+    pub config: Keys,
+    /// Roles, groups and whatever else a member has; Incus leaves alone what cannot be replaced.
+    #[serde(flatten)]
+    pub rest: serde_json::Map<String, serde_json::Value>,
+}
+
 /// `GET /1.0/cluster/members/M/state`, which Incus forwards to M.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct MemberState {

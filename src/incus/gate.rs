@@ -217,11 +217,11 @@ mod tests {
         let Scriptlet::Gate { marker, site, intact } = Scriptlet::parse(&text) else { panic!("{text}") };
         assert_eq!((site.as_deref(), intact, marker.push.as_str()), (Some(SITE), true, "p"));
         assert_eq!(text.lines().next(), Some(marker.to_string().as_str()));
-        let edited = text.replace("\"sealed\"", "\"open\"");
+        let edited = text.replace("== epoch", "!= \"\"");
         assert!(matches!(Scriptlet::parse(&edited), Scriptlet::Gate { intact: false, .. }));
         let shown = difference(&text, &edited);
         assert!(
-            shown.contains("- ") && shown.contains("== \"open\"") && shown.lines().count() == 3,
+            shown.contains("- ") && shown.contains(", \"\") != \"\"") && shown.lines().count() == 3,
             "{shown}"
         );
         assert_eq!(Scriptlet::parse(SITE), Scriptlet::Site(SITE.to_owned()));

@@ -17,7 +17,7 @@ use super::api::{self, instance_kind, instance_of};
 use super::client::Client;
 use super::error::{Cause, IncusError};
 use crate::config::host;
-use crate::domain::guardian::gate::KEYS;
+use crate::domain::guardian::gate::{KEYS, is_own};
 use crate::domain::view::{
     Details, GateView, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation, Thresholds,
     View,
@@ -92,7 +92,9 @@ async fn gather(
     let mut missing = Vec::new();
     let (stored, instances) = whole.unzip();
     let (pools, volumes) = stored.unzip();
-    let keys = known(project, &mut missing).map(|project| gate_keys(project.config));
+    let own = |member: &api::Member| (member.server_name.clone(), own_keys(&member.config));
+    let keys = members.iter().map(own).collect();
+    let project = known(project, &mut missing).map(|project| project_keys(project.config));
     let view = View {
         from: server.environment.server_name.clone(),
         members: members.into_iter().map(member).collect(),
@@ -101,7 +103,7 @@ async fn gather(
         pools: pools.and_then(|pools| known(pools, &mut missing)),
         volumes: volumes.and_then(|volumes| told(volumes, &mut missing)),
         operations: known(operations, &mut missing),
-        gate: keys.map(|keys| GateView { scriptlets, keys }),
+        gate: project.map(|project| GateView { scriptlets, project, members: keys }),
     };
     Ok(Reading { view, missing })
 }
@@ -349,8 +351,16 @@ async fn scriptlets(
     join_all(members.iter().map(ask)).await.into_iter().collect()
 }
 
-fn gate_keys(config: api::Keys) -> BTreeMap<String, String> {
-    config.into_iter().filter(|(key, _)| key.starts_with(KEYS)).collect()
+/// The guardian's own keys of a member's configuration.
+pub(super) fn own_keys(config: &api::Keys) -> api::Keys {
+    let own = config.iter().filter(|(key, _)| is_own(key));
+    own.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Keys of the configuration of project `default` that are named like the guardian's.
+pub(super) fn project_keys(mut config: api::Keys) -> api::Keys {
+    config.retain(|key, _| key.starts_with(KEYS));
+    config
 }
 
 fn known<T>(answer: Result<T, IncusError>, missing: &mut Vec<IncusError>) -> Option<T> {

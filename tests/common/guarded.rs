@@ -12,6 +12,7 @@ use lab::incus::Cluster;
 use lab::{Lab, Process, Topology, monotonic, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
+use rbd_guardian::config::{Config, IncusConfig};
 use serde_json::Value;
 
 use super::{Answer, Site, answer, program};
@@ -44,17 +45,34 @@ impl Guarded {
 
     /// A site whose guardian is enrolled and configured, without gate and daemon.
     pub fn without_daemon(topology: Topology) -> Self {
+        let mut site = Self::unenrolled(topology);
+        let token = site.cluster.trust("rbd-guardian").unwrap();
+        site.enroll(&token);
+        site
+    }
+
+    /// A site whose guardian Incus does not know yet.
+    pub fn unenrolled(topology: Topology) -> Self {
         let site = Site::start(topology, &[]);
         let cluster = site.lab.incus(&MEMBERS).unwrap();
         let daemon = Mutex::new(None);
-        let mut site = Self { daemon, cluster, site, endpoints: String::new(), lives: Mutex::default() };
-        site.configure("");
-        let token = site.cluster.trust("rbd-guardian").unwrap();
-        let enrolled = site.guardian(&["incus", "enroll", &token]).expect(0).json;
-        let endpoints = enrolled["endpoints"].as_array().unwrap().iter().map(Value::to_string);
-        site.endpoints = endpoints.collect::<Vec<_>>().join(", ");
+        let site = Self { daemon, cluster, site, endpoints: String::new(), lives: Mutex::default() };
         site.configure("");
         site
+    }
+
+    /// Uses a token, and asks all members from then on.
+    pub fn enroll(&mut self, token: &str) {
+        let enrolled = self.guardian(&["incus", "enroll", token]).expect(0).json;
+        let endpoints = enrolled["endpoints"].as_array().unwrap();
+        assert_eq!(endpoints.len(), MEMBERS.len(), "{enrolled:#}");
+        self.endpoints = endpoints.iter().map(Value::to_string).collect::<Vec<_>>().join(", ");
+        self.configure("");
+    }
+
+    /// How the guardian reaches Incus, by its configuration.
+    pub fn incus(&self) -> IncusConfig {
+        Config::load(Some(&self.path("guarded.toml"))).unwrap().incus
     }
 
     pub fn lab(&self) -> &Lab {

@@ -1,6 +1,6 @@
 //! Everything that goes into the core or comes out of it has a form in JSON, and is the same when it is read again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use rbd_guardian::domain::addr::{ClientAddr, Entry};
 use rbd_guardian::domain::barrier::{PoolProof, PoolToProve};
 use rbd_guardian::domain::fence::{self, Sent};
 use rbd_guardian::domain::guard::{ImageUse, Locker};
+use rbd_guardian::domain::guardian::gate::Contents;
 use rbd_guardian::domain::guardian::io::{Effect, Input, Now, Recorded, Request, StaleLock};
 use rbd_guardian::domain::guardian::settings::{OnConflict, Settings, Trigger};
 use rbd_guardian::domain::member::{Member, Members};
@@ -148,8 +149,8 @@ fn inputs() -> Vec<Input> {
         Input::Map(fence(), None),
         Input::Proved(fence(), vec![proof]),
         Input::Clients(fence(), Some([lock().address].into())),
-        Input::GatePut(Ok(())),
-        Input::GatePut(Err(no())),
+        Input::GatePut(BTreeMap::new()),
+        Input::GatePut([("n1".to_owned(), no())].into()),
         Input::GatePushed(Ok(())),
         Input::LockBroken(lock(), Err(no())),
         Input::Started(id("c1"), Ok(())),
@@ -203,7 +204,11 @@ fn effects() -> Vec<Effect> {
         Effect::ReadAudit(fence()),
         Effect::Sweep,
         Effect::Record { changes: changes(), what: "what".into(), why: "why".into() },
-        Effect::PutGate { keys: [("k".to_owned(), "v".to_owned())].into(), epoch: u64::MAX },
+        Effect::PutGate {
+            at: ["n1".to_owned()].into(),
+            contents: Contents { open: ["n2".to_owned()].into(), ..Contents::default() },
+            epoch: u64::MAX,
+        },
         Effect::PushGate,
         Effect::BreakLock(lock()),
         Effect::Start(id("c1")),

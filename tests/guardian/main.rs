@@ -3,6 +3,7 @@
 
 mod five;
 mod forms;
+mod gates;
 mod hold;
 mod model;
 mod recording;
@@ -11,7 +12,6 @@ use std::time::Duration;
 
 use model::{Model, id};
 use rbd_guardian::domain::addr::EntityAddr;
-use rbd_guardian::domain::guardian::gate;
 use rbd_guardian::domain::guardian::io::{Effect, Input, Request};
 use rbd_guardian::domain::guardian::report::Outcome;
 use rbd_guardian::domain::plan::Target;
@@ -208,7 +208,7 @@ fn a_restart_goes_on_from_the_ledger_without_closing_the_gate() {
     model.run(10 * SECOND);
     assert_eq!(model.state("n2"), "sealed");
     let kept = |effect: &Effect| match effect {
-        Effect::PutGate { keys, .. } => Some(gate::seals(keys).contains("n2")),
+        Effect::PutGate { contents, .. } => Some(contents.open.contains("n2")),
         _ => None,
     };
     // One write, of what is there already: what another guardian has read before is out of date then (INV-7).
@@ -341,15 +341,6 @@ fn a_member_that_is_back_before_its_heal_is_stranded_with_commands() {
 }
 
 #[test]
-fn a_seal_key_that_the_ledger_does_not_back_is_removed_and_told() {
-    let mut model = healthy();
-    let key = format!("{}n3", rbd_guardian::domain::guardian::gate::SEAL);
-    model.view.gate.as_mut().unwrap().keys.insert(key, "sealed".to_owned());
-    model.until("removed", |model| model.seals().is_empty());
-    assert!(model.logs().iter().any(|line| line.starts_with("gate-foreign-write")), "{:#?}", model.logs());
-}
-
-#[test]
 fn the_storm_brake_holds_two_members_of_three() {
     let mut model = sealed("n2");
     model.lose("n3");
@@ -380,7 +371,7 @@ fn inv7_a_removal_in_doubt_is_not_relied_on_again() {
     fence.in_doubt.insert(host);
     fence.state = FenceState::Released;
     model.remove_entry("10.0.0.2:0/0");
-    model.view.gate.as_mut().unwrap().keys.clear();
+    model.clear_gate();
     model.restart("boot-1");
     model.run(5 * SECOND);
     model.heal_is_refused("n2");
@@ -455,7 +446,7 @@ fn an_intent_that_a_dead_guardian_left_is_withdrawn_or_completed_by_what_stands(
     let fence = model.ledger.fences.values_mut().next().unwrap();
     fence.state = FenceState::Intended;
     fence.sealed = None;
-    model.view.gate.as_mut().unwrap().keys.clear();
+    model.clear_gate();
     model.bring_back("n2", 200_000 * SECOND);
     model.restart("boot-1");
     model.until("completed", |model| {

@@ -49,6 +49,8 @@ pub(crate) struct Model {
     pub(crate) failing_starts: u32,
     /// The platform does not answer.
     pub(crate) platform_down: bool,
+    /// Members whose configuration cannot be written.
+    pub(crate) unwritable: BTreeSet<String>,
     /// The ledger cannot be written.
     pub(crate) ledger_down: bool,
     /// Answers of what was begun.
@@ -115,6 +117,7 @@ impl Model {
             started: Vec::new(),
             failing_starts: 0,
             platform_down: false,
+            unwritable: BTreeSet::new(),
             ledger_down: false,
             answers_due: VecDeque::new(),
             later: Vec::new(),
@@ -188,6 +191,7 @@ impl Model {
                 lock: None,
             });
             gate.scriptlets.insert(member.clone(), Ok("gate 1".into()));
+            gate.members.insert(member.clone(), BTreeMap::new());
             let uptime = Duration::from_secs(100_000);
             self.states.insert(member.clone(), MemberState { uptime, machine: Some(format!("machine-{n}")) });
         }
@@ -298,8 +302,10 @@ impl Model {
     /// INV-2, INV-8: what an effect relies on is there.
     fn check(&self, effect: &Effect) {
         match effect {
-            Effect::PutGate { keys, .. } => {
-                for member in gate::seals(keys) {
+            Effect::PutGate { contents, epoch, .. } => {
+                let recorded = self.ledger.gate.as_ref().map(|gate| (gate.epoch, &gate.open));
+                assert_eq!(recorded, Some((*epoch, &contents.open)), "recorded before it is written");
+                for member in contents.open.clone() {
                     let sealed = self.ledger.fences.values().any(|fence| {
                         fence.member.as_deref() == Some(&member) && fence.state == FenceState::Sealed
                     });
@@ -328,13 +334,27 @@ impl Model {
         }
     }
 
+    /// Nobody is told anything any more.
+    pub(crate) fn clear_gate(&mut self) {
+        self.view.gate.as_mut().unwrap().members.values_mut().for_each(BTreeMap::clear);
+    }
+
+    /// The keys of one member.
+    pub(crate) fn keys(&mut self, member: &str) -> &mut BTreeMap<String, String> {
+        self.view.gate.as_mut().unwrap().members.get_mut(member).unwrap()
+    }
+
+    pub(crate) fn keys_of(&self, member: &str) -> Option<&BTreeMap<String, String>> {
+        self.view.gate.as_ref()?.members.get(member)
+    }
+
     pub(crate) fn refuses(&self, member: &str) -> bool {
         let ip = format!("10.0.0.{}", member.trim_start_matches('n')).parse().unwrap();
         self.map().blocklist.hosts(ip).next().is_some()
     }
 
     pub(crate) fn seals(&self) -> BTreeSet<String> {
-        gate::seals(&self.view.gate.as_ref().unwrap().keys)
+        gate::sealed_anywhere(self.view.gate.as_ref().unwrap())
     }
 
     fn send(&mut self, entries: &[Entry], until: Option<Timestamp>) -> Vec<(Entry, Sent)> {
@@ -435,15 +455,13 @@ impl Model {
                 }
                 release::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
             },
-            Effect::PutGate { keys, epoch } => {
-                if self.platform_down {
-                    return Input::GatePut(Err(silence()));
-                }
+            Effect::PutGate { at, contents, epoch } => {
+                let (here, lost) = at
+                    .into_iter()
+                    .partition::<Vec<_>, _>(|name| !self.platform_down && !self.unwritable.contains(name));
                 let gate = self.view.gate.as_mut().unwrap();
-                gate.keys.retain(|key, _| key == gate::OVERRIDE);
-                gate.keys.extend(keys);
-                gate.keys.insert(gate::EPOCH.to_owned(), epoch.to_string());
-                Input::GatePut(Ok(()))
+                gate.members.extend(here.into_iter().map(|name| (name, contents.keys(epoch))));
+                Input::GatePut(lost.into_iter().map(|name| (name, silence())).collect())
             }
             Effect::PushGate => Input::GatePushed(Ok(())),
             Effect::BreakLock(lock) => Input::LockBroken(lock, Ok(())),

@@ -1,13 +1,13 @@
 //! The guardian and a real Incus cluster: enrolled, reading, listening, and what it sees when a member is lost.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::common::guarded::{Guarded, MEMBERS};
 use crate::from;
-use lab::incus::Cluster;
-use lab::{Lab, Links, Topology};
-use rbd_guardian::config::{Config, IncusConfig};
+use lab::{Links, Topology};
+use rbd_guardian::config::IncusConfig;
 use rbd_guardian::deadline::within;
 use rbd_guardian::domain::view::{InstanceId, MemberStatus};
 use rbd_guardian::domain::volume::{ImageName, images};
@@ -18,69 +18,10 @@ use rbd_guardian::incus::events::{Listener, Signal, What};
 use rbd_guardian::incus::{block_on, read};
 use serde_json::{Value, json};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_rbd-guardian");
-const MEMBERS: [&str; 3] = ["n1", "n2", "n3"];
 /// For anything that happens at once, on a machine under load.
 const SOON: Duration = Duration::from_secs(30);
 /// For anything that is only noticed by silence.
 const NOTICED: Duration = Duration::from_secs(60);
-
-struct Site {
-    lab: Lab,
-    cluster: Cluster,
-    config: PathBuf,
-}
-
-impl Site {
-    fn start() -> Self {
-        let lab = Topology::apart().start().unwrap();
-        let cluster = lab.incus(&MEMBERS).unwrap();
-        let config = lab.dir().join("guardian.toml");
-        let site = Self { lab, cluster, config };
-        site.configure("");
-        site
-    }
-
-    fn configure(&self, endpoints: &str) {
-        let at = |name: &str| self.lab.dir().join(name).display().to_string();
-        let text = format!(
-            "[incus]\nendpoints = [{endpoints}]\ncertificate = {:?}\nkey = {:?}\ncluster_certificate = {:?}\n",
-            at("guardian.crt"),
-            at("guardian.key"),
-            at("cluster.crt")
-        );
-        fs::write(&self.config, text).unwrap();
-    }
-
-    fn incus(&self) -> IncusConfig {
-        Config::load(Some(&self.config)).unwrap().incus
-    }
-
-    /// `incus enroll`, its exit code, its answer and what it said.
-    fn enroll(&self, token: &str, more: &[&str]) -> (i32, Value, String) {
-        let mut verb = self.lab.host("guard").bounded(PROGRAM, SOON);
-        verb.arg("--config").arg(&self.config).args(["--json", "incus", "enroll", token]).args(more);
-        let output = verb.output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        print!("{said}");
-        (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap_or_default(), said)
-    }
-
-    fn enrolled(&self) -> IncusConfig {
-        let token = self.cluster.trust("rbd-guardian").unwrap();
-        let (exit, answer, said) = self.enroll(&token, &[]);
-        assert_eq!(exit, 0, "{said}");
-        let endpoints = answer["endpoints"].as_array().unwrap();
-        assert_eq!(endpoints.len(), MEMBERS.len(), "{answer}");
-        let endpoints: Vec<_> = endpoints.iter().map(Value::to_string).collect();
-        self.configure(&endpoints.join(", "));
-        self.incus()
-    }
-
-    fn endpoint(&self, member: &str) -> Endpoint {
-        self.cluster.member(member).url().parse().unwrap()
-    }
-}
 
 fn id(name: &str) -> InstanceId {
     InstanceId { project: "default".to_owned(), name: name.to_owned() }
@@ -107,33 +48,35 @@ fn started(signal: &Signal, name: &str) -> Option<String> {
 
 #[test]
 fn a_guardian_enrolls_reads_and_listens() {
-    let site = Site::start();
-    let token = site.cluster.trust("rbd-guardian").unwrap();
-    let config = site.enrolled();
-    tokens_are_good_once(&site, &token);
+    let mut site = Guarded::unenrolled(Topology::apart());
+    let [token, unused] = ["used", "unused"].map(|_| site.cluster.trust("rbd-guardian").unwrap());
+    site.enroll(&token);
+    tokens_are_good_once(&site, &unused);
+    let config = site.incus();
     site.cluster.launch("c1", "n1").unwrap();
-    from(site.lab.host("guard"), || block_on(reads(&site, &config)).unwrap());
-    from(site.lab.host("guard"), || block_on(listens(&site, &config)).unwrap());
+    from(site.lab().host("guard"), || block_on(reads(&site, &config)).unwrap());
+    from(site.lab().host("guard"), || block_on(listens(&site, &config)).unwrap());
 }
 
-fn tokens_are_good_once(site: &Site, unused: &str) {
+fn tokens_are_good_once(site: &Guarded, unused: &str) {
+    let enroll = |token: &str, more: &[&str]| site.guardian(&[&["incus", "enroll", token], more].concat());
     // Trusted already: nothing is used up, and the files stay.
     let key = fs::read(site.incus().key).unwrap();
-    let (exit, answer, _) = site.enroll(unused, &[]);
-    assert_eq!((exit, &answer["already"]), (0, &json!(true)));
+    let answer = enroll(unused, &[]).expect(0);
+    assert_eq!(answer.json["already"], json!(true));
     assert_eq!(fs::read(site.incus().key).unwrap(), key, "enrolling again made another key");
     // So it is good for another certificate, and then for no other.
-    let (exit, answer, said) = site.enroll(unused, &["--force"]);
-    assert_eq!((exit, &answer["already"]), (0, &json!(false)), "{said}");
+    let answer = enroll(unused, &["--force"]).expect(0);
+    assert_eq!(answer.json["already"], json!(false));
     assert_ne!(fs::read(site.incus().key).unwrap(), key);
-    let (exit, _, said) = site.enroll(unused, &["--force"]);
-    assert_eq!(exit, 1, "{said}");
+    let said = enroll(unused, &["--force"]).expect(1).stderr;
     assert!(said.contains("refuses the token") && said.contains("incus config trust add"), "{said}");
     let again = site.cluster.trust("rbd-guardian").unwrap();
-    assert_eq!(site.enroll(&again, &[]).0, 0, "after a refusal, another token and the same key");
+    // After a refusal, another token and the same key.
+    enroll(&again, &[]).expect(0);
 }
 
-async fn reads(site: &Site, config: &IncusConfig) {
+async fn reads(site: &Guarded, config: &IncusConfig) {
     let client = Client::open(config).unwrap();
     let began = Instant::now();
     let reading = read::read(&client, None).await.unwrap();
@@ -161,7 +104,7 @@ async fn reads(site: &Site, config: &IncusConfig) {
         assert_eq!(state.machine, Some(site.cluster.member(member).uuid().to_string()));
         let networks = read::member_addresses(&client, member).await.unwrap();
         let addresses: Vec<_> = networks.iter().map(|network| network.addr()).collect();
-        assert!(addresses.contains(&site.lab.host(member).ip()), "{member}: {addresses:?}");
+        assert!(addresses.contains(&site.lab().host(member).ip()), "{member}: {addresses:?}");
         assert!(addresses.contains(&site.cluster.member(member).address()), "{member}: {addresses:?}");
     }
 
@@ -173,7 +116,7 @@ async fn reads(site: &Site, config: &IncusConfig) {
     assert_eq!(reading.view.volumes, view.volumes);
 }
 
-async fn listens(site: &Site, config: &IncusConfig) {
+async fn listens(site: &Guarded, config: &IncusConfig) {
     let client = Client::open(config).unwrap();
     let mut listener = Listener::start(&client);
     let mut connected = Vec::new();
@@ -209,10 +152,10 @@ async fn listens(site: &Site, config: &IncusConfig) {
     assert_eq!(starts, ["n1"], "told by three, heard once");
 
     // A lost member is noticed by its silence, and heard again when it is back.
-    let lost = site.endpoint("n3");
+    let lost: Endpoint = site.cluster.member("n3").url().parse().unwrap();
     // A member that was healed is Evacuated, whether it is there or not.
     site.cluster.set(&[("cluster.healing_threshold", "0")]).unwrap();
-    site.lab.cut_links("n3", Links::Incus).unwrap();
+    site.lab().cut_links("n3", Links::Incus).unwrap();
     let began = Instant::now();
     let why = until(&mut listener, NOTICED, |signal| {
         let Signal::Lost { endpoint, why } = signal else { return None };
@@ -230,7 +173,7 @@ async fn listens(site: &Site, config: &IncusConfig) {
     let asked = client.on(&lost).get::<Value>("/1.0").await.unwrap_err();
     assert!(asked.surely_not_done(), "{asked}");
 
-    site.lab.heal_links("n3", Links::Incus).unwrap();
+    site.lab().heal_links("n3", Links::Incus).unwrap();
     let back =
         |signal: &Signal| matches!(signal, Signal::Connected { endpoint } if *endpoint == lost).then_some(());
     until(&mut listener, NOTICED, back).await;
@@ -239,7 +182,7 @@ async fn listens(site: &Site, config: &IncusConfig) {
 #[test]
 #[ignore = "writes tests/fixtures/incus anew"]
 fn record() {
-    let site = Site::start();
+    let site = Guarded::unenrolled(Topology::apart());
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/incus/6.0.4");
     fs::create_dir_all(&folder).unwrap();
     let n1 = site.cluster.member("n1");
@@ -279,7 +222,7 @@ fn record() {
         write(&format!("{name}.json"), &answer);
     }
     site.cluster.set(&[("cluster.healing_threshold", "0")]).unwrap();
-    site.lab.cut_links("n3", Links::Incus).unwrap();
+    site.lab().cut_links("n3", Links::Incus).unwrap();
     site.cluster.wait_for_status("n3", "Offline", NOTICED).unwrap();
     let live = site.cluster.live().unwrap();
     write("members-one-lost.json", &live.query("/1.0/cluster/members?recursion=1").unwrap());

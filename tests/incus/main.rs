@@ -12,6 +12,7 @@ mod manual;
 mod returns;
 mod second_writer;
 mod story;
+mod thousand;
 mod wrong_view;
 
 use std::fs::File;

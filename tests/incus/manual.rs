@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 /// An owner that nobody fenced is waited for longer than this before its lock is broken (facts/lab.md: 27 s).
 const TAKEN_OVER: Duration = Duration::from_secs(15);
-const PROJECT: &str = "/1.0/projects/default";
+const EPOCH: &str = "user.rbd-guardian.epoch";
 
 /// A member that is lost, and one that is not. Nothing heals by itself here.
 struct Roles {
@@ -39,7 +39,8 @@ fn inv2_a_lost_members_instances_are_moved_by_hand_only_after_its_fence() {
     assert_eq!(site.site.blocklist(), before, "nobody was fenced");
 
     a_lost_member(&site, &roles);
-    a_project_written_from_an_old_copy(&site, &roles);
+    a_member_written_from_an_old_copy(&site, &roles);
+    a_key_in_the_project_is_without_effect(&site, &roles);
 }
 
 /// Runs `work` with an eye on the guardian: nobody is suspected, and no second writer seen.
@@ -199,65 +200,75 @@ fn a_lost_member(site: &Guarded, roles: &Roles) {
     stale.wait_for_error(cut, SOON).unwrap();
     assert_eq!(stale.taken_after(seal, 1).unwrap(), 0, "INV-1");
     site.wait_for_state(lost, "returned-stale", SOON);
-    let old = project(site);
-    assert_eq!(old["config"][seal_key(lost)], "sealed", "{old:#}");
+    let old = config_of(site, other);
+    assert_eq!(old[seal_key(lost)], old[EPOCH], "{old:#}");
     let rebooted = monotonic();
     site.cluster.member(lost).reboot().unwrap();
     site.wait_for_state(lost, "watching", SOON);
     println!("released {:?} after its reboot", monotonic() - rebooted);
     site.cluster.wait_until_online().unwrap();
-    wait_for("no seal key", SOON, || Ok(project(site)["config"][seal_key(lost)].is_null().then_some(())))
-        .unwrap();
+    for name in MEMBERS {
+        assert!(config_of(site, name)[seal_key(lost)].is_null(), "released, and {name} has its key");
+    }
 
     a_stale_key_is_removed(site, roles, &old);
 }
 
-/// INV-7: a tool that keeps the project's whole configuration writes back what it read while the member was sealed.
-fn a_stale_key_is_removed(site: &Guarded, Roles { lost, .. }: &Roles, old: &Value) {
+/// INV-7: a tool that keeps a member's whole configuration writes back what it read while the other was sealed.
+fn a_stale_key_is_removed(site: &Guarded, Roles { lost, other }: &Roles, old: &Value) {
     let told = foreign_writes(site).len();
     let written = monotonic();
-    site.cluster.live().unwrap().request("PUT", PROJECT, old).unwrap();
+    put_config(site, other, old);
     wait_for("the stale key to be removed", SOON, || {
-        let now = project(site);
-        Ok((now["config"][seal_key(lost)].is_null() && is_newer(&now, old)).then_some(()))
+        let now = config_of(site, other);
+        Ok((now[seal_key(lost)].is_null() && is_newer(&now, old)).then_some(()))
     })
     .unwrap();
     println!("a stale seal key stood for {:?}", monotonic() - written);
     let told = foreign_writes(site).split_off(told);
     let named = told.iter().any(|line| {
         let text = line["message"].as_str().unwrap_or_default();
-        text.contains(lost) && text.contains("seal key")
+        line["member"] == *other && text.contains(lost) && text.contains("seal key")
     });
     assert!(named, "{told:#?}\n{}", site.log_text());
 }
 
 /// The same with a copy from before the gate was installed: it has none of the guardian's keys.
-fn a_project_written_from_an_old_copy(site: &Guarded, Roles { lost, .. }: &Roles) {
-    let before = project(site);
-    let mut bare = before.clone();
-    bare["config"].as_object_mut().unwrap().retain(|key, _| !key.starts_with("user.rbd-guardian."));
-    bare["config"]["user.of-the-site"] = json!("kept");
-    site.cluster.live().unwrap().request("PUT", PROJECT, &bare).unwrap();
-    let own = |project: &Value| {
-        let keys = project["config"].as_object().unwrap().clone();
-        keys.into_iter().filter(|(key, _)| key.starts_with("user.rbd-guardian.") && !key.ends_with(".epoch"))
+fn a_member_written_from_an_old_copy(site: &Guarded, Roles { lost, other }: &Roles) {
+    let before = config_of(site, other);
+    let ours = |key: &str| key.starts_with("user.rbd-guardian.");
+    put_config(site, other, &json!({"user.of-the-site": "kept"}));
+    let own = |config: &Value| {
+        let keys = config.as_object().unwrap().clone();
+        keys.into_iter().filter(|(key, _)| ours(key) && key != EPOCH)
     };
     let now = wait_for("the keys to be written again", SOON, || {
-        let now = project(site);
+        let now = config_of(site, other);
         Ok(own(&now).eq(own(&before)).then_some(now))
     })
-    .unwrap_or_else(|error| panic!("{error:#}: {:#}\n{}", project(site), site.log_text()));
+    .unwrap_or_else(|error| panic!("{error:#}: {:#}\n{}", config_of(site, other), site.log_text()));
     assert!(is_newer(&now, &before), "{now:#}");
-    assert_eq!(now["config"]["user.of-the-site"], "kept");
+    assert_eq!(now["user.of-the-site"], "kept");
     let status = site.status().unwrap();
     assert_eq!(member(&status, lost)["state"], "watching", "{status:#}");
     assert_eq!(alarm(&status, "second-writer", lost), Value::Null, "{status:#}");
 }
 
-fn is_newer(now: &Value, before: &Value) -> bool {
-    let epoch = |project: &Value| {
-        project["config"]["user.rbd-guardian.epoch"].as_str().and_then(|epoch| epoch.parse::<u64>().ok())
+/// And in the project nothing is a key of the gate but the operator's own.
+fn a_key_in_the_project_is_without_effect(site: &Guarded, Roles { lost, other }: &Roles) {
+    let live = site.cluster.member(other);
+    live.incus(&["project", "set", "default", &seal_key(lost), "sealed"]).unwrap();
+    let stray = |status: &Value| {
+        status["alarms"].as_array().into_iter().flatten().any(|alarm| alarm["code"] == "gate-stray-keys")
     };
+    let status = site.wait_for_status("the key to be told", SOON, stray);
+    assert_eq!(status["gate"]["open"], json!([]), "{status:#}");
+    live.incus(&["project", "unset", "default", &seal_key(lost)]).unwrap();
+    site.wait_for_status("no key", SOON, |status| !stray(status));
+}
+
+fn is_newer(now: &Value, before: &Value) -> bool {
+    let epoch = |config: &Value| config[EPOCH].as_str().and_then(|epoch| epoch.parse::<u64>().ok());
     epoch(now) > epoch(before)
 }
 
@@ -271,10 +282,18 @@ fn seal_key(member: &str) -> String {
     format!("user.rbd-guardian.seal.{member}")
 }
 
-/// As a tool reads it that writes it back as a whole.
-fn project(site: &Guarded) -> Value {
-    let read = site.cluster.live().unwrap().query(PROJECT).unwrap();
-    json!({"config": read["config"], "description": read["description"]})
+fn config_of(site: &Guarded, member: &str) -> Value {
+    let path = format!("/1.0/cluster/members/{member}");
+    site.cluster.live().unwrap().query(&path).unwrap()["config"].take()
+}
+
+/// As a tool does that knows a member's configuration as a whole.
+fn put_config(site: &Guarded, member: &str, config: &Value) {
+    let path = format!("/1.0/cluster/members/{member}");
+    let live = site.cluster.live().unwrap();
+    let mut object = live.query(&path).unwrap();
+    object["config"] = config.clone();
+    live.request("PUT", &path, &object).unwrap();
 }
 
 fn lockers(site: &Guarded, image: &str) -> Vec<Value> {

@@ -1,17 +1,17 @@
 //! Which effect is next: the ledger first, then fences, then the gate, then readings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::case::Case;
-use super::gate::{self, GateState};
+use super::gate::{self, Contents, GateState};
 use super::io::{Effect, Id, Now};
 use super::report::{Level, Outcome, Report};
 use super::{Guardian, put};
 use crate::domain::record::{Change, FenceState, GateRecord, Key, Record};
-use crate::domain::view::{InstanceId, MemberStatus};
+use crate::domain::view::{GateView, InstanceId, MemberStatus};
 
 /// Effects of one lane never overlap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -190,24 +190,34 @@ impl Guardian {
         open.filter_map(|case| case.member().map(str::to_owned)).collect()
     }
 
-    /// The keys as they should be; `None` when nothing may be written.
-    fn wanted_keys(&self) -> Option<std::collections::BTreeMap<String, String>> {
+    /// What the gate should be told; `None` when nothing may be written.
+    fn contents(&self) -> Option<Contents> {
         let view = self.view.as_ref()?;
-        let gate = view.gate.as_ref()?;
         match self.gate_state() {
             GateState::Unknown => None,
-            GateState::Absent => {
-                // Left by a gate that was removed by hand: a seal key would open the next one.
-                let mut keys = gate::own_keys(gate);
-                keys.retain(|key, _| !key.starts_with(gate::SEAL));
-                Some(keys)
-            }
+            // Left by a gate that was removed by hand: a seal key would open the next one.
+            GateState::Absent => Some(Contents::default()),
             GateState::Partial { .. } | GateState::Installed | GateState::Off => {
-                let pools =
-                    gate::covered(view, self.map.as_ref()?, &self.settings.policy, &self.settings.storage);
-                Some(gate::wanted(&self.open(), view.members.keys(), &pools))
+                let map = self.map.as_ref()?;
+                let (policy, storage) = (&self.settings.policy, &self.settings.storage);
+                let pools = gate::covered(view, map, policy, storage);
+                Some(Contents { open: self.open(), members: view.members.keys().cloned().collect(), pools })
             }
         }
+    }
+
+    /// The members that are not told what they should be, as far as is known.
+    fn untold(&self, gate: &GateView, contents: &Contents) -> BTreeSet<String> {
+        let absent = self.gate_state() == GateState::Absent;
+        let lacks = |name: &String, found: &BTreeMap<String, String>| {
+            if absent {
+                return !gate::seals(found).is_empty();
+            }
+            // A guardian that takes over writes once whatever it finds: what another one read before is out of date
+            // then.
+            self.desk.told.get(name) != Some(found) || *found != contents.keys(gate::epoch(found))
+        };
+        gate.members.iter().filter(|(name, found)| lacks(name, found)).map(|(name, _)| name.clone()).collect()
     }
 
     /// The epoch of the write that is due; `None` if the gate is as it should be, as far as is known.
@@ -219,14 +229,15 @@ impl Guardian {
         let waits =
             self.desk.failed.as_ref().is_some_and(|(at, _)| self.now.boot < *at + Duration::from_secs(1));
         let gate = self.view.as_ref()?.gate.as_ref()?;
-        let wanted = self.wanted_keys()?;
-        let recorded = self.records.gate.as_ref().map_or(0, |gate| gate.epoch);
-        // A guardian that takes over writes once whatever it finds: what another one read before is out of date then.
-        let first = self.desk.written.is_none() && self.gate_state() != GateState::Absent;
-        let due = !waits && (first || gate::own_keys(gate) != wanted);
+        let due = !waits && !self.untold(gate, &self.contents()?).is_empty();
         // An epoch that was recorded and not written yet is used; one that was written never again.
-        let last = gate::epoch(gate).max(self.desk.epoch);
+        let recorded = self.recorded_gate_epoch();
+        let last = gate::last_epoch(gate, recorded.max(self.desk.epoch)).max(self.desk.epoch);
         due.then_some(if recorded > last { recorded } else { last.saturating_add(1) })
+    }
+
+    pub(super) fn recorded_gate_epoch(&self) -> u64 {
+        self.records.gate.as_ref().map_or(0, |gate| gate.epoch)
     }
 
     fn gate_change(&self) -> String {
@@ -243,11 +254,11 @@ impl Guardian {
         if self.records.gate.as_ref().is_none_or(|gate| gate.epoch < epoch || gate.open != self.open()) {
             return None;
         }
-        let keys = self.wanted_keys()?;
+        let contents = self.contents()?;
+        let gate = self.view.as_ref()?.gate.as_ref()?;
+        let (at, before) = (self.untold(gate, &contents), gate::sealed_anywhere(gate));
         self.take(Lane::Gate);
-        let before =
-            self.view.as_ref().and_then(|view| view.gate.as_ref()).map(gate::own_keys).unwrap_or_default();
-        for member in gate::seals(&keys).difference(&gate::seals(&before)) {
+        for member in contents.open.difference(&before) {
             self.log(
                 Level::Info,
                 "gate-open",
@@ -255,7 +266,7 @@ impl Guardian {
                 "its instances may be placed elsewhere".to_owned(),
             );
         }
-        for member in gate::seals(&before).difference(&gate::seals(&keys)) {
+        for member in before.difference(&contents.open) {
             self.log(
                 Level::Info,
                 "gate-closed",
@@ -263,9 +274,10 @@ impl Guardian {
                 "its instances stay where they are".to_owned(),
             );
         }
-        self.desk.written = Some(keys.clone());
+        let keys = contents.keys(epoch);
+        self.desk.told.extend(at.iter().map(|name| (name.clone(), keys.clone())));
         self.desk.epoch = epoch;
-        Some(Effect::PutGate { keys, epoch })
+        Some(Effect::PutGate { at, contents, epoch })
     }
 
     fn break_lock(&mut self) -> Option<Effect> {

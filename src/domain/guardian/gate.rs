@@ -1,5 +1,8 @@
 //! The gate's keys: what they should be, what they are, and what to write.
 //!
+//! Each member's configuration says whose instances that member may take. So an unfinished write opens some targets
+//! only, and the gate is closed for a member when no configuration names it any more, as read back.
+//!
 //! Contents are compared as a whole and written as a whole, with an epoch that never repeats: the platform checks its
 //! tags in one transaction and writes in another, and equal contents have equal tags (DESIGN §5).
 
@@ -12,20 +15,33 @@ use crate::domain::map::OsdMap;
 use crate::domain::policy::Policy;
 use crate::domain::view::{GateView, MemberStatus, MemberView, View};
 
-/// What all keys of the guardian begin with, in the configuration of project `default`.
+/// What all keys of the guardian begin with.
 pub const KEYS: &str = "user.rbd-guardian.";
-/// Followed by a member's name: its instances may be placed elsewhere.
+/// Followed by the name of another member: this one may take its instances. The value is the epoch of the write, so
+/// that a key which somebody puts back by itself opens nothing.
 pub const SEAL: &str = "user.rbd-guardian.seal.";
-/// The value of a seal key.
-pub const SEALED: &str = "sealed";
 /// Raised by each write.
 pub const EPOCH: &str = "user.rbd-guardian.epoch";
 /// All members, separated by commas: so that the gate can count a member's instances instead of listing all.
 pub const MEMBERS: &str = "user.rbd-guardian.members";
 /// Storage whose every image a seal covers, and storage no other member can reach, separated by commas.
 pub const POOLS: &str = "user.rbd-guardian.pools";
-/// The operator's: `off` lets everything through.
+/// The operator's, in the configuration of project `default`: `off` lets everything through.
 pub const OVERRIDE: &str = "user.rbd-guardian.gate";
+
+/// An epoch that is so far above what was recorded was written by somebody else: a guardian raises it by one.
+const FAR: u64 = 1 << 32;
+
+/// What the gate is told, the same at every member.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// Members whose instances may be placed elsewhere.
+    pub open: BTreeSet<String>,
+    /// All members.
+    pub members: BTreeSet<String>,
+    /// Covered storage, see [`covered`].
+    pub pools: BTreeSet<String>,
+}
 
 /// Where the gate stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,8 +65,11 @@ pub enum GateState {
 /// What was written to the gate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Desk {
-    /// The keys of the last write, if this guardian has written any.
-    pub written: Option<BTreeMap<String, String>>,
+    /// The keys each member was told last, where nothing speaks against their being there. A member that is not named
+    /// is told again.
+    pub told: BTreeMap<String, BTreeMap<String, String>>,
+    /// What somebody else wrote there, as it was logged.
+    pub foreign: BTreeMap<String, BTreeMap<String, String>>,
     /// The epoch of the last write.
     pub epoch: u64,
     /// When the last write ended: readings that began before tell nothing of it.
@@ -61,12 +80,36 @@ pub struct Desk {
     pub pushed: Option<Duration>,
 }
 
+impl Contents {
+    /// As keys of a member's configuration.
+    pub fn keys(&self, epoch: u64) -> BTreeMap<String, String> {
+        let listed = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(",");
+        let seals = self.open.iter().map(|member| (format!("{SEAL}{member}"), epoch.to_string()));
+        let lists = [(MEMBERS.to_owned(), listed(&self.members)), (POOLS.to_owned(), listed(&self.pools))];
+        let own = [(EPOCH.to_owned(), epoch.to_string())];
+        // The platform drops keys without a value.
+        seals.chain(lists).chain(own).filter(|(_, value)| !value.is_empty()).collect()
+    }
+
+    /// From a member's keys; seals that open nothing are left out.
+    pub fn of(keys: &BTreeMap<String, String>) -> Self {
+        let listed = |key| {
+            let names = keys.get(key).into_iter().flat_map(|names| names.split(','));
+            names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        };
+        let epoch = keys.get(EPOCH);
+        let counts = |member: &String| keys.get(&format!("{SEAL}{member}")) == epoch;
+        let open = seals(keys).into_iter().filter(counts).collect();
+        Self { open, members: listed(MEMBERS), pools: listed(POOLS) }
+    }
+}
+
 /// Where it stands, by a reading of all members.
 pub fn state(view: Option<&View>, is_lost: impl Fn(&str) -> bool) -> GateState {
     let Some((view, gate)) = view.and_then(|view| Some((view, view.gate.as_ref()?))) else {
         return GateState::Unknown;
     };
-    if gate.keys.get(OVERRIDE).is_some_and(|value| value == "off") {
+    if gate.project.get(OVERRIDE).is_some_and(|value| value == "off") {
         return GateState::Off;
     }
     let stands =
@@ -86,29 +129,40 @@ pub fn state(view: Option<&View>, is_lost: impl Fn(&str) -> bool) -> GateState {
     if missing.is_empty() { GateState::Installed } else { GateState::Partial { missing } }
 }
 
-/// The guardian's keys as they are, without the epoch and the operator's override.
-pub fn own_keys(gate: &GateView) -> BTreeMap<String, String> {
-    let own = |key: &&String| key.starts_with(KEYS) && ![EPOCH, OVERRIDE].contains(&key.as_str());
-    gate.keys.iter().filter(|(key, _)| own(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+/// Is this a key of the guardian's own in a member's configuration? Others there are the operator's.
+pub fn is_own(key: &str) -> bool {
+    [EPOCH, MEMBERS, POOLS].contains(&key) || key.starts_with(SEAL)
 }
 
-/// The epoch as it is.
-pub fn epoch(gate: &GateView) -> u64 {
-    gate.keys.get(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default()
+/// Keys in project `default` that are without effect there.
+pub fn stray(gate: &GateView) -> impl Iterator<Item = &str> {
+    gate.project.keys().map(String::as_str).filter(|key| *key != OVERRIDE)
 }
 
-/// The keys as they should be.
-pub fn wanted<'a>(
-    open: &BTreeSet<String>,
-    members: impl Iterator<Item = &'a String>,
-    pools: &BTreeSet<String>,
-) -> BTreeMap<String, String> {
-    let seals = open.iter().map(|member| (format!("{SEAL}{member}"), SEALED.to_owned()));
-    let members = members.cloned().collect::<Vec<_>>().join(",");
-    let pools = pools.iter().cloned().collect::<Vec<_>>().join(",");
-    let all = seals.chain([(MEMBERS.to_owned(), members), (POOLS.to_owned(), pools)]);
-    // The platform drops keys without a value.
-    all.filter(|(_, value)| !value.is_empty()).collect()
+/// The epoch of a member's keys; 0 where there is none, or none that can be read.
+pub fn epoch(keys: &BTreeMap<String, String>) -> u64 {
+    keys.get(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default()
+}
+
+/// May this epoch have come about by writes that were recorded, the last known of them with `recorded`?
+pub fn is_plausible(epoch: u64, recorded: u64) -> bool {
+    epoch.saturating_sub(recorded) <= FAR
+}
+
+/// The last epoch that some member has, of those that are plausible.
+pub fn last_epoch(gate: &GateView, recorded: u64) -> u64 {
+    let epochs = gate.members.values().map(epoch);
+    epochs.filter(|epoch| is_plausible(*epoch, recorded)).max().unwrap_or_default()
+}
+
+/// Members that a key names, whether it opens anything or not.
+pub fn seals(keys: &BTreeMap<String, String>) -> BTreeSet<String> {
+    keys.keys().filter_map(|key| key.strip_prefix(SEAL)).map(str::to_owned).collect()
+}
+
+/// Members that a key of any member names: for all others the gate is closed.
+pub fn sealed_anywhere(gate: &GateView) -> BTreeSet<String> {
+    gate.members.values().flat_map(seals).collect()
 }
 
 /// Drivers whose volumes are on one member alone; of others two members could write to one (`isRemote` in
@@ -126,9 +180,4 @@ pub fn covered(view: &View, map: &OsdMap, policy: &Policy, storage: &str) -> BTr
     });
     let sources = guarded.iter().map(|pool| format!("ceph:{storage}/{pool}"));
     covered.map(|(name, _)| name.clone()).chain(sources).collect()
-}
-
-/// Members with a seal key.
-pub fn seals(keys: &BTreeMap<String, String>) -> BTreeSet<String> {
-    keys.keys().filter_map(|key| key.strip_prefix(SEAL)).map(str::to_owned).collect()
 }

@@ -12,6 +12,7 @@ use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::barrier::PoolProof;
 use crate::domain::fence::{self, Sent};
 use crate::domain::guard::ImageUse;
+use crate::domain::guardian::gate::Contents;
 use crate::domain::map::OsdMap;
 use crate::domain::plan::Target;
 use crate::domain::record::{Change, Records, Removal};
@@ -74,10 +75,12 @@ pub enum Effect {
     Fence(Id, fence::Effect),
     /// A step of a release. Answer: the input of the same name.
     Release(Id, release::Effect),
-    /// Make the keys of the gate exactly these, with this epoch. Answer: [`Input::GatePut`].
+    /// Tell the gate this, in the configuration of each of these members. Answer: [`Input::GatePut`].
     PutGate {
-        /// `user.rbd-guardian.*` without the epoch and without the operator's override.
-        keys: BTreeMap<String, String>,
+        /// Members that do not have it yet.
+        at: BTreeSet<String>,
+        /// What all are told.
+        contents: Contents,
         /// Greater than any that was ever written.
         epoch: u64,
     },
@@ -154,8 +157,9 @@ pub enum Input {
     Proved(Id, Vec<PoolProof>),
     /// The clients every source shows; `None` if one did not answer.
     Clients(Id, Option<BTreeSet<ClientAddr>>),
-    /// What became of a write to the gate. Whatever it says, the keys are read back.
-    GatePut(Result<(), String>),
+    /// What became of a write to the gate: at which members it failed or nobody can tell, and why. Whatever it says,
+    /// the keys are read back.
+    GatePut(BTreeMap<String, String>),
     /// The scriptlet was sent to all members, or why not.
     GatePushed(Result<(), String>),
     /// A lock was broken (or was gone), or why not.

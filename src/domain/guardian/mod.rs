@@ -265,7 +265,7 @@ impl Guardian {
                 self.case(&id, |case| case.fence(|fence| fence.handle_barrier(proofs)));
             }
             Input::Clients(id, clients) => self.case(&id, |case| case.clients(clients)),
-            Input::GatePut(put) => self.gate_put(put),
+            Input::GatePut(failed) => self.gate_put(failed),
             Input::GatePushed(pushed) => {
                 self.free(&Lane::Push);
                 if let Err(why) = pushed {
@@ -417,17 +417,19 @@ impl Guardian {
         }
     }
 
-    fn gate_put(&mut self, put: Result<(), String>) {
+    fn gate_put(&mut self, failed: BTreeMap<String, String>) {
         self.free(&Lane::Gate);
         self.desk.ended = self.now.boot;
-        match put {
-            Ok(()) => self.desk.failed = None,
-            Err(why) => {
-                if self.desk.failed.is_none() {
-                    self.log(Level::Warn, "gate-not-written", None, why.clone());
-                }
-                self.desk.failed = Some((self.now.boot, why));
+        self.desk.told.retain(|name, _| !failed.contains_key(name));
+        let why: Vec<String> = failed.into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        if why.is_empty() {
+            self.desk.failed = None;
+        } else {
+            let why = why.join("; ");
+            if self.desk.failed.is_none() {
+                self.log(Level::Warn, "gate-not-written", None, why.clone());
             }
+            self.desk.failed = Some((self.now.boot, why));
         }
         self.schedule.view = self.now.boot;
     }
@@ -548,7 +550,7 @@ impl Guardian {
         let failed = self.desk.failed.is_some() || (self.view_failed.is_some() && !self.view_is_fresh());
         let gate_closed = match gate {
             _ if !self.settings.platform || case.member().is_none() => GateClosed::Yes,
-            Some(gate) if read && !gate::seals(&gate.keys).contains(member) => GateClosed::Yes,
+            Some(gate) if read && !gate::sealed_anywhere(gate).contains(member) => GateClosed::Yes,
             Some(_) | None if failed => GateClosed::CannotTell,
             None if self.view.is_some() => GateClosed::CannotTell,
             Some(_) | None => GateClosed::NotYet,

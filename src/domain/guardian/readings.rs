@@ -138,29 +138,49 @@ impl Guardian {
     }
 
     /// INV-7: what somebody else writes to the gate, the ledger does not back: a deposed guardian, or a tool that
-    /// writes back an old copy of the project.
+    /// writes back an old copy of a member's configuration. It is written again.
     fn note_foreign_keys(&mut self) {
         let Some(gate) = self.view.as_ref().and_then(|view| view.gate.as_ref()) else { return };
-        let (keys, epoch) = (gate::own_keys(gate), gate::epoch(gate));
-        let Some(written) = &self.desk.written else { return };
         if self.view_began <= self.desk.ended || self.busy.contains_key(&Lane::Gate) {
             return;
         }
-        if keys != *written || epoch != self.desk.epoch {
-            let foreign: Vec<String> =
-                gate::seals(&keys).difference(&gate::seals(written)).cloned().collect();
-            let text = if foreign.is_empty() {
-                "somebody else changed the gate's keys: they are written again".to_owned()
-            } else {
-                format!(
-                    "somebody else wrote a seal key for {}: the ledger does not back it, it is removed",
-                    foreign.join(", ")
-                )
-            };
-            self.log(Level::Error, "gate-foreign-write", None, text);
-            // Not told again for the same contents.
-            self.desk.written = Some(keys);
-            self.desk.epoch = self.desk.epoch.max(epoch);
+        let recorded = self.recorded_gate_epoch().max(self.desk.epoch);
+        let backed = self.records.gate.as_ref().map(|gate| gate.open.clone()).unwrap_or_default();
+        let mut foreign = Vec::new();
+        for (name, found) in &gate.members {
+            let told = self.desk.told.get(name);
+            // What a guardian before this one wrote is known by what it recorded; what became of a write that
+            // failed, by nothing.
+            let logged = self.desk.foreign.get(name) == Some(found);
+            if logged || told == Some(found) || (told.is_none() && self.desk.epoch > 0) {
+                continue;
+            }
+            let expected = told.map_or_else(|| backed.clone(), gate::seals);
+            let seals: Vec<String> = gate::seals(found).difference(&expected).cloned().collect();
+            let epoch = gate::epoch(found);
+            if !seals.is_empty() {
+                let text = format!(
+                    "{name} has a seal key for {} that the ledger does not back: it is removed",
+                    seals.join(", ")
+                );
+                foreign.push((name.clone(), text));
+            } else if !gate::is_plausible(epoch, recorded) {
+                let text = format!("{name} has epoch {epoch}, the ledger {recorded}: it is written again");
+                foreign.push((name.clone(), text));
+            } else if told.is_some() {
+                let text = format!("somebody else changed the gate's keys at {name}: they are written again");
+                foreign.push((name.clone(), text));
+            }
+        }
+        self.desk.told.retain(|name, _| gate.members.contains_key(name));
+        for (name, _) in &foreign {
+            self.desk.told.remove(name);
+            self.desk
+                .foreign
+                .extend(gate.members.get_key_value(name).map(|(name, keys)| (name.clone(), keys.clone())));
+        }
+        for (name, text) in foreign {
+            self.log(Level::Error, "gate-foreign-write", Some(name), text);
         }
     }
 

@@ -67,7 +67,7 @@ pub struct GateStatus {
     pub state: GateState,
     /// The last epoch that was written or read.
     pub epoch: u64,
-    /// Members whose instances may be placed elsewhere, as it says now.
+    /// Members whose instances may be placed elsewhere, as it says now at one member or more.
     pub open: BTreeSet<String>,
 }
 
@@ -132,8 +132,10 @@ impl Guardian {
             epoch: self.map.as_ref().map(|map| map.epoch),
             gate: GateStatus {
                 state: self.gate_state(),
-                epoch: gate.map_or(self.desk.epoch, gate::epoch),
-                open: gate.map(|gate| gate::seals(&gate.keys)).unwrap_or_default(),
+                epoch: gate
+                    .map_or(0, |gate| gate::last_epoch(gate, self.recorded_gate_epoch()))
+                    .max(self.desk.epoch),
+                open: gate.map(gate::sealed_anywhere).unwrap_or_default(),
             },
             members: self.member_statuses(),
             fences: self.fence_statuses(),
@@ -352,6 +354,16 @@ impl Guardian {
                 alarm("gate-absent", None, text, vec!["rbd-guardian gate install".to_owned()]);
             }
             GateState::Absent | GateState::Unknown | GateState::Installed => {}
+        }
+        if let Some(gate) = self.view.as_ref().and_then(|view| view.gate.as_ref())
+            && gate::stray(gate).next().is_some()
+        {
+            let text = format!(
+                "project default has {}: keys of the gate are without effect there",
+                gate::stray(gate).collect::<Vec<_>>().join(", ")
+            );
+            let unset = |key| format!("incus project unset default {key}");
+            alarm("gate-stray-keys", None, text, gate::stray(gate).map(unset).collect());
         }
         let recent = |at: &Duration| self.now.boot.saturating_sub(*at) < NOT_PLACED_LASTS;
         for why in self.not_placed.iter().filter(|(_, at)| recent(at)).map(|(why, _)| why) {

@@ -1,17 +1,25 @@
-//! The gate's keys in the configuration of project `default`: what the scriptlet reads at each placement.
+//! The gate's keys in each member's own configuration: what the scriptlet reads at each placement.
+//!
+//! They are rows of the database alone, so that a lost member's can be written as well, and a write takes no longer
+//! where there are many instances. In a project it would: Incus loads them all before it writes a key
+//! (permissions.go:1028), over 30 s with 1,000 of them, and no heartbeat is recorded meanwhile (seen on 6.0.4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::domain::guardian::gate::{EPOCH, KEYS, LOCAL, OVERRIDE};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::domain::guardian::gate::{Contents, EPOCH, KEYS, LOCAL, is_own, is_plausible};
 use crate::domain::volume::StoragePool;
-use crate::incus::api::{self, Project};
+use crate::incus::api::{self, Keys, MemberObject, Project};
 use crate::incus::client::Client;
 use crate::incus::error::{Cause, IncusError};
+use crate::incus::read::{escape, own_keys, project_keys};
 
-pub(super) const PROJECT: &str = "/1.0/projects/default";
-/// Incus reads all instances of a project before it writes one key of it, and gives each try 30 s
-/// (permissions.go:1028, db/query/transaction.go); it tries twice.
+const PROJECT: &str = "/1.0/projects/default";
+const MEMBERS: &str = "/1.0/cluster/members?recursion=1";
+/// Incus gives each try 30 s (db/query/transaction.go), and tries twice.
 const PATIENCE: Duration = Duration::from_secs(65);
 const PRECONDITION_FAILED: u16 = 412;
 
@@ -33,33 +41,64 @@ pub enum Written {
     Unknown(IncusError),
 }
 
-/// Replaces the guardian's keys by these and raises the epoch, in one write on the condition that nothing of the
-/// project has changed since it was read; then reads them back. The operator's override and everybody else's keys
-/// stay.
-pub async fn put_keys(client: &Client, keys: &BTreeMap<String, String>, epoch: u64) -> Written {
-    let (project, etag) = match client.get_with_etag::<Project>(PROJECT).await {
+/// The guardian's keys of each member, and the keys in project `default` that are named like them.
+///
+/// # Errors
+/// Members or project cannot be read.
+pub async fn read(client: &Client) -> Result<(BTreeMap<String, Keys>, Keys), IncusError> {
+    let members: Vec<api::Member> = client.get(MEMBERS).await?;
+    let project: Project = client.get(PROJECT).await?;
+    let keys = members.into_iter().map(|member| (member.server_name, own_keys(&member.config)));
+    Ok((keys.collect(), project_keys(project.config)))
+}
+
+/// Tells a member this, with a later epoch, in one write on the condition that nothing of the member has changed since
+/// it was read; then reads it back. Keys of others stay.
+pub async fn put_keys(client: &Client, member: &str, contents: &Contents, epoch: u64) -> Written {
+    let path = path(member);
+    let (mut object, etag) = match client.get_with_etag::<MemberObject>(&path).await {
         Ok(read) => read,
         Err(error) => return Written::Refused(error),
     };
-    if let Some(found) = epoch_of(&project.config).filter(|found| *found >= epoch) {
+    let found = object.config.get(EPOCH).and_then(|epoch| epoch.parse().ok());
+    // One that no guardian can have come to is overwritten: nobody could write any more otherwise.
+    if let Some(found) = found.filter(|found| *found >= epoch && is_plausible(*found, epoch)) {
         return Written::Stale { found };
     }
-    let wanted = with_keys(&project, keys, Some(epoch));
-    write(client, &wanted, &etag).await
+    object.config = with_keys(object.config, &contents.keys(epoch));
+    write(client, &path, &object, &etag, |object| own_keys(&object.config)).await
 }
 
-/// Removes all of them, the override too: for when the gate goes.
+/// Removes them from every member, and everything of that name from project `default`, the override too: for when the
+/// gate goes. The first that fails is told.
 pub async fn remove_keys(client: &Client) -> Written {
+    let (members, project) = match read(client).await {
+        Ok(read) => read,
+        Err(error) => return Written::Refused(error),
+    };
+    for name in members.into_iter().filter(|(_, keys)| !keys.is_empty()).map(|(name, _)| name) {
+        let path = path(&name);
+        let (mut object, etag) = match client.get_with_etag::<MemberObject>(&path).await {
+            Ok(read) => read,
+            Err(error) => return Written::Refused(error),
+        };
+        object.config = with_keys(object.config, &Keys::new());
+        let written = write(client, &path, &object, &etag, |object| own_keys(&object.config)).await;
+        if written != Written::Applied {
+            return written;
+        }
+    }
+    if project.is_empty() {
+        return Written::Applied;
+    }
     let (mut project, etag) = match client.get_with_etag::<Project>(PROJECT).await {
         Ok(read) => read,
         Err(error) => return Written::Refused(error),
     };
-    let before = project.config.len();
     project.config.retain(|key, _| !key.starts_with(KEYS));
-    if project.config.len() == before {
-        return Written::Applied;
-    }
-    write(client, &project, &etag).await
+    // Where there are many instances this takes long.
+    let patient = client.within(PATIENCE.max(client.timeout()));
+    write(&patient, PROJECT, &project, &etag, |project| project_keys(project.config.clone())).await
 }
 
 /// Storage pools local to a member, which healing leaves alone: a scriptlet that refused their instances would keep
@@ -69,23 +108,24 @@ pub fn local_pools(pools: &BTreeMap<String, StoragePool>) -> BTreeSet<String> {
     local.map(|(name, _)| name.clone()).collect()
 }
 
-pub(super) fn epoch_of(config: &api::Keys) -> Option<u64> {
-    config.get(EPOCH)?.parse().ok()
+fn path(member: &str) -> String {
+    format!("/1.0/cluster/members/{}", escape(member))
 }
 
-fn with_keys(project: &Project, keys: &BTreeMap<String, String>, epoch: Option<u64>) -> Project {
-    let mut wanted = project.clone();
-    wanted.config.retain(|key, _| !key.starts_with(KEYS) || key == OVERRIDE);
-    // Incus takes an empty value for none, and would not show it again.
-    let own = keys.iter().filter(|(_, value)| !value.is_empty());
-    let own = own.filter(|(key, _)| key.starts_with(KEYS) && key.as_str() != OVERRIDE);
-    wanted.config.extend(own.map(|(key, value)| (key.clone(), value.clone())));
-    wanted.config.extend(epoch.map(|epoch| (EPOCH.to_owned(), epoch.to_string())));
-    wanted
+fn with_keys(mut config: Keys, keys: &Keys) -> Keys {
+    config.retain(|key, _| !is_own(key));
+    config.extend(keys.iter().map(|(key, value)| (key.clone(), value.clone())));
+    config
 }
 
-async fn write(client: &Client, wanted: &Project, etag: &str) -> Written {
-    let put = client.within(PATIENCE).put(PROJECT, wanted, Some(etag)).await;
+async fn write<T: Serialize + DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    wanted: &T,
+    etag: &str,
+    keys: impl Fn(&T) -> Keys,
+) -> Written {
+    let put = client.put(path, wanted, Some(etag)).await;
     if let Err(error) = &put {
         if matches!(error.cause, Cause::Status { code: PRECONDITION_FAILED, .. }) {
             return Written::Changed;
@@ -94,12 +134,8 @@ async fn write(client: &Client, wanted: &Project, etag: &str) -> Written {
             return Written::Refused(error.clone());
         }
     }
-    let ours = |project: &Project| -> BTreeMap<String, String> {
-        let own = project.config.iter().filter(|(key, _)| key.starts_with(KEYS));
-        own.map(|(key, value)| (key.clone(), value.clone())).collect()
-    };
-    match (client.get::<Project>(PROJECT).await, put) {
-        (Ok(found), _) if ours(&found) == ours(wanted) => Written::Applied,
+    match (client.get::<T>(path).await, put) {
+        (Ok(found), _) if keys(&found) == keys(wanted) => Written::Applied,
         (Ok(_), Ok(_)) => Written::Changed,
         (Ok(_), Err(error)) | (Err(error), _) => Written::Unknown(error),
     }
@@ -109,34 +145,36 @@ async fn write(client: &Client, wanted: &Project, etag: &str) -> Written {
 mod tests {
     use super::*;
 
-    fn keys(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    fn keys(pairs: &[(&str, &str)]) -> Keys {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
     fn only_the_guardians_keys_are_replaced() {
         let there = [
-            ("features.images", "true"),
-            ("user.rbd-guardian.gate", "off"),
-            ("user.rbd-guardian.seal.n1", "sealed"),
+            ("scheduler.instance", "all"),
+            ("user.rbd-guardian.ceph-addresses", "10.0.0.1"),
+            ("user.rbd-guardian.seal.n1", "6"),
+            ("user.rbd-guardian.epoch", "6"),
             ("user.rbd-guardianship", "no key of ours"),
         ];
-        let project = Project { description: "of the site".to_owned(), config: keys(&there) };
-        let ours = [
-            ("user.rbd-guardian.seal.n2", "sealed"),
-            ("user.rbd-guardian.gate", "on"),
-            ("limits.cpu", "1"),
-            ("user.rbd-guardian.pools", ""),
-        ];
-        let wanted = with_keys(&project, &keys(&ours), Some(7));
+        let contents = Contents { open: ["n2".to_owned()].into(), ..Contents::default() };
         let expected = [
-            ("features.images", "true"),
-            ("user.rbd-guardian.gate", "off"),
-            ("user.rbd-guardian.seal.n2", "sealed"),
+            ("scheduler.instance", "all"),
+            ("user.rbd-guardian.ceph-addresses", "10.0.0.1"),
+            ("user.rbd-guardian.seal.n2", "7"),
             ("user.rbd-guardian.epoch", "7"),
             ("user.rbd-guardianship", "no key of ours"),
         ];
-        assert_eq!(wanted, Project { description: "of the site".to_owned(), config: keys(&expected) });
+        assert_eq!(with_keys(keys(&there), &contents.keys(7)), keys(&expected));
+    }
+
+    #[test]
+    fn what_is_put_back_is_all_of_the_member() {
+        let text = r#"{"server_name":"n1","roles":["database"],"groups":["default"],"config":{"user.x":"1"},"of_a_newer_version":[1]}"#;
+        let object: MemberObject = serde_json::from_str(text).unwrap();
+        let back: serde_json::Value = serde_json::to_value(&object).unwrap();
+        assert_eq!(back, serde_json::from_str::<serde_json::Value>(text).unwrap());
     }
 
     #[test]

@@ -12,12 +12,10 @@ use futures_util::future::join_all;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
 
-use super::keys::PROJECT;
 use super::refusal::loaded;
 use super::{Marker, Scriptlet};
-use crate::domain::guardian::gate::KEYS;
-use crate::domain::view::{GateView, MemberStatus};
-use crate::incus::api::{self, Project, Server};
+use crate::domain::view::MemberStatus;
+use crate::incus::api::{self, Server};
 use crate::incus::client::Client;
 use crate::incus::endpoint::Endpoint;
 use crate::incus::error::{Cause, IncusError};
@@ -64,22 +62,6 @@ pub async fn standings(
         (member.server_name.clone(), standing)
     };
     Ok(join_all(members.iter().map(ask)).await.into_iter().collect())
-}
-
-/// The gate as it is: of each member the first line of what it provably runs, or "".
-///
-/// # Errors
-/// Members or project cannot be read.
-pub async fn read(client: &Client) -> Result<GateView, IncusError> {
-    let line = |standing: Standing| match standing {
-        Standing::Runs(marker) => marker.to_string(),
-        Standing::Shows(_) | Standing::None => String::new(),
-    };
-    let standings = standings(client, |_| true).await?;
-    let scriptlets = standings.into_iter().map(|(name, standing)| (name, standing.map(line))).collect();
-    let mut keys = client.get::<Project>(PROJECT).await?.config;
-    keys.retain(|key, _| key.starts_with(KEYS));
-    Ok(GateView { scriptlets, keys })
 }
 
 /// What the cluster has stored, as far as the member that answers knows.

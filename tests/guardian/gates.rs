@@ -1,0 +1,159 @@
+//! What the gate is told, where, and what becomes of what somebody else writes there.
+
+use std::time::Duration;
+
+use rbd_guardian::domain::guardian::gate::{self, EPOCH, SEAL};
+use rbd_guardian::domain::guardian::io::Effect;
+use rbd_guardian::domain::view::MemberStatus;
+
+use super::model::Model;
+use super::{SECOND, healthy, sealed};
+
+fn seal(member: &str) -> String {
+    format!("{SEAL}{member}")
+}
+
+fn writes(model: &Model) -> usize {
+    model.effects.iter().filter(|effect| matches!(effect, Effect::PutGate { .. })).count()
+}
+
+fn foreign(model: &Model) -> Vec<String> {
+    model.logs().into_iter().filter(|line| line.starts_with("gate-foreign-write")).collect()
+}
+
+#[test]
+fn every_member_is_told_the_same_with_one_epoch_the_lost_one_too() {
+    let mut model = sealed("n2");
+    let keys = ["n1", "n2", "n3"].map(|name| model.keys(name).clone());
+    assert!(keys[0] == keys[1] && keys[0] == keys[2], "{keys:#?}");
+    assert_eq!(keys[0][&seal("n2")], keys[0][EPOCH], "a seal counts beside the epoch it was written with");
+    assert_eq!(gate::epoch(&keys[0]), model.ledger.gate.as_ref().unwrap().epoch);
+}
+
+#[test]
+fn inv7_a_seal_key_that_the_ledger_does_not_back_is_removed_and_told_once() {
+    let mut model = healthy();
+    let epoch = model.keys("n1")[EPOCH].clone();
+    model.keys("n1").insert(seal("n3"), epoch);
+    model.until("removed", |model| model.seals().is_empty());
+    model.run(10 * SECOND);
+    let told = foreign(&model);
+    assert!(told.len() == 1 && told[0].contains("n1 has a seal key for n3"), "{told:#?}");
+}
+
+#[test]
+fn inv7_a_seal_key_found_by_a_guardian_that_takes_over_is_removed_and_told() {
+    let mut model = healthy();
+    model.keys("n1").insert(seal("n3"), "1".to_owned());
+    model.restart("boot-1");
+    model.until("removed", |model| model.seals().is_empty());
+    model.run(10 * SECOND);
+    assert_eq!(foreign(&model).len(), 1, "{:#?}", foreign(&model));
+}
+
+#[test]
+fn what_somebody_else_wrote_is_told_once_also_while_it_cannot_be_mended() {
+    let mut model = healthy();
+    model.keys("n1").insert(seal("n3"), "1".to_owned());
+    model.ledger_down = true;
+    model.run(20 * SECOND);
+    assert!(model.seals().contains("n3"), "what cannot be recorded is not done");
+    assert_eq!(foreign(&model).len(), 1, "{:#?}", foreign(&model));
+    model.restart("boot-1");
+    model.ledger_down = true;
+    let told = foreign(&model).len();
+    model.run(20 * SECOND);
+    assert_eq!(foreign(&model).len(), told + 1, "{:#?}", foreign(&model));
+}
+
+/// Also one whose contents are those that are wanted: another guardian may have read them before.
+#[test]
+fn inv7_contents_that_were_there_before_are_written_again() {
+    let mut model = sealed("n2");
+    let before = model.keys("n3").clone();
+    model.remove_entry("10.0.0.2:0/0");
+    model.until("sealed again", |model| model.keys_of("n3") != Some(&before) && model.seals().contains("n2"));
+    model.run(5 * SECOND);
+    let last = gate::epoch(model.keys("n3"));
+    *model.keys("n3") = before.clone();
+    model.run(5 * SECOND);
+    let now = model.keys("n3").clone();
+    assert!(gate::epoch(&now) > last && now.contains_key(&seal("n2")), "{before:#?} {now:#?}");
+    assert_eq!(foreign(&model).len(), 1);
+}
+
+#[test]
+fn a_member_that_lost_its_keys_or_joined_is_told_again_and_no_other() {
+    let mut model = sealed("n2");
+    let other = model.keys("n1").clone();
+    model.keys("n3").clear();
+    model.until("told", |model| model.keys_of("n3").is_some_and(|keys| keys.contains_key(&seal("n2"))));
+    assert_eq!(*model.keys("n1"), other);
+    model.run(5 * SECOND);
+    assert_eq!(foreign(&model).len(), 1);
+}
+
+#[test]
+fn inv3_the_gate_is_closed_when_no_member_has_the_key_not_when_some_have_none() {
+    let mut model = sealed("n2");
+    model.run(2 * SECOND);
+    model.unwritable = ["n3".to_owned()].into();
+    model.bring_back("n2", 20 * SECOND);
+    model.until("releasing", |model| model.state("n2") == "releasing");
+    model.run(20 * SECOND);
+    assert_eq!((model.state("n2"), model.refuses("n2")), ("releasing", true), "its key is at n3 still");
+    assert!(!model.keys("n1").contains_key(&seal("n2")), "where it can be removed it is");
+    assert_eq!(foreign(&model), Vec::<String>::new(), "a write that failed is nobody else's");
+    model.unwritable.clear();
+    model.until("released", |model| model.state("n2") == "watching");
+    assert!(model.seals().is_empty());
+}
+
+/// INV-2: what an offline member has in its configuration is of the database, and no key outlives its fence there.
+#[test]
+fn inv2_a_member_that_comes_back_has_no_key_of_a_fence_that_is_over() {
+    let mut model = sealed("n2");
+    model.lose("n3");
+    model.run(2 * SECOND);
+    model.bring_back("n2", 20 * SECOND);
+    model.until("released", |model| model.state("n2") == "watching");
+    assert_eq!(model.view.members["n3"].status, MemberStatus::Offline);
+    assert!(!model.keys("n3").contains_key(&seal("n2")));
+}
+
+#[test]
+fn no_epoch_that_somebody_sets_keeps_the_gate_from_being_written() {
+    for epoch in [
+        u64::MAX.to_string(),
+        (u64::MAX - 1).to_string(),
+        "99999999999999999999999".to_owned(),
+        "x".to_owned(),
+    ] {
+        let mut model = healthy();
+        model.keys("n1").insert(EPOCH.to_owned(), epoch.clone());
+        model.run(5 * SECOND);
+        let recorded = model.ledger.gate.as_ref().unwrap().epoch;
+        assert_eq!(gate::epoch(model.keys("n1")), recorded, "{epoch}");
+        assert!(recorded < 100, "{epoch}: {recorded}");
+        assert_eq!(foreign(&model).len(), 1, "{epoch}");
+        // And for one that finds it.
+        model.keys("n1").insert(EPOCH.to_owned(), epoch.clone());
+        model.restart("boot-1");
+        model.lose("n2");
+        model.run(3 * SECOND);
+        model.heal_is_refused("n2");
+        model.until("open", |model| model.keys_of("n1").is_some_and(|keys| keys.contains_key(&seal("n2"))));
+    }
+}
+
+#[test]
+fn keys_in_project_default_are_without_effect_and_told() {
+    let mut model = healthy();
+    let before = writes(&model);
+    model.view.gate.as_mut().unwrap().project.insert(seal("n2"), "sealed".to_owned());
+    model.run(Duration::from_secs(5));
+    assert!(model.seals().is_empty());
+    let alarm = model.guardian.alarms().into_iter().find(|alarm| alarm.code == "gate-stray-keys").unwrap();
+    assert!(alarm.advice[0].contains(&format!("incus project unset default {}", seal("n2"))), "{alarm:?}");
+    assert_eq!(writes(&model), before, "a project is slow to write, and nothing depends on it");
+}
