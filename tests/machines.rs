@@ -230,7 +230,7 @@ fn run_fence(storage: &mut Storage, plan: Plan, may_tamper: bool) -> Result<Fenc
         storage.weather(may_tamper);
         match effect {
             Effect::ReadMap if storage.fault() % 8 == 3 => fence.handle_map(None),
-            Effect::ReadMap => fence.handle_map(Some(storage.map().clone())),
+            Effect::ReadMap => fence.handle_map(Some(storage.map().clone().into())),
             Effect::Add(entries) => fence.handle_added(storage.add(&entries)),
             Effect::Remove(entries) => fence.handle_removed(storage.remove(&entries)),
             Effect::Barrier { pools } => fence.handle_barrier(storage.barrier(&pools)),
@@ -359,7 +359,7 @@ fn a_refused_entry_ends_the_fence_with_the_monitors_words() {
             Effect::Add(entries) => {
                 fence.handle_added(entries.iter().map(|e| (*e, Sent::Refused("EACCES".into()))).collect());
             }
-            _ => fence.handle_map(Some(storage.map().clone())),
+            _ => fence.handle_map(Some(storage.map().clone().into())),
         }
     }
     assert!(matches!(fence.failure(), Some(Failure::Entry { status, .. }) if status == "EACCES"));
@@ -377,7 +377,7 @@ fn inv6_a_cover_that_nobody_approved_is_never_put_up() {
     let mut fence = Fence::new(plan);
     while let Some(effect) = fence.next_effect() {
         match effect {
-            Effect::ReadMap => fence.handle_map(Some(storage.map().clone())),
+            Effect::ReadMap => fence.handle_map(Some(storage.map().clone().into())),
             other => panic!("{other:?}"),
         }
     }

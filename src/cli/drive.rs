@@ -66,7 +66,7 @@ pub(super) fn fence(context: &Context, fence: &mut Fence) -> (Timings, Result<()
                 Ok(())
             }
             Outcome::Map(map) => {
-                fence.handle_map(later(map)?);
+                fence.handle_map(later(map)?.map(Arc::new));
                 Ok(())
             }
             Outcome::Proved(proofs) => {

@@ -5,6 +5,7 @@
 //! command replied is not believed; the map is read back (INV-9).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -119,9 +120,9 @@ pub struct Fence {
     to_fail_over: Vec<Daemon>,
     daemons_settled: bool,
     /// The last map, until something was sent that may have changed it.
-    map: Option<OsdMap>,
+    map: Option<Arc<OsdMap>>,
     /// The last map that was read, for comparison.
-    seen: Option<OsdMap>,
+    seen: Option<Arc<OsdMap>>,
     /// The epoch in which all targets were first read back as held without interruption since.
     committed: Option<u32>,
     proofs: BTreeMap<PoolId, PoolProof>,
@@ -283,7 +284,7 @@ impl Fence {
     }
 
     /// A map was read; `None` if it could not be.
-    pub fn handle_map(&mut self, map: Option<OsdMap>) {
+    pub fn handle_map(&mut self, map: Option<Arc<OsdMap>>) {
         self.outstanding = false;
         let Some(map) = map else { return };
         if self.note(&map) {
@@ -296,7 +297,7 @@ impl Fence {
 
     /// A map that was read for another reason, perhaps before the last effect was answered: it can show that the fence
     /// does not stand, never that it does.
-    pub fn observe(&mut self, map: &OsdMap) {
+    pub fn observe(&mut self, map: &Arc<OsdMap>) {
         if self.note(map) {
             self.verified &= self.committed.is_some() && self.unproved(map).is_empty();
             if self.map.is_some() && !self.outstanding {
@@ -306,7 +307,7 @@ impl Fence {
     }
 
     /// `false` for a map older than one that was seen.
-    fn note(&mut self, map: &OsdMap) -> bool {
+    fn note(&mut self, map: &Arc<OsdMap>) -> bool {
         if self.seen.as_ref().is_some_and(|seen| map.epoch < seen.epoch) {
             return false;
         }
@@ -387,7 +388,7 @@ impl Fence {
                 && self.wanted.to_replace(map).is_empty()
                 && self.wanted.to_drop(map).is_empty()
         };
-        self.failure.is_none() && self.verified && self.map.as_ref().is_some_and(settled)
+        self.failure.is_none() && self.verified && self.map.as_deref().is_some_and(settled)
     }
 
     /// Was a map read since it began?

@@ -5,6 +5,7 @@ mod five;
 mod forms;
 mod gates;
 mod hold;
+mod many;
 mod model;
 mod recording;
 

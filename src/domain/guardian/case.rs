@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -464,7 +465,14 @@ impl Case {
             let epoch = fence.committed().unwrap_or_default();
             let proof =
                 |proof: &PoolProof| Proof { pool: proof.pool.name.clone(), pgs: proof.pool.pg_num, epoch };
-            self.record.proofs = fence.proofs().map(proof).collect();
+            let proofs: Vec<Proof> = fence.proofs().map(proof).collect();
+            let covers = |proof: &Proof| (proof.pool.clone(), proof.pgs);
+            // What was proved before a restart is proved: hundreds of fences need not be recorded anew for an epoch.
+            if self.record.state != FenceState::Sealed
+                || !proofs.iter().map(covers).eq(self.record.proofs.iter().map(covers))
+            {
+                self.record.proofs = proofs;
+            }
             self.resumed = false;
             self.chased.clear();
         } else {
@@ -513,7 +521,7 @@ impl Case {
     }
 
     /// A map that was read for all fences.
-    pub fn observe(&mut self, map: &OsdMap) {
+    pub fn observe(&mut self, map: &Arc<OsdMap>) {
         match &mut self.stage {
             Stage::Fencing(fence) => fence.observe(map),
             Stage::Releasing(_) => {}
@@ -529,11 +537,11 @@ impl Case {
     }
 
     /// A map was read for the fence or the release.
-    pub fn map(&mut self, map: Option<OsdMap>) {
+    pub fn map(&mut self, map: Option<Arc<OsdMap>>) {
         self.in_flight = false;
         match &mut self.stage {
             Stage::Fencing(fence) => fence.handle_map(map),
-            Stage::Releasing(release) => release.handle_map(map),
+            Stage::Releasing(release) => release.handle_map(map.map(Arc::unwrap_or_clone)),
         }
     }
 

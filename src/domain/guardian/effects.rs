@@ -177,11 +177,11 @@ impl Guardian {
                 case.next_effect(&ground, &self.settings.policy)
             };
             self.cases.insert(id, case);
-            if effect.is_some() {
-                return effect;
+            if let Some(effect) = effect.and_then(|effect| self.shared.join(effect)) {
+                return Some(effect);
             }
         }
-        None
+        self.shared.next()
     }
 
     /// The members whose instances may be placed elsewhere now.

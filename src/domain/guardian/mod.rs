@@ -22,6 +22,7 @@ pub mod status;
 
 mod effects;
 mod readings;
+mod shared;
 mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,6 +40,7 @@ use io::{Id, Input, Now, Recorded, Request, StaleLock};
 use proof::NotProved;
 use report::{Level, Outcome, Report};
 use settings::Settings;
+use shared::SharedSteps;
 use wants::{Refused, Want};
 
 use crate::domain::guard::{Conflict, ImageUse};
@@ -74,7 +76,7 @@ pub struct Guardian {
     view_failed: Option<String>,
     #[serde(with = "pairs")]
     images: Images,
-    map: Option<OsdMap>,
+    map: Option<Arc<OsdMap>>,
     map_read: Duration,
     /// Entries of the last map that no fence accounts for; `None` until they were told apart.
     others: Option<Vec<Other>>,
@@ -97,6 +99,8 @@ pub struct Guardian {
     /// What a member that is back says that proves no reboot.
     returned: BTreeMap<String, NotProved>,
     cases: BTreeMap<Id, Case>,
+    #[serde(default)]
+    shared: SharedSteps,
     #[serde(with = "pairs")]
     wants: BTreeMap<Target, Want>,
     #[serde(with = "pairs")]
@@ -154,6 +158,7 @@ impl Guardian {
             evidence: BTreeMap::new(),
             returned: BTreeMap::new(),
             cases: BTreeMap::new(),
+            shared: SharedSteps::default(),
             wants: BTreeMap::new(),
             refused: BTreeMap::new(),
             last_fence: None,
@@ -255,14 +260,19 @@ impl Guardian {
             }
             Input::Added(id, sent) => self.case(&id, |case| case.added(sent)),
             Input::Removed(id, sent) => self.case(&id, |case| case.removed(sent)),
-            Input::Map(id, map) => {
+            Input::Map(_, map) => {
+                let map = map.map(Arc::new);
                 if let Some(map) = &map {
-                    self.note_map(map.clone());
+                    self.note_map(Arc::clone(map));
                 }
-                self.case(&id, |case| case.map(map));
+                for id in self.shared.map_read() {
+                    self.case(&id, |case| case.map(map.clone()));
+                }
             }
-            Input::Proved(id, proofs) => {
-                self.case(&id, |case| case.fence(|fence| fence.handle_barrier(proofs)));
+            Input::Proved(_, proofs) => {
+                for (id, proofs) in self.shared.proved(&proofs) {
+                    self.case(&id, |case| case.fence(|fence| fence.handle_barrier(proofs)));
+                }
             }
             Input::Clients(id, clients) => self.case(&id, |case| case.clients(clients)),
             Input::GatePut(failed) => self.gate_put(failed),
@@ -460,15 +470,15 @@ impl Guardian {
             let recorded = self.records.fences.get(id);
             let sealed = recorded.is_some_and(|record| record.state == FenceState::Sealed)
                 && case.record.state == FenceState::Sealed;
-            let record = Box::new(case.record.clone());
             if case.is_over(recorded) {
                 over.push(id.clone());
                 for number in std::mem::take(&mut case.requests) {
-                    self.reports.push_back(Report::Answer(number, Outcome::Released(record.clone())));
+                    self.reports
+                        .push_back(Report::Answer(number, Outcome::Released(Box::new(case.record.clone()))));
                 }
             } else if sealed && case.release.is_none() {
                 for number in std::mem::take(&mut case.requests) {
-                    let outcome = Outcome::Sealed(record.clone(), case.proofs());
+                    let outcome = Outcome::Sealed(Box::new(case.record.clone()), case.proofs());
                     self.reports.push_back(Report::Answer(number, outcome));
                 }
             }

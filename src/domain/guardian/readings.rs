@@ -250,7 +250,7 @@ impl Guardian {
         match maps {
             Ok(maps) => {
                 self.map_failed = None;
-                for map in maps {
+                for map in maps.into_iter().map(Arc::new) {
                     for case in self.cases.values_mut() {
                         case.observe(&map);
                     }
@@ -271,7 +271,7 @@ impl Guardian {
         }
     }
 
-    pub(super) fn note_map(&mut self, map: OsdMap) {
+    pub(super) fn note_map(&mut self, map: Arc<OsdMap>) {
         if self.map.as_ref().is_none_or(|known| known.epoch <= map.epoch) {
             self.map = Some(map);
             self.others = None;

@@ -1,6 +1,7 @@
 //! From reasons to fence, over a look at the storage, to a case or to every reason why not.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -187,7 +188,7 @@ impl Guardian {
         let began = self.free(&Lane::Look);
         match world {
             Ok(world) => {
-                self.note_map(world.map.clone());
+                self.note_map(Arc::new(world.map.clone()));
                 for (name, evidence) in &mut self.evidence {
                     let record = self.book.members.get(name);
                     let seen = |ip| record.is_some_and(|record| record.addresses.contains_key(ip));

@@ -1,0 +1,89 @@
+//! Many fences at once.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rbd_guardian::domain::addr::Entry;
+use rbd_guardian::domain::fence;
+use rbd_guardian::domain::guardian::io::{Effect, Request};
+use rbd_guardian::domain::plan::Target;
+use rbd_guardian::domain::record::FenceState;
+
+use crate::SECOND;
+use crate::model::Model;
+
+const FENCES: usize = 200;
+
+fn held(model: &Model) -> usize {
+    model.ledger.fences.values().filter(|fence| fence.state == FenceState::Sealed).count()
+}
+
+/// Fences of bare clients, each of its own.
+fn with_fences() -> Model {
+    let mut model = Model::new();
+    model.run(10 * SECOND);
+    for number in 0..FENCES as u64 {
+        let client = format!("192.0.2.{}:0/{}", number % 250 + 1, number + 1).parse::<Entry>().unwrap();
+        let (target, by) = (Target::Addresses([client].into()), "root@h".to_owned());
+        model.ask(
+            number,
+            Request::Fence { target, accept_incomplete: false, over_brake: false, reason: None, by },
+        );
+        if number % 20 == 0 {
+            model.run(SECOND);
+        }
+    }
+    model.until("all are sealed", |model| held(model) == FENCES);
+    model
+}
+
+#[test]
+fn inv1_hundreds_of_fences_are_taken_over_with_one_barrier_and_nothing_to_record() {
+    let mut model = with_fences();
+    let before = model.ledger.fences.clone();
+    model.restart("boot-1");
+    model.effects.clear();
+    model.audit.clear();
+    model.run(5 * SECOND);
+    let count = |is: fn(&fence::Effect) -> bool| {
+        model.effects.iter().filter(|effect| matches!(effect, Effect::Fence(_, step) if is(step))).count()
+    };
+    let (maps, barriers) = (
+        count(|step| *step == fence::Effect::ReadMap),
+        count(|step| matches!(step, fence::Effect::Barrier { .. })),
+    );
+    println!("{maps} readings of the map, {barriers} barriers, {:?} recorded", model.audit);
+    assert_eq!((maps, barriers), (2, 1));
+    assert_eq!(model.ledger.fences, before);
+}
+
+/// INV-1: a barrier that began before a fence's entries were there proves nothing about it.
+#[test]
+fn inv1_a_barrier_that_is_on_its_way_serves_nobody_who_asks_later() {
+    let mut model = Model::new();
+    model.run(10 * SECOND);
+    model.silent = BTreeSet::from([3]);
+    let fence = |client: &str| {
+        let target = Target::Addresses([client.parse::<Entry>().unwrap()].into());
+        Request::Fence {
+            target,
+            accept_incomplete: false,
+            over_brake: false,
+            reason: None,
+            by: "root@h".to_owned(),
+        }
+    };
+    model.ask(1, fence("192.0.2.1:0/1"));
+    let is_barrier = |effect: &&Effect| matches!(effect, Effect::Fence(_, fence::Effect::Barrier { .. }));
+    model.until("its barrier is on its way", |model| model.effects.iter().any(|effect| is_barrier(&effect)));
+    model.ask(2, fence("192.0.2.2:0/2"));
+    model.run(Duration::from_secs(3));
+    assert_eq!(model.effects.iter().filter(is_barrier).count(), 1, "the second one waits");
+    model.silent.clear();
+    model.until("both are sealed", |model| held(model) == 2);
+    let asked: BTreeSet<_> =
+        model.effects.iter().filter(is_barrier).map(|effect| format!("{effect:?}")).collect();
+    assert!(asked.len() >= 2, "{asked:?}");
+    let proofs: Vec<_> = model.ledger.fences.values().map(|fence| fence.proofs[0].epoch).collect();
+    assert!(proofs[0] != proofs[1], "each by an epoch that has its own entries: {proofs:?}");
+}
