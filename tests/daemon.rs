@@ -289,6 +289,84 @@ fn request(member: &str) -> String {
         .to_string()
 }
 
+/// What is in the ledger is changed as another version would have written it.
+fn rados(site: &Site, words: &[&str]) -> String {
+    let mut command = site.lab.host("admin").bounded("rados", LIMIT);
+    command.args(["--pool", "rbd-guardian", "--namespace", "rbd-guardian"]).args(words);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn record(site: &Site, key: &str) -> Value {
+    let file = site.lab.dir().join("record");
+    rados(site, &["getomapval", "ledger", key, file.to_str().unwrap()]);
+    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+}
+
+#[test]
+fn inv8_a_ledger_of_a_newer_version_is_refused_politely_and_one_of_an_older_version_is_read() {
+    let site = Site::start(Topology::small(&["n1", "n2", "guard"]), &["n1", "n2"]);
+    site.lab.pool("images", Pool::replicated(16, 2)).unwrap();
+    let mut daemon = Daemon::new(&site, "first", "guard");
+    daemon.start();
+    daemon.until("leading", is_leading);
+    let fence = daemon.verb(&["fence", "n1", "--reason", "cable pulled"]).expect(0).json;
+    daemon.end();
+
+    // Only what the first version of a fence's record had to have, and its entries.
+    let key = format!("fence/{}", fence["fence"].as_str().unwrap());
+    let mut older = record(&site, &key);
+    let had = ["v", "id", "member", "state", "entries", "coverage", "by", "since"];
+    older.as_object_mut().unwrap().retain(|field, _| had.contains(&field.as_str()));
+    rados(&site, &["setomapval", "ledger", &key, &older.to_string()]);
+    daemon.start();
+    daemon.until("the older fence proved anew", |status| {
+        let proved = status["fences"][0]["proofs"].as_array().is_some_and(|proofs| !proofs.is_empty());
+        is_leading(status) && member(status, "n1")["state"] == "sealed" && proved
+    });
+    wait_for("the record in the form of now", LIMIT, || {
+        Ok(record(&site, &key)["proofs"].as_array().is_some_and(|proofs| !proofs.is_empty()).then_some(()))
+    })
+    .unwrap();
+
+    // A newer guardian raises the form under one that leads: nothing more is recorded or fenced, and it says why.
+    let form = record(&site, "meta");
+    rados(&site, &["setomapval", "ledger", "meta", r#"{"v":9}"#]);
+    let before = site.blocklist();
+    let words = ["fence", "n2", "--over-brake", "--reason", "x", "--timeout", "8s"];
+    daemon.verb(&words).expect(5);
+    let status = daemon.until("it cannot record", |status| status["cannot_record"].is_string());
+    assert!(status["cannot_record"].as_str().unwrap().contains("form 9"), "{status:#}");
+    assert_eq!((site.blocklist(), member(&status, "n1")["state"].clone()), (before.clone(), json!("sealed")));
+    let alarms = status["alarms"].as_array().unwrap();
+    assert!(alarms.iter().any(|alarm| alarm["code"] == "cannot-record"), "{status:#}");
+    let doctor = daemon.verb(&["doctor"]).expect(1).json.to_string();
+    assert!(doctor.contains("form 9") && doctor.contains("update"), "{doctor}");
+
+    // Begun on it, it does not lead, stays up, and is asked in vain.
+    daemon.end();
+    let shown = daemon.verb(&["ledger", "show"]).expect(0);
+    assert!(shown.json["newer"] == 9 && shown.stderr.contains("update it"), "{shown:#?}");
+    for words in [&["fence", "n2"][..], &["release", "n1", "--assert-powered-off", "--reason", "x"]] {
+        let told = daemon.verb(words).expect(5).stderr;
+        assert!(told.contains("form 9") && told.contains("update this guardian"), "{told}");
+    }
+    assert_eq!(site.blocklist(), before);
+    daemon.start();
+    daemon.until("the newer form", |status| status["trouble"].to_string().contains("form 9"));
+    let told = daemon.verb(&["fence", "n2"]).expect(5).stderr;
+    assert!(told.contains("form 9") && told.contains("update this guardian"), "{told}");
+    let told = daemon.verb(&["status"]).expect(0).stderr;
+    assert!(told.contains("does not lead") && told.contains("form 9"), "{told}");
+    assert_eq!(site.blocklist(), before);
+    // Going back goes on.
+    rados(&site, &["setomapval", "ledger", "meta", &form.to_string()]);
+    let status = daemon.until("leading again", is_leading);
+    assert_eq!(daemon.logged("no-ledger").len(), 1, "told once: {}", daemon.running().stderr());
+    assert_eq!(member(&status, "n1")["fence"], fence["fence"]);
+}
+
 /// INV-6: for one fence, with a reason, on record.
 fn an_operator_goes_over_the_brake(daemon: &Daemon<'_>) {
     daemon.verb(&["fence", "n1"]).expect(0);

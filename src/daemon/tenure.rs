@@ -72,11 +72,18 @@ impl NotLeading {
             Self::Standby { .. }
             | Self::Unopened(
                 OpenError::NoPool { .. } | OpenError::ErasureCoded { .. } | OpenError::OneCopy { .. },
-            ) => false,
+            )
+            | Self::NotWritten(NotWritten::NewerLedger { .. } | NotWritten::Damaged { .. }) => false,
             Self::Unopened(OpenError::Unread(_) | OpenError::Late(_) | OpenError::Unusable { .. })
             | Self::Unread(_)
             | Self::NotLeased(_)
-            | Self::NotWritten(_)
+            | Self::NotWritten(
+                NotWritten::Deposed { .. }
+                | NotWritten::Conflict { .. }
+                | NotWritten::Denied { .. }
+                | NotWritten::Refused { .. }
+                | NotWritten::Unknown,
+            )
             | Self::Nameless(_)
             | Self::Dropped => true,
         }
