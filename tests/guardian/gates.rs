@@ -146,6 +146,28 @@ fn no_epoch_that_somebody_sets_keeps_the_gate_from_being_written() {
     }
 }
 
+/// `gate remove` and `gate install` while a daemon runs; what they write is not its own, and nobody else's either.
+#[test]
+fn a_gate_that_is_removed_and_installed_again_is_no_foreign_write() {
+    let mut model = healthy();
+    let scriptlets = model.view.gate.as_ref().unwrap().scriptlets.clone();
+    model.clear_gate();
+    let gate = model.view.gate.as_mut().unwrap();
+    gate.scriptlets.values_mut().for_each(|line| *line = Ok(String::new()));
+    let before = writes(&model);
+    model.run(10 * SECOND);
+    assert_eq!(writes(&model), before, "nothing is written for a gate that is not there");
+    // A key that was left opens the next one.
+    model.keys("n1").insert(seal("n3"), "1".to_owned());
+    model.until("removed", |model| model.seals().is_empty());
+    model.run(3 * SECOND);
+    model.keys("n1").insert(EPOCH.to_owned(), "50".to_owned());
+    model.view.gate.as_mut().unwrap().scriptlets = scriptlets;
+    model.run(10 * SECOND);
+    assert_eq!(foreign(&model), Vec::<String>::new());
+    assert!(["n1", "n2", "n3"].iter().all(|name| gate::epoch(model.keys_of(name).unwrap()) > 50));
+}
+
 #[test]
 fn keys_in_project_default_are_without_effect_and_told() {
     let mut model = healthy();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Guardian;
 use super::case::{GUARDIAN, Releasing};
 use super::effects::Lane;
-use super::gate;
+use super::gate::{self, GateState};
 use super::io::{Id, StaleLock};
 use super::proof::{self, Baseline};
 use super::report::Level;
@@ -142,6 +142,11 @@ impl Guardian {
     fn note_foreign_keys(&mut self) {
         let Some(gate) = self.view.as_ref().and_then(|view| view.gate.as_ref()) else { return };
         if self.view_began <= self.desk.ended || self.busy.contains_key(&Lane::Gate) {
+            return;
+        }
+        if self.gate_state() == GateState::Absent {
+            // The operator took it out, and its keys; or is about to put it there.
+            self.desk.told.clear();
             return;
         }
         let recorded = self.recorded_gate_epoch().max(self.desk.epoch);
