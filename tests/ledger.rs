@@ -22,10 +22,11 @@ use rbd_guardian::ceph::cluster::{Cluster, Options};
 use rbd_guardian::ceph::omap::OmapWrite;
 use rbd_guardian::deadline::Deadline;
 use rbd_guardian::domain::addr::{ClientAddr, Entry};
-use rbd_guardian::domain::plan::Coverage;
+use rbd_guardian::domain::guardian::io::Request;
+use rbd_guardian::domain::plan::{Coverage, Target};
 use rbd_guardian::domain::record::{
-    Answer, Change, FenceRecord, FenceState, GateRecord, ImagesRecord, Key, MemberRecord, Proof, Record,
-    Records, RequestRecord, Source, UptimeSample,
+    Change, FenceRecord, FenceState, GateRecord, ImagesRecord, Key, MemberRecord, Proof, Record, Records,
+    RequestRecord, Source, UptimeSample,
 };
 use rbd_guardian::ledger::{
     Bid, Deed, Leadership, Ledger, LedgerConfig, NAMESPACE, NotLeased, NotWritten, OBJECT, ReadError,
@@ -302,11 +303,17 @@ fn every_record_comes_back_as_it_was(a: &Guardian) -> Result<()> {
         Record::Fence(fence("F-1", entries)),
         Record::Request(RequestRecord {
             id: "R-1".to_owned(),
-            verb: "fence".to_owned(),
-            args: vec!["n1".to_owned()],
-            by: "b on n2".to_owned(),
+            request: Request::Fence {
+                target: Target::Addresses(BTreeSet::from([Entry::Host([10, 0, 0, 1].into())])),
+                accept_incomplete: true,
+                over_brake: false,
+                reason: Some("cable".to_owned()),
+                by: "b on n2".to_owned(),
+            },
             at: Timestamp::now(),
-            answer: Some(Answer { exit: 4, text: "{\"state\":\"refused\"}".to_owned() }),
+            patience: Duration::from_millis(1500),
+            taken: Some(3),
+            answer: Some(json!({"refused": [{"code": "storm-brake", "reason": "two"}]})),
         }),
     ];
     let changes: Vec<Change> = records.iter().cloned().map(Change::Put).collect();
@@ -387,10 +394,15 @@ fn requests_need_no_leader_and_change_nothing_else(a: &Guardian, b: &Guardian) -
     let mut seen = b.read()?;
     let request = RequestRecord {
         id: "R-2".to_owned(),
-        verb: "fence".to_owned(),
-        args: Vec::new(),
-        by: "b".to_owned(),
+        request: Request::Release {
+            fence: "n1".to_owned(),
+            assert_powered_off: true,
+            reason: None,
+            by: "b".to_owned(),
+        },
         at: Timestamp::now(),
+        patience: Duration::from_secs(60),
+        taken: None,
         answer: None,
     };
     b.ledger.ask(&mut seen, request.clone(), &long())?;
@@ -400,6 +412,21 @@ fn requests_need_no_leader_and_change_nothing_else(a: &Guardian, b: &Guardian) -
     a.write(&leadership, &mut snapshot, &[])?;
     let now = a.read()?;
     assert_eq!(now.records().requests["R-2"], request);
+    assert_eq!(b.ledger.glance(&long())?.records().requests["R-2"], request);
+
+    // The leader, which has read everything else before, finds it and takes it; whoever asked may not take it back then.
+    assert!(!snapshot.records().requests.contains_key("R-2"));
+    a.ledger.requests(&mut snapshot, &long())?;
+    let taken = RequestRecord { taken: Some(leadership.leader().epoch), ..request };
+    a.write(&leadership, &mut snapshot, &[Change::Put(Record::Request(taken.clone()))])?;
+    let late = b.ledger.withdraw(&mut seen, "R-2", &long());
+    assert_eq!(late, Err(NotWritten::Conflict { key: "request/R-2".to_owned() }));
+    assert_eq!(seen.records().requests["R-2"], taken);
+    // Answered and read, it goes, and disturbs nobody either.
+    b.ledger.withdraw(&mut seen, "R-2", &long())?;
+    a.write(&leadership, &mut snapshot, &[])?;
+    a.ledger.requests(&mut snapshot, &long())?;
+    assert!(snapshot.records().requests.is_empty());
     Ok(())
 }
 

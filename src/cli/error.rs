@@ -13,7 +13,7 @@ use crate::deadline::Late;
 use crate::domain::fence_id::BadFenceId;
 use crate::incus::enroll::EnrollError;
 use crate::incus::error::{IncusError, SetupFault};
-use crate::ledger::{self, OpenError};
+use crate::ledger::{self, NotWritten, OpenError};
 
 /// One line that says what to do, and the exit code that goes with it.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,18 @@ pub(super) enum Fault {
     NoLedger(#[from] ledger::OpenError),
     #[error(transparent)]
     Ledger(#[from] ledger::ReadError),
+    #[error(transparent)]
+    NotAsked(#[from] ledger::NotWritten),
+    #[error("{waiting} requests wait in the ledger already: does the guardian that leads answer? Ask again")]
+    Crowded { waiting: usize },
+    #[error(
+        "{late} before the guardian that leads took the request, which was taken back: nothing was begun"
+    )]
+    NotTaken { late: Late },
+    #[error(
+        "{late} before the guardian that leads had an answer: it goes on; `rbd-guardian ledger` shows how far it came"
+    )]
+    Passed { late: Late },
     #[error(transparent)]
     FenceId(#[from] BadFenceId),
     #[error("no member '{name}': the configuration knows {known}")]
@@ -99,6 +111,16 @@ impl Fault {
             },
             Self::Ledger(ledger::ReadError::Silent { .. }) => Exit::CannotTell,
             Self::Ledger(ledger::ReadError::Denied { .. } | ledger::ReadError::Failed { .. }) => Exit::Failed,
+            Self::NotAsked(error) => match error {
+                NotWritten::Denied { .. }
+                | NotWritten::Refused { .. }
+                | NotWritten::NewerLedger { .. }
+                | NotWritten::Damaged { .. } => Exit::Failed,
+                NotWritten::Deposed { .. } | NotWritten::Conflict { .. } | NotWritten::Unknown => {
+                    Exit::CannotTell
+                }
+            },
+            Self::Crowded { .. } | Self::NotTaken { .. } | Self::Passed { .. } => Exit::CannotTell,
             Self::Read(error) if error.is_transient() => Exit::CannotTell,
             Self::Read(_) | Self::Output(_) => Exit::Failed,
             Self::Late(_) | Self::Unread { .. } | Self::Restless | Self::Incus(_) | Self::Raced => {

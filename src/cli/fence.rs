@@ -77,13 +77,13 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
     match Opening::new(common)?.request(request)? {
         Served::Alone(context) => alone(&context, args),
         Served::Underway { fence, pending } => {
-            eprintln!(
-                "rbd-guardian: timed out: {} is {}, and the daemon goes on; waiting for {} PGs: {}",
-                args.target.member.as_ref().unwrap_or(&fence.id),
-                fence.state,
-                pending.len(),
-                pending.join(" ")
-            );
+            let what = args.target.member.as_ref().unwrap_or(&fence.id);
+            let waits = if pending.is_empty() {
+                String::new()
+            } else {
+                format!("; waiting for {} PGs: {}", pending.len(), pending.join(" "))
+            };
+            eprintln!("rbd-guardian: timed out: {what} is {}, and the daemon goes on{waits}", fence.state);
             print(common.format(), &Underway { fence: *fence, pending }, |_| String::new())?;
             Ok(Exit::Pending)
         }

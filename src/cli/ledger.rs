@@ -127,17 +127,12 @@ fn text(answer: &LedgerAnswer<'_>) -> String {
     for fence in fences.values() {
         fence_rows.add_row(fence_row(fence));
     }
-    let mut request_rows = table(["REQUEST", "VERB", "ARGUMENTS", "BY", "AT", "ANSWER"]);
+    let mut request_rows = table(["REQUEST", "WHAT", "BY", "AT", "TAKEN", "ANSWER"]);
     for request in requests.values() {
-        let answer = request.answer.as_ref();
-        request_rows.add_row([
-            request.id.clone(),
-            request.verb.clone(),
-            request.args.join(" "),
-            request.by.clone(),
-            seconds(request.at),
-            answer.map_or_else(|| "none yet".to_owned(), |answer| format!("exit {}", answer.exit)),
-        ]);
+        let taken = request.taken.map_or_else(|| "not yet".to_owned(), |epoch| format!("by epoch {epoch}"));
+        let answer = if request.answer.is_some() { "waits to be fetched" } else { "none yet" };
+        let (what, by) = (request.request.what(), request.request.by().to_owned());
+        request_rows.add_row([request.id.clone(), what, by, seconds(request.at), taken, answer.to_owned()]);
     }
     for rows in [member_rows, fence_rows, request_rows] {
         section(&mut text, &rows);

@@ -10,6 +10,7 @@ mod fence;
 mod gate;
 mod incus;
 mod ledger;
+mod passed;
 mod plan;
 mod progress;
 mod release;

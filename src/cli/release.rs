@@ -43,18 +43,17 @@ struct ServedAnswer {
 }
 
 pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
-    let opening = Opening::new(common)?;
-    let fence = match opening.fence_of(args.member.as_deref())? {
-        Some(known) => known,
-        None => named(&opening.config, args)?.to_string(),
-    };
+    if let Some(id) = &args.fence {
+        id.parse::<FenceId>()?;
+    }
     let request = io::Request::Release {
-        fence,
+        // Who leads knows the member's fence, and addresses of it that this configuration may not know.
+        fence: args.fence.clone().or_else(|| args.member.clone()).unwrap_or_default(),
         assert_powered_off: args.assert_powered_off,
         reason: args.reason.clone(),
         by: operator(),
     };
-    match opening.request(request)? {
+    match Opening::new(common)?.request(request)? {
         Served::Alone(context) => alone(&context, args),
         // Told of fences only.
         Served::Underway { .. } => Ok(Exit::CannotTell),

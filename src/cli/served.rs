@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::answer::RefusalAnswer;
 use super::context::{Context, interrupted, print};
 use super::error::Fault;
+use super::passed::{Passed, pass};
 use super::{Common, Exit, run};
 use crate::config::Config;
 use crate::daemon::socket::{AskError, ask};
 use crate::daemon::wire::{Line, Question};
 use crate::daemon::{self, identity};
 use crate::deadline::Deadline;
-use crate::domain::fence_id::FenceId;
 use crate::domain::guardian::io::Request;
-use crate::domain::plan::Target;
-use crate::domain::record::{FenceRecord, FenceState, Records};
+use crate::domain::record::{FenceRecord, FenceState};
+use crate::domain::request::is_of;
 use crate::ledger::{Ledger, OpenError, ReadError};
 
 /// Who answers a verb.
@@ -48,13 +49,13 @@ impl<'c> Opening<'c> {
         Ok(Self { common, config, deadline: Deadline::after(common.timeout, interrupted()?) })
     }
 
-    /// Has a request done: by the daemon of this host; where none runs, by taking the lead, if guardians keep a ledger
-    /// here; else by nobody but the verb itself.
+    /// Has a request done: by the daemon of this host, if it leads; by the one that leads elsewhere, through the ledger;
+    /// where nobody leads, by taking the lead, if guardians keep a ledger here; else by nobody but the verb itself.
     pub(super) fn request(self, request: Request) -> Result<Served, Fault> {
         let question = Question::Request(request.clone());
         match ask(&self.config.daemon.socket, &question, &self.deadline, &mut say) {
+            Ok(None | Some(Line::Elsewhere(_))) => {}
             Ok(Some(line)) => return Ok(Served::Answered(line)),
-            Ok(None) => {}
             Err(AskError::Late(late)) => {
                 return self.underway(&request).ok_or_else(|| AskError::Late(late).into());
             }
@@ -62,11 +63,21 @@ impl<'c> Opening<'c> {
         }
         let (common, config, deadline) = (self.common, self.config.clone(), self.deadline.clone());
         let context = Context::connect(common, self.config, self.deadline)?;
-        let Some(records) = kept(&context)? else { return Ok(Served::Alone(Box::new(context))) };
-        let request = as_recorded(request, &records);
-        let origin = run::origin(common, &config);
-        let answer = daemon::errand(origin, config, context.cluster, request, &deadline, &mut say)?;
-        Ok(Served::Answered(answer?))
+        let Some(ledger) = kept(&context)? else { return Ok(Served::Alone(Box::new(context))) };
+        loop {
+            match pass(&context, &ledger, request.clone())? {
+                Passed::Answered(line) => return Ok(Served::Answered(line)),
+                Passed::Underway(fence) => return Ok(Served::Underway { fence, pending: Vec::new() }),
+                Passed::Nobody => {}
+            }
+            let (origin, config) = (run::origin(common, &config), config.clone());
+            let (cluster, request) = (context.cluster.clone(), request.clone());
+            let line = daemon::errand(origin, config, cluster, request, &deadline, &mut say)??;
+            // Else somebody was faster.
+            if !matches!(line, Line::Elsewhere(_)) {
+                return Ok(Served::Answered(line));
+            }
+        }
     }
 
     /// How far the daemon came with a fence, if its entries stand (exit code 3).
@@ -76,36 +87,15 @@ impl<'c> Opening<'c> {
         let status = ask(&self.config.daemon.socket, &Question::Status, &moment, &mut |_| {}).ok()??;
         let Line::Status(status) = status else { return None };
         let fences = status["fences"].as_array()?.iter();
-        let all = fences.filter_map(|fence| Some((from_record(fence)?, fence)));
-        let (fence, shown) = all.into_iter().find(|(fence, _)| match target {
-            Target::Member(name) => fence.member.as_ref() == Some(name),
-            Target::Addresses(entries) => entries.iter().all(|entry| fence.entries.contains_key(entry)),
-        })?;
+        let mut all = fences.filter_map(|fence| Some((from_record(fence)?, fence)));
+        let (fence, shown) = all.find(|(fence, _)| is_of(fence, target))?;
         let pending = serde_json::from_value(shown["pending"].clone()).unwrap_or_default();
-        let stands =
-            !matches!(fence.state, FenceState::Intended | FenceState::Refused | FenceState::Released);
-        stands.then(|| Served::Underway { fence: Box::new(fence), pending })
+        fence.state.stands().then(|| Served::Underway { fence: Box::new(fence), pending })
     }
 
-    /// What the daemon of this host knows, if one leads there. One that does not lead knows no more than the storage.
-    pub(super) fn status(&self) -> Result<Option<serde_json::Value>, Fault> {
-        match ask(&self.config.daemon.socket, &Question::Status, &self.deadline, &mut say)? {
-            Some(Line::Status(status)) if status["stage"] == "leading" => Ok(Some(status)),
-            Some(Line::Status(status)) => {
-                let trouble = status["trouble"].as_str().unwrap_or("it is not clear yet who leads");
-                eprintln!("rbd-guardian: the guardian of this host does not lead: {trouble}");
-                Ok(None)
-            }
-            Some(_) | None => Ok(None),
-        }
-    }
-
-    /// The fence that a member is under, as the daemon of this host knows it.
-    pub(super) fn fence_of(&self, member: Option<&str>) -> Result<Option<String>, Fault> {
-        let (Some(member), Some(status)) = (member, self.status()?) else { return Ok(None) };
-        let mut members = status["members"].as_array().into_iter().flatten();
-        let fence = members.find(|line| line["name"] == member).and_then(|line| line["fence"].as_str());
-        Ok(fence.map(str::to_owned))
+    /// See [`daemon_status`].
+    pub(super) fn status(&self) -> Result<Option<Value>, Fault> {
+        daemon_status(&self.config, &self.deadline)
     }
 
     pub(super) fn context(self) -> Result<Context, Fault> {
@@ -113,12 +103,21 @@ impl<'c> Opening<'c> {
     }
 }
 
-fn from_record(fence: &serde_json::Value) -> Option<FenceRecord> {
+/// What the daemon of this host knows: everything if it leads, else who does. `None` if no daemon answers.
+pub(super) fn daemon_status(config: &Config, deadline: &Deadline) -> Result<Option<Value>, Fault> {
+    match ask(&config.daemon.socket, &Question::Status, deadline, &mut say)? {
+        Some(Line::Status(status)) => Ok(Some(status)),
+        Some(_) | None => Ok(None),
+    }
+}
+
+fn from_record(fence: &Value) -> Option<FenceRecord> {
     serde_json::from_value(fence.clone()).ok()
 }
 
-/// What guardians remember here; `None` where none has ever led, else nothing is done behind the ledger's back.
-fn kept(context: &Context) -> Result<Option<Records>, Fault> {
+/// Where guardians keep what they remember; `None` where none has ever led, else nothing is done behind the ledger's
+/// back.
+fn kept(context: &Context) -> Result<Option<Ledger>, Fault> {
     let watched = !context.config.incus.endpoints.is_empty();
     let ledger = match Ledger::open(&context.cluster, &context.config.ledger, &context.deadline) {
         Ok(ledger) => ledger,
@@ -126,11 +125,8 @@ fn kept(context: &Context) -> Result<Option<Records>, Fault> {
         Err(error) => return Err(error.into()),
     };
     let within = if watched { context.deadline.clone() } else { context.deadline.at_most(GLANCE) };
-    match ledger.read(&within) {
-        Ok(snapshot) => {
-            let records = snapshot.records();
-            Ok((watched || records.leader.is_some()).then(|| records.clone()))
-        }
+    match ledger.glance(&within) {
+        Ok(snapshot) => Ok((watched || snapshot.records().leader.is_some()).then_some(ledger)),
         Err(error) if watched => Err(error.into()),
         // A key that is for fences alone, as it was before there were ledgers; or one that is fenced itself, which the
         // plan refuses in better words.
@@ -146,20 +142,7 @@ fn kept(context: &Context) -> Result<Option<Records>, Fault> {
 /// How long a ledger is looked at that perhaps nobody ever wrote.
 const GLANCE: Duration = Duration::from_secs(2);
 
-/// A release names the fence by the addresses that the configuration knows; the ledger may know more of the member.
-fn as_recorded(request: Request, records: &Records) -> Request {
-    let Request::Release { fence, assert_powered_off, reason, by } = request else { return request };
-    let member = fence.parse::<FenceId>().ok().and_then(|id| id.member);
-    let of_member = |record: &&FenceRecord| member.is_some() && record.member == member;
-    let known = records.fences.values().filter(of_member).max_by_key(|record| record.since);
-    let fence = match known {
-        Some(record) if !records.fences.contains_key(&fence) => record.id.clone(),
-        Some(_) | None => fence,
-    };
-    Request::Release { fence, assert_powered_off, reason, by }
-}
-
-fn say(what: &str) {
+pub(super) fn say(what: &str) {
     eprintln!("rbd-guardian: {what}");
 }
 
@@ -200,7 +183,7 @@ pub(super) fn otherwise(common: &Common, member: Option<String>, line: Line) -> 
             say(&why);
             Ok(Exit::Failed)
         }
-        Line::Unavailable(why) => {
+        Line::Unavailable(why) | Line::Elsewhere(why) => {
             say(&why);
             Ok(Exit::CannotTell)
         }

@@ -11,7 +11,7 @@ use super::answer::{EntryAnswer, PoolAnswer, barrier_text, table};
 use super::context::{Context, print};
 use super::error::Fault;
 use super::progress::Progress;
-use super::served::Opening;
+use super::served::{Opening, daemon_status};
 use super::{Common, Exit, StatusArgs, drive};
 use crate::ceph::barrier::{ProbeNames, barrier};
 use crate::ceph::osdmap;
@@ -26,6 +26,9 @@ use crate::ledger::Ledger;
 
 #[derive(Serialize)]
 struct StatusAnswer {
+    /// What the guardian of this host says of who leads, if it is there and does not.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    standby: Option<Standby>,
     epoch: u32,
     members: Vec<MemberAnswer>,
     /// Entries at addresses of no member, and those that are none of a host or client.
@@ -43,6 +46,13 @@ struct OtherAnswer {
     /// Whose it looks like.
     origin: Origin,
     member: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Standby {
+    stage: Value,
+    leader: Value,
+    trouble: Value,
 }
 
 #[derive(Serialize)]
@@ -84,7 +94,10 @@ pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit, Fault> {
     let before = if args.watch { CLEAR } else { "" };
     loop {
         let opening = Opening::new(common)?;
-        let Some(status) = opening.status()? else { return alone(opening.context()?, args) };
+        let status = match opening.status()? {
+            Some(status) if status["stage"] == "leading" => status,
+            status @ (Some(_) | None) => return alone(opening.context()?, status, args),
+        };
         let shown = print(common.format(), &status, |status| format!("{before}{}", served_text(status)))?;
         if !(args.watch && shown) || opening.deadline.anew(common.timeout).pause(REPEAT).is_err() {
             return Ok(Exit::Done);
@@ -103,6 +116,9 @@ fn served_text(status: &Value) -> String {
         leader["epoch"],
         text(&status["gate"]["state"]),
     );
+    if let Some(holds) = status["holds"].as_str() {
+        shown.push_str(&format!("{holds}\n"));
+    }
     for trouble in [&status["incus_trouble"], &status["platform"]["trouble"], &status["storage"]["trouble"]] {
         if let Some(trouble) = trouble.as_str() {
             shown.push_str(&format!("trouble: {trouble}\n"));
@@ -147,10 +163,10 @@ fn served_text(status: &Value) -> String {
     shown
 }
 
-fn alone(mut context: Context, args: &StatusArgs) -> Result<Exit, Fault> {
+fn alone(mut context: Context, mut standby: Option<Value>, args: &StatusArgs) -> Result<Exit, Fault> {
     let mut names = ProbeNames::default();
     loop {
-        let shown = show(&context, &mut names, if args.watch { CLEAR } else { "" });
+        let shown = show(&context, &mut names, standby.take(), if args.watch { CLEAR } else { "" });
         match shown {
             Ok(true) if args.watch => {}
             // A monitor election is no reason to stop watching.
@@ -164,15 +180,26 @@ fn alone(mut context: Context, args: &StatusArgs) -> Result<Exit, Fault> {
         if context.deadline.pause(REPEAT).is_err() {
             return Ok(Exit::Done);
         }
+        standby = daemon_status(&context.config, &context.deadline)?;
     }
 }
 
-fn show(context: &Context, names: &mut ProbeNames, before: &str) -> Result<bool, Fault> {
+fn show(
+    context: &Context,
+    names: &mut ProbeNames,
+    standby: Option<Value>,
+    before: &str,
+) -> Result<bool, Fault> {
     let (map, proofs) = prove(context, names)?;
     let required = context.config.policy.required_until(clock::wall());
     let proved = !proofs.is_empty() && proofs.iter().all(PoolProof::is_complete);
     let members = context.config.members.0.iter();
     let answer = StatusAnswer {
+        standby: standby.map(|status| Standby {
+            stage: status["stage"].clone(),
+            leader: status["leader"].clone(),
+            trouble: status["trouble"].clone(),
+        }),
         epoch: map.epoch,
         members: members.map(|member| describe(member, &map, required, proved)).collect(),
         other_entries: others(context, &map, required),
@@ -289,7 +316,13 @@ fn text(answer: &StatusAnswer) -> String {
         let fence = member.fence.as_ref().map(ToString::to_string).unwrap_or_default();
         rows.add_row([member.name.clone(), state.to_owned(), entries.join("\n"), fence]);
     }
-    let mut text = format!("osdmap epoch {}\n{rows}\n", answer.epoch);
+    let mut text = String::new();
+    if let Some(Standby { stage, trouble, .. }) = &answer.standby {
+        let trouble = trouble.as_str().unwrap_or("it is not clear yet who leads");
+        let stage = stage.as_str().unwrap_or_default();
+        text.push_str(&format!("the guardian of this host does not lead ({stage}): {trouble}\n"));
+    }
+    text.push_str(&format!("osdmap epoch {}\n{rows}\n", answer.epoch));
     for (member, note) in
         answer.members.iter().flat_map(|member| member.notes.iter().map(move |note| (member, note)))
     {

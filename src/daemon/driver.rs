@@ -1,9 +1,13 @@
 //! The event loop around the core: everything that happens comes in here, one thing after another, and everything to be
 //! done goes out as a task. The loop itself never waits for anything else than the next thing to happen.
 
+mod course;
+mod passed;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use passed::{ended, not_noted};
 use serde_json::{Value, json};
 
 use super::effects::{Hands, failed};
@@ -11,11 +15,13 @@ use super::identity::Identity;
 use super::jobs::Jobs;
 use super::leading::{Leading, now};
 use super::log;
+use super::lookout::Lookout;
 use super::notices::notice;
 use super::recordings::{Flight, Recordings};
+use super::requests::Noting;
 use super::socket::Ask;
 use super::supervise::{Manager, Signals, Wish};
-use super::tenure::{Candidate, NotLeading, Tenure};
+use super::tenure::{Bade, Candidate, NotLeading, Tenure, Waiting};
 use super::wire::{Line, Question};
 use super::{DaemonError, Origin};
 use crate::ceph::cluster::{Cluster, ConnectError};
@@ -24,11 +30,12 @@ use crate::ceph::perform::Storage;
 use crate::clock;
 use crate::config::Config;
 use crate::deadline::{rest, within};
-use crate::domain::guardian::io::{Effect, Input};
+use crate::domain::guardian::io::{Effect, Input, Recorded};
 use crate::domain::guardian::recorder::{LIMIT, Recorder};
 use crate::domain::guardian::report::Level;
 use crate::domain::guardian::settings::Settings;
-use crate::domain::view::Notice;
+use crate::domain::record::RequestRecord;
+use crate::domain::view::{Notice, View};
 use crate::incus::client::Client;
 use crate::incus::events::{Listener, Signal};
 use crate::ledger::NotLeased;
@@ -51,8 +58,14 @@ enum Job {
     Connect,
     Disconnect,
     Bid,
-    Renew,
-    /// Of the guardian that began with this epoch.
+    /// Of the guardian that began with this epoch, as the following.
+    Renew(u64),
+    GiveUp,
+    Glance,
+    Ready(u64),
+    Requests(u64),
+    Note(u64, Box<RequestRecord>, Noting),
+    Asked(u64, Box<RequestRecord>),
     Effect(u64, Effect),
 }
 
@@ -60,8 +73,15 @@ enum Job {
 enum Done {
     Connected(Result<Cluster, ConnectError>),
     Disconnected,
-    Bid(Result<Tenure, NotLeading>),
-    Renewed(Result<Duration, NotLeased>),
+    Bid(Result<Bade, NotLeading>),
+    Renewed(u64, Result<Duration, NotLeased>),
+    GaveUp(Result<(), NotLeased>),
+    /// When it began, and what it showed.
+    Glanced(Duration, Result<View, String>),
+    Ready(u64, Option<String>),
+    Requests(u64, Option<Vec<RequestRecord>>),
+    Noted(u64, Box<RequestRecord>, Noting, Recorded),
+    Asked(u64, Box<RequestRecord>, Line),
     Effect(u64, Input),
 }
 
@@ -82,6 +102,11 @@ pub(super) struct Driver {
     manager: Manager,
     stage: Stage,
     cluster: Option<Cluster>,
+    /// What it knows while another one leads.
+    waiting: Option<Box<Waiting>>,
+    /// Where there is an Incus to see. An errand neither looks around nor yields.
+    lookout: Option<Lookout>,
+    errand: bool,
     /// Why it is not further, in words.
     trouble: Option<String>,
     /// When to try again to get further, by the boot clock; `None` while an attempt is under way.
@@ -96,6 +121,8 @@ pub(super) struct Driver {
     jobs: Jobs<Job, Done>,
     /// Bids in a row that ended in silence or in a refusal.
     vain_bids: u32,
+    /// It is clear who leads, or why nobody knows. What is asked before waits for that.
+    settled: bool,
     /// Asked before it was clear who leads.
     early: Vec<Ask>,
     /// When the gate last refused to heal instances of a member, by the boot clock, whoever led.
@@ -112,6 +139,9 @@ impl Driver {
             manager: Manager::find(),
             stage: Stage::Connecting,
             cluster: None,
+            waiting: None,
+            lookout: None,
+            errand: false,
             trouble: None,
             retry_at: Some(Duration::ZERO),
             incus: None,
@@ -121,13 +151,15 @@ impl Driver {
             recordings,
             jobs: Jobs::new(),
             vain_bids: 0,
+            settled: false,
             early: Vec::new(),
             refused: BTreeMap::new(),
         }
     }
 
-    /// Goes on from a connection that is there, for a single request.
-    pub(super) fn connected(mut self, cluster: Cluster) -> Self {
+    /// For one request alone, over a connection that is there.
+    pub(super) fn errand(mut self, cluster: Cluster) -> Self {
+        self.errand = true;
         self.cluster = Some(cluster);
         self.stage = Stage::Bidding;
         self.recordings = None;
@@ -191,16 +223,20 @@ impl Driver {
                 Stage::Leading(_) => {}
             }
         }
+        self.look_around(now.boot);
+        self.look_for_requests(now.boot);
         let Stage::Leading(leading) = &mut self.stage else { return };
         if leading.is_over(now) {
-            self.depose("the lease could not be renewed in time: Ceph does not answer, or late (`ceph -s`)");
+            let why = "leads no more: the lease could not be renewed in time: Ceph does not answer, or late (`ceph -s`)";
+            self.depose("deposed", why);
             return;
         }
         if leading.renews(now) {
-            let (tenure, lease) = (leading.hands.tenure.clone(), self.config.daemon.lease);
-            self.jobs.begin(Job::Renew, async move {
+            let (tenure, lease, epoch) =
+                (leading.hands.tenure.clone(), self.config.daemon.lease, leading.epoch());
+            self.jobs.begin(Job::Renew(epoch), async move {
                 let renewed = lane::awaited(move || tenure.renew(lease)).await;
-                Done::Renewed(renewed.unwrap_or(Err(NotLeased::Unknown)))
+                Done::Renewed(epoch, renewed.unwrap_or(Err(NotLeased::Unknown)))
             });
         }
         leading.on_time(now);
@@ -209,7 +245,8 @@ impl Driver {
     fn rest_for(&self) -> Duration {
         let boot = clock::boot();
         let mut at = boot + LONGEST_REST;
-        at = [self.retry_at, self.incus_at].into_iter().flatten().fold(at, Duration::min);
+        let looks_at = self.lookout.as_ref().and_then(Lookout::wakes_at).filter(|at| *at > boot);
+        at = [self.retry_at, self.incus_at, looks_at].into_iter().flatten().fold(at, Duration::min);
         if let Stage::Leading(leading) = &self.stage {
             at = at.min(leading.wakes_at());
         }
@@ -227,11 +264,15 @@ impl Driver {
 
     fn bid(&mut self) {
         let Some(cluster) = self.cluster.clone() else { return };
+        let (now, lookout) = (clock::boot(), self.lookout.as_ref());
         let candidate = Candidate {
             guardian: self.identity.name.clone(),
             host: self.identity.host.clone(),
             ledger: self.config.ledger.clone(),
             lease: self.config.daemon.lease,
+            unfit: lookout.and_then(|lookout| lookout.unfit(now)),
+            ready: lookout.is_some_and(|lookout| lookout.is_ready(now)),
+            opened: self.waiting.as_ref().map(|waiting| waiting.ledger.clone()),
         };
         self.jobs.begin(Job::Bid, async move {
             let bid = lane::awaited(move || candidate.bid(&cluster)).await;
@@ -247,7 +288,13 @@ impl Driver {
                 Job::Connect => Done::Connected(dropped_connect()),
                 Job::Disconnect => Done::Disconnected,
                 Job::Bid => Done::Bid(Err(NotLeading::Dropped)),
-                Job::Renew => Done::Renewed(Err(NotLeased::Unknown)),
+                Job::Renew(epoch) => Done::Renewed(epoch, Err(NotLeased::Unknown)),
+                Job::GiveUp => Done::GaveUp(Err(NotLeased::Unknown)),
+                Job::Glance => Done::Glanced(clock::boot(), Err(why)),
+                Job::Ready(epoch) => Done::Ready(epoch, None),
+                Job::Requests(epoch) => Done::Requests(epoch, None),
+                Job::Note(epoch, record, noting) => Done::Noted(epoch, record, noting, not_noted()),
+                Job::Asked(epoch, record) => Done::Asked(epoch, record, ended()),
                 Job::Effect(epoch, effect) => Done::Effect(epoch, failed(effect, &why)),
             }
         });
@@ -263,10 +310,42 @@ impl Driver {
                 self.not_further(Level::Error, "no-ceph", error.to_string(), RETRY)
             }
             Done::Disconnected => {}
-            Done::Bid(Ok(tenure)) => self.lead(tenure),
+            Done::Bid(Ok(Bade::Leads(tenure))) => self.lead(*tenure),
+            Done::Bid(Ok(Bade::Waits(waiting))) => {
+                self.vain_bids = 0;
+                let words = waiting.words();
+                self.waiting = Some(waiting);
+                self.not_further(Level::Info, "standby", words, self.pace());
+            }
             Done::Bid(Err(error)) => self.not_leading(&error),
-            Done::Renewed(renewed) => self.renewed(renewed),
+            Done::Renewed(epoch, renewed) => self.renewed(epoch, renewed),
+            Done::GaveUp(Ok(())) => {}
+            Done::GaveUp(Err(error)) => {
+                log::line(Level::Warn, "lease", None, &format!("the lease was not given up: {error}"));
+            }
+            Done::Glanced(began, view) => {
+                if let Ok(view) = &view {
+                    self.saw(began, view);
+                }
+                if let Some(lookout) = &mut self.lookout {
+                    lookout.glanced(clock::boot());
+                }
+            }
+            Done::Ready(epoch, ready) => {
+                if let Some(lookout) = &mut self.lookout {
+                    lookout.asked(clock::boot());
+                }
+                if matches!(&self.stage, Stage::Leading(leading) if leading.epoch() == epoch) {
+                    self.step_back(ready.as_deref());
+                }
+            }
+            Done::Requests(epoch, found) => self.requests_found(epoch, found),
+            Done::Noted(epoch, record, noting, recorded) => self.noted(epoch, record, noting, recorded),
+            Done::Asked(epoch, record, line) => self.answered(epoch, record, &line),
             Done::Effect(epoch, input) => {
+                if let Input::View { began, view: Ok(view) } = &input {
+                    self.saw(*began, view);
+                }
                 // What an earlier lead began is of no use to this one, which has read everything anew.
                 if let Stage::Leading(leading) = &mut self.stage
                     && leading.epoch() == epoch
@@ -290,17 +369,8 @@ impl Driver {
                 Done::Disconnected
             });
         }
-        let (level, code) = match error {
-            NotLeading::Standby { .. } => (Level::Info, "standby"),
-            NotLeading::Unopened(_)
-            | NotLeading::Unread(_)
-            | NotLeading::NotLeased(_)
-            | NotLeading::NotWritten(_)
-            | NotLeading::Nameless(_)
-            | NotLeading::Dropped => (Level::Error, "no-ledger"),
-        };
-        // Often enough that a lease that ends is noticed within a fraction of it.
-        self.not_further(level, code, error.to_string(), self.config.daemon.lease / 4);
+        self.waiting = None;
+        self.not_further(Level::Error, "no-ledger", error.to_string(), self.config.daemon.lease / 4);
     }
 
     fn not_further(&mut self, level: Level, code: &str, why: String, pause: Duration) {
@@ -315,6 +385,7 @@ impl Driver {
 
     /// It is clear now who leads.
     fn ask_again(&mut self) {
+        self.settled = true;
         for ask in std::mem::take(&mut self.early) {
             self.asked(ask);
         }
@@ -333,7 +404,7 @@ impl Driver {
             Storage { cluster, guarded: settings.policy.guarded.clone(), expire: settings.policy.expire };
         let guardian = Recorder::new(settings, tenure.records(), now(), LIMIT);
         let guardian = Flight::new(guardian, self.recordings.clone());
-        self.trouble = None;
+        (self.trouble, self.waiting) = (None, None);
         let hands = Hands::new(storage, tenure, self.incus.clone());
         let mut leading = Box::new(Leading::new(guardian, hands, self.config.daemon.lease));
         let boot = clock::boot();
@@ -363,21 +434,28 @@ impl Driver {
         settings
     }
 
-    fn renewed(&mut self, renewed: Result<Duration, NotLeased>) {
+    fn renewed(&mut self, epoch: u64, renewed: Result<Duration, NotLeased>) {
         if let Stage::Leading(leading) = &mut self.stage
+            && leading.epoch() == epoch
             && let Err(why) = leading.renewed(renewed, self.config.daemon.lease)
         {
-            self.depose(&why.to_string());
+            self.depose("deposed", &format!("leads no more: {why}"));
         }
     }
 
     /// This guardian leads no more: it decides and sends nothing, and bids again.
-    fn depose(&mut self, why: &str) {
+    fn depose(&mut self, code: &str, why: &str) {
         let Stage::Leading(leading) = std::mem::replace(&mut self.stage, Stage::Bidding) else { return };
         leading.end(why);
-        log::line(Level::Warn, "deposed", None, &format!("leads no more: {why}"));
+        log::line(Level::Warn, code, None, why);
         self.trouble = Some(why.to_owned());
-        self.retry_at = Some(clock::boot() + self.config.daemon.lease / 4);
+        self.settled = false;
+        self.retry_at = Some(clock::boot() + self.pace());
+    }
+
+    /// Often enough that a lease that ends or is given up is noticed soon.
+    fn pace(&self) -> Duration {
+        (self.config.daemon.lease / 4).min(LONGEST_REST)
     }
 
     /// Effects out, reports out.
@@ -420,12 +498,14 @@ impl Driver {
             Question::Request(request) => request,
         };
         let Stage::Leading(leading) = &mut self.stage else {
-            match &self.trouble {
-                Some(why) => {
-                    let _ =
-                        answers.try_send(Line::Unavailable(format!("this guardian does not lead: {why}")));
-                }
-                None => self.early.push(Ask { question: Question::Request(request), answers }),
+            let trouble = self.trouble.as_deref().unwrap_or("it bids for the lead");
+            let why = format!("this guardian does not lead: {trouble}");
+            if !self.settled {
+                self.early.push(Ask { question: Question::Request(request), answers });
+            } else if self.waiting.is_some() {
+                let _ = answers.try_send(Line::Elsewhere(why));
+            } else {
+                let _ = answers.try_send(Line::Unavailable(why));
             }
             return;
         };
@@ -445,7 +525,12 @@ impl Driver {
             "trouble": self.trouble,
             "incus_trouble": self.incus_trouble,
         });
-        if let (Stage::Leading(leading), Some(fields)) = (&self.stage, status.as_object_mut()) {
+        let Some(fields) = status.as_object_mut() else { return status };
+        if let Some(waiting) = &self.waiting {
+            fields.insert("leader".to_owned(), json!(waiting.leader));
+        }
+        if let Stage::Leading(leading) = &self.stage {
+            fields.insert("holds".to_owned(), json!(self.lookout.as_ref().and_then(Lookout::holds)));
             let known = serde_json::to_value(leading.guardian.status(now())).unwrap_or_default();
             let leader = serde_json::to_value(leading.hands.tenure.leader()).unwrap_or_default();
             fields.insert("leader".to_owned(), leader);
@@ -466,7 +551,9 @@ impl Driver {
                 } else {
                     format!("fenced: {}", held.join(", "))
                 };
-                format!("leading (epoch {}); {fenced}", leading.hands.tenure.leader().epoch)
+                let holds = self.lookout.as_ref().and_then(Lookout::holds);
+                let how = holds.unwrap_or_else(|| "leading".to_owned());
+                format!("{how} (epoch {}); {fenced}", leading.hands.tenure.leader().epoch)
             }
             (Stage::Connecting | Stage::Bidding, Some(trouble)) => trouble.clone(),
             (Stage::Connecting, None) => "connecting to Ceph".to_owned(),
@@ -480,7 +567,11 @@ impl Driver {
         if self.config.incus.endpoints.is_empty() {
             self.incus = None;
             self.listener = None;
+            self.lookout = None;
             return;
+        }
+        if self.lookout.is_none() && !self.errand {
+            self.lookout = Some(Lookout::new(boot));
         }
         match Client::open(&self.config.incus) {
             Ok(client) => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,12 +56,20 @@ pub(super) struct Hands {
     read_last: BTreeSet<String>,
     /// Why no ping could be sent, told once.
     no_ping: Option<String>,
+    /// The lead is over: what was begun and not sent yet is not sent.
+    over: Arc<AtomicBool>,
 }
 
 impl Hands {
     pub(super) fn new(storage: Storage, tenure: Tenure, incus: Option<Client>) -> Self {
         let (names, proved, read_last) = (Arc::default(), Arc::default(), BTreeSet::new());
-        Self { storage, tenure, incus, names, proved, read_last, no_ping: None }
+        let over = Arc::default();
+        Self { storage, tenure, incus, names, proved, read_last, no_ping: None, over }
+    }
+
+    /// Sends nothing more, also of what was begun.
+    pub(super) fn stop(&self) {
+        self.over.store(true, Ordering::SeqCst);
     }
 
     /// Remembers what a later effect needs of an answer.
@@ -176,10 +185,11 @@ impl Hands {
         }
         let names = Arc::clone(&self.names);
         let time = if matches!(step, Step::Barrier(_)) { ROUND } else { STEP };
-        let (until, unsent) = (self.tenure.until, failed.clone());
+        let (until, over, unsent) = (self.tenure.until, Arc::clone(&self.over), failed.clone());
         let performed = self.on_lane(failed, time, move |storage, deadline| {
-            // A guardian that was stopped since and whose lease is over sends nothing more (INV-7).
-            if clock::boot() >= until {
+            // A guardian that was stopped since and whose lease is over sends nothing more (INV-7), and one that gave
+            // it up neither.
+            if clock::boot() >= until || over.load(Ordering::SeqCst) {
                 return self::failed(unsent, "the lease was over before it was sent");
             }
             // Another fence's barrier may be at work with them: then names are found anew, which takes milliseconds.

@@ -7,6 +7,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::effects::{Hands, Performing};
 use super::recordings::Flight;
+use super::requests::Requests;
 use super::wire::Line;
 use super::{log, memory};
 use crate::clock;
@@ -18,6 +19,8 @@ use crate::ledger::NotLeased;
 pub(super) struct Leading {
     pub(super) guardian: Flight,
     pub(super) hands: Hands,
+    /// Those that the ledger passes on.
+    pub(super) requests: Requests,
     /// Where answers to requests go, by the requests' numbers.
     asked: BTreeMap<u64, Sender<Line>>,
     next_request: u64,
@@ -28,7 +31,9 @@ pub(super) struct Leading {
 impl Leading {
     pub(super) fn new(guardian: Flight, hands: Hands, lease: Duration) -> Self {
         let renew_at = Some(next_renewal(hands.tenure.until, lease));
-        let mut leading = Self { guardian, hands, asked: BTreeMap::new(), next_request: 1, renew_at };
+        let requests = Requests::new(clock::boot());
+        let asked = BTreeMap::new();
+        let mut leading = Self { guardian, hands, requests, asked, next_request: 1, renew_at };
         leading.handle(Input::Tick);
         leading
     }
@@ -116,8 +121,10 @@ impl Leading {
         self.handle(Input::Request(number, request));
     }
 
-    /// The core is told that it decides nothing any more, and whoever waits for it as well.
+    /// The core is told that it decides nothing any more, and whoever waits for it as well. What was begun and not sent
+    /// yet is not sent.
     pub(super) fn end(mut self, why: &str) {
+        self.hands.stop();
         self.handle(Input::Deposed(why.to_owned()));
         self.tell();
         for answers in self.asked.into_values() {
@@ -155,15 +162,7 @@ fn next_renewal(until: Duration, lease: Duration) -> Duration {
 }
 
 fn wanted(request: &Request) -> String {
-    let because = |reason: &Option<String>| reason.clone().unwrap_or_else(|| "no reason given".to_owned());
-    match request {
-        Request::Fence { target, by, reason, .. } => {
-            format!("{by} asks to fence {target:?}: {}", because(reason))
-        }
-        Request::Release { fence, by, reason, .. } => {
-            format!("{by} asks to release {fence}: {}", because(reason))
-        }
-    }
+    format!("{} asks to {}: {}", request.by(), request.what(), request.reason().unwrap_or("no reason given"))
 }
 
 /// Both clocks.

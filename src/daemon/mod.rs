@@ -11,11 +11,13 @@ pub mod identity;
 mod jobs;
 mod leading;
 mod log;
+mod lookout;
 mod memory;
 mod notices;
 mod ping;
 mod platform;
 mod recordings;
+mod requests;
 pub mod socket;
 mod supervise;
 mod tenure;
@@ -104,7 +106,7 @@ pub fn errand(
         let signals = Signals::listen()?;
         let (to, mut asks) = channel(1);
         let (answers, mut lines) = channel(LINES);
-        let driver = Driver::new(origin, identity, config).connected(cluster).run(signals, &mut asks);
+        let driver = Driver::new(origin, identity, config).errand(cluster).run(signals, &mut asks);
         let asking = async move {
             let _ = to.send(Ask { question: Question::Request(request), answers }).await;
             let answer = within(left, async {

@@ -2,6 +2,7 @@
 //! on lanes.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,11 @@ use crate::ceph::look;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::domain::addr::EntityAddr;
-use crate::domain::guardian::io::Recorded;
-use crate::domain::record::{Change, FenceState, Leader, Records};
+use crate::domain::guardian::book::Book;
+use crate::domain::guardian::io::{Recorded, Request};
+use crate::domain::outlook::{Course, READY, Unfit, course};
+use crate::domain::record::{Change, FenceState, Leader, Records, RequestRecord};
+use crate::domain::request::{Settled, settle};
 use crate::ledger::{
     Bid, Deed, Leadership, Lease, Ledger, LedgerConfig, NotLeased, NotWritten, OpenError, ReadError, Snapshot,
 };
@@ -20,12 +24,37 @@ use crate::ledger::{
 const CALL: Duration = Duration::from_secs(4);
 
 /// Who bids for the lead.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Candidate {
     pub(super) guardian: String,
     pub(super) host: String,
     pub(super) ledger: LedgerConfig,
     pub(super) lease: Duration,
+    /// Why another one would lead better.
+    pub(super) unfit: Option<Unfit>,
+    /// It could lead better than one that is not fit.
+    pub(super) ready: bool,
+    /// Opened before, over the same connection.
+    pub(super) opened: Option<Ledger>,
+}
+
+/// How a bid ended that did not fail.
+#[derive(Debug)]
+pub(super) enum Bade {
+    Leads(Box<Tenure>),
+    Waits(Box<Waiting>),
+}
+
+/// What a guardian knows that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) ledger: Ledger,
+    pub(super) own: Vec<EntityAddr>,
+    /// Whom the ledger names; nobody while the first leader begins.
+    pub(super) leader: Option<Leader>,
+    pub(super) book: Book,
+    /// Another one is to lead, for this reason.
+    pub(super) yields: Option<(Unfit, String)>,
 }
 
 /// The lead, while it lasts.
@@ -45,12 +74,6 @@ pub(super) struct Tenure {
 /// Why a guardian does not lead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotLeading {
-    /// Another one does.
-    #[error("{} leads{}", name(by), since(by))]
-    Standby {
-        /// Whom the ledger names; nobody while the first leader begins.
-        by: Option<Leader>,
-    },
     #[error(transparent)]
     Unopened(#[from] OpenError),
     #[error(transparent)]
@@ -69,8 +92,7 @@ impl NotLeading {
     /// Could it be otherwise over another connection?
     pub(super) fn may_be_the_connection(&self) -> bool {
         match self {
-            Self::Standby { .. }
-            | Self::Unopened(
+            Self::Unopened(
                 OpenError::NoPool { .. } | OpenError::ErasureCoded { .. } | OpenError::OneCopy { .. },
             )
             | Self::NotWritten(NotWritten::NewerLedger { .. } | NotWritten::Damaged { .. }) => false,
@@ -90,47 +112,42 @@ impl NotLeading {
     }
 }
 
-fn name(by: &Option<Leader>) -> String {
-    by.as_ref().map_or_else(|| "another guardian".to_owned(), |by| format!("{} on {}", by.guardian, by.host))
-}
-
-fn since(by: &Option<Leader>) -> String {
-    by.as_ref().map_or_else(String::new, |by| format!(" (epoch {}, since {})", by.epoch, by.since))
+impl Waiting {
+    /// For whom, and why.
+    pub(super) fn words(&self) -> String {
+        match (&self.yields, &self.leader) {
+            (Some((why, to)), _) => format!("yields to {to}: {why}"),
+            (None, Some(by)) => {
+                format!("{} on {} leads (epoch {}, since {})", by.guardian, by.host, by.epoch, by.since)
+            }
+            (None, None) => "another guardian leads".to_owned(),
+        }
+    }
 }
 
 impl Candidate {
     /// Bids: the lease first, so that guardians do not depose each other in turns, then the leader record, which is
-    /// what counts.
-    pub(super) fn bid(&self, cluster: &Cluster) -> Result<Tenure, NotLeading> {
-        let ledger = Ledger::open(cluster, &self.ledger, &call())?;
-        let mut held = ledger.read(&call())?;
+    /// what counts. One that is not fit does not bid while another one is ready.
+    pub(super) fn bid(&self, cluster: &Cluster) -> Result<Bade, NotLeading> {
         let own = look::own(cluster).map_err(|error| NotLeading::Nameless(error.to_string()))?;
-        let addresses: BTreeSet<_> = own.iter().filter_map(|address| address.client()).collect();
+        let ledger = match &self.opened {
+            Some(ledger) => ledger.clone(),
+            None => Ledger::open(cluster, &self.ledger, &call())?,
+        };
+        if let Course::Yield { why, to } = self.course(&ledger)? {
+            return self.wait(ledger, own, Some((why, to)));
+        }
         let began = clock::boot();
         let lease = match ledger.lease(&self.guardian, self.lease, &call()) {
             Ok(lease) => lease,
-            Err(NotLeased::Held) => return Err(NotLeading::Standby { by: held.records().leader.clone() }),
+            Err(NotLeased::Held) => return self.wait(ledger, own, None),
             Err(error) => return Err(NotLeading::NotLeased(error)),
         };
-        // Others may have written until the lease was there.
-        let led = ledger.read(&call()).map_err(NotLeading::from).and_then(|fresh| {
-            held = fresh;
-            let bid = Bid {
-                guardian: self.guardian.clone(),
-                host: self.host.clone(),
-                addresses,
-                at: clock::wall(),
-            };
-            let why = held.records().leader.as_ref().map_or_else(
-                || "there was no leader before".to_owned(),
-                |before| format!("{} on {} held no lease", before.guardian, before.host),
-            );
-            Ok(ledger.lead(&mut held, &bid, &why, &call())?)
-        });
-        match led {
-            Ok(leadership) => {
+        match self.lead(&ledger, &own) {
+            Ok((leadership, held)) => {
                 let until = began + self.lease;
-                Ok(Tenure { ledger, lease, leadership, held: Arc::new(Mutex::new(held)), own, until })
+                let held = Arc::new(Mutex::new(held));
+                Ok(Bade::Leads(Box::new(Tenure { ledger, lease, leadership, held, own, until })))
             }
             Err(error) => {
                 // Nobody should wait for a lease that nobody uses.
@@ -139,6 +156,55 @@ impl Candidate {
             }
         }
     }
+
+    /// Whoever is fit asks nobody.
+    fn course(&self, ledger: &Ledger) -> Result<Course, NotLeading> {
+        if self.unfit.is_none() {
+            return Ok(Course::Lead);
+        }
+        Ok(course(self.unfit.clone(), ready_beside(ledger, &self.guardian)?.as_deref()))
+    }
+
+    fn lead(&self, ledger: &Ledger, own: &[EntityAddr]) -> Result<(Leadership, Snapshot), NotLeading> {
+        let addresses = own.iter().filter_map(|address| address.client()).collect();
+        let mut held = ledger.read(&call())?;
+        let bid =
+            Bid { guardian: self.guardian.clone(), host: self.host.clone(), addresses, at: clock::wall() };
+        let why = held.records().leader.as_ref().map_or_else(
+            || "there was no leader before".to_owned(),
+            |before| format!("{} on {} held no lease", before.guardian, before.host),
+        );
+        let leadership = ledger.lead(&mut held, &bid, &why, &call())?;
+        Ok((leadership, held))
+    }
+
+    fn wait(
+        &self,
+        ledger: Ledger,
+        own: Vec<EntityAddr>,
+        yields: Option<(Unfit, String)>,
+    ) -> Result<Bade, NotLeading> {
+        if self.ready {
+            // Another one says so already, or it is said again in a second.
+            let _ = ledger.ready(&self.guardian, READY, &call());
+        }
+        let known = ledger.glance(&call())?;
+        let Records { leader, members, .. } = known.records().clone();
+        let book = Book { members };
+        Ok(Bade::Waits(Box::new(Waiting { ledger, own, leader, book, yields })))
+    }
+}
+
+/// Another guardian that waits and is ready.
+fn ready_beside(ledger: &Ledger, own: &str) -> Result<Option<String>, ReadError> {
+    let ready = ledger.who_is_ready(&call())?.map(|locker| locker.cookie);
+    Ok(ready.filter(|name| name != own))
+}
+
+/// IPs alone.
+pub(super) fn ips(addresses: &[EntityAddr]) -> Vec<IpAddr> {
+    let ips: BTreeSet<IpAddr> = addresses.iter().map(|address| address.ip).collect();
+    ips.into_iter().collect()
 }
 
 fn call() -> Deadline {
@@ -182,6 +248,23 @@ impl Tenure {
         let began = clock::boot();
         self.ledger.renew(&self.lease, &call())?;
         Ok(began + duration)
+    }
+
+    /// The requests that the ledger has now.
+    pub(super) fn requests(&self) -> Result<Vec<RequestRecord>, ReadError> {
+        let mut held = self.held();
+        self.ledger.requests(&mut held, &call())?;
+        Ok(held.records().requests.values().cloned().collect())
+    }
+
+    /// What the ledger says of a request that another leader took.
+    pub(super) fn settle(&self, request: &Request) -> Settled {
+        settle(request, &self.held().records().fences)
+    }
+
+    /// Another guardian that waits and could lead.
+    pub(super) fn ready_beside(&self) -> Result<Option<String>, ReadError> {
+        ready_beside(&self.ledger, &self.leader().guardian)
     }
 
     /// Lets others bid at once.

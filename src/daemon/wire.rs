@@ -41,8 +41,10 @@ pub enum Line {
     Refused(Vec<Reason>),
     /// It cannot be done.
     Failed(String),
-    /// This guardian cannot do it now: it does not lead, or not any more.
+    /// This guardian cannot do it now, or leads no more: how far it came is not known.
     Unavailable(String),
+    /// Another guardian leads: nothing was begun, and the ledger passes it on.
+    Elsewhere(String),
 }
 
 /// What a pool proved.
@@ -108,7 +110,8 @@ impl Line {
             | Self::Released { .. }
             | Self::Refused(_)
             | Self::Failed(_)
-            | Self::Unavailable(_) => true,
+            | Self::Unavailable(_)
+            | Self::Elsewhere(_) => true,
         }
     }
 }

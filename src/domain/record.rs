@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::addr::{ClientAddr, Entry};
+use super::guardian::io::Request;
 use super::plan::Coverage;
 
 /// The form of records that this guardian reads and writes.
@@ -224,27 +226,19 @@ pub struct GateRecord {
 pub struct RequestRecord {
     /// Chosen by who asks; unique.
     pub id: String,
-    /// `fence`, `release`.
-    pub verb: String,
-    /// Its arguments, as on the command line.
-    #[serde(default)]
-    pub args: Vec<String>,
-    /// Who asks, and from which host.
-    pub by: String,
-    /// When.
+    /// What.
+    #[serde(flatten)]
+    pub request: Request,
+    /// When, by the asker's clock.
     pub at: Timestamp,
-    /// Filled in by the leader.
+    /// How long whoever asks waits for it to be taken: later nobody does it.
+    pub patience: Duration,
+    /// The epoch of the leader that took it. It is not done before this is recorded.
     #[serde(default)]
-    pub answer: Option<Answer>,
-}
-
-/// What became of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// The exit code of the verb.
-    pub exit: u8,
-    /// What the verb prints.
-    pub text: String,
+    pub taken: Option<u64>,
+    /// Filled in by the leader: what the control socket would have answered with.
+    #[serde(default)]
+    pub answer: Option<Value>,
 }
 
 /// One thing done, written together with what it changed.
@@ -403,6 +397,16 @@ impl FromStr for Key {
             "fence" => Ok(Self::Fence(name)),
             "request" => Ok(Self::Request(name)),
             _ => Err(unknown()),
+        }
+    }
+}
+
+impl FenceState {
+    /// Is it known that entries of it are in the blocklist?
+    pub fn stands(self) -> bool {
+        match self {
+            Self::Intended | Self::Refused | Self::Released => false,
+            Self::Committed | Self::Pending | Self::Sealed | Self::Breached | Self::Releasing => true,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::select_ok;
 use hyper::Method;
 use hyper::body::Bytes;
 use serde::Serialize;
@@ -87,6 +88,30 @@ impl Client {
     /// The last endpoint's, when none answered.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, IncusError> {
         Ok(self.read(path).await?.0)
+    }
+
+    /// Reads from whoever answers first: the member that answered last is asked, and when it has none within `patience`,
+    /// all are. For what must not wait for one that is lost.
+    ///
+    /// # Errors
+    /// The last endpoint's, when none answered.
+    pub async fn first<T: DeserializeOwned>(&self, path: &str, patience: Duration) -> Result<T, IncusError> {
+        let usual = &self.endpoints[self.answered.load(Ordering::Relaxed)];
+        let mut asked = Box::pin(self.on(usual).into_read(path.to_owned()));
+        if let Ok(Ok(object)) = within(patience, &mut asked).await {
+            return Ok(object);
+        }
+        let all = self.endpoints.iter().enumerate().map(|(number, endpoint)| {
+            let asked = self.on(endpoint).into_read(path.to_owned());
+            Box::pin(async move { Ok((number, asked.await?)) })
+        });
+        let ((number, object), _) = select_ok(all).await?;
+        self.answered.store(number, Ordering::Relaxed);
+        Ok(object)
+    }
+
+    async fn into_read<T: DeserializeOwned>(self, path: String) -> Result<T, IncusError> {
+        self.get(&path).await
     }
 
     /// Reads, and stays with the member that answered.

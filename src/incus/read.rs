@@ -30,6 +30,7 @@ pub const ADDRESSES_KEY: &str = "user.rbd-guardian.ceph-addresses";
 /// A member that tells its state runs `ceph df` for each of its pools, one after another
 /// (internal/server/cluster/member_state.go; seconds for each in the lab).
 const PATIENCE: Duration = Duration::from_secs(30);
+const MEMBERS: &str = "/1.0/cluster/members?recursion=1";
 const ALL: &str = "recursion=1&all-projects=true";
 
 /// A view, and what is missing from it.
@@ -59,12 +60,24 @@ pub async fn glance(client: &Client, silent: &BTreeSet<String>) -> Result<Readin
     gather(client, None, silent).await
 }
 
+/// Reads the members alone, from whoever answers first: enough to know that there is a quorum and whom it lost.
+///
+/// # Errors
+/// No member with a quorum answered.
+pub async fn quorum(client: &Client) -> Result<View, IncusError> {
+    let members: Vec<api::Member> = client.first(MEMBERS, client.timeout() / 8).await?;
+    if members.is_empty() {
+        return Err(strange(client, MEMBERS, "it lists no members".to_owned()));
+    }
+    Ok(View { members: members.into_iter().map(member).collect(), ..View::default() })
+}
+
 async fn gather(
     client: &Client,
     whole: Option<Option<&View>>,
     silent: &BTreeSet<String>,
 ) -> Result<Reading, IncusError> {
-    let (members, here) = client.settle::<Vec<api::Member>>("/1.0/cluster/members?recursion=1").await?;
+    let (members, here) = client.settle::<Vec<api::Member>>(MEMBERS).await?;
     let server: api::Server = here.get("/1.0").await?;
     // An empty listing would otherwise pass for a cluster that lost nobody.
     let own = &server.environment.server_name;

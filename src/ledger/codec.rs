@@ -13,8 +13,13 @@ pub(super) const LEADER: &str = "leader";
 pub(super) const TRAIL: &str = "trail";
 /// Before the number of each entry of the trail.
 pub(super) const AUDIT: &str = "audit/";
+/// Before the ID of each request.
+pub(super) const REQUEST: &str = "request/";
 /// Behind each entry of the trail, and before every other key.
 pub(super) const AFTER_AUDIT: &str = "audit/~";
+
+/// Behind the records that may be many or large, and before all others: `leader`, members, `meta`, requests, `trail`.
+pub(super) const AFTER_IMAGES: &str = "images/~";
 
 /// `{"v":1}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

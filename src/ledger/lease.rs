@@ -1,5 +1,6 @@
 //! The lease: who may try to lead. It spreads the work among guardians and proves nothing; what proves the right to
-//! write is the leader record.
+//! write is the leader record. And a second one, by which a guardian that waits says that it could lead better than one
+//! that sees nothing ([`outlook`](crate::domain::outlook)).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,10 @@ use crate::ceph::lane;
 use crate::ceph::lease::{Locker, Take};
 use crate::deadline::{Deadline, Late};
 
-/// The lock's name.
+/// The lock of the one that leads.
 const LEADER: &str = "leader";
+/// The lock of one that waits and is ready. One is enough.
+const READY: &str = "ready";
 
 /// A lease that was held when it was last asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +59,24 @@ impl Ledger {
     /// See [`NotLeased`].
     pub fn lease(&self, cookie: &str, duration: Duration, deadline: &Deadline) -> Result<Lease, NotLeased> {
         let lease = Lease { cookie: cookie.to_owned(), duration };
-        self.take(&lease, Take::Bid, deadline)?;
+        self.take(LEADER, &lease, Take::Bid, deadline)?;
         Ok(lease)
+    }
+
+    /// Says that this guardian is ready to lead, for so long; again before that is over, it goes on being so.
+    ///
+    /// # Errors
+    /// See [`NotLeased`]; `Held`: another one says so.
+    pub fn ready(&self, cookie: &str, duration: Duration, deadline: &Deadline) -> Result<(), NotLeased> {
+        self.take(READY, &Lease { cookie: cookie.to_owned(), duration }, Take::Bid, deadline)
+    }
+
+    /// Who says that it is ready.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn who_is_ready(&self, deadline: &Deadline) -> Result<Option<Locker>, ReadError> {
+        self.locker(READY, deadline)
     }
 
     /// Renews it for its whole duration from now.
@@ -65,7 +84,7 @@ impl Ledger {
     /// # Errors
     /// See [`NotLeased`].
     pub fn renew(&self, lease: &Lease, deadline: &Deadline) -> Result<(), NotLeased> {
-        self.take(lease, Take::Renew, deadline)
+        self.take(LEADER, lease, Take::Renew, deadline)
     }
 
     /// Lets others bid at once. One that was lost already is no error.
@@ -86,8 +105,12 @@ impl Ledger {
     /// # Errors
     /// See [`ReadError`].
     pub fn holder(&self, deadline: &Deadline) -> Result<Option<Locker>, ReadError> {
+        self.locker(LEADER, deadline)
+    }
+
+    fn locker(&self, lock: &'static str, deadline: &Deadline) -> Result<Option<Locker>, ReadError> {
         let pool = || self.config.pool.clone();
-        let answer = self.on_lane(deadline, |io| io.lockers(OBJECT, LEADER));
+        let answer = self.on_lane(deadline, move |io| io.lockers(OBJECT, lock));
         match answer.map_err(|late| ReadError::Silent { pool: pool(), late })? {
             Ok(lockers) => Ok(lockers.into_iter().next()),
             Err(Errno::ENOENT) => Ok(None),
@@ -101,9 +124,15 @@ impl Ledger {
         }
     }
 
-    fn take(&self, lease: &Lease, take: Take, deadline: &Deadline) -> Result<(), NotLeased> {
+    fn take(
+        &self,
+        lock: &'static str,
+        lease: &Lease,
+        take: Take,
+        deadline: &Deadline,
+    ) -> Result<(), NotLeased> {
         let Lease { cookie, duration } = lease.clone();
-        match self.on_lane(deadline, move |io| io.lock(OBJECT, LEADER, &cookie, duration, take)) {
+        match self.on_lane(deadline, move |io| io.lock(OBJECT, lock, &cookie, duration, take)) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(errno)) => Err(self.not_leased(errno)),
             Err(_) => Err(NotLeased::Unknown),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::codec::{AUDIT, Decoded, LEADER, META, Meta, TRAIL, Trail, decode, decode_record};
+use super::codec::{AUDIT, Decoded, LEADER, META, Meta, REQUEST, TRAIL, Trail, decode, decode_record};
 use super::write::NotWritten;
 use crate::ceph::omap::OmapWrite;
 use crate::domain::record::{Change, Key, Record, Records, VERSION};
@@ -96,6 +96,20 @@ impl Snapshot {
             }
         }
         for (key, bytes) in write.set {
+            self.set(key, bytes);
+        }
+    }
+
+    /// Brings the requests up to date: these are all that there are.
+    pub(super) fn renew_requests(&mut self, entries: Vec<(String, Vec<u8>)>) {
+        let before = self.raw.keys().filter(|key| key.starts_with(REQUEST));
+        for key in before.cloned().collect::<Vec<_>>() {
+            self.raw.remove(&key);
+            self.unread.remove(&key);
+            self.newer.remove(&key);
+        }
+        self.records.requests.clear();
+        for (key, bytes) in entries {
             self.set(key, bytes);
         }
     }

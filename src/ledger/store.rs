@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 
 use nix::errno::Errno;
 
-use super::codec::{AFTER_AUDIT, AUDIT, Decoded, audit_key, decode};
+use super::codec::{AFTER_AUDIT, AFTER_IMAGES, AUDIT, Decoded, REQUEST, audit_key, decode};
 use super::snapshot::Snapshot;
 use crate::ceph::cluster::Cluster;
 use crate::ceph::command;
@@ -195,9 +195,13 @@ impl Ledger {
     /// # Errors
     /// See [`ReadError`].
     pub fn read(&self, deadline: &Deadline) -> Result<Snapshot, ReadError> {
+        self.read_after(AFTER_AUDIT, deadline)
+    }
+
+    fn read_after(&self, key: &str, deadline: &Deadline) -> Result<Snapshot, ReadError> {
         loop {
             let mut entries = Vec::new();
-            let mut after = AFTER_AUDIT.to_owned();
+            let mut after = key.to_owned();
             let mut version = None;
             loop {
                 let page = self.page(&after, PAGE, deadline)?;
@@ -212,6 +216,26 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    /// Reads what is small: who leads, the address book, requests. Fences, images and the gate are left out, so nothing
+    /// may be decided on their absence.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn glance(&self, deadline: &Deadline) -> Result<Snapshot, ReadError> {
+        self.read_after(AFTER_IMAGES, deadline)
+    }
+
+    /// Reads the requests anew into a snapshot that has everything else.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn requests(&self, snapshot: &mut Snapshot, deadline: &Deadline) -> Result<(), ReadError> {
+        let page = self.page(REQUEST, PAGE, deadline)?;
+        let requests = page.entries.into_iter().filter(|(key, _)| key.starts_with(REQUEST));
+        snapshot.renew_requests(requests.collect());
+        Ok(())
     }
 
     /// The newest entries of the trail, at most so many, oldest first. What is not understood is left out.

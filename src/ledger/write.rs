@@ -13,7 +13,7 @@ use crate::ceph::errno::{Meaning, meaning};
 use crate::ceph::omap::OmapWrite;
 use crate::deadline::Deadline;
 use crate::domain::addr::ClientAddr;
-use crate::domain::record::{Audit, Change, Leader, Record, RequestRecord};
+use crate::domain::record::{Audit, Change, Key, Leader, Record, RequestRecord};
 
 /// Who wants to lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,6 +188,18 @@ impl Ledger {
         let mut write = OmapWrite::default();
         write.unchanged.insert(key.clone(), Vec::new());
         write.set.insert(key, encoded(encode_record(&record))?);
+        self.commit(write, snapshot, None, deadline)
+    }
+
+    /// Removes a request, if it is still as it was read: its answer was read, or nobody took it and nobody waits for it.
+    ///
+    /// # Errors
+    /// See [`NotWritten`]; one that was taken or answered meanwhile is a conflict.
+    pub fn withdraw(&self, snapshot: &mut Snapshot, id: &str, deadline: &Deadline) -> Result<(), NotWritten> {
+        let key = Key::Request(id.to_owned()).to_string();
+        let mut write = OmapWrite::default();
+        write.unchanged.insert(key.clone(), snapshot.raw(&key).to_vec());
+        write.remove.insert(key);
         self.commit(write, snapshot, None, deadline)
     }
 

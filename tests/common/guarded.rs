@@ -1,21 +1,17 @@
 //! A site whose guardian watches a real Incus cluster: enrolled, the gate installed, its daemon on the host `guard`.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use lab::incus::Cluster;
 use lab::{Lab, Process, Topology, monotonic, wait_for};
-use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use rbd_guardian::config::{Config, IncusConfig};
 use serde_json::Value;
 
-use super::{Answer, Site, answer, program};
+use super::guardian::Guardian;
+use super::{Answer, Site};
 
 /// The members of every such site.
 pub const MEMBERS: [&str; 3] = ["n1", "n2", "n3"];
@@ -26,11 +22,10 @@ pub const HEALED: Duration = Duration::from_secs(200);
 
 /// A lab with an Incus cluster on [`MEMBERS`], and a guardian. The order of the fields is the order of their end.
 pub struct Guarded {
-    daemon: Mutex<Option<Process>>,
+    first: Guardian,
     pub cluster: Cluster,
     pub site: Site,
     endpoints: String,
-    lives: Mutex<Vec<PathBuf>>,
 }
 
 impl Guarded {
@@ -55,8 +50,8 @@ impl Guarded {
     pub fn unenrolled(topology: Topology) -> Self {
         let site = Site::start(topology, &[]);
         let cluster = site.lab.incus(&MEMBERS).unwrap();
-        let daemon = Mutex::new(None);
-        let site = Self { daemon, cluster, site, endpoints: String::new(), lives: Mutex::default() };
+        let first = Guardian::new(&site, "guard", "guard");
+        let site = Self { first, cluster, site, endpoints: String::new() };
         site.configure("");
         site
     }
@@ -72,7 +67,7 @@ impl Guarded {
 
     /// How the guardian reaches Incus, by its configuration.
     pub fn incus(&self) -> IncusConfig {
-        Config::load(Some(&self.path("guarded.toml"))).unwrap().incus
+        Config::load(Some(&self.path("guard.toml"))).unwrap().incus
     }
 
     pub fn lab(&self) -> &Lab {
@@ -85,90 +80,74 @@ impl Guarded {
 
     /// Writes the configuration: all members as endpoints, and more tables. What is known of members is learnt.
     pub fn configure(&self, more: &str) {
+        self.first.configure(&self.incus_table(), more);
+    }
+
+    /// The `[incus]` table.
+    fn incus_table(&self) -> String {
         let [certificate, key, cluster] =
             ["guardian.crt", "guardian.key", "cluster.crt"].map(|name| self.path(name));
-        let socket = self.path("guard.sock");
-        let text = format!(
-            "[incus]\nendpoints = [{}]\ncertificate = {certificate:?}\nkey = {key:?}\ncluster_certificate = {cluster:?}\n\
-             [daemon]\nname = \"guard\"\nsocket = {socket:?}\nlog = \"json\"\nlease = \"4s\"\n{more}\n",
+        format!(
+            "[incus]\nendpoints = [{}]\ncertificate = {certificate:?}\nkey = {key:?}\ncluster_certificate = {cluster:?}\n",
             self.endpoints
-        );
-        fs::write(self.path("guarded.toml"), text).unwrap();
+        )
+    }
+
+    /// Another guardian of the same cluster, configured and not started.
+    pub fn another(&self, name: &str, host: &str) -> Guardian {
+        let guardian = Guardian::new(&self.site, name, host);
+        guardian.configure(&self.incus_table(), "");
+        guardian
+    }
+
+    /// The guardian on the host `guard`.
+    pub fn first(&self) -> &Guardian {
+        &self.first
     }
 
     /// Runs a verb on the guardian's host with `--json`.
     pub fn guardian(&self, words: &[&str]) -> Answer {
-        let mut command = self.site.command_with(&self.path("guarded.toml"), "guard", words);
-        answer(words, &command.output().unwrap())
+        self.first.verb(words)
     }
 
     /// Starts the daemon; it may take a while to lead.
     pub fn start_daemon(&self) {
-        let mut daemon = self.daemon();
-        assert!(daemon.is_none(), "it runs already");
-        let name = format!("daemon-{}", self.lives().len() + 1);
-        let words =
-            ["--config".into(), self.path("guarded.toml"), "--keyring".into(), self.site.keyring.clone()];
-        let words = words.into_iter().chain(["run".into()]);
-        *daemon = Some(self.lab().host("guard").spawn(&name, program(), words).unwrap());
-        self.lives().push(self.path(&format!("log/{name}.out")));
+        self.first.start();
     }
 
     /// Ends the daemon as systemd does.
     pub fn stop_daemon(&self) {
-        let mut daemon = self.daemon().take().unwrap();
-        kill(daemon.pid(), Signal::SIGTERM).unwrap();
-        let status = daemon.wait(SOON).unwrap();
-        assert!(status.success(), "{status}: {}", self.log_text());
+        self.first.stop();
     }
 
     pub fn kill_daemon(&self) {
-        self.daemon().take().unwrap().kill().unwrap();
+        self.first.kill();
     }
 
     /// To stop and continue it.
     pub fn with_daemon<T>(&self, act: impl FnOnce(&mut Process) -> T) -> T {
-        act(self.daemon().as_mut().unwrap())
-    }
-
-    fn daemon(&self) -> MutexGuard<'_, Option<Process>> {
-        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lives(&self) -> MutexGuard<'_, Vec<PathBuf>> {
-        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+        self.first.with_daemon(act)
     }
 
     /// What the daemon logged in all of its lives.
     pub fn log_text(&self) -> String {
-        self.lives().iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+        self.first.log_text()
     }
 
     /// Its log lines with this code that are about this member.
     pub fn logged(&self, code: &str, member: &str) -> Vec<Value> {
-        let text = self.log_text();
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| line["code"] == code && line["member"] == member).collect()
+        self.first.logged(code).into_iter().filter(|line| line["member"] == member).collect()
     }
 
     /// The daemon's own words over its socket, `None` while it does not answer.
     pub fn status(&self) -> Option<Value> {
-        let mut stream = UnixStream::connect(self.path("guard.sock")).ok()?;
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        stream.write_all(b"{\"verb\":\"status\"}\n").ok()?;
-        let last = BufReader::new(stream).lines().last()?.ok()?;
-        Some(serde_json::from_str::<Value>(&last).unwrap()["status"].clone())
+        self.first.status()
     }
 
     /// Waits for such a status, and returns it.
     #[track_caller]
     pub fn wait_for_status(&self, what: &str, deadline: Duration, is: impl Fn(&Value) -> bool) -> Value {
-        let mut last = Value::Null;
-        let found = wait_for(what, deadline, || {
-            last = self.status().unwrap_or_default();
-            Ok(is(&last).then(|| last.clone()))
-        });
-        found.unwrap_or_else(|error| panic!("{error:#}: {last:#}\n{}", self.log_text()))
+        self.first.wait_for_status(what, deadline, is)
     }
 
     /// Waits until it leads, reads Incus, and has the gate in place everywhere.

@@ -4,6 +4,7 @@
 
 pub mod dice;
 pub mod guarded;
+pub mod guardian;
 pub mod history;
 pub mod pending;
 pub mod round;

@@ -7,6 +7,7 @@ mod common;
 mod coverage;
 mod false_api;
 mod gate;
+mod leads;
 mod live;
 mod manual;
 mod returns;

@@ -92,13 +92,13 @@ impl fmt::Display for Measured {
 }
 
 /// What Incus tells of its doings, by one of its members.
-struct Monitor {
+pub(crate) struct Monitor {
     client: Child,
     log: PathBuf,
 }
 
 impl Monitor {
-    fn start(site: &Guarded, name: &str) -> Self {
+    pub(crate) fn start(site: &Guarded, name: &str) -> Self {
         let log = site.path(&format!("log/monitor-{}.json", monotonic().as_millis()));
         let mut client = site.cluster.member(name).client(HEALED * 3);
         client.args(["monitor", "--type=logging", "--format=json", "--all-projects"]);
@@ -107,7 +107,7 @@ impl Monitor {
     }
 
     /// When it said something like this, after an instant.
-    fn said(&self, after: Duration, what: impl Fn(&Value) -> bool) -> Vec<Duration> {
+    pub(crate) fn said(&self, after: Duration, what: impl Fn(&Value) -> bool) -> Vec<Duration> {
         let text = fs::read_to_string(&self.log).unwrap();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| what(line)).map(|line| Guarded::instant(&line)).filter(|at| *at > after).collect()
@@ -150,7 +150,7 @@ fn watchers(site: &Guarded, image: &str) -> BTreeSet<String> {
 }
 
 /// When the fence of a member was sealed, by the record that the ledger holds.
-fn sealed_at(record: &Value) -> Duration {
+pub(crate) fn sealed_at(record: &Value) -> Duration {
     let marks = record["marks"].as_object().unwrap();
     let mark = marks.values().next().unwrap();
     let nanos = mark["nanos"].as_u64().unwrap();

@@ -41,7 +41,7 @@ fn recovers(site: &Guarded, from: &str) {
 /// Has the daemon read a configuration where the first lines of this start are others.
 fn reconfigure(site: &Guarded, lines: &[(&str, String)]) {
     site.configure("");
-    let path = site.path("guarded.toml");
+    let path = site.path("guard.toml");
     let text = fs::read_to_string(&path).unwrap();
     let other = |line: &str| {
         let found = lines.iter().find(|(key, _)| line.starts_with(&format!("{key} = ")));

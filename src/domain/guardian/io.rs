@@ -209,8 +209,8 @@ pub enum Request {
     },
     /// Release.
     Release {
-        /// Which.
-        fence: Id,
+        /// Which: its ID, or its member.
+        fence: String,
         /// The operator asserts that the host was powered off or rebooted.
         assert_powered_off: bool,
         /// What the operator saw.
@@ -218,6 +218,34 @@ pub enum Request {
         /// Who asks.
         by: String,
     },
+}
+
+impl Request {
+    /// What is asked, for people.
+    pub fn what(&self) -> String {
+        match self {
+            Self::Fence { target: Target::Member(name), .. } => format!("fence {name}"),
+            Self::Fence { target: Target::Addresses(entries), .. } => {
+                let entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
+                format!("fence {}", entries.join(" "))
+            }
+            Self::Release { fence, .. } => format!("release {fence}"),
+        }
+    }
+
+    /// Who asks.
+    pub fn by(&self) -> &str {
+        match self {
+            Self::Fence { by, .. } | Self::Release { by, .. } => by,
+        }
+    }
+
+    /// Why, in the asker's words.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Fence { reason, .. } | Self::Release { reason, .. } => reason.as_deref(),
+        }
+    }
 }
 
 /// The IP of an address with its network.

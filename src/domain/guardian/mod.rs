@@ -50,6 +50,7 @@ use crate::domain::origin::Other;
 use crate::domain::pairs;
 use crate::domain::plan::Target;
 use crate::domain::record::{Change, FenceState, Record, Records};
+use crate::domain::request::is_named;
 use crate::domain::view::{InstanceId, MemberStatus, View};
 use crate::domain::volume::Images;
 use crate::domain::world::World;
@@ -528,7 +529,8 @@ impl Guardian {
         self.view.is_some() && self.now.boot.saturating_sub(self.view_began) < FRESH
     }
 
-    fn members(&self) -> Members {
+    /// The members and what is known of their addresses.
+    pub fn members(&self) -> Members {
         self.book.members(&self.settings.members, self.view.as_deref())
     }
 
@@ -595,7 +597,8 @@ impl Guardian {
                 self.want_by_request(number, target, (accept_incomplete, over_brake), reason, by);
             }
             Request::Release { fence, assert_powered_off, reason, by } => {
-                let Some(case) = self.cases.get_mut(&fence) else {
+                let named = self.cases.values_mut().find(|case| is_named(&case.record, &fence));
+                let Some(case) = named else {
                     let text = format!("no fence {fence} is held: `status` lists those that are");
                     self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
                     return;

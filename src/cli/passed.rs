@@ -1,0 +1,186 @@
+//! A request that the leader on another host executes: it goes and is answered through the ledger.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::context::Context;
+use super::error::Fault;
+use super::served::say;
+use crate::clock;
+use crate::daemon::wire::Line;
+use crate::deadline::{Deadline, Late};
+use crate::domain::guardian::io::Request;
+use crate::domain::record::{FenceRecord, RequestRecord};
+use crate::domain::request::is_of;
+use crate::ledger::{Ledger, NotWritten, ReadError, Snapshot};
+
+/// How it ended.
+pub(super) enum Passed {
+    /// The leader answered.
+    Answered(Line),
+    /// Nobody leads, and nothing was begun.
+    Nobody,
+    /// The time was over, and the leader goes on with this fence, whose entries stand.
+    Underway(Box<FenceRecord>),
+}
+
+/// Between two looks for the answer.
+const PACE: Duration = Duration::from_millis(300);
+/// How long taking a request back may take, when the command's own time is over.
+const TIDY: Duration = Duration::from_secs(4);
+/// So many that nobody answers, and no more are left: their askers wait, or a leader removes them in time.
+const MOST: usize = 64;
+
+/// Leaves the request for the leader, if there is one, and waits for its answer.
+pub(super) fn pass(context: &Context, ledger: &Ledger, request: Request) -> Result<Passed, Fault> {
+    let deadline = &context.deadline;
+    if ledger.holder(deadline)?.is_none() {
+        return Ok(Passed::Nobody);
+    }
+    let mut seen = ledger.glance(deadline)?;
+    let waiting = seen.records().requests.len();
+    if waiting >= MOST {
+        return Err(Fault::Crowded { waiting });
+    }
+    let mut asked = Asked::new(context, ledger, request)?;
+    asked.leave(&mut seen)?;
+    match asked.wait(&mut seen) {
+        Ok(passed) => Ok(passed),
+        Err(Fault::Late(late)) => asked.give_up(&mut seen, late),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// One request on its way.
+struct Asked<'c> {
+    ledger: &'c Ledger,
+    deadline: &'c Deadline,
+    record: RequestRecord,
+    /// How long nobody may hold the lease before nobody leads: who waits for it takes it sooner.
+    vacancy: Duration,
+    /// Who was last told to lead, and whether the request was last told to be taken.
+    told: (Option<u64>, bool),
+}
+
+impl<'c> Asked<'c> {
+    fn new(context: &'c Context, ledger: &'c Ledger, request: Request) -> Result<Self, Fault> {
+        let deadline = &context.deadline;
+        let record = RequestRecord {
+            // The storage gives a number to each connection, and to none twice.
+            id: format!("R-{}", context.cluster.instance_id()),
+            request,
+            at: clock::wall(),
+            patience: deadline.left()?,
+            taken: None,
+            answer: None,
+        };
+        let vacancy = context.config.daemon.lease * 2;
+        Ok(Self { ledger, deadline, record, vacancy, told: (None, false) })
+    }
+
+    /// A write that was not answered is made again: there can be only one of this ID.
+    fn leave(&self, seen: &mut Snapshot) -> Result<(), Fault> {
+        loop {
+            match self.ledger.ask(seen, self.record.clone(), self.deadline) {
+                Ok(()) => return Ok(()),
+                Err(NotWritten::Conflict { .. }) if seen.records().requests.contains_key(&self.record.id) => {
+                    return Ok(());
+                }
+                Err(NotWritten::Conflict { .. } | NotWritten::Unknown) => self.deadline.pause(PACE)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn wait(&mut self, seen: &mut Snapshot) -> Result<Passed, Fault> {
+        let mut vacant: Option<Instant> = None;
+        loop {
+            if self.read(seen)? {
+                self.tell(seen);
+                let Some(found) = seen.records().requests.get(&self.record.id) else {
+                    let why = "somebody removed the request from the ledger: `rbd-guardian ledger audit` shows what \
+                               was done";
+                    return Ok(Passed::Answered(Line::Unavailable(why.to_owned())));
+                };
+                if let Some(line) = answer(found) {
+                    self.tidy(seen);
+                    return Ok(Passed::Answered(line));
+                }
+                let held = self.ledger.holder(self.deadline);
+                vacant = if matches!(held, Ok(None)) { vacant.or(Some(clock::monotonic())) } else { None };
+            }
+            let over = |since: Instant| clock::monotonic().duration_since(since) > self.vacancy;
+            // Once it is gone from the ledger nobody takes it; what was taken and recorded, the next leader goes on with.
+            if vacant.is_some_and(over) && self.tidy(seen) {
+                say("nobody leads any more");
+                return Ok(Passed::Nobody);
+            }
+            self.deadline.pause(PACE)?;
+        }
+    }
+
+    /// Reads the ledger anew; `false` if it does not answer now.
+    fn read(&self, seen: &mut Snapshot) -> Result<bool, Fault> {
+        match self.ledger.glance(self.deadline) {
+            Ok(fresh) => *seen = fresh,
+            Err(ReadError::Silent { late: Late::Interrupted, .. }) => {
+                return Err(Fault::Late(Late::Interrupted));
+            }
+            Err(ReadError::Silent { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(true)
+    }
+
+    fn tell(&mut self, seen: &Snapshot) {
+        let Some(leader) = &seen.records().leader else { return };
+        let taken = seen.records().requests.get(&self.record.id).is_some_and(|found| found.taken.is_some());
+        if self.told == (Some(leader.epoch), taken) {
+            return;
+        }
+        let (guardian, host, what) = (&leader.guardian, &leader.host, self.record.request.what());
+        if taken {
+            say(&format!("{guardian} on {host} leads and has taken it; waiting for it to {what}"));
+        } else {
+            say(&format!("{guardian} on {host} leads; asked it through the ledger to {what}"));
+        }
+        self.told = (Some(leader.epoch), taken);
+    }
+
+    /// Removes the request as it was read last; not if it was taken or answered since.
+    fn tidy(&self, seen: &mut Snapshot) -> bool {
+        let moment = Deadline::after(TIDY, Arc::default());
+        self.ledger.withdraw(seen, &self.record.id, &moment).is_ok()
+    }
+
+    /// The time is over: what nobody took is taken back.
+    fn give_up(&self, seen: &mut Snapshot, late: Late) -> Result<Passed, Fault> {
+        let untaken = |seen: &Snapshot| {
+            seen.records().requests.get(&self.record.id).is_some_and(|found| found.taken.is_none())
+        };
+        if untaken(seen) && self.tidy(seen) {
+            return Err(Fault::NotTaken { late });
+        }
+        let moment = Deadline::after(TIDY, Arc::default());
+        let Ok(last) = self.ledger.read(&moment) else { return Err(Fault::Passed { late }) };
+        *seen = last;
+        if let Some(line) = seen.records().requests.get(&self.record.id).and_then(answer) {
+            self.tidy(seen);
+            return Ok(Passed::Answered(line));
+        }
+        let Request::Fence { target, .. } = &self.record.request else { return Err(Fault::Passed { late }) };
+        let fences = seen.records().fences.values();
+        let stands = fences.filter(|fence| is_of(fence, target) && fence.state.stands());
+        match stands.max_by_key(|fence| fence.since) {
+            Some(fence) => Ok(Passed::Underway(Box::new(fence.clone()))),
+            None => Err(Fault::Passed { late }),
+        }
+    }
+}
+
+/// What a newer leader may say is told as what it is.
+fn answer(record: &RequestRecord) -> Option<Line> {
+    let answer = record.answer.clone()?;
+    let odd = |error: serde_json::Error| Line::Unavailable(format!("the answer is not understood: {error}"));
+    Some(serde_json::from_value(answer).unwrap_or_else(odd))
+}

@@ -1,0 +1,70 @@
+//! Who should lead: what the loop does so that a guardian that sees leads, if there is one.
+
+use std::time::Duration;
+
+use super::super::tenure::ips;
+use super::{Done, Driver, Job, Stage};
+use crate::ceph::lane;
+use crate::clock;
+use crate::deadline::within;
+use crate::domain::outlook::{Course, course};
+use crate::domain::view::View;
+use crate::incus::read;
+use crate::ledger::NotLeased;
+
+impl Driver {
+    /// Who should lead: a glance at Incus where nothing else tells, and a question after others where this one is not
+    /// fit.
+    pub(super) fn look_around(&mut self, now: Duration) {
+        let Some(lookout) = &mut self.lookout else { return };
+        let leading = if let Stage::Leading(leading) = &self.stage { Some(leading) } else { None };
+        if let Some(incus) = self.incus.clone()
+            && lookout.glances(now, leading.is_some())
+        {
+            self.jobs.begin(Job::Glance, async move {
+                let began = clock::boot();
+                let view = match within(incus.timeout(), read::quorum(&incus)).await {
+                    Ok(view) => view.map_err(|error| error.to_string()),
+                    Err(late) => Err(late.to_string()),
+                };
+                Done::Glanced(began, view)
+            });
+        }
+        lookout.tell(now, leading.is_some());
+        if let Some(leading) = leading
+            && lookout.asks(now)
+        {
+            let (tenure, epoch) = (leading.hands.tenure.clone(), leading.epoch());
+            self.jobs.begin(Job::Ready(epoch), async move {
+                let ready = lane::awaited(move || tenure.ready_beside()).await;
+                Done::Ready(epoch, ready.and_then(Result::ok).flatten())
+            });
+        }
+    }
+
+    /// What it sees counts for who should lead, whatever it was read for.
+    pub(super) fn saw(&mut self, began: Duration, view: &View) {
+        let Some(lookout) = &mut self.lookout else { return };
+        let (own, known) = match (&self.stage, &self.waiting) {
+            (Stage::Leading(leading), _) => (&leading.hands.tenure.own, leading.guardian.members()),
+            (Stage::Connecting | Stage::Bidding, Some(waiting)) => {
+                (&waiting.own, waiting.book.members(&self.config.members, None))
+            }
+            (Stage::Connecting | Stage::Bidding, None) => (&Vec::new(), self.config.members.clone()),
+        };
+        lookout.note(began, view, &ips(own), &known);
+    }
+
+    /// Another guardian is ready to lead: it does better than one that is not fit.
+    pub(super) fn step_back(&mut self, ready: Option<&str>) {
+        let unfit = self.lookout.as_ref().and_then(|lookout| lookout.unfit(clock::boot()));
+        let Course::Yield { why, to } = course(unfit, ready) else { return };
+        let Stage::Leading(leading) = &self.stage else { return };
+        let tenure = leading.hands.tenure.clone();
+        self.depose("yields", &format!("yields to {to}: {why}"));
+        self.jobs.begin(Job::GiveUp, async move {
+            let given_up = lane::awaited(move || tenure.give_up()).await;
+            Done::GaveUp(given_up.unwrap_or(Err(NotLeased::Unknown)))
+        });
+    }
+}

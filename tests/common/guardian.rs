@@ -1,0 +1,170 @@
+//! One guardian of several: a name, a host, a configuration and a socket of its own.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lab::{Host, Process, wait_for};
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use super::guarded::SOON;
+use super::{Answer, LIMIT, Site, answer, program};
+
+/// A guardian and its daemon, which ends with it.
+pub struct Guardian {
+    name: String,
+    host: Host,
+    dir: PathBuf,
+    keyring: PathBuf,
+    daemon: Mutex<Option<Process>>,
+    lives: Mutex<Vec<PathBuf>>,
+}
+
+impl Guardian {
+    /// On this host; not configured, and not started.
+    pub fn new(site: &Site, name: &str, host: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            host: site.lab.host(host).clone(),
+            dir: site.lab.dir().to_owned(),
+            keyring: site.keyring.clone(),
+            daemon: Mutex::default(),
+            lives: Mutex::default(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join(format!("{}.toml", self.name))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join(format!("{}.sock", self.name))
+    }
+
+    /// Writes its configuration: `before` and `after` around its own table.
+    pub fn configure(&self, before: &str, after: &str) {
+        let (name, socket) = (&self.name, self.socket());
+        let own = format!("[daemon]\nname = {name:?}\nsocket = {socket:?}\nlog = \"json\"\nlease = \"4s\"\n");
+        fs::write(self.config(), format!("{before}\n{own}{after}\n")).unwrap();
+    }
+
+    /// Runs a verb on its host with `--json`.
+    pub fn verb(&self, words: &[&str]) -> Answer {
+        answer(words, &self.command(words).output().unwrap())
+    }
+
+    /// The command line of a verb on its host.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.host.bounded(program(), LIMIT);
+        command.arg("--config").arg(self.config()).arg("--keyring").arg(&self.keyring).arg("--json");
+        command.args(words).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the daemon; it may take a while to lead.
+    pub fn start(&self) {
+        let mut daemon = self.daemon();
+        assert!(daemon.is_none(), "it runs already");
+        let name = format!("{}-{}", self.name, self.lives().len() + 1);
+        let words = ["--config".into(), self.config(), "--keyring".into(), self.keyring.clone()];
+        *daemon = Some(
+            self.host.spawn(&name, program(), words.into_iter().chain([Path::new("run").into()])).unwrap(),
+        );
+        self.lives().push(self.dir.join(format!("log/{name}.out")));
+    }
+
+    /// Ends the daemon as systemd does.
+    pub fn stop(&self) {
+        let mut daemon = self.daemon().take().unwrap();
+        kill(daemon.pid(), Signal::SIGTERM).unwrap();
+        let status = daemon.wait(SOON).unwrap();
+        assert!(status.success(), "{status}: {}", self.log_text());
+    }
+
+    pub fn kill(&self) {
+        self.daemon().take().unwrap().kill().unwrap();
+    }
+
+    /// To stop and continue it.
+    pub fn with_daemon<T>(&self, act: impl FnOnce(&mut Process) -> T) -> T {
+        act(self.daemon().as_mut().unwrap())
+    }
+
+    fn daemon(&self) -> MutexGuard<'_, Option<Process>> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lives(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the daemon logged in all of its lives.
+    pub fn log_text(&self) -> String {
+        self.lives().iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+    }
+
+    /// Its log lines with this code.
+    pub fn logged(&self, code: &str) -> Vec<Value> {
+        let text = self.log_text();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["code"] == code).collect()
+    }
+
+    /// The daemon's own words over its socket, `None` while it does not answer.
+    pub fn status(&self) -> Option<Value> {
+        let mut stream = UnixStream::connect(self.socket()).ok()?;
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(b"{\"verb\":\"status\"}\n").ok()?;
+        let last = BufReader::new(stream).lines().last()?.ok()?;
+        Some(serde_json::from_str::<Value>(&last).unwrap()["status"].clone())
+    }
+
+    /// Waits for such a status, and returns it.
+    #[track_caller]
+    pub fn wait_for_status(&self, what: &str, deadline: Duration, is: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let found = wait_for(&format!("{}: {what}", self.name), deadline, || {
+            last = self.status().unwrap_or_default();
+            Ok(is(&last).then(|| last.clone()))
+        });
+        found.unwrap_or_else(|error| panic!("{error:#}: {last:#}\n{}", self.log_text()))
+    }
+
+    /// Waits until it leads.
+    #[track_caller]
+    pub fn wait_until_leading(&self, deadline: Duration) -> Value {
+        self.wait_for_status("to lead", deadline, |status| status["stage"] == "leading")
+    }
+
+    /// Waits until it stands by for this other one.
+    #[track_caller]
+    pub fn wait_until_standby(&self, leader: &str) -> Value {
+        self.wait_for_status(&format!("to wait for {leader}"), SOON, |status| {
+            status["stage"] == "standby" && status["leader"]["guardian"] == leader
+        })
+    }
+}
+
+/// The one that leads; `None` while none does.
+pub fn leader<'g>(guardians: &[&'g Guardian]) -> Option<&'g Guardian> {
+    let leads = |guardian: &&&Guardian| guardian.status().is_some_and(|status| status["stage"] == "leading");
+    guardians.iter().find(leads).copied()
+}
+
+/// How often any of them began to lead.
+pub fn leads(guardians: &[&Guardian]) -> usize {
+    guardians.iter().map(|guardian| guardian.logged("leading").len()).sum()
+}

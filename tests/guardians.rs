@@ -1,0 +1,185 @@
+//! Several guardians on a real cluster: a verb anywhere reaches the one that leads, and what it asks is done once,
+//! whoever dies meanwhile.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
+
+mod common;
+
+use std::time::Instant;
+
+use common::guardian::Guardian;
+use common::{LIMIT, Site, Underway};
+use lab::{Pool, Topology, wait_for};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+const ASSERTED: [&str; 3] = ["--assert-powered-off", "--reason", "no client of it ever ran"];
+const FENCE: [&str; 4] = ["fence", "n1", "--reason", "cable"];
+const RELEASE: [&str; 5] = ["release", "n1", ASSERTED[0], ASSERTED[1], ASSERTED[2]];
+
+fn guardian(site: &Site, name: &str) -> Guardian {
+    let guardian = Guardian::new(site, name, name);
+    let member = |name| format!("[[member]]\nname = \"{name}\"\naddresses = [\"{}\"]\n", site.ip(name));
+    guardian.configure("", &["n1", "n2"].map(member).concat());
+    guardian
+}
+
+/// What a verb printed, without how long it took.
+fn printed(mut answer: Value) -> Value {
+    if let Some(fields) = answer.as_object_mut() {
+        fields.remove("timings_ms");
+    }
+    answer
+}
+
+fn requests(guardian: &Guardian) -> Vec<Value> {
+    let ledger = guardian.verb(&["ledger"]).expect(0).json;
+    ledger["requests"].as_object().unwrap().values().cloned().collect()
+}
+
+/// What the trail says was done, of this kind.
+fn done(guardian: &Guardian, what: &str) -> usize {
+    let trail = guardian.verb(&["ledger", "audit"]).expect(0).json;
+    let deeds = trail.as_array().unwrap().iter();
+    deeds.filter(|deed| deed["what"].as_str().unwrap().starts_with(what)).count()
+}
+
+/// Starts a verb and waits until its request is in the ledger, taken or not.
+fn asks(site: &Site, guardian: &Guardian, words: &[&str], taken: bool) -> Underway {
+    let asking = site.start_command(guardian.command(words), words);
+    wait_for("the request in the ledger", LIMIT, || {
+        Ok(requests(guardian).iter().any(|request| request["taken"].is_number() == taken).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {}", asking.stderr()));
+    asking
+}
+
+#[test]
+fn inv8_a_verb_reaches_the_leader_from_every_host_and_is_done_once() {
+    let site = Site::start(Topology::small(&["n1", "n2", "one", "two", "far"]), &[]);
+    site.lab.pool("images", Pool::replicated(16, 2)).unwrap();
+    let [one, two, far] = ["one", "two", "far"].map(|name| guardian(&site, name));
+    one.start();
+    one.wait_until_leading(LIMIT);
+    two.start();
+    two.wait_until_standby("one");
+
+    the_answer_is_the_same_everywhere(&one, &two, &far);
+    what_nobody_took_is_taken_back(&site, &one, &two, &far);
+    a_leader_dies_before_it_takes_a_request(&site, &one, &two, &far);
+    a_leader_dies_before_it_answers(&site, &one, &two, &far);
+    every_leader_dies(&site, &one, &two, &far);
+}
+
+/// `two` waits, and on the host of `far` no daemon runs.
+fn the_answer_is_the_same_everywhere(one: &Guardian, two: &Guardian, far: &Guardian) {
+    let status = two.verb(&["status"]).expect(0).json;
+    assert_eq!((&status["stage"], &status["leader"]["guardian"]), (&json!("standby"), &json!("one")));
+
+    let began = Instant::now();
+    let told = two.verb(&FENCE).expect(0);
+    println!("a fence through the ledger took {:.1?}", began.elapsed());
+    assert!(told.stderr.contains("one on ") && told.stderr.contains("through the ledger"), "{told:#?}");
+    assert_eq!(told.json["state"], "sealed", "{told:#?}");
+    let own = one.verb(&FENCE).expect(0).json;
+    for other in [told.json, far.verb(&FENCE).expect(0).json] {
+        assert_eq!(printed(other), printed(own.clone()));
+    }
+
+    let own = one.verb(&["fence", "n2"]).expect(4).json;
+    assert_eq!(own["refusals"][0]["code"], "storm-brake", "{own:#}");
+    assert_eq!([two, far].map(|other| other.verb(&["fence", "n2"]).expect(4).json), [own.clone(), own]);
+    let own = one.verb(&["release", "n1"]).expect(1);
+    let why = own.stderr.lines().last().unwrap();
+    for other in [two, far] {
+        let told = other.verb(&["release", "n1"]).expect(1);
+        assert_eq!(told.stderr.lines().last().unwrap(), why);
+    }
+    let released = far.verb(&RELEASE).expect(0).json;
+    assert_eq!((&released["state"], &released["member"]), (&json!("released"), &json!("n1")));
+    assert_eq!(requests(one), Vec::<Value>::new(), "each is removed by who asked");
+    assert_eq!(done(one, "takes request"), done(one, "answers request"));
+    assert_eq!(one.logged("leading").len(), 1, "{}", one.log_text());
+    assert_eq!(two.logged("leading").len(), 0, "{}", two.log_text());
+}
+
+fn what_nobody_took_is_taken_back(site: &Site, one: &Guardian, two: &Guardian, far: &Guardian) {
+    two.stop();
+    let taken = done(one, "takes request");
+    one.with_daemon(|daemon| daemon.stop()).unwrap();
+    let late = far.verb(&[FENCE.as_slice(), &["--timeout", "3s"]].concat()).expect(5);
+    assert!(late.stderr.contains("nothing was begun"), "{late:#?}");
+    assert_eq!(requests(far), Vec::<Value>::new());
+    one.with_daemon(|daemon| daemon.cont()).unwrap();
+    one.wait_until_leading(LIMIT);
+
+    one.with_daemon(|daemon| daemon.stop()).unwrap();
+    let asking = asks(site, far, &FENCE, false);
+    asking.signal(Signal::SIGINT);
+    let interrupted = asking.answer().expect(5);
+    assert!(interrupted.stderr.contains("interrupted"), "{interrupted:#?}");
+    assert_eq!(requests(far), Vec::<Value>::new());
+    one.with_daemon(|daemon| daemon.cont()).unwrap();
+    one.wait_until_leading(LIMIT);
+    two.start();
+    two.wait_until_standby("one");
+    assert_eq!(done(one, "takes request"), taken, "nobody took any of them");
+    assert!(site.blocklist().keys().all(|entry| !entry.ends_with(":0/0")), "{:?}", site.blocklist());
+}
+
+fn a_leader_dies_before_it_takes_a_request(site: &Site, one: &Guardian, two: &Guardian, far: &Guardian) {
+    one.with_daemon(|daemon| daemon.stop()).unwrap();
+    let asking = asks(site, far, &FENCE, false);
+    one.kill();
+    let killed = Instant::now();
+    let told = asking.answer().expect(0);
+    println!("answered {:.1?} after the leader was killed that had not taken it", killed.elapsed());
+    assert_eq!(told.json["state"], "sealed");
+    assert!(told.stderr.contains("two on "), "{told:#?}");
+    assert_eq!(two.logged("leading").len(), 1);
+    two.verb(&RELEASE).expect(0);
+    one.start();
+    one.wait_until_standby("two");
+}
+
+/// With an OSD silent that the ledger does not need, so that the seal waits.
+fn a_leader_dies_before_it_answers(site: &Site, one: &Guardian, two: &Guardian, far: &Guardian) {
+    let ledger = site.lab.ceph(&["osd", "map", "rbd-guardian", "ledger"]).unwrap();
+    let acting = ledger["acting"].as_array().unwrap();
+    let silent = (0..3).find(|osd| !acting.contains(&json!(osd))).unwrap();
+    let silent = site.lab.daemon(&format!("osd.{silent}"));
+    let (taken, intended) = (done(two, "takes request"), two.logged("intended").len());
+    silent.stop().unwrap();
+    let asking = asks(site, far, &FENCE, true);
+    two.wait_for_status("the entries to stand", LIMIT, |status| {
+        let mut fences = status["fences"].as_array().into_iter().flatten();
+        fences.any(|fence| fence["member"] == "n1" && fence["state"] == "pending")
+    });
+    two.kill();
+    one.wait_until_leading(LIMIT);
+    silent.cont().unwrap();
+    let told = asking.answer().expect(0);
+    assert_eq!(told.json["state"], "sealed", "{told:#?}");
+    assert!(told.stderr.contains("one on "), "{told:#?}");
+    assert_eq!(done(one, "takes request"), taken + 1, "taken once");
+    assert_eq!(two.logged("intended").len(), intended + 1);
+    assert_eq!(one.logged("intended").len(), 1, "only of the first round: {}", one.log_text());
+    assert_eq!(printed(one.verb(&FENCE).expect(0).json), printed(told.json));
+    one.verb(&RELEASE).expect(0);
+}
+
+/// Whoever asks takes the lead when nobody has had it for a while.
+fn every_leader_dies(site: &Site, one: &Guardian, two: &Guardian, far: &Guardian) {
+    one.with_daemon(|daemon| daemon.stop()).unwrap();
+    let asking = asks(site, far, &FENCE, false);
+    one.kill();
+    let killed = Instant::now();
+    let told = asking.answer().expect(0);
+    println!("answered {:.1?} after the only leader was killed", killed.elapsed());
+    assert_eq!(told.json["state"], "sealed");
+    assert!(told.stderr.contains("nobody leads"), "{told:#?}");
+    let ledger = far.verb(&["ledger"]).expect(0).json;
+    assert_eq!((&ledger["leader"]["guardian"], &ledger["lease"]), (&json!("far"), &Value::Null));
+    assert_eq!(ledger["requests"], json!({}));
+    two.start();
+    two.wait_until_leading(LIMIT);
+}
