@@ -11,7 +11,9 @@ fn every_recording_replays_exactly() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/replay");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut count = 0;
-    for file in files.filter(|file| file.extension().is_some_and(|ending| ending == "jsonl")) {
+    for file in
+        files.filter(|file| file.extension().is_some_and(|ending| ending == "jsonl" || ending == "gz"))
+    {
         let replayed = replay(fs::File::open(&file).unwrap()).unwrap_or_else(|difference| {
             panic!("{}: {difference} (see tests/replay/README.md)", file.display())
         });

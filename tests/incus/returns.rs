@@ -1,11 +1,14 @@
 //! Members that come back before Incus has healed them: one that was not fenced never notices, one that was is shown
 //! as stranded, with commands that work.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, alarm, member};
 use lab::incus::{Container, ContainerWriter};
 use lab::{Links, Topology, WriteLog as _, monotonic, wait_for};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 /// From `Online` to the alarm.
@@ -18,6 +21,7 @@ const DUE: &str = "15";
 #[test]
 fn inv6_who_incus_would_leave_alone_is_not_fenced_and_who_is_stranded_is_told_what_to_do() {
     let site = Guarded::start(Topology::apart());
+    let recordings = records(&site);
     let leader = site.cluster.leader().unwrap();
     let lost = MEMBERS.into_iter().find(|name| *name != leader).unwrap();
     let [first, second] = ["c1", "c2"].map(|name| site.cluster.launch(name, lost).unwrap());
@@ -80,6 +84,7 @@ fn inv6_who_incus_would_leave_alone_is_not_fenced_and_who_is_stranded_is_told_wh
     assert_eq!((again.member(), second.location().unwrap().as_str()), (lost, lost));
     again.wait_for_acks(10, SOON).unwrap();
     stage("the second one runs again");
+    replays(&site, &recordings, "stranded");
     for container in [&first, &second] {
         site.cluster.live().unwrap().incus(&["stop", container.name(), "--force"]).unwrap();
         let disk = site.lab().disk(container).unwrap();
@@ -89,6 +94,32 @@ fn inv6_who_incus_would_leave_alone_is_not_fenced_and_who_is_stranded_is_told_wh
                 assert!(disk.blocks[&writer.id()].contains(last), "{last} of {writer:?} is lost");
             }
         }
+    }
+}
+
+/// From here on the daemon saves its recordings there.
+fn records(site: &Guarded) -> PathBuf {
+    let folder = site.path("recordings");
+    fs::create_dir(&folder).unwrap();
+    site.configure(&format!("recordings = {folder:?}"));
+    site.stop_daemon();
+    site.start_daemon();
+    site.wait_until_watching();
+    folder
+}
+
+/// All that the daemon decided is had again from what it took in. Kept for tests/replay where a folder is named.
+fn replays(site: &Guarded, folder: &Path, name: &str) {
+    site.with_daemon(|daemon| kill(daemon.pid(), Signal::SIGUSR1)).unwrap();
+    let file = wait_for("a recording", SOON, || {
+        let files = fs::read_dir(folder)?.map(|entry| entry.unwrap().path());
+        Ok(files.into_iter().find(|file| file.to_str().unwrap().ends_with("-asked.jsonl.gz")))
+    });
+    let file = file.unwrap();
+    let replayed = site.guardian(&["replay", file.to_str().unwrap()]).expect(0).json;
+    println!("{} bytes: {replayed:#}", fs::metadata(&file).unwrap().len());
+    if let Some(corpus) = std::env::var_os("GUARDIAN_CORPUS") {
+        fs::copy(&file, PathBuf::from(corpus).join(name).with_extension("jsonl.gz")).unwrap();
     }
 }
 
