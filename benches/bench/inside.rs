@@ -27,6 +27,7 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
     let figures = match words {
         ["add", entry] => one_add(&cluster, entry, &deadline)?,
         ["barrier"] => barriers(&cluster, &deadline)?,
+        ["fill"] => crate::load::fill(&cluster, &deadline)?,
         ["sweep"] => sweeps(&cluster, &deadline)?,
         _ => bail!("{words:?}"),
     };

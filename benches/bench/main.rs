@@ -1,11 +1,12 @@
 //! `make bench`: the figures of rbd-guardian beside those of what one would run instead, in one run on one lab.
-//! `cargo bench -- rest` measures the daemon at rest alone.
+//! `cargo bench -- rest` measures the daemon at rest and under load alone.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
 mod inside;
+mod load;
 mod rest;
 mod table;
 
@@ -54,6 +55,9 @@ fn main() -> Result<()> {
     }
     bench.say("the daemon at rest");
     rows.push(rest::rest(&bench.site, REAL_IMAGES + MADE_UP_IMAGES)?);
+    let filled = bench.inside(&["fill"])?;
+    bench.say(&format!("the daemon on a full ledger: {filled}"));
+    rows.push(load::load(&bench.site, REAL_IMAGES + MADE_UP_IMAGES)?);
     println!("\n{}\n", table::machine()?);
     table::print(&rows);
     Ok(())

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ const OSDS: [&str; 3] = ["osd.0", "osd.1", "osd.2"];
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What of the kernel and of the OSDs counts up.
-struct Meter {
+pub(crate) struct Meter {
     at: Instant,
     cpu: f64,
     ops: f64,
@@ -30,31 +31,26 @@ struct Meter {
 
 /// Watches so many volumes, each of an instance of its own, whose images the pool `images` has.
 pub(crate) fn rest(site: &Site, volumes: u32) -> Result<Row> {
-    let [api, socket, config] = ["api.sock", "rest.sock", "rest.toml"].map(|name| site.lab.dir().join(name));
+    let [api, socket, config] = paths(site);
     serve(UnixListener::bind(&api)?, volumes);
     let text = format!(
         "[incus]\nendpoints = [\"unix:{}\"]\n[daemon]\nsocket = {socket:?}\nlog = \"json\"\n",
         api.display()
     );
     fs::write(&config, text)?;
-    let keyring = site.lab.dir().join("ceph.client.guardian.keyring");
-    let words = ["--config".into(), config, "--keyring".into(), keyring, "run".into()];
-    let daemon = site.lab.host("guard").spawn("rest", env!("CARGO_BIN_EXE_rbd-guardian"), words)?;
+    let daemon = spawn(site, "rest")?;
     wait_for("the daemon to watch", LIMIT, || {
-        let mut stream = UnixStream::connect(&socket)?;
-        stream.write_all(b"{\"verb\":\"status\"}\n")?;
-        let line = BufReader::new(stream).lines().next().context("no answer")??;
-        let status = serde_json::from_str::<Value>(&line)?["status"].clone();
+        let Some(status) = status(site) else { return Ok(None) };
         let members = status["members"].as_array().map_or(0, Vec::len);
         Ok((status["platform"]["fresh"] == true && members == MEMBERS.len()).then_some(()))
     })?;
-    let before = meter(site, &daemon)?;
+    let before = Meter::read(site, &daemon)?;
     let end = Instant::now() + REST;
     wait_for("rest", 2 * REST, || Ok((Instant::now() >= end).then_some(())))?;
-    let after = meter(site, &daemon)?;
+    let after = Meter::read(site, &daemon)?;
 
     let seconds = (after.at - before.at).as_secs_f64();
-    let core = (after.cpu - before.cpu) / seconds * 100.0;
+    let core = after.core_since(&before);
     let mib = resident(daemon.pid())? / 1024.0;
     let ops = (after.ops - before.ops) / seconds;
     Ok(Row {
@@ -67,20 +63,49 @@ pub(crate) fn rest(site: &Site, volumes: u32) -> Result<Row> {
     })
 }
 
-fn meter(site: &Site, daemon: &Process) -> Result<Meter> {
-    let mut ops = 0.0;
-    for osd in OSDS {
-        let counters = site.lab.ceph(&["tell", osd, "perf", "dump"])?;
-        ops += counters["osd"]["op"].as_f64().context("no counter")?;
+/// Where the false Incus answers, the daemon's socket and its configuration.
+fn paths(site: &Site) -> [PathBuf; 3] {
+    ["api.sock", "rest.sock", "rest.toml"].map(|name| site.lab.dir().join(name))
+}
+
+/// Starts a daemon with that configuration.
+pub(crate) fn spawn(site: &Site, name: &str) -> Result<Process> {
+    let [_, _, config] = paths(site);
+    let keyring = site.lab.dir().join("ceph.client.guardian.keyring");
+    let words = ["--config".into(), config, "--keyring".into(), keyring, "run".into()];
+    site.lab.host("guard").spawn(name, env!("CARGO_BIN_EXE_rbd-guardian"), words)
+}
+
+/// Its own words; `None` while it says nothing.
+pub(crate) fn status(site: &Site) -> Option<Value> {
+    let [_, socket, _] = paths(site);
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.write_all(b"{\"verb\":\"status\"}\n").ok()?;
+    let line = BufReader::new(stream).lines().next()?.ok()?;
+    Some(serde_json::from_str::<Value>(&line).ok()?["status"].clone())
+}
+
+impl Meter {
+    pub(crate) fn read(site: &Site, daemon: &Process) -> Result<Self> {
+        let mut ops = 0.0;
+        for osd in OSDS {
+            let counters = site.lab.ceph(&["tell", osd, "perf", "dump"])?;
+            ops += counters["osd"]["op"].as_f64().context("no counter")?;
+        }
+        let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid()))?;
+        let after_name = stat.rsplit(") ").next().context("no stat")?;
+        let ticks = after_name.split(' ').skip(11).take(2).map(str::parse::<f64>);
+        Ok(Self { at: Instant::now(), cpu: ticks.sum::<Result<f64, _>>()? / TICKS_PER_SECOND, ops })
     }
-    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid()))?;
-    let after_name = stat.rsplit(") ").next().context("no stat")?;
-    let ticks = after_name.split(' ').skip(11).take(2).map(str::parse::<f64>);
-    Ok(Meter { at: Instant::now(), cpu: ticks.sum::<Result<f64, _>>()? / TICKS_PER_SECOND, ops })
+
+    /// Of one core, in percent.
+    pub(crate) fn core_since(&self, before: &Self) -> f64 {
+        (self.cpu - before.cpu) / (self.at - before.at).as_secs_f64() * 100.0
+    }
 }
 
 /// In KiB, now.
-fn resident(pid: Pid) -> Result<f64> {
+pub(crate) fn resident(pid: Pid) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)

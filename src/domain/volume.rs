@@ -95,8 +95,8 @@ pub type Images = BTreeMap<ImageName, Expected>;
 
 /// The images of a reading, with what it says of their users; empty of what was not read.
 pub fn images(view: &View) -> Images {
-    let mut images = Images::new();
-    let (Some(pools), Some(instances)) = (&view.pools, &view.instances) else { return images };
+    let (Some(pools), Some(instances)) = (&view.pools, &view.instances) else { return Images::new() };
+    let mut images = Vec::new();
     for volume in view.volumes.iter().flatten() {
         let Some(pool) = pools.get(&volume.pool).and_then(|pool| pool.osd_pool.as_ref()) else { continue };
         let users = volume.users();
@@ -110,9 +110,11 @@ pub fn images(view: &View) -> Images {
             Expected::Exclusive { instances: users, locations }
         };
         for name in volume.image_names() {
-            images.insert(ImageName { pool: pool.clone(), namespace: String::new(), name }, expected.clone());
+            images.push((ImageName { pool: pool.clone(), namespace: String::new(), name }, expected.clone()));
         }
     }
+    // All at once: a map that grows one by one in order is half empty.
+    let mut images: Images = images.into_iter().collect();
     for (id, instance) in instances {
         for path in instance.details.iter().flat_map(|details| &details.external_images) {
             let Some(image) = ImageName::parse(path) else { continue };

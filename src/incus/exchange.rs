@@ -6,7 +6,7 @@ use std::pin::pin;
 
 use futures_util::future::{Either, select};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, ETAG, HOST, IF_MATCH, USER_AGENT};
 use hyper::{Method, Request};
@@ -92,7 +92,7 @@ pub(super) async fn exchange(stream: Stream, question: Question<'_>) -> Result<A
     let answer = async move {
         let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, LONGEST).collect().await.map_err(|error| {
+        let body = whole(Limited::new(body, LONGEST)).await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 Cause::TooLarge { limit: LONGEST }
             } else {
@@ -100,13 +100,24 @@ pub(super) async fn exchange(stream: Stream, question: Question<'_>) -> Result<A
             }
         })?;
         let etag = head.headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-        judge(head.status.as_u16(), etag, body.to_bytes())
+        judge(head.status.as_u16(), etag, body)
     };
     // The connection moves the bytes; once it has ended, the answer knows all it ever will.
     match select(pin!(answer), pin!(connection)).await {
         Either::Left((answer, _)) => answer,
         Either::Right((_, answer)) => answer.await,
     }
+}
+
+/// A body as it comes, into one piece: collected first, it would be there twice, and listings are large.
+async fn whole<B: Body<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, B::Error> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.into())
 }
 
 fn judge(status: u16, etag: Option<String>, body: Bytes) -> Result<Answer, Cause> {
