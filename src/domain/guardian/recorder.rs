@@ -36,8 +36,8 @@ impl Recorder {
     pub fn handle(&mut self, now: Now, input: Input) {
         if self.recording.is_long() {
             self.recording.turn();
-            let checkpoint = Checkpoint { version: version(), guardian: Box::new(self.guardian.clone()) };
-            self.recording.begin(&Line { checkpoint: Some(Cow::Owned(checkpoint)), ..Line::default() });
+            let checkpoint = Checkpoint { version: version(), guardian: Cow::Borrowed(&self.guardian) };
+            self.recording.begin(&Line { checkpoint: Some(checkpoint), ..Line::default() });
         }
         // Written first: should the guardian fail on it, this is what it failed on.
         self.recording.input(now, &input);

@@ -31,7 +31,7 @@ pub struct Line<'a> {
     pub begin: Option<Cow<'a, Beginning>>,
     /// A guardian goes on, with all it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint: Option<Cow<'a, Checkpoint>>,
+    pub checkpoint: Option<Checkpoint<'a>>,
     /// Other settings, from here on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Cow<'a, Settings>>,
@@ -64,11 +64,11 @@ pub struct Beginning {
 
 /// All that a guardian knows, where what led to it is not in the recording any more.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Checkpoint {
+pub struct Checkpoint<'a> {
     /// Of the program that made the recording.
     pub version: String,
     /// The guardian.
-    pub guardian: Box<Guardian>,
+    pub guardian: Cow<'a, Guardian>,
 }
 
 /// A reading that brought nothing new.

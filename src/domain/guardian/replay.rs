@@ -145,7 +145,6 @@ impl Replay {
             }
             Line { checkpoint: Some(checkpoint), .. } => {
                 self.no_more(line)?;
-                let checkpoint = checkpoint.into_owned();
                 self.version = checkpoint.version;
                 // Readings refer to those of the same part.
                 self.last.clear();
@@ -154,7 +153,7 @@ impl Replay {
                     self.checkpoints += 1;
                 }
                 self.passes(checkpoint.guardian.now);
-                self.guardian = Some(*checkpoint.guardian);
+                self.guardian = Some(checkpoint.guardian.into_owned());
             }
             Line { settings: Some(settings), .. } => {
                 self.no_more(line)?;
