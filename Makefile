@@ -1,6 +1,8 @@
 # The two commands: `make demo` and `make test`. Each sets up the machine itself (tests/lab/setup).
 CARGO ?= cargo
 JOBS  ?= 2
+# The daemon can be halted at a step in tests, and in no build that is used.
+HALT  := --features rbd-guardian/halt
 
 .PHONY: help setup build demo test soak bench lint clean
 
@@ -18,12 +20,13 @@ demo: setup ## a container whose member is lost and healed: without the guardian
 	@"$${CARGO_TARGET_DIR:-target}/release/examples/demo" $(DEMO)
 
 test: setup ## everything: units, the ABI, real Ceph, real krbd, a second Ceph release
-	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(JOBS)
+	$(CARGO) test --workspace --locked $(HALT) --no-fail-fast -- --test-threads=$(JOBS)
 
 soak: setup ## the randomised rounds in full (an hour), and minutes with a released kernel client
-	GUARDIAN_ROUNDS=50 $(CARGO) test --locked --test sealed -- --nocapture --test-threads=$(JOBS)
-	GUARDIAN_ROUNDS=20 $(CARGO) test --locked --test incus story:: -- --nocapture --test-threads=$(JOBS)
-	GUARDIAN_SOAK=1 $(CARGO) test --locked --test krbd -- --nocapture --test-threads=1
+	GUARDIAN_ROUNDS=50 $(CARGO) test --locked $(HALT) --test sealed -- --nocapture --test-threads=$(JOBS)
+	GUARDIAN_ROUNDS=20 $(CARGO) test --locked $(HALT) --test incus story:: -- --nocapture --test-threads=$(JOBS)
+	GUARDIAN_STEPS=all $(CARGO) test --locked $(HALT) --test crash steps:: -- --nocapture --test-threads=$(JOBS)
+	GUARDIAN_SOAK=1 $(CARGO) test --locked $(HALT) --test krbd -- --nocapture --test-threads=1
 
 bench: setup ## the table of speeds
 	$(CARGO) bench --locked --bench bench
@@ -31,6 +34,7 @@ bench: setup ## the table of speeds
 lint: ## formatting, clippy, documentation, dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --locked $(HALT) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 	tests/deny
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper::Uri;
 
+use super::halt::Halt;
 use super::tenure::Tenure;
 use super::{log, platform};
 use crate::ceph::barrier::ProbeNames;
@@ -85,6 +86,7 @@ impl Hands {
     /// Begins an effect. Whatever becomes of it, it ends, with one input. `view` is the last reading, for what a lost
     /// member does not tell any more.
     pub(super) fn perform(&mut self, effect: Effect, view: Option<&Arc<View>>) -> Performing {
+        let halt = Halt::of(&effect);
         match effect {
             Effect::ReadView { whole } => {
                 let (before, proved) = (view.cloned(), Arc::clone(&self.proved));
@@ -109,7 +111,8 @@ impl Hands {
             Effect::PutGate { at, contents, epoch } => {
                 let effect = Effect::PutGate { at: at.clone(), contents: Contents::default(), epoch };
                 self.ask(effect, async move |incus| {
-                    Input::GatePut(platform::put_gate(&incus, &at, &contents, epoch).await)
+                    let put = platform::put_gate(&incus, &at, &contents, epoch);
+                    Input::GatePut(halt.around_async(put).await)
                 })
             }
             Effect::PushGate => self.ask(Effect::PushGate, async move |incus| {
@@ -149,15 +152,17 @@ impl Hands {
             Effect::Record { changes, what, why } => {
                 let tenure = self.tenure.clone();
                 let failed = Effect::Record { changes: Vec::new(), what: String::new(), why: String::new() };
-                self.on_lane(failed, STEP, move |_, _| Input::Recorded(tenure.record(&changes, what, why)))
+                self.on_lane(failed, STEP, move |_, _| {
+                    Input::Recorded(halt.around(|| tenure.record(&changes, what, why)))
+                })
             }
             Effect::Fence(fence, effect) => {
                 let failed = Effect::Fence(fence.clone(), effect.clone());
-                self.step(fence, Step::from(effect), failed)
+                self.step(fence, Step::from(effect), failed, halt)
             }
             Effect::Release(fence, effect) => {
                 let failed = Effect::Release(fence.clone(), effect.clone());
-                self.step(fence, Step::from(effect), failed)
+                self.step(fence, Step::from(effect), failed, halt)
             }
             Effect::BreakLock(lock) => {
                 self.on_lane(Effect::BreakLock(lock.clone()), STEP, move |storage, deadline| {
@@ -175,7 +180,7 @@ impl Hands {
         }
     }
 
-    fn step(&mut self, fence: String, step: Step, failed: Effect) -> Performing {
+    fn step(&mut self, fence: String, step: Step, failed: Effect, halt: Halt) -> Performing {
         let reads = step == Step::ReadMap;
         let again = reads && self.read_last.contains(&fence);
         if reads {
@@ -194,7 +199,7 @@ impl Hands {
             }
             // Another fence's barrier may be at work with them: then names are found anew, which takes milliseconds.
             let mut known = std::mem::take(&mut *names.lock().unwrap_or_else(PoisonError::into_inner));
-            let outcome = storage.perform(step, &mut known, deadline, &mut |_| {});
+            let outcome = halt.around(|| storage.perform(step, &mut known, deadline, &mut |_| {}));
             *names.lock().unwrap_or_else(PoisonError::into_inner) = known;
             input(fence, outcome)
         });

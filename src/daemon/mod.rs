@@ -7,6 +7,7 @@
 pub mod config;
 mod driver;
 mod effects;
+mod halt;
 pub mod identity;
 mod jobs;
 mod leading;

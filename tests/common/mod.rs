@@ -29,7 +29,7 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 pub struct Site {
     pub lab: Lab,
     config: PathBuf,
-    keyring: PathBuf,
+    pub keyring: PathBuf,
     log: PathBuf,
 }
 
@@ -172,7 +172,7 @@ impl Underway {
 }
 
 /// The guardian. Cargo tells tests and benchmarks where it is; an example lies in a folder beside it.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("rbd-guardian"));
     option_env!("CARGO_BIN_EXE_rbd-guardian").map(PathBuf::from).or_else(beside).unwrap()
 }

@@ -1,0 +1,162 @@
+//! A test's hook into what a guardian sends: it halts at one step of it. Only with the feature `halt`, which no build in
+//! use has.
+//!
+//! Steps are what is sent for fences and releases, to the ledger and to the gate. They are counted from 1, and each is
+//! told in the log. `RBD_GUARDIAN_HALT` names one: `after:7`, `before:7`, or by its kind `before:release-rm`,
+//! `after:record-sealed:2` (the second of that kind). There the process stops itself (SIGSTOP): *before*, when all that could
+//! hold the step back was passed, so that it is sent late if the process is ever continued; *after*, when what came of it
+//! is not known to the core yet.
+
+use crate::domain::guardian::io::Effect;
+
+/// What an effect sends, if that counts as a step.
+#[derive(Debug)]
+pub(super) struct Halt {
+    #[cfg(feature = "halt")]
+    kind: Option<&'static str>,
+}
+
+#[cfg(not(feature = "halt"))]
+impl Halt {
+    pub(super) fn of(_: &Effect) -> Self {
+        Self {}
+    }
+
+    pub(super) fn around<T>(&self, send: impl FnOnce() -> T) -> T {
+        send()
+    }
+
+    pub(super) async fn around_async<T>(&self, send: impl Future<Output = T>) -> T {
+        send.await
+    }
+}
+
+#[cfg(feature = "halt")]
+impl Halt {
+    pub(super) fn of(effect: &Effect) -> Self {
+        Self { kind: asked::kind(effect) }
+    }
+
+    pub(super) fn around<T>(&self, send: impl FnOnce() -> T) -> T {
+        let step = self.kind.map(asked::Step::begin);
+        let sent = send();
+        step.iter().for_each(asked::Step::end);
+        sent
+    }
+
+    pub(super) async fn around_async<T>(&self, send: impl Future<Output = T>) -> T {
+        let step = self.kind.map(asked::Step::begin);
+        let sent = send.await;
+        step.iter().for_each(asked::Step::end);
+        sent
+    }
+}
+
+#[cfg(feature = "halt")]
+mod asked {
+    use std::collections::BTreeMap;
+    use std::sync::{Mutex, PoisonError};
+
+    use signal_hook::consts::SIGSTOP;
+    use signal_hook::low_level::raise;
+
+    use super::Effect;
+    use crate::daemon::log;
+    use crate::domain::fence::Effect as Fence;
+    use crate::domain::guardian::report::Level;
+    use crate::domain::record::{Change, FenceState, Key, Record};
+    use crate::domain::release::Effect as Release;
+
+    /// Steps so far, by kind.
+    static TAKEN: Mutex<BTreeMap<&'static str, u32>> = Mutex::new(BTreeMap::new());
+
+    /// A step that is being sent.
+    pub(super) struct Step {
+        kind: &'static str,
+        /// Among all, and among those of its kind.
+        number: u32,
+        of_kind: u32,
+    }
+
+    impl Step {
+        pub(super) fn begin(kind: &'static str) -> Self {
+            let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_kind = *taken.entry(kind).and_modify(|count| *count += 1).or_insert(1);
+            let step = Self { kind, number: taken.values().sum(), of_kind };
+            drop(taken);
+            log::line(Level::Info, "step", None, &format!("{} {kind}", step.number));
+            step.halt("before");
+            step
+        }
+
+        pub(super) fn end(&self) {
+            self.halt("after");
+        }
+
+        fn halt(&self, moment: &str) {
+            let Ok(wanted) = std::env::var("RBD_GUARDIAN_HALT") else { return };
+            let Some((wanted_moment, wanted)) = wanted.split_once(':') else { return };
+            let (kind, of_kind) = wanted.split_once(':').unwrap_or((wanted, "1"));
+            let here = wanted == self.number.to_string()
+                || (kind == self.kind && of_kind == self.of_kind.to_string());
+            if wanted_moment == moment && here {
+                log::line(Level::Info, "halt", None, &format!("{moment} {} {}", self.number, self.kind));
+                // To this very thread, which goes no further.
+                let _ = raise(SIGSTOP);
+                log::line(Level::Info, "continued", None, &format!("{moment} {} {}", self.number, self.kind));
+            }
+        }
+    }
+
+    pub(super) fn kind(effect: &Effect) -> Option<&'static str> {
+        match effect {
+            Effect::Record { changes, .. } => changes.first().map(recorded),
+            Effect::Fence(_, effect) => Some(match effect {
+                Fence::FailOver(_) => "fence-fail-over",
+                Fence::ReadDaemons => "fence-read-daemons",
+                Fence::Add(_) => "fence-add",
+                Fence::Remove(_) => "fence-rm",
+                Fence::ReadMap => "fence-read-map",
+                Fence::Barrier { .. } => "fence-barrier",
+            }),
+            Effect::Release(_, effect) => Some(match effect {
+                Release::ReadMap => "release-read-map",
+                Release::ReadClients => "release-read-clients",
+                Release::Add(_) => "release-add",
+                Release::Remove(_) => "release-rm",
+            }),
+            Effect::PutGate { .. } => Some("gate"),
+            Effect::ReadView { .. }
+            | Effect::ReadMemberState(_)
+            | Effect::ReadNetworks(_)
+            | Effect::Ping(_)
+            | Effect::Look
+            | Effect::ReadMaps { .. }
+            | Effect::ReadAudit(_)
+            | Effect::Sweep
+            | Effect::PushGate
+            | Effect::BreakLock(_)
+            | Effect::Start(_) => None,
+        }
+    }
+
+    fn recorded(change: &Change) -> &'static str {
+        match change {
+            Change::Put(Record::Fence(fence)) => match fence.state {
+                FenceState::Intended => "record-intended",
+                FenceState::Committed => "record-committed",
+                FenceState::Pending => "record-pending",
+                FenceState::Sealed => "record-sealed",
+                FenceState::Breached => "record-breached",
+                FenceState::Releasing => "record-releasing",
+                FenceState::Released => "record-released",
+                FenceState::Refused => "record-refused",
+            },
+            Change::Put(Record::Gate(_)) | Change::Remove(Key::Gate) => "record-gate",
+            Change::Put(Record::Member(_)) | Change::Remove(Key::Member(_)) => "record-member",
+            Change::Put(Record::Images(_)) | Change::Remove(Key::Images(_)) => "record-images",
+            Change::Put(Record::Request(_)) | Change::Remove(Key::Request(_)) => "record-request",
+            Change::Remove(Key::Fence(_)) => "record-withdrawn",
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Guardians killed and stopped wherever it hurts, and what is left of their fences: on real Ceph.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod guard;
+mod scene;
+mod steps;

@@ -1,0 +1,161 @@
+//! A cluster, a writer on a member, and what must be true of the ledger and the blocklist at any moment.
+
+use std::time::Duration;
+
+use lab::{Errno, Pool, Topology, WriteLog as _, Writer, monotonic, wait_for};
+use serde_json::Value;
+
+use crate::common::history::ip_of;
+use crate::common::{LIMIT, Site};
+use crate::guard::Guard;
+
+pub(crate) const POOL: &str = "images";
+pub(crate) const MEMBERS: [&str; 2] = ["n1", "n2"];
+const SOON: Duration = Duration::from_secs(60);
+
+/// Two members and hosts for guardians, with an image for each member.
+pub(crate) fn site() -> Site {
+    let site = Site::start(Topology::small(&["n1", "n2", "guard", "spare"]), &MEMBERS);
+    site.lab.pool(POOL, Pool::replicated(16, 2)).unwrap();
+    for member in MEMBERS {
+        site.lab.image(POOL, member, 8).unwrap();
+    }
+    site
+}
+
+/// A ledger that nobody has led yet, and an empty blocklist. No guardian may run.
+pub(crate) fn reset(site: &Site) {
+    let words = ["-p", "rbd-guardian", "-N", "rbd-guardian", "rm", "ledger"];
+    let removed = site.lab.host("admin").bounded("rados", LIMIT).args(words).output().unwrap();
+    let said = String::from_utf8_lossy(&removed.stderr).into_owned();
+    assert!(removed.status.success() || said.contains("No such file"), "{said}");
+    site.lab.ceph(&["osd", "blocklist", "clear"]).unwrap();
+}
+
+/// A member with a writer, from before its fence to after its release.
+pub(crate) struct Scene<'s> {
+    pub(crate) site: &'s Site,
+    pub(crate) writer: Writer,
+    pub(crate) host: String,
+    pub(crate) client: String,
+    from: u64,
+}
+
+impl<'s> Scene<'s> {
+    /// Everything anew, and a writer at work on `n1`.
+    pub(crate) fn new(site: &'s Site, depth: u32) -> Self {
+        reset(site);
+        let writer = site.lab.host("n1").writer(POOL, "n1", depth).unwrap();
+        writer.wait_for_acks(20, SOON).unwrap();
+        let client = writer.client_address().to_owned();
+        Self { site, host: format!("{}:0/0", ip_of(&client)), client, writer, from: site.epoch() }
+    }
+
+    /// The ledger, read by somebody who does not lead.
+    pub(crate) fn ledger(&self) -> Value {
+        self.site.guardian_on("admin", &["ledger"]).expect(0).json
+    }
+
+    /// The record of `n1`'s fence; null while there is none.
+    pub(crate) fn fence(&self) -> Value {
+        let ledger = self.ledger();
+        let mut fences = ledger["fences"].as_object().unwrap().values();
+        fences.find(|fence| fence["member"] == "n1").cloned().unwrap_or_default()
+    }
+
+    /// Waits until the ledger has `n1`'s fence in this state.
+    pub(crate) fn until(&self, state: &str, guard: &Guard<'_>) -> Value {
+        let mut last = Value::Null;
+        let found = wait_for(&format!("{state} in the ledger"), LIMIT, || {
+            last = self.fence();
+            self.legal(&last);
+            Ok((last["state"] == state).then(|| last.clone()))
+        });
+        found.unwrap_or_else(|error| panic!("{error:#}: {last:#}\n{}", guard.log()))
+    }
+
+    /// INV-3, INV-4, INV-8, at any moment: what stands is recorded, and what is recorded stands. The record was read
+    /// before the blocklist, so it may be older.
+    pub(crate) fn legal(&self, before: &Value) {
+        let blocklist = self.site.newest();
+        let after = self.fence();
+        let (host, client) = (blocklist.entries.contains_key(&self.host), blocklist.refuses(&self.client));
+        let seen = format!("{before:#}\n{after:#}\n{blocklist:#?}");
+        if host || blocklist.entries.contains_key(&self.client) {
+            assert!(after.is_object(), "an entry stands that no record backs: {seen}");
+        }
+        if before["state"] == "sealed" && after["state"] == "sealed" {
+            assert!(blocklist.stands_long(&self.host), "sealed, and the entry does not stand: {seen}");
+        }
+        if ["sealed", "releasing", "released"].iter().any(|state| before["state"] == **state) {
+            assert!(client, "sealed once, and the client is not refused: {seen}");
+        }
+        if before["state"] == "released" {
+            assert!(!host, "released, and the host entry stands: {seen}");
+        }
+    }
+
+    /// Sealed, by what the storage itself shows and does.
+    pub(crate) fn is_sealed(&self, record: &Value) {
+        let now = monotonic();
+        let blocklist = self.site.newest();
+        for entry in [&self.host, &self.client] {
+            assert!(blocklist.stands_long(entry), "{entry} in {blocklist:#?}");
+            assert!(record["entries"].get(entry).is_some(), "{record:#}");
+        }
+        let pools = record["proofs"].as_array().unwrap().iter();
+        let proved = pools.filter(|proof| proof["pool"] == POOL && proof["pgs"] == 16);
+        assert_eq!(proved.count(), 1, "{record:#}");
+        assert_eq!(self.writer.wait_for_error(now, SOON).unwrap(), Errno::ESHUTDOWN);
+        assert_eq!(self.writer.taken_after(now, 1).unwrap(), 0, "a write was taken after the seal");
+    }
+
+    /// Released: the host may write again, its old client never.
+    pub(crate) fn is_released(&self, record: &Value) {
+        let now = monotonic();
+        let blocklist = self.site.newest();
+        assert!(!blocklist.entries.contains_key(&self.host), "{blocklist:#?}");
+        assert!(blocklist.stands_long(&self.client), "INV-4: {blocklist:#?}");
+        assert_eq!(record["entries"].as_object().unwrap().len(), 1, "{record:#}");
+        assert_eq!(self.writer.wait_for_error(now, SOON).unwrap(), Errno::ESHUTDOWN);
+        assert_eq!(self.writer.taken_after(now, 1).unwrap(), 0, "the old client writes after the release");
+        let mut newcomer = self.site.lab.host("n1").idle_client(POOL).unwrap();
+        assert_eq!(newcomer.try_write("newcomer").unwrap(), Ok(()), "{}", newcomer.address());
+    }
+
+    /// Nothing was done twice: each entry appeared once, with one end, the host's went once and the client's never.
+    /// And the trail has no gap, no leader's epoch comes back, and the fence went from state to state.
+    pub(crate) fn nothing_was_done_twice(&self) -> String {
+        let history = self.site.history(self.from);
+        let ends = |entry: &str| {
+            let mut ends: Vec<_> = history.iter().map(|epoch| epoch.entries.get(entry).copied()).collect();
+            ends.dedup();
+            ends
+        };
+        let (host, client) = (ends(&self.host), ends(&self.client));
+        assert!(matches!(host[..], [None, Some(_), None]), "{host:?}");
+        assert!(matches!(client[..], [None, Some(_)]), "{client:?}");
+        self.trail()
+    }
+
+    /// What the trail has, in one line; see [`Scene::nothing_was_done_twice`].
+    pub(crate) fn trail(&self) -> String {
+        let trail = self.site.guardian_on("admin", &["ledger", "audit"]).expect(0).json;
+        let trail = trail.as_array().unwrap();
+        let mut leader = 0;
+        let mut said = Vec::new();
+        for (audit, seq) in trail.iter().zip(trail[0]["seq"].as_u64().unwrap()..) {
+            assert_eq!(audit["seq"], seq, "a gap: {trail:#?}");
+            let what = audit["what"].as_str().unwrap();
+            if let Some(epoch) = what.strip_prefix("leads with epoch ") {
+                let epoch: u64 = epoch.parse().unwrap();
+                assert!(epoch == leader + 1, "epoch {epoch} after {leader}: {trail:#?}");
+                leader = epoch;
+                said.push(format!("{} leads", audit["who"].as_str().unwrap()));
+            } else {
+                said.push(what.split_once(' ').map_or(what, |(_, what)| what).to_owned());
+            }
+        }
+        said.join(", ")
+    }
+}
