@@ -247,6 +247,7 @@ fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
         by: "a on admin".to_owned(),
         since: Timestamp::now(),
         sealed: Some(Timestamp::now()),
+        breaches: Vec::new(),
         marks: [("boot".to_owned(), Duration::from_millis(1_234_567))].into(),
         seen: [client(1, 9)].into(),
         removals: Vec::new(),

@@ -523,6 +523,8 @@ impl Driver {
                 Stage::Leading(_) => "leading",
             },
             "trouble": self.trouble,
+            // Nobody is known to lead, and this one cannot: whatever happens, nothing is fenced or released.
+            "cannot_record": self.trouble.as_ref().filter(|_| self.waiting.is_none()),
             "incus_trouble": self.incus_trouble,
         });
         let Some(fields) = status.as_object_mut() else { return status };

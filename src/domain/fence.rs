@@ -125,6 +125,8 @@ pub struct Fence {
     seen: Option<Arc<OsdMap>>,
     /// The epoch in which all targets were first read back as held without interruption since.
     committed: Option<u32>,
+    /// The last epoch of the last commit, and the first one after it that does not go on with it.
+    broken: Option<(u32, u32)>,
     proofs: BTreeMap<PoolId, PoolProof>,
     /// The map was read again after the last PG answered, and shows the same pools and entries.
     verified: bool,
@@ -146,6 +148,7 @@ impl Fence {
             map: None,
             seen: None,
             committed: None,
+            broken: None,
             proofs: BTreeMap::new(),
             verified: false,
             was_sealed: false,
@@ -331,6 +334,7 @@ impl Fence {
         let before = self.seen.as_ref().map(|seen| &seen.blocklist);
         let unbroken = before.is_some_and(|before| self.wanted.continuous(before, &map.blocklist));
         if self.committed.is_some() && !unbroken {
+            self.broken = self.seen.as_ref().map(|seen| (seen.epoch, map.epoch));
             self.committed = None;
             self.proofs.clear();
         }
@@ -409,6 +413,16 @@ impl Fence {
     /// The epoch in which the entries were read back.
     pub fn committed(&self) -> Option<u32> {
         self.committed
+    }
+
+    /// The last epoch that held the entries before they were found gone, or to have been, and the epoch that showed it.
+    pub fn broken(&self) -> Option<(u32, u32)> {
+        self.broken
+    }
+
+    /// The newest epoch that was examined.
+    pub fn examined(&self) -> Option<u32> {
+        self.seen.as_ref().map(|map| map.epoch)
     }
 
     /// What is proved, and what is not, pool by pool.

@@ -153,6 +153,9 @@ pub struct FenceRecord {
     /// When it was sealed first.
     #[serde(default)]
     pub sealed: Option<Timestamp>,
+    /// When somebody lifted it; the newest, at most [`BREACHES`].
+    #[serde(default)]
+    pub breaches: Vec<Breach>,
     /// By boot ID of each guardian's host: its time since boot when that guardian first knew of the seal. The time
     /// since the seal can so be told without a wall clock.
     #[serde(default)]
@@ -194,6 +197,26 @@ impl fmt::Display for Removal {
             None => write!(f, "{entity} at {address} removed every entry ({at})"),
         }
     }
+}
+
+/// So many breaches of a fence are kept.
+pub const BREACHES: usize = 16;
+
+/// Somebody lifted a fence: from [`Breach::gone`] to [`Breach::committed`] its target may have written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Breach {
+    /// When it was seen.
+    pub seen: Timestamp,
+    /// The last osdmap epoch that is known to have held it; `None` where an earlier guardian knew it.
+    pub held: Option<u32>,
+    /// The first epoch examined since, in which it was not held, or not without interruption.
+    pub gone: u32,
+    /// The epoch in which its entries were read back again.
+    #[serde(default)]
+    pub committed: Option<u32>,
+    /// When it was sealed again.
+    #[serde(default)]
+    pub sealed: Option<Timestamp>,
 }
 
 fn unknown_coverage() -> Coverage {

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
+use jiff::Timestamp;
 use lab::{Process, wait_for};
 use serde_json::Value;
 
@@ -132,6 +133,25 @@ impl<'s> Guard<'s> {
         lines.filter(|line| line["code"] == code).collect()
     }
 
+    /// Waits for so many such lines; the last of them.
+    #[track_caller]
+    pub(crate) fn hears(&self, code: &str, count: usize) -> Value {
+        let line = wait_for(&format!("{}: {code} in the log", self.name), LIMIT, || {
+            Ok(self.logged(code).get(count - 1).cloned())
+        });
+        line.unwrap_or_else(|error| panic!("{error:#}: {}", self.log()))
+    }
+
+    /// Waits until it leads no more; why, in its own words.
+    pub(crate) fn wait_until_deposed(&self, successor: &Guard<'_>) -> String {
+        let line = self.hears("deposed", 1);
+        self.until("standby", |status| {
+            let trouble = status["trouble"].as_str().unwrap_or_default();
+            status["stage"] == "standby" && trouble.starts_with(&successor.name)
+        });
+        line["message"].as_str().unwrap().to_owned()
+    }
+
     /// The kinds of the steps it took in this life, in order.
     pub(crate) fn steps(&self) -> Vec<String> {
         let kind = |line: Value| {
@@ -139,4 +159,9 @@ impl<'s> Guard<'s> {
         };
         self.logged("step").into_iter().map(kind).collect()
     }
+}
+
+/// When a line of a log was written.
+pub(crate) fn at(line: &Value) -> Timestamp {
+    line["timestamp"].as_str().unwrap().parse().unwrap()
 }

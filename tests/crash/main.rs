@@ -4,6 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod breach;
 mod guard;
+mod late;
 mod scene;
 mod steps;
+mod stopped;

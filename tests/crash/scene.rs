@@ -1,5 +1,6 @@
 //! A cluster, a writer on a member, and what must be true of the ledger and the blocklist at any moment.
 
+use std::fs;
 use std::time::Duration;
 
 use lab::{Errno, Pool, Topology, WriteLog as _, Writer, monotonic, wait_for};
@@ -95,6 +96,16 @@ impl<'s> Scene<'s> {
         }
     }
 
+    /// A short entry is replaced under a cover after the seal.
+    pub(crate) fn wait_until_long(&self) {
+        wait_for("entries that stand for years", LIMIT, || {
+            let blocklist = self.site.newest();
+            let long = [&self.host, &self.client].iter().all(|entry| blocklist.stands_long(entry));
+            Ok((long && blocklist.ranges.is_empty()).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}: {:#?}", self.site.newest()));
+    }
+
     /// Sealed, by what the storage itself shows and does.
     pub(crate) fn is_sealed(&self, record: &Value) {
         let now = monotonic();
@@ -136,6 +147,31 @@ impl<'s> Scene<'s> {
         assert!(matches!(host[..], [None, Some(_), None]), "{host:?}");
         assert!(matches!(client[..], [None, Some(_)]), "{client:?}");
         self.trail()
+    }
+
+    /// The client was refused in every epoch from that one on.
+    pub(crate) fn refused_since(&self, epoch: u64) -> usize {
+        let history = self.site.history(epoch);
+        let free: Vec<_> = history.iter().filter(|epoch| !epoch.refuses(&self.client)).collect();
+        assert!(free.is_empty(), "epochs in which {} is not refused: {free:#?}", self.client);
+        history.len()
+    }
+
+    /// Nobody but this guardian wrote to the ledger since it began to lead.
+    pub(crate) fn writes_alone(&self, guard: &str) {
+        let trail = self.site.guardian_on("admin", &["ledger", "audit"]).expect(0).json;
+        let leads = |audit: &&Value| audit["what"].as_str().unwrap().starts_with("leads with epoch ");
+        let trail: Vec<_> = trail.as_array().unwrap().iter().rev().collect();
+        let since = trail.iter().position(leads).unwrap();
+        let others: Vec<_> = trail[..=since].iter().filter(|audit| audit["who"] != guard).collect();
+        assert!(others.is_empty(), "others than {guard} wrote since it leads: {others:#?}");
+    }
+
+    /// How often the monitor was asked to remove this entry, by its own log.
+    pub(crate) fn removals(&self, entry: &str) -> usize {
+        let log = fs::read_to_string(self.site.lab.dir().join("log/mon.a.log")).unwrap();
+        let command = format!("cmd=[{{\"addr\":\"{entry}\",\"blocklistop\":\"rm\"");
+        log.lines().filter(|line| line.contains(&command) && line.ends_with("dispatch")).count()
     }
 
     /// What the trail has, in one line; see [`Scene::nothing_was_done_twice`].

@@ -180,6 +180,11 @@ fn inv3_a_removed_entry_closes_the_gate_and_is_asserted_again() {
     let added = effects.iter().position(|effect| effect.contains("Add(")).unwrap();
     assert!(closed < added, "the gate is closed first");
     assert!(model.audit.iter().any(|what| what.ends_with("breached")));
+    // When it was lifted, and until when, stays known.
+    let fence = model.ledger.fences.values().next().unwrap();
+    let [breach] = &fence.breaches[..] else { panic!("{fence:#?}") };
+    assert_eq!(breach.held.map(|held| held + 1), Some(breach.gone), "{breach:?}");
+    assert!(breach.committed > Some(breach.gone) && breach.sealed > Some(breach.seen), "{breach:?}");
 }
 
 #[test]

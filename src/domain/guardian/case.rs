@@ -19,7 +19,7 @@ use crate::domain::fence::{self, Fence, Sent, State};
 use crate::domain::map::OsdMap;
 use crate::domain::plan::{Coverage, Plan};
 use crate::domain::policy::Policy;
-use crate::domain::record::{FenceRecord, FenceState, Proof};
+use crate::domain::record::{BREACHES, Breach, FenceRecord, FenceState, Proof};
 use crate::domain::release::{self, Release};
 
 /// How a record is signed when nobody asked.
@@ -135,6 +135,7 @@ impl Case {
             by,
             since: now.wall,
             sealed: None,
+            breaches: Vec::new(),
             marks: BTreeMap::new(),
             seen: BTreeSet::new(),
             removals: Vec::new(),
@@ -430,6 +431,7 @@ impl Case {
             // Nothing can be proved now; what is known to be gone is told all the same.
             if self.record.state == FenceState::Sealed && fence.committed().is_none() {
                 self.record.state = FenceState::Breached;
+                note_breach(&mut self.record, fence, now.wall);
                 self.sealed_at = None;
                 self.clear = false;
             }
@@ -473,11 +475,17 @@ impl Case {
             {
                 self.record.proofs = proofs;
             }
+            if let Some(breach) = self.record.breaches.last_mut().filter(|breach| breach.sealed.is_none()) {
+                (breach.committed, breach.sealed) = (Some(epoch), Some(now.wall));
+            }
             self.resumed = false;
             self.chased.clear();
         } else {
             self.sealed_at = None;
             self.clear = false;
+        }
+        if state == FenceState::Breached {
+            note_breach(&mut self.record, fence, now.wall);
         }
         self.record.entries = entries.into_iter().collect();
         self.record.state = state;
@@ -580,6 +588,22 @@ impl Case {
             Stage::Releasing(release) => release.handle_removed(sent),
         }
     }
+}
+
+/// Once for each time it is lifted until it is sealed again.
+fn note_breach(record: &mut FenceRecord, fence: &Fence, seen: Timestamp) {
+    if record.breaches.last().is_some_and(|breach| breach.sealed.is_none()) {
+        return;
+    }
+    let proved = record.proofs.iter().map(|proof| proof.epoch).max();
+    let (held, gone) = match fence.broken() {
+        Some((held, gone)) => (Some(held), gone),
+        // This guardian never saw it hold: an earlier one proved it.
+        None => (proved, fence.examined().unwrap_or_default()),
+    };
+    record.breaches.push(Breach { seen, held, gone, committed: None, sealed: None });
+    let old = record.breaches.len().saturating_sub(BREACHES);
+    record.breaches.drain(..old);
 }
 
 /// Entries that an effect removes.

@@ -49,7 +49,7 @@ use crate::domain::member::Members;
 use crate::domain::origin::Other;
 use crate::domain::pairs;
 use crate::domain::plan::Target;
-use crate::domain::record::{Change, FenceState, Record, Records};
+use crate::domain::record::{Breach, Change, FenceState, Record, Records};
 use crate::domain::request::is_named;
 use crate::domain::view::{InstanceId, MemberStatus, View};
 use crate::domain::volume::Images;
@@ -372,11 +372,25 @@ impl Guardian {
             let pending = case.pending();
             let text = match after {
                 FenceState::Breached => {
-                    "somebody removed an entry of it: writes may have been accepted; it is being re-asserted"
-                        .to_owned()
+                    let breach = case.record.breaches.last();
+                    let gone = breach.map_or_else(String::new, |breach| {
+                        let held = breach.held.map_or_else(String::new, |held| format!("held in {held}, "));
+                        format!(" (osdmap epochs: {held}not in {})", breach.gone)
+                    });
+                    format!(
+                        "somebody removed an entry of it{gone}: writes may have been accepted; it is being re-asserted"
+                    )
                 }
                 FenceState::Pending => format!("waiting for {} PGs: {}", pending.len(), pending.join(" ")),
-                FenceState::Sealed => "every PG of every guarded pool refuses it".to_owned(),
+                FenceState::Sealed => {
+                    let over = |breach: &&Breach| breach.sealed == Some(self.now.wall);
+                    let lifted =
+                        case.record.breaches.last().filter(over).map_or_else(String::new, |breach| {
+                            let again = breach.committed.unwrap_or_default();
+                            format!("; it was lifted from osdmap epoch {} to {again}", breach.gone)
+                        });
+                    format!("every PG of every guarded pool refuses it{lifted}")
+                }
                 FenceState::Intended
                 | FenceState::Committed
                 | FenceState::Releasing
