@@ -11,7 +11,7 @@ use super::answer::{EntryAnswer, PoolAnswer, barrier_text, table};
 use super::context::{Context, print};
 use super::error::Fault;
 use super::progress::Progress;
-use super::served::{Opening, daemon_status};
+use super::served::{Opening, daemon_status, say};
 use super::{Common, Exit, StatusArgs, drive};
 use crate::ceph::barrier::{ProbeNames, barrier};
 use crate::ceph::osdmap;
@@ -165,6 +165,10 @@ fn served_text(status: &Value) -> String {
 
 fn alone(mut context: Context, mut standby: Option<Value>, args: &StatusArgs) -> Result<Exit, Fault> {
     let mut names = ProbeNames::default();
+    if let Some(standby) = &standby {
+        let trouble = standby["trouble"].as_str().unwrap_or("it is not clear yet who leads");
+        say(&format!("the guardian of this host does not lead: {trouble}"));
+    }
     loop {
         let shown = show(&context, &mut names, standby.take(), if args.watch { CLEAR } else { "" });
         match shown {
@@ -316,13 +320,7 @@ fn text(answer: &StatusAnswer) -> String {
         let fence = member.fence.as_ref().map(ToString::to_string).unwrap_or_default();
         rows.add_row([member.name.clone(), state.to_owned(), entries.join("\n"), fence]);
     }
-    let mut text = String::new();
-    if let Some(Standby { stage, trouble, .. }) = &answer.standby {
-        let trouble = trouble.as_str().unwrap_or("it is not clear yet who leads");
-        let stage = stage.as_str().unwrap_or_default();
-        text.push_str(&format!("the guardian of this host does not lead ({stage}): {trouble}\n"));
-    }
-    text.push_str(&format!("osdmap epoch {}\n{rows}\n", answer.epoch));
+    let mut text = format!("osdmap epoch {}\n{rows}\n", answer.epoch);
     for (member, note) in
         answer.members.iter().flat_map(|member| member.notes.iter().map(move |note| (member, note)))
     {
