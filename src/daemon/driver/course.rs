@@ -30,7 +30,10 @@ impl Driver {
                 Done::Glanced(began, view)
             });
         }
-        lookout.tell(now, leading.is_some());
+        // Whether it holds or yields is clear when others were asked.
+        if leading.is_none() || lookout.unfit(now).is_none() {
+            lookout.tell(now, leading.is_some());
+        }
         if let Some(leading) = leading
             && lookout.asks(now)
         {
@@ -58,7 +61,12 @@ impl Driver {
     /// Another guardian is ready to lead: it does better than one that is not fit.
     pub(super) fn step_back(&mut self, ready: Option<&str>) {
         let unfit = self.lookout.as_ref().and_then(|lookout| lookout.unfit(clock::boot()));
-        let Course::Yield { why, to } = course(unfit, ready) else { return };
+        let Course::Yield { why, to } = course(unfit, ready) else {
+            if let Some(lookout) = &mut self.lookout {
+                lookout.tell(clock::boot(), true);
+            }
+            return;
+        };
         let Stage::Leading(leading) = &self.stage else { return };
         let tenure = leading.hands.tenure.clone();
         self.depose("yields", &format!("yields to {to}: {why}"));
