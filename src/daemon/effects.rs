@@ -41,6 +41,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(20);
 /// How much later than its own deadline an effect is given up for lost.
 const GRACE: Duration = Duration::from_secs(10);
+const OVER: &str = "the lease was over before it was sent";
 /// Before an answer that made no difference is given: the machine would ask again at once.
 const PACE: Duration = Duration::from_millis(100);
 
@@ -190,13 +191,7 @@ impl Hands {
         }
         let names = Arc::clone(&self.names);
         let time = if matches!(step, Step::Barrier(_)) { ROUND } else { STEP };
-        let (until, over, unsent) = (self.tenure.until, Arc::clone(&self.over), failed.clone());
         let performed = self.on_lane(failed, time, move |storage, deadline| {
-            // A guardian that was stopped since and whose lease is over sends nothing more (INV-7), and one that gave
-            // it up neither.
-            if clock::boot() >= until || over.load(Ordering::SeqCst) {
-                return self::failed(unsent, "the lease was over before it was sent");
-            }
             // Another fence's barrier may be at work with them: then names are found anew, which takes milliseconds.
             let mut known = std::mem::take(&mut *names.lock().unwrap_or_else(PoisonError::into_inner));
             let outcome = halt.around(|| storage.perform(step, &mut known, deadline, &mut |_| {}));
@@ -215,14 +210,26 @@ impl Hands {
         })
     }
 
+    /// A guardian that was stopped since and whose lease is over sends nothing more (INV-7), and one that gave it up
+    /// neither. Asked right before each sending.
+    fn is_over(&self) -> impl Fn() -> bool + Send + use<> {
+        let (until, over) = (self.tenure.until, Arc::clone(&self.over));
+        move || clock::boot() >= until || over.load(Ordering::SeqCst)
+    }
+
     /// Runs a blocking call on the storage on a lane.
     fn on_lane<F>(&self, effect: Effect, time: Duration, call: F) -> Performing
     where
         F: FnOnce(&Storage, &Deadline) -> Input + Send + 'static,
     {
-        let storage = self.storage.clone();
+        let (storage, is_over, unsent) = (self.storage.clone(), self.is_over(), effect.clone());
         Box::pin(async move {
-            let call = move || call(&storage, &Deadline::after(time, Arc::default()));
+            let call = move || {
+                if is_over() {
+                    return failed(unsent, OVER);
+                }
+                call(&storage, &Deadline::after(time, Arc::default()))
+            };
             match within(time + GRACE, lane::awaited(call)).await {
                 Ok(Some(input)) => input,
                 Ok(None) => failed(effect, "it ended without an answer"),
@@ -241,8 +248,11 @@ impl Hands {
             let why = "no Incus is configured, or its certificate cannot be used";
             return Box::pin(async move { failed(effect, why) });
         };
-        let time = incus.timeout() * 4 + GRACE;
+        let (time, is_over) = (incus.timeout() * 4 + GRACE, self.is_over());
         Box::pin(async move {
+            if is_over() {
+                return failed(effect, OVER);
+            }
             match within(time, ask(incus)).await {
                 Ok(input) => input,
                 Err(late) => failed(effect, &late.to_string()),

@@ -12,11 +12,11 @@ mod recording;
 use std::time::Duration;
 
 use model::{Model, id};
-use rbd_guardian::domain::addr::EntityAddr;
+use rbd_guardian::domain::addr::{EntityAddr, Entry};
 use rbd_guardian::domain::guardian::io::{Effect, Input, Request};
 use rbd_guardian::domain::guardian::report::Outcome;
 use rbd_guardian::domain::plan::Target;
-use rbd_guardian::domain::record::FenceState;
+use rbd_guardian::domain::record::{FenceRecord, FenceState};
 use rbd_guardian::domain::release;
 use rbd_guardian::domain::view::{MemberStatus, Notice, Operation, OperationKind};
 
@@ -243,6 +243,30 @@ fn inv5_a_rebooted_member_is_released_and_its_old_clients_never() {
     assert!(model.map().blocklist.refuses(client.client().unwrap()), "INV-4");
     assert_eq!(model.ledger.fences.values().next().unwrap().state, FenceState::Released);
     assert!(model.ledger.fences.values().all(|fence| fence.in_doubt.is_empty()));
+}
+
+/// Its clients of now would be refused for good: the release gives an entry to each that it sees.
+#[test]
+fn a_guardian_that_takes_over_a_release_puts_back_no_host_entry_that_went() {
+    let mut model = sealed("n2");
+    model.uses.retain(|one| !one.image.name.ends_with("c2"));
+    model.run(120 * SECOND);
+    let held = model.ledger.fences.values().next().unwrap().clone();
+    model.bring_back("n2", 20 * SECOND);
+    model.until("the removal", |model| !model.refuses("n2"));
+    // As the ledger is when the guardian dies before it hears of the removal.
+    let in_doubt = held.entries.keys().copied().filter(|entry| entry.is_host()).collect();
+    let left = FenceRecord { state: FenceState::Releasing, in_doubt, ..held };
+    model.ledger.fences.insert(left.id.clone(), left);
+    model.platform_down = true;
+    model.restart("boot-2");
+    for _ in 0..40 {
+        model.step();
+        assert!(!model.refuses("n2"), "its host entry was put back");
+    }
+    model.platform_down = false;
+    model.until("released", |model| model.state("n2") == "watching");
+    assert!(!model.refuses("n2"));
 }
 
 #[test]

@@ -394,7 +394,12 @@ impl Case {
         // A cover is none of the plan's.
         let unrecorded =
             |entry: &Entry| self.plan.entries.contains(entry) && !recorded.entries.contains_key(entry);
-        if added.iter().any(unrecorded) {
+        // Nor is an entry put back that the release of a guardian that died may have removed: the member's new clients
+        // would be refused for good.
+        let released = |entry: &Entry| {
+            recorded.state == FenceState::Releasing && recorded.in_doubt.contains(entry) && entry.is_host()
+        };
+        if added.iter().any(|entry| unrecorded(entry) || released(entry)) {
             return false;
         }
         let doubted = removals(effect).iter().all(|entry| recorded.in_doubt.contains(entry));
