@@ -10,3 +10,4 @@ mod late;
 mod scene;
 mod steps;
 mod stopped;
+mod unrecorded;
