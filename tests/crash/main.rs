@@ -5,6 +5,7 @@
 mod common;
 
 mod breach;
+mod faults;
 mod guard;
 mod late;
 mod scene;

@@ -12,7 +12,7 @@ mod recording;
 use std::time::Duration;
 
 use model::{Model, id};
-use rbd_guardian::domain::addr::{EntityAddr, Entry};
+use rbd_guardian::domain::addr::EntityAddr;
 use rbd_guardian::domain::guardian::io::{Effect, Input, Request};
 use rbd_guardian::domain::guardian::report::Outcome;
 use rbd_guardian::domain::plan::Target;
