@@ -148,6 +148,7 @@ struct RawLedger {
 struct RawPolicy {
     expire: Option<String>,
     min_remaining: Option<String>,
+    retain_client_entries: Option<String>,
     fail_over: Option<bool>,
     max_fenced_members: Option<usize>,
     #[serde(default)]
@@ -288,6 +289,9 @@ impl Check<'_> {
         let expire = self.duration("policy.expire", raw.expire.as_deref(), defaults.expire, years)?;
         let min = raw.min_remaining.as_deref();
         let min = self.duration("policy.min_remaining", min, defaults.min_remaining, years)?;
+        let retain = raw.retain_client_entries.as_deref();
+        let key = "policy.retain_client_entries";
+        let retain = self.duration(key, retain, defaults.retain_client_entries, "90days, or 0s for never")?;
         if expire > DEFAULT_EXPIRE {
             return Err(self.bad("policy.expire", "at most 5 years (Ceph 16 is not known to bear more)"));
         }
@@ -308,6 +312,7 @@ impl Check<'_> {
         Ok(Policy {
             expire,
             min_remaining: min,
+            retain_client_entries: retain,
             fail_over: raw.fail_over.unwrap_or(defaults.fail_over),
             max_fenced_members: raw.max_fenced_members,
             protected: raw.protected.iter().map(network).collect::<Result<_, _>>()?,

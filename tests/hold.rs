@@ -234,3 +234,43 @@ fn inv1_a_client_that_appears_on_a_member_whose_host_may_not_be_fenced_is_chased
     );
     assert_eq!(record["removals"], json!([]), "no breach");
 }
+
+/// INV-4 in the long run, with a time that a test can wait for.
+#[test]
+fn inv4_client_entries_of_a_released_member_go_after_their_time() {
+    let site = Site::small();
+    let lab = &site.lab;
+    lab.pool("images", Pool::replicated(8, 2)).unwrap();
+    let known = lab.host("n1").idle_client("images").unwrap();
+    let led = Led::start(&site, &["n1", "n2"], "[policy]\nretain_client_entries = \"8s\"\n");
+    let fence = site.guardian(&["fence", "n1"]).expect(0).json["fence"].clone();
+    // One that appears under the host entry gets its own with the release, which proves nothing of it.
+    let late = lab.host("n1").idle_client("images").unwrap();
+    let (known_entry, late_entry) = (known.address().to_owned(), late.address().to_owned());
+    let asserted = ["--assert-powered-off", "--reason", "the test says so"];
+    site.guardian(&[&["release", "--fence", fence.as_str().unwrap()], asserted.as_slice()].concat())
+        .expect(0);
+    let released = Instant::now();
+    let both = [&known_entry, &late_entry];
+    assert!(both.iter().all(|entry| site.blocklist().contains_key(*entry)), "{both:?}");
+    drop(known);
+    wait_for("its removal", LIMIT, || Ok((!site.blocklist().contains_key(&known_entry)).then_some(())))
+        .unwrap();
+    println!("removed {:?} after the release", released.elapsed());
+    assert!(released.elapsed() >= Duration::from_secs(7), "not before its time");
+    let record = wait_for("the record to say so", LIMIT, || {
+        let record = led.record();
+        Ok((record["dead"] == json!([])).then_some(record))
+    })
+    .unwrap();
+    assert_eq!(
+        record["entries"].as_object().unwrap().keys().collect::<Vec<_>>(),
+        [&late_entry],
+        "{record:#}"
+    );
+    assert_eq!(record["in_doubt"], json!([]));
+    assert!(site.blocklist().contains_key(&late_entry));
+    let trail = site.guardian(&["ledger", "audit"]).expect(0).json;
+    let told: Vec<String> = trail.as_array().unwrap().iter().map(|entry| text(&entry["what"])).collect();
+    assert!(told.iter().any(|what| what.ends_with("removes 1 client entries")), "{told:#?}");
+}

@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rbd_guardian::config::IncusConfig;
+use rbd_guardian::domain::blocklist::Blocklist;
+use rbd_guardian::domain::guard::{Grounds, ImageUse, conflicts};
+use rbd_guardian::domain::member::Members;
 use rbd_guardian::domain::view::{InstanceId, InstanceKind, MemberStatus, OperationKind, View};
-use rbd_guardian::domain::volume::{Content, VolumeKind};
+use rbd_guardian::domain::volume::{Content, ImageName, VolumeKind, images};
 use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::endpoint::Endpoint;
@@ -195,6 +198,64 @@ fn a_recorded_cluster_is_read_whole() {
     assert!(state.machine.is_some());
     let addresses = member.ask(LONG, async |client| member_addresses(&client, "n2").await.unwrap());
     assert_eq!(addresses, ["10.77.0.13/24".parse().unwrap()].into(), "link-local ones are none of them");
+}
+
+/// What a live migration of a VM looks like, which the lab cannot run: answers in the recorded form.
+#[test]
+fn a_vm_that_migrates_live_is_used_by_both_members_and_afterwards_by_one() {
+    let mut member = Member::recorded();
+    let mut instances = fixture("6.0.4/instances.json");
+    let mut vm = instances[0].clone();
+    (vm["name"], vm["type"]) = (json!("v1"), json!("virtual-machine"));
+    instances.as_array_mut().unwrap().push(vm);
+    let mut volumes = fixture("6.0.4/volumes.json");
+    let disk = json!({"name": "v1", "type": "virtual-machine", "content_type": "block", "project": "default",
+        "config": {}, "used_by": ["/1.0/instances/v1"], "location": ""});
+    volumes.as_array_mut().unwrap().push(disk);
+    member.set(&format!("/1.0/storage-pools/remote/volumes?{ALL}"), Answer::Metadata(volumes));
+    let names = json!(["/1.0/instances/c1", "/1.0/instances/c2", "/1.0/instances/v1"]);
+    member.set("/1.0/instances?all-projects=true", Answer::Metadata(names));
+    let mut operation = fixture("6.0.4/operations.json")["success"][0].clone();
+    (operation["description"], operation["status"]) = (json!("Migrating instance"), json!("Running"));
+    operation["status_code"] = json!(103);
+    let (source, target, other) = ("10.77.0.12:0/7", "10.77.0.13:0/8", "10.77.0.14:0/9");
+    // Container c1 has 10.77.0.12 for n1 and so on; conflicts of the VM's disk as the guard judges them.
+    let mut judge = |at: &str, migrating: Option<&str>, users: &[&str]| {
+        instances.as_array_mut().unwrap().last_mut().unwrap()["location"] = json!(at);
+        member.set(&format!("/1.0/instances?{ALL}"), Answer::Metadata(instances.clone()));
+        operation["resources"]["instances"] =
+            json!([format!("/1.0/instances/{}", migrating.unwrap_or("v1"))]);
+        let running = if migrating.is_some() { json!({"running": [operation]}) } else { json!({}) };
+        member.set(&format!("/1.0/operations?{ALL}"), Answer::Metadata(running));
+        let Reading { view, missing } = member.read(LONG, None);
+        assert_eq!(missing, []);
+        let addresses = |(name, ip): (&str, &str)| rbd_guardian::domain::member::Member {
+            name: name.to_owned(),
+            addresses: vec![ip.parse().unwrap()],
+        };
+        let members = [("n1", "10.77.0.12"), ("n2", "10.77.0.13"), ("n3", "10.77.0.14")].map(addresses);
+        let watchers = users.iter().map(|user| user.parse().unwrap()).collect();
+        let image = ImageName::parse("incus/virtual-machine_v1.block").unwrap();
+        let uses = [ImageUse { image, watchers, lock: None }];
+        let images = images(&view);
+        assert!(images.contains_key(&uses[0].image), "{images:?}");
+        let grounds = Grounds {
+            images: &images,
+            members: &Members(members.into()),
+            blocklist: &Blocklist::default(),
+            operations: view.operations.as_deref().unwrap(),
+            admin_hosts: &[],
+            own: &[],
+        };
+        conflicts(&uses, grounds).into_iter().map(|one| one.client.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(judge("n1", None, &[source]), [""; 0], "before");
+    assert_eq!(judge("n1", Some("v1"), &[source, target]), [""; 0], "while it migrates");
+    assert_eq!(judge("n2", Some("v1"), &[source, target]), [""; 0], "and is placed there already");
+    assert_eq!(judge("n1", Some("c2"), &[source, target]), [target], "another one migrates");
+    assert_eq!(judge("n2", None, &[target]), [""; 0], "afterwards");
+    assert_eq!(judge("n2", None, &[source, target]), [source], "a source that went on");
+    assert_eq!(judge("n2", None, &[target, other]), [other]);
 }
 
 #[test]

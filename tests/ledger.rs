@@ -250,6 +250,8 @@ fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
         breaches: Vec::new(),
         marks: [("boot".to_owned(), Duration::from_millis(1_234_567))].into(),
         seen: [client(1, 9)].into(),
+        released: Some(Timestamp::now()),
+        dead: [client(1, 8)].into(),
         removals: Vec::new(),
     }
 }

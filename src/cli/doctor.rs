@@ -19,7 +19,7 @@ use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::map::OsdMap;
 use crate::domain::plan::{Request, Target, plan};
 use crate::domain::record::VERSION;
-use crate::domain::world::World;
+use crate::domain::world::{DaemonKind, World};
 use crate::ledger::{Ledger, NotWritten, Snapshot};
 
 /// How long PGs may take to answer.
@@ -29,6 +29,8 @@ const PROVE_WITHIN: Duration = Duration::from_secs(3);
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     Ok,
+    /// Cannot be seen from here: the detail says how to see it.
+    Note,
     Warn,
     Fail,
 }
@@ -54,12 +56,14 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
     checks.extend(or_why("ledger", ledger(context)));
     checks.extend(or_why("sources", readable(context, &map)));
     checks.extend(provable(context, &map));
-    checks.extend(or_why("daemons", context.look().map(|world| members(context, &world))));
+    checks.push(check("keys that may unfence", Verdict::Note, UNFENCING));
+    checks.extend(or_why("daemons", context.look().map(|world| daemons_and_members(context, &world))));
     context.print(&checks, |checks| {
         let mut rows = table(["CHECK", "VERDICT", "DETAIL"]);
         for Check { check, verdict, detail } in checks {
             let verdict = match verdict {
                 Verdict::Ok => "ok",
+                Verdict::Note => "note",
                 Verdict::Warn => "warn",
                 Verdict::Fail => "FAIL",
             };
@@ -242,6 +246,23 @@ fn provable(context: &Context, map: &OsdMap) -> Vec<Check> {
         check(format!("proof {}", proof.pool.name), verdict, detail)
     };
     proofs.iter().map(proof).collect()
+}
+
+/// Listing keys takes more than the guardian may.
+const UNFENCING: &str = "not among this key's rights to see: no member's key may run `osd blocklist rm`. This lists those that may: \
+    ceph auth ls -f json | jq -r '.auth_dump[] | select(.caps.mon // \"\" | test(\"[*]|allow rw|osd blocklist\")) | .entity'";
+
+fn daemons_and_members(context: &Context, world: &World) -> Vec<Check> {
+    let mut checks = Vec::new();
+    // The monitors look for that grant only once they know the mds, so it cannot be tried with a name that nobody has
+    // (`MDSMonitor::filesystem_command`).
+    if world.daemons.iter().any(|daemon| daemon.kind == DaemonKind::Mds) {
+        let detail = "`mds fail` besides wants mon `allow service mds-failover w`, which only an mds that fails over shows: \
+                      look with `ceph auth get client.ID`";
+        checks.push(check("cap `mds-failover`", Verdict::Note, detail));
+    }
+    checks.extend(members(context, world));
+    checks
 }
 
 /// Would each member be fenced as a whole, if it were lost now?

@@ -12,6 +12,7 @@ use super::halt::Halt;
 use super::tenure::Tenure;
 use super::{log, platform};
 use crate::ceph::barrier::ProbeNames;
+use crate::ceph::blocklist::{Change, change};
 use crate::ceph::perform::{Outcome, Step, Storage};
 use crate::ceph::stale::{Stale, break_lock};
 use crate::ceph::watchers::{self, Scope};
@@ -164,6 +165,13 @@ impl Hands {
             Effect::Release(fence, effect) => {
                 let failed = Effect::Release(fence.clone(), effect.clone());
                 self.step(fence, Step::from(effect), failed, halt)
+            }
+            Effect::Retire(fence, entries) => {
+                let unsent = Effect::Retire(fence.clone(), entries.clone());
+                self.on_lane(unsent, STEP, move |storage, deadline| {
+                    let sent = halt.around(|| change(&storage.cluster, &entries, Change::Remove, deadline));
+                    Input::Retired(fence, sent)
+                })
             }
             Effect::BreakLock(lock) => {
                 self.on_lane(Effect::BreakLock(lock.clone()), STEP, move |storage, deadline| {
@@ -328,6 +336,7 @@ fn changes_nothing(input: &Input) -> bool {
         | Input::FailedOver(..)
         | Input::Added(..)
         | Input::Removed(..)
+        | Input::Retired(..)
         | Input::Map(..)
         | Input::Clients(..)
         | Input::GatePut(_)
@@ -377,6 +386,7 @@ pub(super) fn failed(effect: Effect, why: &str) -> Input {
             R::Add(entries) => Input::Added(fence, unknown(entries)),
             R::Remove(entries) => Input::Removed(fence, unknown(entries)),
         },
+        Effect::Retire(fence, entries) => Input::Retired(fence, unknown(entries)),
         Effect::PutGate { at, .. } => Input::GatePut(at.into_iter().map(|name| (name, why())).collect()),
         Effect::PushGate => Input::GatePushed(Err(why())),
         Effect::BreakLock(lock) => Input::LockBroken(lock, Err(why())),

@@ -125,6 +125,7 @@ mod asked {
                 Release::Add(_) => "release-add",
                 Release::Remove(_) => "release-rm",
             }),
+            Effect::Retire(..) => Some("retire"),
             Effect::PutGate { .. } => Some("gate"),
             Effect::ReadView { .. }
             | Effect::ReadMemberState(_)

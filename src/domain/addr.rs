@@ -231,6 +231,14 @@ impl Entry {
         }
     }
 
+    /// The client instance, if it names one.
+    pub fn client(self) -> Option<ClientAddr> {
+        match self {
+            Self::Client(client) => Some(client),
+            Self::Host(_) | Self::HostRange(_) => None,
+        }
+    }
+
     /// Does it name every client of its IP?
     pub fn is_host(self) -> bool {
         match self {

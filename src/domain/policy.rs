@@ -10,11 +10,15 @@ use super::map::Guarded;
 
 /// Rules every fence keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)] // For recordings of before.
 pub struct Policy {
     /// How long a new entry stands. At most five years: 16.2 is not known to cap longer ones (facts/ceph.md §1).
     pub expire: Duration,
     /// An entry that ends sooner than this from now is short: it could end before its fence does.
     pub min_remaining: Duration,
+    /// Client entries of a released fence are removed so long after the release, if their clients are proved dead; zero:
+    /// they stay until they end.
+    pub retain_client_entries: Duration,
     /// May an active mgr or mds on the target be failed over to a standby elsewhere?
     pub fail_over: bool,
     /// How many members may be fenced at once, the target included; `None`: a minority of the cluster.
@@ -31,11 +35,15 @@ pub const DEFAULT_EXPIRE: Duration = Duration::from_secs(157_784_760);
 /// Four years: leaves a year to notice and replace a short entry.
 pub const DEFAULT_MIN_REMAINING: Duration = Duration::from_secs(4 * 31_556_952);
 
+/// Ninety days: nothing that still has a use for the storage sleeps for so long.
+pub const DEFAULT_RETAIN: Duration = Duration::from_secs(90 * 86_400);
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
             expire: DEFAULT_EXPIRE,
             min_remaining: DEFAULT_MIN_REMAINING,
+            retain_client_entries: DEFAULT_RETAIN,
             fail_over: true,
             max_fenced_members: None,
             protected: Vec::new(),

@@ -71,6 +71,18 @@ pub struct MemberRecord {
     pub uptime: Option<UptimeSample>,
 }
 
+impl MemberRecord {
+    /// Such addresses are not known from this source any more.
+    pub fn forget(&mut self, source: Source, which: impl Fn(&IpAddr) -> bool) {
+        self.addresses.retain(|ip, sources| {
+            if which(ip) {
+                sources.remove(&source);
+            }
+            !sources.is_empty()
+        });
+    }
+}
+
 /// An uptime and when it was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UptimeSample {
@@ -164,6 +176,13 @@ pub struct FenceRecord {
     /// has booted, of the new one. Each gets an entry of its own, at the latest before the release.
     #[serde(default)]
     pub seen: BTreeSet<ClientAddr>,
+    /// When it was released.
+    #[serde(default)]
+    pub released: Option<Timestamp>,
+    /// Client instances that were fenced before the seal and so are proved, or asserted, dead by what released it. Their
+    /// entries may go; those of other clients stay until they end.
+    #[serde(default)]
+    pub dead: BTreeSet<ClientAddr>,
     /// Who removed entries of it while it was held, the last ones.
     #[serde(default)]
     pub removals: Vec<Removal>,
@@ -300,6 +319,7 @@ pub enum Key {
 /// A record that a leader may write. Its own is not among them: that is taken, not written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant)] // There are never many at once.
 pub enum Record {
     /// The gate.
     Gate(GateRecord),

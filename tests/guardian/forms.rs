@@ -145,6 +145,7 @@ fn inputs() -> Vec<Input> {
         Input::Daemons(fence(), None),
         Input::Added(fence(), sent()),
         Input::Removed(fence(), sent()),
+        Input::Retired(fence(), sent()),
         Input::Map(fence(), Some(model.map().clone())),
         Input::Map(fence(), None),
         Input::Proved(fence(), vec![proof]),
@@ -210,6 +211,7 @@ fn effects() -> Vec<Effect> {
             epoch: u64::MAX,
         },
         Effect::PushGate,
+        Effect::Retire(fence(), entries()),
         Effect::BreakLock(lock()),
         Effect::Start(id("c1")),
     ];

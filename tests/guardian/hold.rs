@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rbd_guardian::domain::addr::{ClientAddr, EntityAddr, Entry};
 use rbd_guardian::domain::guardian::io::{Effect, Request};
-use rbd_guardian::domain::guardian::report::Alarm;
+use rbd_guardian::domain::guardian::report::{Alarm, Outcome};
 use rbd_guardian::domain::origin::Origin;
 use rbd_guardian::domain::plan::{Coverage, Target};
 use rbd_guardian::domain::record::{FenceRecord, FenceState, Removal};
+use rbd_guardian::domain::refusal::Refusal;
 use rbd_guardian::domain::world::{Daemon, DaemonKind, Role};
 
 use crate::model::Model;
@@ -184,6 +185,11 @@ fn inv1_a_client_that_appears_where_only_known_ones_are_fenced_is_fenced_with_th
     let (late, since) = (client("10.0.0.2:0/201"), model.effects.len());
     model.sessions.insert(late);
     model.silent = [3].into();
+    model.ledger_down = true;
+    model.run(20 * SECOND);
+    assert!(!model.map().blocklist.refuses(late), "what cannot be recorded is not done");
+    assert!(model.seals().len() == 1 && model.alarms().contains("cannot-record"));
+    model.ledger_down = false;
     model.until("refused", |model| model.map().blocklist.refuses(late));
     model.run(10 * SECOND);
     assert_eq!((model.seals().len(), model.state("n2")), (0, "pending"), "not proved yet");
@@ -196,6 +202,7 @@ fn inv1_a_client_that_appears_where_only_known_ones_are_fenced_is_fenced_with_th
     let at = |what: &str| effects.iter().position(|effect| effect.contains(what)).unwrap();
     let recorded = effects.iter().position(|e| e.starts_with("Record") && e.contains("nonce: 201")).unwrap();
     assert!(recorded < at("Add("), "recorded first");
+    assert!(effects[recorded].contains("state: Committed"), "and sealed no more: {}", effects[recorded]);
     assert!(!model.audit.iter().any(|what| what.ends_with("breached")), "{:?}", model.audit);
     assert!(!model.map().blocklist.refuses(client("10.0.0.2:0/999")), "the mgr's own client");
     // The mgr's new client uses an image before the mgr tells of it: told by the time it is seen again.
@@ -230,8 +237,10 @@ fn inv5_a_client_that_is_chased_puts_off_no_proof_of_a_reboot() {
     model.sessions.insert(client("10.0.0.2:0/201"));
     model.until("chased", |model| model.map().blocklist.refuses(client("10.0.0.2:0/201")));
     model.run(10 * SECOND);
-    model.bring_back("n2", 30 * SECOND);
-    model.until("released", |model| record(model).state == FenceState::Released);
+    model.bring_back("n2", 60 * SECOND);
+    model.run(10 * SECOND);
+    assert_eq!(record(&model).state, FenceState::Released);
+    assert_eq!(record(&model).dead, [client("10.0.0.2:0/200")].into(), "of the other nothing is proved");
     for nonce in [200, 201] {
         assert!(model.map().blocklist.refuses(client(&format!("10.0.0.2:0/{nonce}"))), "INV-4");
         assert!(record(&model).entries.contains_key(&Entry::Client(client(&format!("10.0.0.2:0/{nonce}")))));
@@ -253,4 +262,211 @@ fn inv4_a_client_seen_for_a_while_under_a_host_entry_has_its_own_before_the_rele
     model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
     assert!(model.map().blocklist.refuses(seen));
     assert_eq!(model.seals().len(), 0);
+}
+
+fn retired(model: &Model) -> bool {
+    !model.map().blocklist.refuses(client("10.0.0.2:0/200"))
+}
+
+/// A day more than client entries are kept.
+const SERVED: Duration = Duration::from_secs(91 * 86_400);
+
+#[test]
+fn inv4_client_entries_go_after_their_time_only_where_a_reboot_proved_the_clients_dead() {
+    let mut model = sealed("n2");
+    model.uses.retain(|one| !one.image.name.ends_with("c2"));
+    // One of the new boot, or of the old: nobody knows.
+    let late = client("10.0.0.2:0/201");
+    model.run(120 * SECOND);
+    model.sessions.insert(late);
+    model.until("remembered", |model| record(model).seen.contains(&late));
+    model.bring_back("n2", 20 * SECOND);
+    model.until("released", |model| record(model).state == FenceState::Released);
+    assert_eq!(record(&model).dead, [client("10.0.0.2:0/200")].into());
+    model.boot += SERVED - 2 * 86_400 * SECOND;
+    model.run(60 * SECOND);
+    assert!(!retired(&model), "not yet");
+    model.boot += 2 * 86_400 * SECOND;
+    model.until("removed", retired);
+    assert!(model.map().blocklist.refuses(late));
+    model.until("recorded", |model| record(model).dead.is_empty());
+    assert_eq!(record(&model).entries.keys().collect::<Vec<_>>(), [&Entry::Client(late)]);
+    assert_eq!(record(&model).in_doubt.len(), 0);
+    let effects = model.effects.len();
+    model.run(600 * SECOND);
+    assert!(!model.effects[effects..].iter().any(|effect| matches!(effect, Effect::Retire(..))), "done");
+}
+
+#[test]
+fn a_record_goes_with_its_last_entry_and_one_that_another_fence_holds_stays() {
+    let mut model = sealed("n2");
+    model.uses.retain(|one| !one.image.name.ends_with("c2"));
+    model.run(120 * SECOND);
+    model.bring_back("n2", 20 * SECOND);
+    model.until("released", |model| record(model).state == FenceState::Released);
+    let target = Target::Addresses([Entry::Client(client("10.0.0.2:0/200"))].into());
+    model.ask(
+        1,
+        Request::Fence {
+            target,
+            accept_incomplete: false,
+            over_brake: false,
+            reason: None,
+            by: "root@h".to_owned(),
+        },
+    );
+    model.until("sealed", |model| !model.answers().is_empty());
+    model.boot += SERVED;
+    model.until("forgotten", |model| model.ledger.fences.len() == 1);
+    model.run(60 * SECOND);
+    assert!(!retired(&model), "the other fence's");
+    assert!(!model.audit.iter().any(|what| what.ends_with("breached")), "{:?}", model.audit);
+    let fence = model.ledger.fences.keys().next().unwrap().clone();
+    let reason = Some("gone".to_owned());
+    model.ask(2, Request::Release { fence, assert_powered_off: true, reason, by: "root@h".to_owned() });
+    model.until("released", |model| record(model).state == FenceState::Released);
+    assert_eq!((record(&model).dead.len(), retired(&model)), (1, false));
+    model.boot += SERVED;
+    model.until("removed", retired);
+    model.until("forgotten", |model| model.ledger.fences.is_empty());
+}
+
+#[test]
+fn nothing_is_retired_while_it_cannot_be_recorded() {
+    let mut model = sealed("n2");
+    model.uses.retain(|one| !one.image.name.ends_with("c2"));
+    model.run(120 * SECOND);
+    model.bring_back("n2", 20 * SECOND);
+    model.until("released", |model| record(model).state == FenceState::Released);
+    model.run(5 * SECOND);
+    model.ledger_down = true;
+    model.boot += SERVED;
+    model.run(60 * SECOND);
+    assert!(!retired(&model));
+    model.ledger_down = false;
+    model.until("removed", retired);
+}
+
+#[test]
+fn inv7_a_withdrawn_fence_forgets_nothing_that_an_earlier_one_left() {
+    let mut model = sealed("n2");
+    model.run(120 * SECOND);
+    model.uses.retain(|one| !one.image.name.ends_with("c2"));
+    model.bring_back("n2", 20 * SECOND);
+    model.until("released", |model| record(model).state == FenceState::Released);
+    let host: Entry = "10.0.0.2:0/0".parse().unwrap();
+    model.ledger.fences.values_mut().next().unwrap().in_doubt.insert(host);
+    let before = record(&model).clone();
+    model.restart("boot-1");
+    model.run(5 * SECOND);
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.heal_is_refused("n2");
+    model.bring_back("n2", 200_000 * SECOND);
+    model.until("withdrawn", |model| model.audit.iter().any(|what| what.ends_with("withdrawn")));
+    let after = record(&model);
+    assert_eq!((after.state, &after.in_doubt), (FenceState::Released, &before.in_doubt));
+    assert_eq!((&after.dead, after.released), (&before.dead, before.released));
+    assert!(after.entries.keys().eq(before.entries.keys()), "{:?}", after.entries);
+}
+
+fn addresses(model: &Model, member: &str) -> Vec<String> {
+    let status = model.guardian.status(model.now());
+    let line = status.members.into_iter().find(|line| line.name == member);
+    line.into_iter().flat_map(|line| line.addresses).map(|(ip, _)| ip.to_string()).collect()
+}
+
+fn osd(ip: &str) -> Daemon {
+    Daemon {
+        kind: DaemonKind::Osd,
+        name: ip.to_owned(),
+        ips: vec![ip.parse().unwrap()],
+        role: Role::Plain,
+        clients: Vec::new(),
+    }
+}
+
+fn contradicted(model: &Model) -> bool {
+    model.alarms().contains("address-contradiction")
+}
+
+#[test]
+fn the_operators_word_wins_over_what_was_learnt_of_others() {
+    let mut model = Model::new();
+    for n in 1..=3 {
+        model.view.members.get_mut(&format!("n{n}")).unwrap().addresses = Ok([].into());
+    }
+    model.daemons = vec![osd("10.0.0.250")];
+    model.networks.insert("n2".to_owned(), ["10.0.0.2/24".parse().unwrap()].into());
+    model.until("learnt", |model| addresses(model, "n2") == ["10.0.0.2"]);
+    // It was n2's; now it is n1's, which the operator knows.
+    let says = |model: &mut Model, name: &str, ips: &[&str]| {
+        let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        model.view.members.get_mut(name).unwrap().addresses = Ok(ips);
+        model.run(5 * SECOND);
+    };
+    says(&mut model, "n1", &["10.0.0.1", "10.0.0.2"]);
+    assert_eq!((addresses(&model, "n2"), contradicted(&model)), (vec![], false));
+    model.run(700 * SECOND);
+    assert_eq!(addresses(&model, "n2").len(), 0, "it is not learnt again");
+    // Of two words of the operator none is better.
+    says(&mut model, "n2", &["10.0.0.2"]);
+    assert!(contradicted(&model));
+    says(&mut model, "n1", &[]);
+    assert!(!contradicted(&model), "a word that is taken back");
+    assert_eq!(addresses(&model, "n2"), ["10.0.0.2"]);
+}
+
+#[test]
+fn a_members_own_interfaces_settle_whose_an_address_is() {
+    let mut model = Model::new();
+    for n in 1..=3 {
+        model.view.members.get_mut(&format!("n{n}")).unwrap().addresses = Ok([].into());
+    }
+    model.daemons = vec![osd("10.0.0.250")];
+    let has = |model: &mut Model, name: &str, networks: &[&str]| {
+        let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+        model.networks.insert(name.to_owned(), networks);
+    };
+    has(&mut model, "n1", &["10.0.0.1/24", "10.0.0.7/24"]);
+    has(&mut model, "n2", &["10.0.0.2/24"]);
+    model.until("learnt", |model| addresses(model, "n1") == ["10.0.0.1", "10.0.0.7"]);
+    model.until("learnt by its watcher", |model| addresses(model, "n3") == ["10.0.0.3"]);
+    // An interface moves from n1 to n2, and one that n1 was known by is n2's now.
+    has(&mut model, "n1", &["10.0.0.11/24"]);
+    has(&mut model, "n2", &["10.0.0.2/24", "10.0.0.7/24", "10.0.0.1/24"]);
+    model.uses.retain(|one| !one.image.name.ends_with("c1"));
+    model.run(600 * SECOND);
+    model.until("settled", |model| addresses(model, "n1") == ["10.0.0.11"]);
+    assert_eq!(addresses(&model, "n2"), ["10.0.0.1", "10.0.0.2", "10.0.0.7"]);
+    assert!(!contradicted(&model));
+    // What nobody else claims stays, wherever it was learnt: a member behind an address translation.
+    has(&mut model, "n3", &["192.168.0.3/24"]);
+    model.run(700 * SECOND);
+    assert_eq!(addresses(&model, "n3"), ["10.0.0.3"]);
+}
+
+#[test]
+fn inv6_a_member_of_which_only_clients_are_fenced_counts_for_the_brake() {
+    let mut model = known_clients();
+    for (number, target) in [
+        (2, Target::Member("n3".to_owned())),
+        (3, Target::Addresses([Entry::Client(client("10.0.0.3:0/300"))].into())),
+    ] {
+        let by = "root@h".to_owned();
+        model.ask(
+            number,
+            Request::Fence { target, accept_incomplete: false, over_brake: false, reason: None, by },
+        );
+        model.until("answered", |model| model.answers().iter().any(|(answered, _)| *answered == number));
+        let (_, outcome) = model.answers().pop().unwrap();
+        let Outcome::Refused(reasons) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(reasons, [Refusal::Brake { held: vec!["n2".to_owned()], max: 1 }]);
+    }
+    // One more client of the member that is fenced already is no further member.
+    let target = Target::Addresses([Entry::Client(client("10.0.0.2:0/777"))].into());
+    let by = "root@h".to_owned();
+    model.ask(4, Request::Fence { target, accept_incomplete: false, over_brake: false, reason: None, by });
+    model.until("answered", |model| model.answers().iter().any(|(answered, _)| *answered == 4));
+    assert!(matches!(model.answers().pop().unwrap(), (4, Outcome::Sealed(..))));
 }

@@ -62,6 +62,8 @@ pub(crate) struct Model {
     /// Clients that monitors know of.
     pub(crate) sessions: BTreeSet<ClientAddr>,
     pub(crate) daemons: Vec<Daemon>,
+    /// Interfaces of members that tell.
+    pub(crate) networks: BTreeMap<String, BTreeSet<ipnet::IpNet>>,
     /// What the monitors logged of removals; `None` if the log cannot be read.
     pub(crate) removals: Option<Vec<Removal>>,
 }
@@ -124,6 +126,7 @@ impl Model {
             silent: BTreeSet::new(),
             sessions: BTreeSet::new(),
             daemons: Vec::new(),
+            networks: BTreeMap::new(),
             removals: Some(Vec::new()),
         };
         model.platform(members);
@@ -320,6 +323,15 @@ impl Model {
             Effect::Fence(id, fence::Effect::Add(_) | fence::Effect::Remove(_)) => {
                 assert!(self.ledger.fences.contains_key(id), "{id} is not recorded");
             }
+            Effect::Retire(id, entries) => {
+                let record = &self.ledger.fences[id];
+                let backed = |entry: &Entry| {
+                    let dead = entry.client().is_some_and(|client| record.dead.contains(&client));
+                    dead && record.in_doubt.contains(entry)
+                };
+                assert!(entries.iter().all(backed), "{entries:?}: not recorded, or not dead");
+                assert_eq!(record.state, FenceState::Released);
+            }
             Effect::Release(id, release::Effect::Remove(entries)) => {
                 let record = &self.ledger.fences[id];
                 assert_eq!(record.state, FenceState::Releasing);
@@ -409,7 +421,10 @@ impl Model {
                 let state = self.states.get(&name).cloned().filter(|_| !self.platform_down);
                 Input::MemberState(name, state.ok_or_else(silence))
             }
-            Effect::ReadNetworks(name) => Input::Networks(name, Err(silence())),
+            Effect::ReadNetworks(name) => {
+                let networks = self.networks.get(&name).cloned().ok_or_else(silence);
+                Input::Networks(name, networks)
+            }
             Effect::Ping(name) => Input::Pinged(name, Ok(false)),
             Effect::Look => Input::Looked(Ok(self.look())),
             Effect::ReadMaps { after } => {
@@ -455,6 +470,7 @@ impl Model {
                 }
                 release::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
             },
+            Effect::Retire(id, entries) => Input::Retired(id, self.send(&entries, None)),
             Effect::PutGate { at, contents, epoch } => {
                 let (here, lost) = at
                     .into_iter()

@@ -33,6 +33,9 @@ pub struct Book {
     pub members: BTreeMap<String, MemberRecord>,
 }
 
+/// Everything but the operator's word.
+const LEARNT: [Source; 4] = [Source::Watcher, Source::Locker, Source::Session, Source::Network];
+
 impl Book {
     /// A member's record.
     pub fn of(&mut self, name: &str) -> &mut MemberRecord {
@@ -49,21 +52,49 @@ impl Book {
         self.of(name).addresses.entry(ip).or_default().insert(source);
     }
 
-    /// What the operator says, in the configuration or at the member: it is complete, and replaces what was said so
-    /// before.
-    pub fn operator(&mut self, name: &str, ips: &BTreeSet<IpAddr>) {
-        let member = self.of(name);
-        for sources in member.addresses.values_mut() {
-            sources.remove(&Source::Operator);
+    /// What the operator says at the member: it is complete, and replaces what was said so before. It wins over what was
+    /// learnt of others, and so does `configured`, what the configuration says.
+    pub fn operator(&mut self, name: &str, ips: &BTreeSet<IpAddr>, configured: &Members) {
+        if let Some(member) = self.members.get_mut(name) {
+            member.forget(Source::Operator, |_| true);
         }
-        member.addresses.retain(|_, sources| !sources.is_empty());
         for ip in ips {
             self.add(name, *ip, Source::Operator);
         }
+        let said: BTreeSet<IpAddr> = ips
+            .iter()
+            .chain(configured.get(name).into_iter().flat_map(|member| &member.addresses))
+            .copied()
+            .collect();
+        for member in self.members.values_mut().filter(|member| member.name != name) {
+            for source in LEARNT {
+                member.forget(source, |ip| said.contains(ip));
+            }
+        }
     }
 
-    /// Interfaces of a healthy member: those in a network of the storage's daemons, or that a client was seen at.
-    pub fn networks(&mut self, name: &str, networks: &BTreeSet<IpNet>, world: &World) {
+    /// Is it another member's by the operator's word?
+    fn is_anothers(&self, name: &str, ip: IpAddr, configured: &Members) -> bool {
+        let said = |member: &MemberRecord| {
+            member.addresses.get(&ip).is_some_and(|sources| sources.contains(&Source::Operator))
+        };
+        configured.0.iter().any(|member| member.name != name && member.addresses.contains(&ip))
+            || self.members.values().any(|member| member.name != name && said(member))
+    }
+
+    /// All interfaces of a healthy member. Those in a network of the storage's daemons, or that a client was seen at, are
+    /// its addresses; earlier interfaces are so no more; and one that somebody else claims and that it does not have is not
+    /// its own, however that was learnt.
+    pub fn networks(&mut self, name: &str, networks: &BTreeSet<IpNet>, world: &World, configured: &Members) {
+        let has: BTreeSet<IpAddr> = networks.iter().map(IpNet::addr).collect();
+        let claimed: BTreeSet<IpAddr> =
+            self.contradictions().into_iter().map(|contradiction| contradiction.ip).collect();
+        if let Some(member) = self.members.get_mut(name) {
+            member.forget(Source::Network, |ip| !has.contains(ip));
+            for source in LEARNT {
+                member.forget(source, |ip| !has.contains(ip) && claimed.contains(ip));
+            }
+        }
         let of_storage = |network: &IpNet| {
             let ip = network.addr();
             let daemon =
@@ -74,20 +105,31 @@ impl Book {
         };
         let usable = networks.iter().filter(|network| !network.addr().is_loopback());
         for network in usable.filter(|network| of_storage(network)) {
-            self.add(name, network.addr(), Source::Network);
+            if !self.is_anothers(name, network.addr(), configured) {
+                self.add(name, network.addr(), Source::Network);
+            }
         }
     }
 
     /// Users of images of a healthy member's running instances. An address somebody has is not learnt again: a stale
     /// writer must not pass for the new owner. Nor is one learnt where two addresses use the image.
-    pub fn uses(&mut self, uses: &[ImageUse], images: &Images, view: &View, admin_hosts: &[IpNet]) {
+    pub fn uses(
+        &mut self,
+        uses: &[ImageUse],
+        images: &Images,
+        view: &View,
+        admin_hosts: &[IpNet],
+        configured: &Members,
+    ) {
         let mut clients: BTreeMap<String, BTreeSet<ClientAddr>> = BTreeMap::new();
         for one in uses {
             let Some(name) = healthy_owner(one, images, view) else { continue };
             let ips: BTreeSet<IpAddr> = one.clients().iter().map(|client| client.ip).collect();
             let [ip] = ips.iter().copied().collect::<Vec<_>>()[..] else { continue };
             let admins = admin_hosts.iter().any(|hosts| hosts.contains(&ip));
-            if admins || self.claims(ip).any(|other| other != name) {
+            let claimed =
+                self.claims(ip).any(|other| other != name) || self.is_anothers(&name, ip, configured);
+            if admins || claimed {
                 continue;
             }
             if one.watchers.iter().any(|watcher| watcher.ip == ip) {

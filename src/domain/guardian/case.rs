@@ -138,6 +138,8 @@ impl Case {
             breaches: Vec::new(),
             marks: BTreeMap::new(),
             seen: BTreeSet::new(),
+            released: None,
+            dead: BTreeSet::new(),
             removals: Vec::new(),
         };
         Self::of(id, record, plan, false)
@@ -146,6 +148,7 @@ impl Case {
     /// An intent of a guardian that died, planned anew: what it sent may stand, or arrive yet.
     pub fn take_over(&mut self, before: &FenceRecord) {
         self.record.in_doubt.clone_from(&before.in_doubt);
+        (self.record.released, self.record.dead) = (before.released, before.dead.clone());
         self.resumed = before.state == FenceState::Intended;
     }
 
@@ -523,8 +526,11 @@ impl Case {
                 if let (Some(failure), None) = (release.failure(), &self.trouble) {
                     self.trouble = Some((failure.to_string(), now.boot + RETRY));
                 }
-                if release.is_done() && !self.in_flight {
+                if release.is_done() && !self.in_flight && self.record.state != FenceState::Released {
                     self.record.state = FenceState::Released;
+                    self.record.released = Some(now.wall);
+                    let fenced = self.record.entries.keys().filter_map(|entry| entry.client());
+                    self.record.dead = fenced.filter(|client| !self.record.seen.contains(client)).collect();
                     let kept = release.kept().filter(|(entry, _)| !entry.is_host());
                     self.record.entries.retain(|entry, _| !entry.is_host());
                     self.record.entries.extend(kept);

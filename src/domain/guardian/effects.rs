@@ -10,6 +10,7 @@ use super::gate::{self, Contents, GateState};
 use super::io::{Effect, Id, Now};
 use super::report::{Level, Outcome, Report};
 use super::{Guardian, put};
+use crate::domain::addr::Entry;
 use crate::domain::record::{Change, FenceState, GateRecord, Key, Record};
 use crate::domain::view::{GateView, InstanceId, MemberStatus};
 
@@ -19,6 +20,7 @@ pub(super) enum Lane {
     View,
     Maps,
     Audit,
+    Retire,
     Look,
     Sweep,
     Record,
@@ -90,6 +92,7 @@ impl Guardian {
             .or_else(|| self.step())
             .or_else(|| self.put_gate())
             .or_else(|| self.read_audit())
+            .or_else(|| self.retire())
             .or_else(|| self.break_lock())
             .or_else(|| self.read())
             .or_else(|| self.ask_members())
@@ -117,7 +120,8 @@ impl Guardian {
         if self.busy.contains_key(&Lane::Record) || self.now.boot < self.schedule.record {
             return None;
         }
-        let (changes, what, why) = self.withdrawn().or_else(|| self.unrecorded())?;
+        let (changes, what, why) =
+            self.withdrawn().or_else(|| self.unrecorded()).or_else(|| self.retirement())?;
         self.take(Lane::Record);
         self.writing.clone_from(&changes);
         Some(Effect::Record { changes, what, why })
@@ -135,8 +139,16 @@ impl Guardian {
             let text = "the member came back before anything was sent: nothing was fenced".to_owned();
             self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
         }
+        // What an earlier fence of it left is not forgotten: clients that stay refused, and removals in doubt (INV-7).
+        let mut record = case.record;
+        let stands =
+            |entry: &Entry| self.map.as_ref().is_none_or(|map| map.blocklist.until(*entry).is_some());
+        record.entries.retain(|entry, _| !entry.is_host() && stands(entry));
+        record.state = FenceState::Released;
+        let nothing = record.entries.is_empty() && record.in_doubt.is_empty();
+        let put = |record| Change::Put(Record::Fence(record));
         Some((
-            vec![Change::Remove(Key::Fence(id.clone()))],
+            vec![if nothing { Change::Remove(Key::Fence(id.clone())) } else { put(record) }],
             format!("{id} withdrawn"),
             "its member is back".to_owned(),
         ))

@@ -75,6 +75,8 @@ pub enum Effect {
     Fence(Id, fence::Effect),
     /// A step of a release. Answer: the input of the same name.
     Release(Id, release::Effect),
+    /// Remove entries of dead clients of a released fence. Answer: [`Input::Retired`].
+    Retire(Id, Vec<Entry>),
     /// Tell the gate this, in the configuration of each of these members. Answer: [`Input::GatePut`].
     PutGate {
         /// Members that do not have it yet.
@@ -151,6 +153,8 @@ pub enum Input {
     Added(Id, Vec<(Entry, Sent)>),
     /// Removals were sent.
     Removed(Id, Vec<(Entry, Sent)>),
+    /// Removals of a released fence's entries were sent.
+    Retired(Id, Vec<(Entry, Sent)>),
     /// A map was read for a fence or release; `None` if not.
     Map(Id, Option<OsdMap>),
     /// PGs were asked.

@@ -17,6 +17,7 @@ pub mod recorder;
 pub mod recording;
 pub mod replay;
 pub mod report;
+mod retire;
 pub mod settings;
 pub mod status;
 
@@ -85,6 +86,8 @@ pub struct Guardian {
     world: Option<World>,
     /// When the last look at the storage began that was answered.
     looked_at: Option<Duration>,
+    /// When removals of client entries that have served were answered last.
+    retired: Option<Duration>,
     /// Breaches whose culprit is looked for.
     searches: BTreeMap<Id, culprit::Search>,
     sweep: Option<(Duration, Vec<ImageUse>, Vec<String>)>,
@@ -149,6 +152,7 @@ impl Guardian {
             map_failed: None,
             world: None,
             looked_at: None,
+            retired: None,
             searches: BTreeMap::new(),
             sweep: None,
             judged: None,
@@ -234,7 +238,13 @@ impl Guardian {
             Input::Networks(name, networks) => {
                 self.free(&Lane::Networks(name.clone()));
                 if let (Ok(networks), Some(world)) = (networks, &self.world) {
-                    self.book.networks(&name, &networks, world);
+                    let before = self.book.contradictions();
+                    self.book.networks(&name, &networks, world, &self.settings.members);
+                    // The others' own interfaces settle what these contradict.
+                    let new = self.book.contradictions().into_iter().filter(|one| !before.contains(one));
+                    for other in new.flat_map(|one| one.members).filter(|other| *other != name) {
+                        self.networks_read.remove(&other);
+                    }
                 }
             }
             Input::Pinged(name, answered) => {
@@ -260,6 +270,7 @@ impl Guardian {
                 });
             }
             Input::Added(id, sent) => self.case(&id, |case| case.added(sent)),
+            Input::Retired(id, sent) => self.sent_to_retire(&id, &sent),
             Input::Removed(id, sent) => self.case(&id, |case| case.removed(sent)),
             Input::Map(_, map) => {
                 let map = map.map(Arc::new);

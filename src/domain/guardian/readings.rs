@@ -99,10 +99,8 @@ impl Guardian {
             if healing && due && evidence.is_lost() {
                 evidence.healing = Some(self.now.boot);
             }
-            if let Ok(ips) = &member.addresses
-                && !ips.is_empty()
-            {
-                self.book.operator(name, ips);
+            if let Ok(ips) = &member.addresses {
+                self.book.operator(name, ips, &self.settings.members);
             }
         }
         self.evidence.retain(|name, _| merged.members.contains_key(name));
@@ -325,7 +323,13 @@ impl Guardian {
         }
         let judged = self.whole_began.filter(|whole| *whole >= began);
         if judged.is_some() {
-            self.book.uses(uses, &self.images, view, &self.settings.guard.admin_hosts);
+            self.book.uses(
+                uses,
+                &self.images,
+                view,
+                &self.settings.guard.admin_hosts,
+                &self.settings.members,
+            );
         }
         let grounds = guard::Grounds {
             images: &self.images,

@@ -134,6 +134,7 @@ impl Again {
             | Input::Daemons(..)
             | Input::Added(..)
             | Input::Removed(..)
+            | Input::Retired(..)
             | Input::Map(..)
             | Input::Proved(..)
             | Input::Clients(..)
