@@ -22,7 +22,7 @@ demo: setup ## a container whose member is lost and healed: without the guardian
 test: setup ## everything: units, the ABI, real Ceph, real krbd, a second Ceph release
 	$(CARGO) test --workspace --locked $(HALT) --no-fail-fast -- --test-threads=$(JOBS)
 
-soak: setup ## the randomised rounds in full (an hour), and minutes with a released kernel client
+soak: setup ## the randomised rounds in full (hours), and minutes with a released kernel client
 	GUARDIAN_ROUNDS=50 $(CARGO) test --locked $(HALT) --test sealed -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_ROUNDS=20 $(CARGO) test --locked $(HALT) --test incus story:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_STEPS=all $(CARGO) test --locked $(HALT) --test crash steps:: -- --nocapture --test-threads=$(JOBS)
