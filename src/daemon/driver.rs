@@ -346,11 +346,19 @@ impl Driver {
                 if let Input::View { began, view: Ok(view) } = &input {
                     self.saw(*began, view);
                 }
+                let deposed = if let Input::Recorded(Recorded::Deposed(why)) = &input {
+                    Some(format!("leads no more: {why}"))
+                } else {
+                    None
+                };
                 // What an earlier lead began is of no use to this one, which has read everything anew.
                 if let Stage::Leading(leading) = &mut self.stage
                     && leading.epoch() == epoch
                 {
                     leading.handle(input);
+                    if let Some(why) = deposed {
+                        self.depose("deposed", &why);
+                    }
                 }
             }
         }
@@ -547,7 +555,7 @@ impl Driver {
         self.manager.pet();
         let status = match (&self.stage, &self.trouble) {
             (Stage::Leading(leading), _) => {
-                let held = leading.hands.tenure.held_fences();
+                let held = leading.guardian.held_fences();
                 let fenced = if held.is_empty() {
                     "no fence stands".to_owned()
                 } else {
@@ -646,7 +654,7 @@ impl Driver {
         self.manager.stopping();
         if let Stage::Leading(leading) = self.stage {
             let tenure = leading.hands.tenure.clone();
-            let held = tenure.held_fences();
+            let held = leading.guardian.held_fences();
             let text = if held.is_empty() {
                 "ends; no fence stands".to_owned()
             } else {

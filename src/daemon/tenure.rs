@@ -14,7 +14,7 @@ use crate::domain::addr::EntityAddr;
 use crate::domain::guardian::book::Book;
 use crate::domain::guardian::io::{Recorded, Request};
 use crate::domain::outlook::{Course, READY, Unfit, course};
-use crate::domain::record::{Change, FenceState, Leader, Records, RequestRecord};
+use crate::domain::record::{Change, Leader, Records, RequestRecord};
 use crate::domain::request::{Settled, settle};
 use crate::ledger::{
     Bid, Deed, Leadership, Lease, Ledger, LedgerConfig, NotLeased, NotWritten, OpenError, ReadError, Snapshot,
@@ -184,11 +184,12 @@ impl Candidate {
         own: Vec<EntityAddr>,
         yields: Option<(Unfit, String)>,
     ) -> Result<Bade, NotLeading> {
-        if self.ready {
+        let known = ledger.glance(&call())?;
+        // Whoever yields to it must not find that it cannot write.
+        if self.ready && known.newer().is_none() {
             // Another one says so already, or it is said again in a second.
             let _ = ledger.ready(&self.guardian, READY, &call());
         }
-        let known = ledger.glance(&call())?;
         let Records { leader, members, .. } = known.records().clone();
         let book = Book { members };
         Ok(Bade::Waits(Box::new(Waiting { ledger, own, leader, book, yields })))
@@ -225,22 +226,6 @@ impl Tenure {
     /// All records, as they were read or written last.
     pub(super) fn records(&self) -> Records {
         self.held().records().clone()
-    }
-
-    /// IDs of fences that stand.
-    pub(super) fn held_fences(&self) -> Vec<String> {
-        let stands = |state: FenceState| match state {
-            FenceState::Released | FenceState::Refused => false,
-            FenceState::Intended
-            | FenceState::Committed
-            | FenceState::Pending
-            | FenceState::Sealed
-            | FenceState::Breached
-            | FenceState::Releasing => true,
-        };
-        let held = self.held();
-        let fences = held.records().fences.values().filter(|fence| stands(fence.state));
-        fences.map(|fence| fence.member.clone().unwrap_or_else(|| fence.id.clone())).collect()
     }
 
     /// Renews the lease; until when it lasts then.

@@ -125,6 +125,8 @@ pub struct Fence {
     seen: Option<Arc<OsdMap>>,
     /// The epoch in which all targets were first read back as held without interruption since.
     committed: Option<u32>,
+    /// The commit that the last barrier was asked for.
+    asked: Option<u32>,
     /// The last epoch of the last commit, and the first one after it that does not go on with it.
     broken: Option<(u32, u32)>,
     proofs: BTreeMap<PoolId, PoolProof>,
@@ -148,6 +150,7 @@ impl Fence {
             map: None,
             seen: None,
             committed: None,
+            asked: None,
             broken: None,
             proofs: BTreeMap::new(),
             verified: false,
@@ -202,6 +205,7 @@ impl Fence {
         }
         let pools = self.unproved(map);
         if !pools.is_empty() {
+            self.asked = self.committed;
             return Some(Effect::Barrier { pools });
         }
         if !self.verified {
@@ -363,6 +367,10 @@ impl Fence {
         self.verified = false;
         // Proved is only what the map, read again, still shows with as many PGs.
         self.map = None;
+        // The entries went meanwhile, and stand anew at best: of those the PGs were not asked (INV-1).
+        if self.committed != self.asked {
+            return;
+        }
         for mut proof in proofs {
             // A PG that answered once stays proved: its map only moves forward.
             if let Some(before) = self.proofs.get(&proof.pool.id)

@@ -8,6 +8,7 @@ mod hold;
 mod many;
 mod model;
 mod recording;
+mod takeover;
 
 use std::time::Duration;
 

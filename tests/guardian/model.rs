@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rbd_guardian::domain::addr::{ClientAddr, Entry};
-use rbd_guardian::domain::barrier::PoolProof;
+use rbd_guardian::domain::barrier::{PoolProof, PoolToProve};
 use rbd_guardian::domain::blocklist::Blocklist;
 use rbd_guardian::domain::fence::{self, Sent};
 use rbd_guardian::domain::guard::ImageUse;
@@ -454,8 +454,8 @@ impl Model {
                 fence::Effect::ReadMap => Input::Map(id, Some(self.map().clone())),
                 fence::Effect::Barrier { pools } => {
                     self.boot += STEP;
-                    let pending = self.silent.clone();
-                    let proof = |pool| PoolProof { pool, pending: pending.clone(), trouble: None };
+                    let silent = |pool: &PoolToProve| self.silent.range(..pool.pg_num).copied().collect();
+                    let proof = |pool| PoolProof { pending: silent(&pool), pool, trouble: None };
                     Input::Proved(id, pools.into_iter().map(proof).collect())
                 }
             },

@@ -12,7 +12,17 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Rows as Incus writes them for a stopped container: 14 keys and two disks each. Images they have none.
 fn fill(member: &Member) {
-    let sql = |text: String| member.incus_within(PATIENCE, &["admin", "sql", "global", &text]).unwrap();
+    // Incus writes to the database as well, and whoever comes second is told so at once.
+    let sql = |text: String| {
+        wait_for("the database", PATIENCE, || {
+            match member.incus_within(PATIENCE, &["admin", "sql", "global", &text]) {
+                Err(error) if format!("{error:#}").contains("database is locked") => Ok(None),
+                done => Ok(Some(done)),
+            }
+        })
+        .unwrap()
+        .unwrap()
+    };
     let numbers = format!(
         "WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {INSTANCES})"
     );

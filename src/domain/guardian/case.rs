@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::io::{Effect, Id, Now};
 use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::barrier::PoolProof;
+use crate::domain::blocklist::Blocklist;
 use crate::domain::fence::{self, Fence, Sent, State};
 use crate::domain::map::OsdMap;
 use crate::domain::plan::{Coverage, Plan};
@@ -145,8 +146,21 @@ impl Case {
         Self::of(id, record, plan, false)
     }
 
+    /// What of its entries stands before anything is sent.
+    pub fn note_standing(&mut self, blocklist: &Blocklist) {
+        for (entry, until) in &mut self.record.entries {
+            *until = blocklist.until(*entry);
+        }
+    }
+
     /// An intent of a guardian that died, planned anew: what it sent may stand, or arrive yet.
     pub fn take_over(&mut self, before: &FenceRecord) {
+        if before.state == FenceState::Intended {
+            // As it was before *that* one sent anything.
+            for (entry, until) in &mut self.record.entries {
+                *until = before.entries.get(entry).copied().flatten();
+            }
+        }
         self.record.in_doubt.clone_from(&before.in_doubt);
         (self.record.released, self.record.dead) = (before.released, before.dead.clone());
         self.resumed = before.state == FenceState::Intended;
@@ -276,15 +290,18 @@ impl Case {
             && recorded.is_some_and(sealed)
             && covered
             && self.clear
+            && self.to_chase.is_empty()
             && self.trouble.is_none()
     }
 
     /// It was withdrawn: the member came back before anything was sent.
     pub fn is_withdrawn(&self, ground: &Ground<'_>) -> bool {
         let sent = match &self.stage {
-            // Begun by a guardian that died: what stands may be its doing.
+            // Begun by a guardian that died: what stands may be its doing, unless it stood before.
             Stage::Fencing(fence) if self.resumed => {
-                !fence.has_looked() || fence.entries().any(|(_, until)| until.is_some())
+                let stood = |entry, until| self.record.entries.get(&entry) == Some(&until);
+                !fence.has_looked()
+                    || fence.entries().any(|(entry, until)| until.is_some() && !stood(entry, until))
             }
             Stage::Fencing(_) => false,
             Stage::Releasing(_) => true,
@@ -495,7 +512,10 @@ impl Case {
         if state == FenceState::Breached {
             note_breach(&mut self.record, fence, now.wall);
         }
-        self.record.entries = entries.into_iter().collect();
+        // An intent keeps what stood before it.
+        if state != FenceState::Intended {
+            self.record.entries = entries.into_iter().collect();
+        }
         self.record.state = state;
         // Once entries stand there is no way back but release, whoever sent them.
         self.began |= state != FenceState::Intended;

@@ -9,9 +9,9 @@ use super::case::Case;
 use super::gate::{self, Contents, GateState};
 use super::io::{Effect, Id, Now};
 use super::report::{Level, Outcome, Report};
-use super::{Guardian, put};
+use super::{Guardian, put, wants};
 use crate::domain::addr::Entry;
-use crate::domain::record::{Change, FenceState, GateRecord, Key, Record};
+use crate::domain::record::{Change, FenceRecord, FenceState, GateRecord, Key, Record};
 use crate::domain::view::{GateView, InstanceId, MemberStatus};
 
 /// Effects of one lane never overlap.
@@ -120,8 +120,11 @@ impl Guardian {
         if self.busy.contains_key(&Lane::Record) || self.now.boot < self.schedule.record {
             return None;
         }
-        let (changes, what, why) =
-            self.withdrawn().or_else(|| self.unrecorded()).or_else(|| self.retirement())?;
+        let (changes, what, why) = self
+            .withdrawn()
+            .or_else(|| self.left_over())
+            .or_else(|| self.unrecorded())
+            .or_else(|| self.retirement())?;
         self.take(Lane::Record);
         self.writing.clone_from(&changes);
         Some(Effect::Record { changes, what, why })
@@ -134,24 +137,48 @@ impl Guardian {
         let case = self.cases.remove(&id)?;
         let member = case.member().map(str::to_owned);
         self.log(Level::Info, "withdrawn", member, "it is back: nothing was fenced".to_owned());
-        self.last_fence = None;
+        self.last_fence = self.last_recorded(Some(&id));
         for number in case.requests {
             let text = "the member came back before anything was sent: nothing was fenced".to_owned();
             self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
         }
-        // What an earlier fence of it left is not forgotten: clients that stay refused, and removals in doubt (INV-7).
-        let mut record = case.record;
+        let (text, why) = (format!("{id} withdrawn"), "its member is back".to_owned());
+        Some((vec![self.undone(case.record)], text, why))
+    }
+
+    /// An intent that nothing came of: what an earlier fence of the same name left is not forgotten, clients that stay
+    /// refused, and removals in doubt (INV-7).
+    fn undone(&self, mut record: FenceRecord) -> Change {
         let stands =
             |entry: &Entry| self.map.as_ref().is_none_or(|map| map.blocklist.until(*entry).is_some());
         record.entries.retain(|entry, _| !entry.is_host() && stands(entry));
         record.state = FenceState::Released;
-        let nothing = record.entries.is_empty() && record.in_doubt.is_empty();
-        let put = |record| Change::Put(Record::Fence(record));
-        Some((
-            vec![if nothing { Change::Remove(Key::Fence(id.clone())) } else { put(record) }],
-            format!("{id} withdrawn"),
-            "its member is back".to_owned(),
-        ))
+        if record.entries.is_empty() && record.in_doubt.is_empty() {
+            Change::Remove(Key::Fence(record.id))
+        } else {
+            Change::Put(Record::Fence(record))
+        }
+    }
+
+    /// An intent of a guardian that died, which nobody carries out: planned anew it was refused, or is another fence.
+    /// It must not be found and carried out by whoever leads next. One that was begun stays.
+    fn left_over(&self) -> Option<(Vec<Change>, String, String)> {
+        let map = self.map.as_ref()?;
+        let begun = |fence: &FenceRecord| {
+            fence.entries.iter().any(|(entry, stood)| {
+                let until = map.blocklist.until(*entry);
+                until.is_some() && until != *stood
+            })
+        };
+        let left = self.records.fences.values().find(|fence| {
+            fence.state == FenceState::Intended
+                && !self.cases.contains_key(&fence.id)
+                && !self.wants.contains_key(&wants::target_of(fence))
+                && !begun(fence)
+        })?;
+        let text = format!("{} not carried out", left.id);
+        let why = "planned anew it was refused, or is another fence".to_owned();
+        Some((vec![self.undone(left.clone())], text, why))
     }
 
     fn unrecorded(&self) -> Option<(Vec<Change>, String, String)> {

@@ -209,12 +209,32 @@ impl Guardian {
                 }
             }
         }
-        // Another guardian's fence cools down as well. Wall clocks differ: by no more than a cool-down.
-        if let Some(since) = records.fences.values().map(|fence| fence.since).max() {
-            let age = Duration::try_from(self.now.wall.duration_since(since)).unwrap_or_default();
-            self.last_fence = self.last_fence.max(self.now.boot.checked_sub(age));
-        }
         self.records = records;
+        self.last_fence = self.last_fence.max(self.last_recorded(None));
+    }
+
+    /// When the newest fence but this one was recorded: another guardian's cools down as well. Wall clocks differ, by no
+    /// more than a cool-down.
+    fn last_recorded(&self, but: Option<&Id>) -> Option<Duration> {
+        let others = self.records.fences.values().filter(|fence| Some(&fence.id) != but);
+        let since = others.map(|fence| fence.since).max()?;
+        let age = Duration::try_from(self.now.wall.duration_since(since)).unwrap_or_default();
+        self.now.boot.checked_sub(age)
+    }
+
+    /// Members, or bare fences by their IDs, whose fences stand by the ledger.
+    pub fn held_fences(&self) -> Vec<String> {
+        let stands = |state: FenceState| match state {
+            FenceState::Released | FenceState::Refused => false,
+            FenceState::Intended
+            | FenceState::Committed
+            | FenceState::Pending
+            | FenceState::Sealed
+            | FenceState::Breached
+            | FenceState::Releasing => true,
+        };
+        let held = self.records.fences.values().filter(|fence| stands(fence.state));
+        held.map(|fence| fence.member.clone().unwrap_or_else(|| fence.id.clone())).collect()
     }
 
     /// The last reading of the platform, with what an earlier one said where it is silent.

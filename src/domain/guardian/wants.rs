@@ -39,6 +39,14 @@ pub(super) struct Refused {
     again: Duration,
 }
 
+/// What a recorded fence was asked for.
+pub(super) fn target_of(record: &FenceRecord) -> Target {
+    match &record.member {
+        Some(name) => Target::Member(name.clone()),
+        None => Target::Addresses(record.entries.keys().copied().collect()),
+    }
+}
+
 /// Between two plans of a fence that is refused.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -136,10 +144,7 @@ impl Guardian {
 
     /// A guardian that died has recorded the intent.
     pub(super) fn want_as_intended(&mut self, record: &FenceRecord) {
-        let target = match &record.member {
-            Some(name) => Target::Member(name.clone()),
-            None => Target::Addresses(record.entries.keys().copied().collect()),
-        };
+        let target = target_of(record);
         let why = record.evidence.first().cloned().unwrap_or_default();
         let (by, requests, since) = (record.by.clone(), BTreeSet::new(), self.now.boot);
         let (reason, accept_incomplete, over_brake) =
@@ -255,6 +260,7 @@ impl Guardian {
                 };
                 let mut case = Case::new(plan, why, want.by, want.reason, accept_incomplete, self.now);
                 case.requests = want.requests;
+                case.note_standing(&world.map.blocklist);
                 if let Some(before) = self.records.fences.get(&case.id) {
                     case.take_over(before);
                 }
