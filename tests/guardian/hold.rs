@@ -12,7 +12,7 @@ use rbd_guardian::domain::refusal::Refusal;
 use rbd_guardian::domain::world::{Daemon, DaemonKind, Role};
 
 use crate::model::Model;
-use crate::{SECOND, healthy, sealed};
+use crate::{SECOND, fence_of, healthy, sealed};
 
 const YEAR: u64 = 31_556_952;
 
@@ -305,16 +305,7 @@ fn a_record_goes_with_its_last_entry_and_one_that_another_fence_holds_stays() {
     model.bring_back("n2", 20 * SECOND);
     model.until("released", |model| record(model).state == FenceState::Released);
     let target = Target::Addresses([Entry::Client(client("10.0.0.2:0/200"))].into());
-    model.ask(
-        1,
-        Request::Fence {
-            target,
-            accept_incomplete: false,
-            over_brake: false,
-            reason: None,
-            by: "root@h".to_owned(),
-        },
-    );
+    model.ask(1, fence_of(target));
     model.until("sealed", |model| !model.answers().is_empty());
     model.boot += SERVED;
     model.until("forgotten", |model| model.ledger.fences.len() == 1);

@@ -39,7 +39,11 @@ fn sealed(member: &str) -> Model {
 }
 
 fn fence(member: &str) -> Request {
-    let target = Target::Member(member.to_owned());
+    fence_of(Target::Member(member.to_owned()))
+}
+
+/// An operator's, with no flag.
+fn fence_of(target: Target) -> Request {
     Request::Fence {
         target,
         accept_incomplete: false,

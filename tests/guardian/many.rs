@@ -9,8 +9,8 @@ use rbd_guardian::domain::guardian::io::{Effect, Request};
 use rbd_guardian::domain::plan::Target;
 use rbd_guardian::domain::record::FenceState;
 
-use crate::SECOND;
 use crate::model::Model;
+use crate::{SECOND, fence_of};
 
 const FENCES: usize = 200;
 
@@ -63,16 +63,7 @@ fn inv1_a_barrier_that_is_on_its_way_serves_nobody_who_asks_later() {
     let mut model = Model::new();
     model.run(10 * SECOND);
     model.silent = BTreeSet::from([3]);
-    let fence = |client: &str| {
-        let target = Target::Addresses([client.parse::<Entry>().unwrap()].into());
-        Request::Fence {
-            target,
-            accept_incomplete: false,
-            over_brake: false,
-            reason: None,
-            by: "root@h".to_owned(),
-        }
-    };
+    let fence = |client: &str| fence_of(Target::Addresses([client.parse::<Entry>().unwrap()].into()));
     model.ask(1, fence("192.0.2.1:0/1"));
     let is_barrier = |effect: &&Effect| matches!(effect, Effect::Fence(_, fence::Effect::Barrier { .. }));
     model.until("its barrier is on its way", |model| model.effects.iter().any(|effect| is_barrier(&effect)));
