@@ -115,6 +115,36 @@ fn over_brake(member: &str, reason: Option<&str>) -> Request {
     }
 }
 
+/// A second request does not take back what the first one permits.
+#[test]
+fn inv6_a_second_operators_request_keeps_what_a_waiting_one_permits() {
+    for first in [true, false] {
+        let mut model = of(3);
+        model.ask(1, crate::fence("n1"));
+        model.until("sealed", |model| !model.answers().is_empty());
+        let over = over_brake("n3", Some("the rack is on fire"));
+        let other = Request::Fence {
+            target: Target::Member("n3".to_owned()),
+            accept_incomplete: true,
+            over_brake: false,
+            reason: Some("looks dead".to_owned()),
+            by: "someone@else".to_owned(),
+        };
+        let (one, two) = if first { (over, other) } else { (other, over) };
+        model.ask(2, one);
+        model.ask(3, two);
+        model.until("both are answered", |model| model.answers().len() == 3);
+        let sealed = |(_, outcome): &(u64, Outcome)| matches!(outcome, Outcome::Sealed(..));
+        assert!(model.answers().iter().all(sealed), "{:?}", model.answers());
+        // Who went over the brake, and why, is what is recorded; also of one who asks later.
+        model.ask(4, crate::fence("n3"));
+        model.until("answered", |model| model.answers().len() == 4);
+        let fence = model.ledger.fences.values().find(|fence| fence.member.as_deref() == Some("n3")).unwrap();
+        assert!(fence.over_brake && fence.accepted);
+        assert_eq!((fence.by.as_str(), fence.reason.as_deref()), ("root@h", Some("the rack is on fire")));
+    }
+}
+
 #[test]
 fn inv6_a_braked_fence_waits_visibly_until_an_operator_goes_over_the_brake_for_it() {
     let mut model = of(3);

@@ -131,8 +131,10 @@ impl Guardian {
         self.log(Level::Info, "suspect", name, format!("to be fenced: {why}"));
         let (by, requests) = (GUARDIAN.to_owned(), BTreeSet::new());
         let (accept_incomplete, over_brake) = (false, false);
-        let want = Want { why, by, reason: None, accept_incomplete, over_brake, requests, since: now };
-        self.wants.insert(target, want);
+        self.want(
+            target,
+            Want { why, by, reason: None, accept_incomplete, over_brake, requests, since: now },
+        );
     }
 
     /// For how long nobody else is fenced without an operator: several members lost within moments look like a fault of
@@ -149,7 +151,20 @@ impl Guardian {
         let (by, requests, since) = (record.by.clone(), BTreeSet::new(), self.now.boot);
         let (reason, accept_incomplete, over_brake) =
             (record.reason.clone(), record.accepted, record.over_brake);
-        self.wants.insert(target, Want { why, by, reason, accept_incomplete, over_brake, requests, since });
+        self.want(target, Want { why, by, reason, accept_incomplete, over_brake, requests, since });
+    }
+
+    /// What waits already goes on as well, and what it permits: in the words of who went over the brake.
+    fn want(&mut self, target: Target, mut want: Want) {
+        if let Some(before) = self.wants.remove(&target) {
+            if (before.over_brake && !want.over_brake) || want.by == GUARDIAN {
+                (want.why, want.by, want.reason) = (before.why, before.by, before.reason);
+            }
+            want.over_brake |= before.over_brake;
+            want.accept_incomplete |= before.accept_incomplete;
+            want.requests.extend(before.requests);
+        }
+        self.wants.insert(target, want);
     }
 
     /// An operator wants it.
@@ -172,16 +187,15 @@ impl Guardian {
             }
             case.requests.insert(number);
             case.record.accepted |= accept_incomplete;
-            // It is the operator's now: no evidence withdraws it.
-            (case.record.by, case.record.reason) = (by, reason.or_else(|| case.record.reason.take()));
+            // It is the operator's now: no evidence withdraws it. Who went over the brake for it stays on record.
+            if !case.record.over_brake {
+                (case.record.by, case.record.reason) = (by, reason.or_else(|| case.record.reason.take()));
+            }
             return;
         }
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
-        let mut requests = BTreeSet::from([number]);
-        requests.extend(self.wants.remove(&target).into_iter().flat_map(|want| want.requests));
-        let since = self.now.boot;
-        let want = Want { why, by, reason, accept_incomplete, over_brake, requests, since };
-        self.wants.insert(target, want);
+        let (requests, since) = (BTreeSet::from([number]), self.now.boot);
+        self.want(target, Want { why, by, reason, accept_incomplete, over_brake, requests, since });
     }
 
     /// Is a look needed, because something wanted is newer than the last one?
@@ -250,6 +264,7 @@ impl Guardian {
                 plan.entries.extend(kept.filter(|entry| !entry.is_host()));
                 if let Some(case) = self.cases.get_mut(&plan.fence.to_string()) {
                     case.requests.extend(want.requests);
+                    case.record.accepted |= accept_incomplete;
                     return;
                 }
                 self.last_fence = Some(self.now.boot);
