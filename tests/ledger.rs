@@ -243,7 +243,7 @@ fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
         in_doubt: [Entry::HostRange(client(1, 0).ip)].into(),
         evidence: vec!["no heartbeat for 20 s".to_owned()],
         reason: Some("healing".to_owned()),
-        proofs: vec![Proof { pool: "images".to_owned(), pgs: 8, epoch: 99 }],
+        proofs: vec![Proof { id: 3, pool: "images".to_owned(), pgs: 8, epoch: 99 }],
         by: "a on admin".to_owned(),
         since: Timestamp::now(),
         sealed: Some(Timestamp::now()),

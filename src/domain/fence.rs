@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::addr::Entry;
 use super::barrier::{PoolProof, PoolToProve};
-use super::map::{OsdMap, PoolId};
+use super::map::{Guarded, OsdMap, PoolId};
 use super::plan::Plan;
 use super::wanted::Wanted;
 use super::world::{Daemon, DaemonKind, Role};
@@ -238,6 +238,12 @@ impl Fence {
             }
         }
         unproved
+    }
+
+    /// These pools are guarded from now on: those that are new are to be proved.
+    pub fn guard(&mut self, guarded: Guarded) {
+        self.plan.guarded = guarded;
+        self.verified &= self.seen.as_ref().is_some_and(|map| self.unproved(map).is_empty());
     }
 
     /// A fail-over was asked for.

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::addr::{ClientAddr, Entry};
 use super::guardian::io::Request;
+use super::map::PoolId;
 use super::plan::Coverage;
 
 /// The form of records that this guardian reads and writes.
@@ -245,6 +246,9 @@ fn unknown_coverage() -> Coverage {
 /// What a pool proved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
+    /// Its number; 0, which no pool has, where an older guardian recorded it.
+    #[serde(default)]
+    pub id: PoolId,
     /// Its name.
     pub pool: String,
     /// How many PGs it had: each of them answered.

@@ -1,12 +1,14 @@
 //! The guardian's core against a modelled world.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::wildcard_enum_match_arm)] // Tests.
 
+mod chase;
 mod five;
 mod forms;
 mod gates;
 mod hold;
 mod many;
 mod model;
+mod pools;
 mod recording;
 mod takeover;
 

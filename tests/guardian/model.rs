@@ -76,7 +76,7 @@ pub(crate) fn start() -> Timestamp {
     "2026-11-22T12:00:00Z".parse().unwrap()
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings::new("g1", "boot-1", Policy::default(), Members::default())
 }
 
@@ -233,7 +233,10 @@ impl Model {
 
     /// A guardian that knows nothing but the ledger takes over, on another host if it is of another boot.
     pub(crate) fn restart(&mut self, boot_id: &str) {
-        let settings = Settings { boot_id: boot_id.to_owned(), ..settings() };
+        self.restart_with(Settings { boot_id: boot_id.to_owned(), ..settings() });
+    }
+
+    pub(crate) fn restart_with(&mut self, settings: Settings) {
         self.replays();
         self.guardian = Recorder::new(settings, self.ledger.clone(), self.now(), LIMIT);
         self.answers_due.clear();
@@ -318,6 +321,15 @@ impl Model {
                         fence.member.as_deref() == Some(&member) && fence.entries.keys().all(stands)
                     });
                     assert!(all_refused, "the gate opens for {member}, which is not refused");
+                    // INV-1: what no PG of a pool has answered is no seal for it.
+                    let fences = self.ledger.fences.values();
+                    let of_it = fences.filter(|fence| fence.member.as_deref() == Some(&member));
+                    let proved: Vec<&str> =
+                        of_it.flat_map(|fence| &fence.proofs).map(|proof| proof.pool.as_str()).collect();
+                    let published = contents.pools.iter().filter_map(|pool| pool.strip_prefix("ceph:ceph/"));
+                    for pool in published {
+                        assert!(proved.contains(&pool), "the gate opens for {member} and {pool}: not proved");
+                    }
                 }
             }
             Effect::Fence(id, fence::Effect::Add(_) | fence::Effect::Remove(_)) => {

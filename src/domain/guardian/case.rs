@@ -17,7 +17,7 @@ use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::barrier::PoolProof;
 use crate::domain::blocklist::Blocklist;
 use crate::domain::fence::{self, Fence, Sent, State};
-use crate::domain::map::OsdMap;
+use crate::domain::map::{Guarded, OsdMap};
 use crate::domain::plan::{Coverage, Plan};
 use crate::domain::policy::Policy;
 use crate::domain::record::{BREACHES, Breach, FenceRecord, FenceState, Proof};
@@ -79,8 +79,6 @@ pub struct Case {
     pub release: Option<Releasing>,
     /// Clients that appeared since, to be fenced as well as soon as nothing is on its way.
     to_chase: BTreeSet<Entry>,
-    /// Those that are being fenced: that their entries are missing is no breach.
-    chased: BTreeSet<Entry>,
     /// The last failure, in words, and when to try again.
     pub trouble: Option<(String, Duration)>,
     /// Begun after a restart from what the ledger holds, and not proved again yet.
@@ -200,7 +198,6 @@ impl Case {
             clear: false,
             release: None,
             to_chase: BTreeSet::new(),
-            chased: BTreeSet::new(),
             trouble: None,
             sent: BTreeSet::new(),
             waits_for: None,
@@ -251,16 +248,17 @@ impl Case {
     }
 
     /// Begins with what is to be chased. Not while something is on its way: an answer of before would count for what is
-    /// asked then.
+    /// asked then. Nor while an entry is missing or being replaced: the new machine would know nothing of that.
     fn begin_chase(&mut self) {
-        if self.to_chase.is_empty() || self.in_flight || self.release.is_some() {
+        let Stage::Fencing(fence) = &self.stage else { return };
+        let whole = fence.entries().all(|(_, until)| until.is_some()) && fence.standing_covers().is_empty();
+        if self.to_chase.is_empty() || self.in_flight || !whole {
             return;
         }
         let entries = std::mem::take(&mut self.to_chase);
         self.record.entries.extend(entries.iter().map(|entry| (*entry, None)));
         self.plan.entries.extend(&entries);
         self.plan.known_clients += entries.len();
-        self.chased.extend(entries);
         if matches!(self.record.state, FenceState::Sealed | FenceState::Pending) {
             self.record.state = FenceState::Committed;
         }
@@ -280,14 +278,32 @@ impl Case {
             || (entry.is_host() && self.hosts().contains(&entry.ip()))
     }
 
+    /// These pools are guarded from now on.
+    pub fn guard(&mut self, guarded: &Guarded) {
+        self.plan.guarded.clone_from(guarded);
+        match &mut self.stage {
+            Stage::Fencing(fence) => fence.guard(guarded.clone()),
+            Stage::Releasing(_) => {}
+        }
+    }
+
+    /// Guarded pools of a map that the recorded seal does not cover: they came to be guarded since (INV-1).
+    pub fn uncovered<'m>(&self, recorded: Option<&FenceRecord>, map: &'m OsdMap) -> Vec<&'m str> {
+        let proofs = recorded.map_or(&[][..], |record| &record.proofs);
+        let pools = self.plan.guarded.pools(map).into_iter();
+        let covered = |id| proofs.iter().any(|proof| proof.id == id);
+        pools.filter(|(id, _)| !covered(*id)).map(|(_, pool)| pool.name.as_str()).collect()
+    }
+
     /// May instances of the member start elsewhere, as far as this fence is concerned? Only what the ledger backs
     /// counts (INV-8).
-    pub fn opens_gate(&self, recorded: Option<&FenceRecord>) -> bool {
+    pub fn opens_gate(&self, recorded: Option<&FenceRecord>, map: Option<&OsdMap>) -> bool {
         let sealed = |record: &FenceRecord| record.state == FenceState::Sealed;
         let covered = self.record.coverage == Coverage::WholeHost || self.record.accepted;
         self.release.is_none()
             && sealed(&self.record)
             && recorded.is_some_and(sealed)
+            && map.is_some_and(|map| self.uncovered(recorded, map).is_empty())
             && covered
             && self.clear
             && self.to_chase.is_empty()
@@ -321,6 +337,14 @@ impl Case {
         match &self.stage {
             Stage::Fencing(fence) => fence.proofs().flat_map(PoolProof::pending_names).collect(),
             Stage::Releasing(_) => Vec::new(),
+        }
+    }
+
+    /// Every PG of every guarded pool has answered in this run, and the map was read again.
+    pub fn is_proved(&self) -> bool {
+        match &self.stage {
+            Stage::Fencing(fence) => fence.state() == State::Sealed,
+            Stage::Releasing(_) => false,
         }
     }
 
@@ -468,7 +492,7 @@ impl Case {
             State::Sealed => FenceState::Sealed,
             State::Breached => FenceState::Breached,
             State::Intended | State::Committed | State::Pending if self.resumed_unbroken(fence) => return,
-            State::Intended | State::Committed if self.is_only_chasing(fence) => FenceState::Committed,
+            State::Intended | State::Committed if self.goes_on_unbroken(fence) => self.record.state,
             State::Intended if self.record.sealed.is_some() => FenceState::Breached,
             State::Committed if self.record.sealed.is_some() => FenceState::Breached,
             State::Intended => FenceState::Intended,
@@ -481,19 +505,20 @@ impl Case {
         if state == FenceState::Sealed {
             if self.sealed_at.is_none() {
                 self.sealed_at = Some(now.boot);
-                // Who appears later puts off no proof of a reboot, and is not proved dead by it.
-                let again = self.resumed && self.record.state == FenceState::Sealed;
-                if !again && self.chased.is_empty() {
-                    self.record.marks.clear();
-                }
+                // Once sealed, only a breach begins it anew: who appears later puts off no proof of a reboot, and is not
+                // proved dead by it.
                 self.record.marks.entry(boot_id.to_owned()).or_insert(now.boot);
                 self.record.sealed.get_or_insert(now.wall);
             }
             let epoch = fence.committed().unwrap_or_default();
-            let proof =
-                |proof: &PoolProof| Proof { pool: proof.pool.name.clone(), pgs: proof.pool.pg_num, epoch };
+            let proof = |proof: &PoolProof| Proof {
+                id: proof.pool.id,
+                pool: proof.pool.name.clone(),
+                pgs: proof.pool.pg_num,
+                epoch,
+            };
             let proofs: Vec<Proof> = fence.proofs().map(proof).collect();
-            let covers = |proof: &Proof| (proof.pool.clone(), proof.pgs);
+            let covers = |proof: &Proof| (proof.id, proof.pool.clone(), proof.pgs);
             // What was proved before a restart is proved: hundreds of fences need not be recorded anew for an epoch.
             if self.record.state != FenceState::Sealed
                 || !proofs.iter().map(covers).eq(self.record.proofs.iter().map(covers))
@@ -504,7 +529,6 @@ impl Case {
                 (breach.committed, breach.sealed) = (Some(epoch), Some(now.wall));
             }
             self.resumed = false;
-            self.chased.clear();
         } else {
             self.sealed_at = None;
             self.clear = false;
@@ -524,17 +548,27 @@ impl Case {
     /// After a restart: the entries stand as the ledger knows them, to the microsecond of their ends, so they stood all
     /// the time, and what was sealed is sealed while the proof is repeated.
     fn resumed_unbroken(&self, fence: &Fence) -> bool {
-        let same = |(entry, until): (Entry, Option<Timestamp>)| {
-            until.is_some() && self.record.entries.get(&entry) == Some(&until)
+        // A pool that nobody proved before waits for its PGs like any other.
+        let covered = |proof: &PoolProof| {
+            proof.is_complete() || self.record.proofs.iter().any(|before| before.id == proof.pool.id)
         };
-        self.resumed && self.record.state == FenceState::Sealed && fence.entries().all(same)
+        self.resumed
+            && self.record.state == FenceState::Sealed
+            && fence.entries().all(|(entry, until)| until.is_some() && self.is_as_recorded(entry, until))
+            && fence.proofs().all(covered)
     }
 
-    /// Everything that was sealed before stands, and what is missing is new.
-    fn is_only_chasing(&self, fence: &Fence) -> bool {
-        !self.chased.is_empty()
-            && self.record.state != FenceState::Breached
-            && fence.entries().all(|(entry, until)| until.is_some() || self.chased.contains(&entry))
+    /// Everything that stood before stands, and what is missing is being chased: this guardian began that, or one before
+    /// it.
+    fn goes_on_unbroken(&self, fence: &Fence) -> bool {
+        matches!(self.record.state, FenceState::Committed | FenceState::Pending)
+            && fence.entries().all(|(entry, until)| {
+                self.record.entries.get(&entry) == Some(&None) || self.is_as_recorded(entry, until)
+            })
+    }
+
+    fn is_as_recorded(&self, entry: Entry, until: Option<Timestamp>) -> bool {
+        self.record.entries.get(&entry) == Some(&until)
     }
 
     fn update_release(&mut self, now: Now) {
@@ -623,6 +657,7 @@ impl Case {
 
 /// Once for each time it is lifted until it is sealed again.
 fn note_breach(record: &mut FenceRecord, fence: &Fence, seen: Timestamp) {
+    record.marks.clear();
     if record.breaches.last().is_some_and(|breach| breach.sealed.is_none()) {
         return;
     }

@@ -225,7 +225,7 @@ impl Guardian {
 
     /// The members whose instances may be placed elsewhere now.
     fn open(&self) -> BTreeSet<String> {
-        let open = self.cases.values().filter(|case| case.opens_gate(self.records.fences.get(&case.id)));
+        let open = self.cases.values().filter(|case| self.opens_gate(case));
         open.filter_map(|case| case.member().map(str::to_owned)).collect()
     }
 

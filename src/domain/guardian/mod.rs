@@ -244,6 +244,9 @@ impl Guardian {
 
     /// Other settings, from now on.
     pub fn reconfigure(&mut self, settings: Settings) {
+        for case in self.cases.values_mut() {
+            case.guard(&settings.policy.guarded);
+        }
         self.settings = settings;
     }
 
@@ -522,7 +525,7 @@ impl Guardian {
                     self.reports
                         .push_back(Report::Answer(number, Outcome::Released(Box::new(case.record.clone()))));
                 }
-            } else if sealed && case.release.is_none() {
+            } else if sealed && case.is_proved() && case.release.is_none() {
                 for number in std::mem::take(&mut case.requests) {
                     let outcome = Outcome::Sealed(Box::new(case.record.clone()), case.proofs());
                     self.reports.push_back(Report::Answer(number, outcome));
@@ -558,9 +561,11 @@ impl Guardian {
     }
 
     fn is_open(&self, member: &str) -> bool {
-        self.cases
-            .iter()
-            .any(|(id, case)| case.member() == Some(member) && case.opens_gate(self.records.fences.get(id)))
+        self.cases.values().any(|case| case.member() == Some(member) && self.opens_gate(case))
+    }
+
+    fn opens_gate(&self, case: &Case) -> bool {
+        case.opens_gate(self.records.fences.get(&case.id), self.map.as_deref())
     }
 
     fn is_online(&self, member: &str) -> bool {

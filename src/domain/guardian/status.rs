@@ -210,8 +210,13 @@ impl Guardian {
             if let Some((why, _)) = &case.trouble {
                 return Some(why.clone());
             }
-            if case.record.state != FenceState::Sealed || case.opens_gate(record) {
+            if case.record.state != FenceState::Sealed || self.opens_gate(case) {
                 return None;
+            }
+            let map = self.map.as_deref()?;
+            let uncovered = case.uncovered(record, map);
+            if !uncovered.is_empty() {
+                return Some(format!("the PGs of {}, guarded since it was sealed", uncovered.join(", ")));
             }
             if !case.clear {
                 return Some(format!("a sweep that shows no user of {member}'s images outside of the fence"));

@@ -1,0 +1,126 @@
+//! Pools that come to be guarded while fences are held.
+
+use std::time::Duration;
+
+use rbd_guardian::domain::fence;
+use rbd_guardian::domain::guardian::gate::POOLS;
+use rbd_guardian::domain::guardian::io::Effect;
+use rbd_guardian::domain::guardian::settings::Settings;
+use rbd_guardian::domain::map::{Guarded, Pool};
+use rbd_guardian::domain::policy::Policy;
+
+use crate::model::{Model, settings};
+use crate::{SECOND, fence};
+
+/// A second storage pool on this pool of the storage.
+fn second(model: &mut Model, applications: &[&str]) {
+    let pool = Pool {
+        name: "second".into(),
+        pg_num: 16,
+        overlay: None,
+        eio: false,
+        applications: applications.iter().map(|&app| app.to_owned()).collect(),
+    };
+    model.change(|map| map.pools.extend([(2, pool)]));
+    let pools = model.view.pools.as_mut().unwrap();
+    let mut storage = pools["remote"].clone();
+    storage.osd_pool = Some("second".into());
+    pools.insert("more".into(), storage);
+}
+
+fn except(second: bool) -> Settings {
+    let except = second.then(|| "second".to_owned()).into_iter().collect();
+    Settings { policy: Policy { guarded: Guarded { except }, ..Policy::default() }, ..settings() }
+}
+
+/// Open for n2, and `second` is not guarded.
+fn held(applications: &[&str]) -> Model {
+    let mut model = Model::new();
+    second(&mut model, applications);
+    model.guardian.reconfigure(except(applications.is_empty()));
+    model.run(10 * SECOND);
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.heal_is_refused("n2");
+    model.until("the gate is open", |model| model.seals().contains("n2"));
+    assert!(!covers(&model));
+    model
+}
+
+fn covers(model: &Model) -> bool {
+    model.keys_of("n1").unwrap()[POOLS].split(',').any(|pool| pool == "more")
+}
+
+/// Nobody may be placed from n2 onto the second pool, until its PGs have answered.
+#[track_caller]
+fn is_proved_first(mut model: Model) {
+    let asked = |model: &Model| {
+        let asks = |effect: &&Effect| {
+            matches!(effect, Effect::Fence(_, fence::Effect::Barrier { pools })
+                if pools.iter().any(|pool| pool.name == "second"))
+        };
+        model.effects.iter().filter(asks).count()
+    };
+    model.until("it is asked", |model| asked(model) > 0);
+    model.ask(1, fence("n2"));
+    for _ in 0..200 {
+        model.step();
+        assert!(!(covers(&model) && model.seals().contains("n2")), "open for it and not proved");
+        assert!(model.answers().is_empty(), "told to be sealed");
+    }
+    assert_eq!(model.state("n2"), "pending");
+    model.silent.clear();
+    model.until("open", |model| model.seals().contains("n2") && covers(model));
+    assert!(!model.audit.iter().any(|what| what.ends_with("breached")), "{:?}", model.audit);
+    assert_eq!(model.answers().len(), 1);
+}
+
+#[test]
+fn inv1_a_pool_that_the_configuration_excepts_no_more_is_proved_before_the_gate_is_open_for_it() {
+    let mut model = held(&[]);
+    model.silent = [12].into();
+    model.guardian.reconfigure(except(false));
+    is_proved_first(model);
+}
+
+#[test]
+fn inv1_a_pool_that_is_tagged_for_images_later_is_proved_before_the_gate_is_open_for_it() {
+    let mut model = held(&["cephfs"]);
+    model.silent = [12].into();
+    model.change(|map| map.pools.get_mut(&2).unwrap().applications.push("rbd".into()));
+    is_proved_first(model);
+}
+
+#[test]
+fn inv1_a_pool_that_is_created_later_is_proved_before_the_gate_is_open_for_it() {
+    let mut model = Model::new();
+    model.run(10 * SECOND);
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.heal_is_refused("n2");
+    model.until("the gate is open", |model| model.seals().contains("n2"));
+    model.silent = [12].into();
+    second(&mut model, &["rbd"]);
+    is_proved_first(model);
+}
+
+#[test]
+fn inv1_a_guardian_that_takes_over_with_another_configuration_proves_what_it_guards() {
+    let mut model = held(&[]);
+    model.silent = [12].into();
+    model.restart_with(Settings { boot_id: "boot-2".to_owned(), ..except(false) });
+    is_proved_first(model);
+}
+
+#[test]
+fn a_pool_that_is_guarded_no_more_is_not_waited_for() {
+    let mut model = held(&["cephfs"]);
+    model.silent = [12].into();
+    model.change(|map| map.pools.get_mut(&2).unwrap().applications.push("rbd".into()));
+    model.until("pending", |model| model.state("n2") == "pending");
+    model.run(Duration::from_secs(20));
+    assert_eq!(model.seals().len(), 0);
+    model.guardian.reconfigure(except(true));
+    model.until("open", |model| model.seals().contains("n2"));
+    assert!(!covers(&model));
+}
