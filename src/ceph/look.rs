@@ -32,8 +32,7 @@ pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result
     all.extend(daemons::services(cluster)?);
     all.extend(daemons::mdss(cluster)?);
     all.extend(daemons::mgrs(cluster)?);
-    // A guardian whose clock is behind would take a short entry for a long one.
-    let now = clock::wall().max(dump.map.modified);
+    let now = dump.map.clock(clock::wall());
     Ok(World { now, own: own(cluster)?, map: dump.map, daemons: all, clients, unread })
 }
 

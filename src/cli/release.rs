@@ -10,6 +10,7 @@ use super::context::{Context, print};
 use super::error::Fault;
 use super::served::{Opening, Served, operator, otherwise};
 use super::{Common, Exit, ReleaseArgs, drive};
+use crate::ceph::osdmap;
 use crate::clock;
 use crate::config::Config;
 use crate::daemon::wire::Line;
@@ -86,8 +87,8 @@ fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> {
     }
     let hosts = fence.entries.iter().filter(|entry| entry.is_host());
     let ips: BTreeSet<IpAddr> = hosts.map(|entry| entry.ip()).collect();
-    let required_until = context.config.policy.required_until(clock::wall());
-    let mut release = Release::new(ips, required_until);
+    let now = context.read(osdmap::dump)?.map.clock(clock::wall());
+    let mut release = Release::new(ips, context.config.policy.required_until(now));
     let ended = drive::release(context, &mut release);
     let done = release.is_done();
     // Client entries belong to instances that are never let back in, also where the fence was of nothing else.

@@ -195,7 +195,7 @@ fn show(
     before: &str,
 ) -> Result<bool, Fault> {
     let (map, proofs) = prove(context, names)?;
-    let required = context.config.policy.required_until(clock::wall());
+    let now = map.clock(clock::wall());
     let proved = !proofs.is_empty() && proofs.iter().all(PoolProof::is_complete);
     let members = context.config.members.0.iter();
     let answer = StatusAnswer {
@@ -205,8 +205,10 @@ fn show(
             trouble: status["trouble"].clone(),
         }),
         epoch: map.epoch,
-        members: members.map(|member| describe(member, &map, required, proved)).collect(),
-        other_entries: others(context, &map, required),
+        members: members
+            .map(|member| describe(member, &map, context.config.policy.required_until(now), proved))
+            .collect(),
+        other_entries: others(context, &map, now),
         barrier: proofs.iter().map(PoolAnswer::new).collect(),
     };
     context.print(&answer, |answer| format!("{before}{}", text(answer)))
@@ -271,11 +273,11 @@ fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) ->
 }
 
 /// Those of members are told with them.
-fn others(context: &Context, map: &OsdMap, required: Timestamp) -> Vec<OtherAnswer> {
+fn others(context: &Context, map: &OsdMap, now: Timestamp) -> Vec<OtherAnswer> {
+    let required = context.config.policy.required_until(now);
     let recorded = recorded(context);
     let members = &context.config.members;
-    let others =
-        origin::others(&map.blocklist, |entry| recorded.contains(&entry), members, clock::wall(), required);
+    let others = origin::others(&map.blocklist, |entry| recorded.contains(&entry), members, now, required);
     let others = others.into_iter().filter(|other| other.member.is_none() || other.entry.entry().is_none());
     let answer = |Other { entry, until, origin, member }: Other| {
         let until = Timestamp::from_second(until.as_second()).unwrap_or(until);

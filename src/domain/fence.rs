@@ -439,6 +439,14 @@ impl Fence {
         self.seen.as_ref().map(|map| map.epoch)
     }
 
+    /// Of entries that ended so when they stood, the end of one that is gone because the monitors' clock has passed it.
+    pub fn ended(&self, stood: &BTreeMap<Entry, Option<Timestamp>>) -> Option<Timestamp> {
+        let clock = self.seen.as_ref()?.modified;
+        let gone = self.entries().filter(|(_, until)| until.is_none());
+        let mut ends = gone.filter_map(|(entry, _)| stood.get(&entry).copied().flatten());
+        ends.find(|end| *end <= clock)
+    }
+
     /// What is proved, and what is not, pool by pool.
     pub fn proofs(&self) -> impl Iterator<Item = &PoolProof> {
         self.proofs.values()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::blocklist::Blocklist;
@@ -48,6 +48,20 @@ pub struct Pool {
 pub struct Guarded {
     /// Pools the operator vouches for: no member writes there.
     pub except: Vec<String>,
+}
+
+/// A map this old says nothing of the monitors' clock but that it is later. The configuration lets a new entry stand at
+/// least a day longer than is required of it.
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+impl OsdMap {
+    /// What the monitors' clock may be. Entries begin and end by that one alone (`OSDMonitor::tick`, facts/ceph.md §1), and
+    /// it can be years off this guardian's: what is judged by the wrong one takes a short entry for a long one, or a new
+    /// one for a short one, which no repetition would make longer.
+    pub fn clock(&self, wall: Timestamp) -> Timestamp {
+        let latest = self.modified.checked_add(DAY).unwrap_or(Timestamp::MAX);
+        wall.clamp(self.modified, latest)
+    }
 }
 
 impl Guarded {

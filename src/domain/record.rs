@@ -231,6 +231,9 @@ pub struct Breach {
     pub held: Option<u32>,
     /// The first epoch examined since, in which it was not held, or not without interruption.
     pub gone: u32,
+    /// Its entry was gone because the monitors' clock had passed this end of it; `None`: somebody removed one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
     /// The epoch in which its entries were read back again.
     #[serde(default)]
     pub committed: Option<u32>,

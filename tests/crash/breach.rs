@@ -21,8 +21,8 @@ fn fenced<'s>(scene: &Scene<'s>, guard: &mut Guard<'s>) {
     scene.is_sealed(&scene.fence());
 }
 
-/// When an osdmap epoch was made, by the monitor's clock, which is this machine's.
-fn made(site: &Site, epoch: u64) -> Timestamp {
+/// When an osdmap epoch was made, by the monitor's clock.
+pub(crate) fn made(site: &Site, epoch: u64) -> Timestamp {
     let dump = site.lab.ceph_json(&json!({"prefix": "osd dump", "epoch": epoch})).unwrap();
     jiff::fmt::strtime::parse("%Y-%m-%dT%H:%M:%S%.f%z", dump["modified"].as_str().unwrap())
         .unwrap()

@@ -5,6 +5,7 @@
 mod common;
 
 mod breach;
+mod clock;
 mod faults;
 mod guard;
 mod late;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use rbd_guardian::domain::addr::{ClientAddr, EntityAddr, Entry};
 use rbd_guardian::domain::guardian::io::{Effect, Request};
 use rbd_guardian::domain::guardian::report::Alarm;
@@ -92,6 +93,73 @@ fn inv4_the_entries_of_a_released_fence_are_no_orphans_also_when_it_is_fenced_ag
     assert!(record(&model).entries.contains_key(&old), "{:?}", record(&model).entries);
     model.run(5 * SECOND);
     assert_eq!(origins(&model), []);
+}
+
+fn years(years: i64) -> SignedDuration {
+    SignedDuration::from_secs(years * i64::try_from(YEAR).unwrap())
+}
+
+#[test]
+fn inv3_entries_that_end_by_a_clock_that_steps_are_put_back_and_nobody_is_accused() {
+    let mut model = sealed("n2");
+    let end = record(&model).entries.values().next().unwrap().unwrap();
+    // Somebody cleared the blocklist shortly before.
+    model.removals = Some(vec![Removal {
+        at: record(&model).sealed.unwrap() - SECOND,
+        entity: "client.admin".to_owned(),
+        address: "10.0.0.8:0/4711".to_owned(),
+        entry: None,
+    }]);
+    model.ahead = years(6);
+    model.drop_what_is_over();
+    assert!(!model.refuses("n2"));
+    model.until("breached", |model| model.state("n2") == "breached");
+    let alarms = model.guardian.alarms();
+    let breached = alarms.iter().find(|alarm| alarm.code == "breached").unwrap();
+    assert!(breached.text.contains("by the monitors' clock"), "{breached:#?}");
+    model.until("sealed again", |model| model.refuses("n2") && model.seals().contains("n2"));
+    model.run(20 * SECOND);
+    assert_eq!(record(&model).breaches.len(), 1);
+    assert_eq!(record(&model).breaches[0].ended, Some(end));
+    assert_eq!(record(&model).removals, []);
+    let logs = model.logs();
+    assert!(!logs.iter().any(|line| line.starts_with("breached-by")), "{logs:#?}");
+    assert!(logs.iter().any(|line| line.contains(&format!("ended at {end}"))), "{logs:#?}");
+
+    // Back, and what was added meanwhile stands for longer: nothing is lifted, and nothing done.
+    model.ahead = years(0);
+    model.drop_what_is_over();
+    model.run(20 * SECOND);
+    assert_eq!((model.state("n2"), record(&model).breaches.len()), ("sealed", 1));
+}
+
+/// What a new entry's end is worth is told by the clock that it was made by.
+#[test]
+fn inv3_a_guardian_whose_clock_is_years_off_fences_puts_back_and_releases() {
+    for off in [-6, 6] {
+        let mut model = healthy();
+        model.ahead = years(off);
+        model.change(|_| ());
+        model.run(15 * SECOND);
+        model.lose("n2");
+        model.run(3 * SECOND);
+        // One that ends soon by the monitors' clock is not taken for the fence's.
+        let soon = model.storage_clock() + 3600 * SECOND;
+        model.change(|map| map.blocklist.entries.extend([("10.0.0.2:0/0".parse().unwrap(), soon)]));
+        model.heal_is_refused("n2");
+        model.until("the gate is open", |model| model.seals().contains("n2"));
+        let long = |model: &Model, entry: &str| {
+            let until = model.map().blocklist.entries.get(&entry.parse().unwrap()).copied();
+            until.is_some_and(|until| until > model.storage_clock() + years(4))
+        };
+        model.until("an entry that stands long", |model| long(model, "10.0.0.2:0/0"));
+        model.remove_entry("10.0.0.2:0/0");
+        model.until("put back", |model| long(model, "10.0.0.2:0/0") && model.seals().contains("n2"));
+        model.run(60 * SECOND);
+        model.bring_back("n2", 20 * SECOND);
+        model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+        assert!(long(&model, "10.0.0.2:0/200"), "INV-4: {:#?}", model.map().blocklist);
+    }
 }
 
 #[test]

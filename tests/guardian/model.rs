@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rbd_guardian::domain::addr::{ClientAddr, Entry};
 use rbd_guardian::domain::barrier::{PoolProof, PoolToProve};
 use rbd_guardian::domain::blocklist::Blocklist;
@@ -66,6 +66,8 @@ pub(crate) struct Model {
     pub(crate) networks: BTreeMap<String, BTreeSet<ipnet::IpNet>>,
     /// What the monitors logged of removals; `None` if the log cannot be read.
     pub(crate) removals: Option<Vec<Removal>>,
+    /// How far the monitors' clock is before the guardian's.
+    pub(crate) ahead: SignedDuration,
 }
 
 pub(crate) fn id(name: &str) -> InstanceId {
@@ -128,6 +130,7 @@ impl Model {
             daemons: Vec::new(),
             networks: BTreeMap::new(),
             removals: Some(Vec::new()),
+            ahead: SignedDuration::ZERO,
         };
         model.platform(members);
         model
@@ -212,6 +215,16 @@ impl Model {
         Now { boot: self.boot, wall: start() + (self.boot - Duration::from_secs(1000)) }
     }
 
+    pub(crate) fn storage_clock(&self) -> Timestamp {
+        self.now().wall + self.ahead
+    }
+
+    /// The monitors drop what is over by their clock, as at each of their ticks (`OSDMonitor::tick`).
+    pub(crate) fn drop_what_is_over(&mut self) {
+        let now = self.storage_clock();
+        self.change(|map| map.blocklist.entries.retain(|_, until| *until >= now));
+    }
+
     pub(crate) fn map(&self) -> &OsdMap {
         self.maps.last().unwrap()
     }
@@ -220,6 +233,7 @@ impl Model {
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut OsdMap)) {
         let mut map = self.map().clone();
         map.epoch += 1;
+        map.modified = self.storage_clock();
         change(&mut map);
         self.maps.push(map);
     }
@@ -317,7 +331,7 @@ impl Model {
                     });
                     assert!(sealed, "the gate opens for {member} before the seal is recorded");
                     let all_refused = self.ledger.fences.values().any(|fence| {
-                        let stands = |entry: &Entry| self.map().blocklist.until(*entry).is_some();
+                        let stands = |entry: &Entry| self.refuses_entry(*entry);
                         fence.member.as_deref() == Some(&member) && fence.entries.keys().all(stands)
                     });
                     assert!(all_refused, "the gate opens for {member}, which is not refused");
@@ -377,6 +391,14 @@ impl Model {
         self.map().blocklist.hosts(ip).next().is_some()
     }
 
+    /// By its own key, or by one that covers it.
+    fn refuses_entry(&self, entry: Entry) -> bool {
+        let blocklist = &self.map().blocklist;
+        entry
+            .client()
+            .map_or_else(|| blocklist.hosts(entry.ip()).next().is_some(), |client| blocklist.refuses(client))
+    }
+
     pub(crate) fn seals(&self) -> BTreeSet<String> {
         gate::sealed_anywhere(self.view.gate.as_ref().unwrap())
     }
@@ -408,7 +430,7 @@ impl Model {
             clients.entry(*client).or_default().insert(SeenAt::Session("client.admin".to_owned()));
         }
         World {
-            now: self.now().wall,
+            now: self.map().clock(self.now().wall),
             own: vec!["10.0.0.9:0/9".parse().unwrap()],
             map: self.map().clone(),
             daemons: self.daemons.clone(),
@@ -459,7 +481,7 @@ impl Model {
                 fence::Effect::FailOver(daemon) => Input::FailedOver(id, daemon, Sent::Acknowledged),
                 fence::Effect::ReadDaemons => Input::Daemons(id, Some(Vec::new())),
                 fence::Effect::Add(entries) => {
-                    let until = self.now().wall + Policy::default().expire;
+                    let until = self.storage_clock() + Policy::default().expire;
                     Input::Added(id, self.send(&entries, Some(until)))
                 }
                 fence::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
@@ -477,7 +499,7 @@ impl Model {
                     Input::Clients(id, Some(self.look().clients.into_keys().collect()))
                 }
                 release::Effect::Add(entries) => {
-                    let until = self.now().wall + Policy::default().expire;
+                    let until = self.storage_clock() + Policy::default().expire;
                     Input::Added(id, self.send(&entries, Some(until)))
                 }
                 release::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),

@@ -40,6 +40,8 @@ pub struct Releasing {
 pub struct Ground<'a> {
     /// The time.
     pub now: Now,
+    /// The monitors' clock, by which entries end.
+    pub storage: Timestamp,
     /// What the ledger holds of this fence.
     pub recorded: Option<&'a FenceRecord>,
     /// Still lost in a reading that began after the fence was wanted; `None` until there is one. Where nobody but the
@@ -401,11 +403,11 @@ impl Case {
                     |waits: &BTreeSet<String>| ground.starting.is_some_and(|now| waits.is_disjoint(now));
                 let drained = self.waits_for.as_ref().is_some_and(over);
                 if self.release.is_some() && recorded && closed && drained {
-                    let until = policy.required_until(ground.now.wall);
                     (self.held, self.trouble) = (None, None);
-                    self.stage = Stage::Releasing(Box::new(self.begin_release(until)));
+                    let release = self.begin_release(policy.required_until(ground.storage));
+                    self.stage = Stage::Releasing(Box::new(release));
                 } else if retry && fence.failure().is_some() {
-                    self.plan.required_until = policy.required_until(ground.now.wall);
+                    self.plan.required_until = policy.required_until(ground.storage);
                     self.stage = Stage::Fencing(Box::new(Fence::new(self.plan.clone())));
                     // What stands as the ledger knows it was held meanwhile.
                     self.resumed = true;
@@ -416,8 +418,8 @@ impl Case {
             }
             Stage::Releasing(release) => {
                 if retry && release.failure().is_some() {
-                    let until = policy.required_until(ground.now.wall);
-                    self.stage = Stage::Releasing(Box::new(self.begin_release(until)));
+                    let release = self.begin_release(policy.required_until(ground.storage));
+                    self.stage = Stage::Releasing(Box::new(release));
                     self.trouble = None;
                 }
             }
@@ -667,9 +669,9 @@ fn note_breach(record: &mut FenceRecord, fence: &Fence, seen: Timestamp) {
         // This guardian never saw it hold: an earlier one proved it.
         None => (proved, fence.examined().unwrap_or_default()),
     };
-    record.breaches.push(Breach { seen, held, gone, committed: None, sealed: None });
-    let old = record.breaches.len().saturating_sub(BREACHES);
-    record.breaches.drain(..old);
+    let ended = fence.ended(&record.entries);
+    record.breaches.push(Breach { seen, held, gone, ended, committed: None, sealed: None });
+    record.breaches.drain(..record.breaches.len().saturating_sub(BREACHES));
 }
 
 /// Entries that an effect removes.

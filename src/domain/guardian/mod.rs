@@ -404,6 +404,8 @@ impl Guardian {
             }
             let level = if after == FenceState::Breached { Level::Error } else { Level::Info };
             let pending = case.pending();
+            let ended = |breach: Option<&Breach>| breach.and_then(|breach| breach.ended);
+            let by_somebody = ended(case.record.breaches.last()).is_none();
             let text = match after {
                 FenceState::Breached => {
                     let breach = case.record.breaches.last();
@@ -411,9 +413,11 @@ impl Guardian {
                         let held = breach.held.map_or_else(String::new, |held| format!("held in {held}, "));
                         format!(" (osdmap epochs: {held}not in {})", breach.gone)
                     });
-                    format!(
-                        "somebody removed an entry of it{gone}: writes may have been accepted; it is being re-asserted"
-                    )
+                    let how = ended(breach).map_or_else(
+                        || "somebody removed an entry of it".to_owned(),
+                        |end| format!("an entry of it ended at {end} by the monitors' clock"),
+                    );
+                    format!("{how}{gone}: writes may have been accepted; it is being re-asserted")
                 }
                 FenceState::Pending => format!("waiting for {} PGs: {}", pending.len(), pending.join(" ")),
                 FenceState::Sealed => {
@@ -432,7 +436,7 @@ impl Guardian {
                 | FenceState::Refused => format!("was {state}"),
             };
             self.log(level, code(after), member, format!("{id} {after}: {text}"));
-            if after == FenceState::Breached {
+            if after == FenceState::Breached && by_somebody {
                 self.search_culprit(id.clone());
             }
         }
@@ -619,7 +623,8 @@ impl Guardian {
         };
         let starting = Some(&self.starting)
             .filter(|_| self.starting_known || case.member().is_none() || !self.settings.platform);
-        Ground { now: self.now, recorded, still_wanted, gate_closed, starting }
+        let storage = self.map.as_ref().map_or(self.now.wall, |map| map.clock(self.now.wall));
+        Ground { now: self.now, storage, recorded, still_wanted, gate_closed, starting }
     }
 
     /// What is to be told next.

@@ -258,13 +258,15 @@ impl Guardian {
         for case in self.cases.values() {
             let Some(name) = case.member() else { continue };
             if case.record.state == FenceState::Breached {
-                let text = "an entry of its fence was removed; it is being re-asserted".to_owned();
-                alarm(
-                    "breached",
-                    Some(name),
-                    text,
-                    vec!["who did it is told as soon as it is known".to_owned()],
-                );
+                let ended = case.record.breaches.last().and_then(|breach| breach.ended);
+                let (text, advice) = match ended {
+                    None => ("was removed".to_owned(), "who did it is told as soon as it is known"),
+                    Some(end) => {
+                        (format!("ended at {end} by the monitors' clock"), "is that clock right? ceph status")
+                    }
+                };
+                let text = format!("an entry of its fence {text}; it is being re-asserted");
+                alarm("breached", Some(name), text, vec![advice.to_owned()]);
             }
             if let Some(last) = case.record.removals.last() {
                 let count = case.record.removals.len();
@@ -430,8 +432,9 @@ impl Guardian {
         let ours = |entry: Entry| {
             recorded.contains(&entry) || self.cases.values().any(|case| case.accounts_for(entry))
         };
-        let required = self.settings.policy.required_until(self.now.wall);
-        self.others = Some(others(&map.blocklist, ours, &self.members(), self.now.wall, required));
+        let clock = map.clock(self.now.wall);
+        let required = self.settings.policy.required_until(clock);
+        self.others = Some(others(&map.blocklist, ours, &self.members(), clock, required));
     }
 
     /// Entries that no fence accounts for and that may refuse somebody who should not be: whole hosts that are members,

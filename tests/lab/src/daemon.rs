@@ -1,6 +1,7 @@
 //! One Ceph daemon of a lab.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::Pid;
@@ -19,11 +20,25 @@ pub struct Daemon {
     /// An OSD's own id, which the monitors must know before it may join.
     pub(crate) uuid: Uuid,
     process: Option<Process>,
+    /// The file that says how far its wall clock is off, if that can be set.
+    pub(crate) clock: Option<PathBuf>,
+}
+
+/// The environment in which a program reads its wall clock through libfaketime, which looks into this file once a second.
+/// Its monotonic clock is left alone: a step of the wall clock moves no other.
+fn stepped(clock: &Path) -> Vec<String> {
+    [
+        "LD_PRELOAD=/usr/$LIB/faketime/libfaketimeMT.so.1".to_owned(),
+        format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
+        "FAKETIME_CACHE_DURATION=1".to_owned(),
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+    ]
+    .into()
 }
 
 impl Daemon {
     pub(crate) fn new(role: Role, host: Host) -> Daemon {
-        Daemon { role, host, uuid: Uuid::new_v4(), process: None }
+        Daemon { role, host, uuid: Uuid::new_v4(), process: None, clock: None }
     }
 
     /// Makes its data folder and what is in it.
@@ -105,7 +120,15 @@ impl Daemon {
         args.push(format!("--log-file={}", dir.join(format!("log/{name}.log")).display()));
         args.push(format!("--admin-socket={}", socket.display()));
         args.extend_from_slice(options);
-        self.process = Some(self.host.spawn(&name, self.program(), args)?);
+        self.process = Some(match &self.clock {
+            Some(clock) => {
+                let mut words = stepped(clock);
+                words.push(self.program());
+                words.extend(args);
+                self.host.spawn(&name, "env", words)?
+            }
+            None => self.host.spawn(&name, self.program(), args)?,
+        });
         Ok(())
     }
 

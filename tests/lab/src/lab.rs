@@ -26,6 +26,9 @@ use crate::wait::{report, wait_for};
 /// The bound on every command and on each step of the start.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How far the monitors' clocks are off, in the lab's directory.
+const CLOCK: &str = "clock";
+
 /// How soon monitors propose a change and give up on an election, in seconds: Ceph's defaults, and what makes a start quick.
 const PACE: [&str; 3] = ["paxos_propose_interval", "paxos_min_wait", "mon_election_timeout"];
 const USUAL: [&str; 3] = ["1", "0.05", "5"];
@@ -51,6 +54,9 @@ impl Lab {
         let cage = Cage::start(topology.release.as_deref())?;
         let dir = cage.dir().to_owned();
         let network = Network::start(&cage, topology.ipv6)?;
+        if topology.clock {
+            fs::write(dir.join(CLOCK), "+0")?;
+        }
         let mut anchors = Vec::new();
         let mut hosts = Vec::new();
         let mut daemons = BTreeMap::new();
@@ -69,7 +75,9 @@ impl Lab {
                 release: topology.release.clone(),
             };
             for role in roles {
-                daemons.insert(role.name(), Mutex::new(Daemon::new(*role, host.clone())));
+                let mut daemon = Daemon::new(*role, host.clone());
+                daemon.clock = (topology.clock && matches!(role, Role::Mon(_))).then(|| dir.join(CLOCK));
+                daemons.insert(role.name(), Mutex::new(daemon));
             }
             anchors.push(anchor);
             hosts.push(host);
@@ -286,6 +294,19 @@ impl Lab {
             *slot = None;
         }
         answer
+    }
+
+    /// Steps the monitors' wall clocks to so many seconds from this machine's. They see it within a second; clocks that only
+    /// go forward, as those of time-outs, are left alone.
+    ///
+    /// # Errors
+    /// The topology has not [`Topology::own_mon_clocks`].
+    pub fn step_mon_clocks(&self, seconds: i64) -> Result<()> {
+        let (clock, next) = (self.dir.join(CLOCK), self.dir.join("clock.next"));
+        ensure!(clock.exists(), "the monitors of this lab have no clocks of their own");
+        // Never half a number, and never none.
+        fs::write(&next, format!("{seconds:+}"))?;
+        Ok(fs::rename(next, clock)?)
     }
 
     /// Pulls all cables of a host: nothing comes through, nothing is told about it.

@@ -71,6 +71,8 @@ pub struct Topology {
     pub(crate) ipv6: bool,
     pub(crate) store: ObjectStore,
     pub(crate) release: Option<PathBuf>,
+    /// The monitors have a wall clock of their own.
+    pub(crate) clock: bool,
 }
 
 /// The host every lab has besides those asked for: it runs no daemon, and nobody cuts it off.
@@ -150,6 +152,18 @@ impl Topology {
     pub fn release(mut self, root: impl Into<PathBuf>) -> Topology {
         self.release = Some(root.into());
         self
+    }
+
+    /// Gives the monitors a wall clock of their own, see [`Lab::step_mon_clocks`]. There is no cephx in such a lab: keys and
+    /// tickets end by clocks too, and OSDs that are left behind by years refuse every new session.
+    /// Nor is an OSD marked down that was not heard of for years, by that clock: nothing but entries is to end.
+    #[must_use]
+    pub fn own_mon_clocks(mut self) -> Topology {
+        self.clock = true;
+        ["cluster", "service", "client"]
+            .iter()
+            .fold(self, |topology, kind| topology.conf(&format!("auth {kind} required"), "none"))
+            .conf("mon osd report timeout", "2000000000")
     }
 
     /// Starts it, and returns when all monitors are in quorum, a manager is active and all OSDs are up.
