@@ -232,6 +232,21 @@ fn inv4_a_client_seen_for_a_while_under_a_host_entry_has_its_own_before_the_rele
     assert_eq!(model.seals().len(), 0);
 }
 
+#[test]
+fn inv4_a_client_seen_between_return_and_reboot_has_its_own_entry_before_the_release() {
+    let mut model = sealed("n2");
+    model.run(300 * SECOND);
+    let old = client("10.0.0.2:0/201");
+    model.bring_back("n2", 100_000 * SECOND);
+    model.until("back without a reboot", |model| model.alarms().contains("returned-stale"));
+    model.sessions.insert(old);
+    model.run(10 * SECOND);
+    model.sessions.clear();
+    model.bring_back("n2", 5 * SECOND);
+    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    assert!(model.map().blocklist.refuses(old));
+}
+
 fn retired(model: &Model) -> bool {
     !model.map().blocklist.refuses(client("10.0.0.2:0/200"))
 }

@@ -257,6 +257,13 @@ fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured 
     check_disk(site, &container, &old, sealed);
     live.incus(&["start", &name]).unwrap();
 
+    // Its clients show up again with it, also one that nobody had seen before the cut.
+    site.wait_for_status("its clients to be known", SOON, |status| {
+        let record = fence(status, lost);
+        let entered = |client: &String| record["entries"].get(client).is_some();
+        let seen = record["seen"].as_array().map(Vec::as_slice).unwrap_or_default();
+        clients.iter().all(|client| entered(client) || seen.iter().any(|seen| *seen == **client))
+    });
     // Its reboot is its release.
     let host = format!("{}:0/0", site.site.ip(lost));
     assert!(site.site.blocklist().contains_key(&host));

@@ -15,7 +15,8 @@ use crate::domain::world::{Clients, SeenAt};
 
 /// How often clients are looked for while one could appear that no entry refuses.
 const CHASE_EVERY: Duration = Duration::from_secs(5);
-/// The same while whole hosts are refused: a monitor forgets a session after five minutes (`mon_session_timeout`).
+/// The same while whole hosts are refused: a monitor forgets a session after five minutes (`mon_session_timeout`). A
+/// member that is back without a reboot shows its old clients for as long as nobody reboots it.
 const REMEMBER_EVERY: Duration = Duration::from_secs(60);
 
 impl Guardian {
@@ -23,11 +24,12 @@ impl Guardian {
     pub(super) fn chase_is_due(&self) -> bool {
         let held = |case: &&Case| case.member().is_some() && case.release.is_none();
         let open = |case: &Case| self.chased_ips(case).next().is_some();
+        let back = |case: &Case| case.member().is_some_and(|name| self.returned.contains_key(name));
         let mut every = self
             .cases
             .values()
             .filter(held)
-            .map(|case| if open(case) { CHASE_EVERY } else { REMEMBER_EVERY });
+            .map(|case| if open(case) || back(case) { CHASE_EVERY } else { REMEMBER_EVERY });
         let Some(first) = every.next() else { return false };
         let every = every.fold(first, Duration::min);
         self.looked_at.is_none_or(|at| self.now.boot >= at + every)
