@@ -74,7 +74,7 @@ fn show(context: &Context, ledger: &Ledger, snapshot: &Snapshot) -> Result<(), F
 }
 
 fn text(answer: &LedgerAnswer<'_>) -> String {
-    let Records { leader, gate, members, images, fences, requests } = answer.records;
+    let Records { leader, gate, members, fences, requests } = answer.records;
     let mut text = String::new();
     let mut line = |what: &str, said: String| {
         // Writing to a String cannot fail.
@@ -109,17 +109,13 @@ fn text(answer: &LedgerAnswer<'_>) -> String {
             },
         ),
     );
-    let mut member_rows = table(["MEMBER", "ADDRESSES", "CLIENTS", "IMAGES", "MACHINE"]);
+    let mut member_rows = table(["MEMBER", "ADDRESSES", "CLIENTS", "MACHINE"]);
     for member in members.values() {
         let addresses: Vec<String> = member.addresses.keys().map(ToString::to_string).collect();
-        let images = images.get(&member.name);
-        let count: usize =
-            images.iter().flat_map(|images| images.images.values()).map(|names| names.len()).sum();
         member_rows.add_row([
             member.name.clone(),
             addresses.join(" "),
             member.clients.len().to_string(),
-            count.to_string(),
             member.machine.clone().unwrap_or_default(),
         ]);
     }

@@ -17,7 +17,7 @@ use crate::daemon::wire::{Line, Question};
 use crate::daemon::{self, identity};
 use crate::deadline::Deadline;
 use crate::domain::guardian::io::Request;
-use crate::domain::record::{FenceRecord, FenceState};
+use crate::domain::record::FenceRecord;
 use crate::domain::request::is_of;
 use crate::ledger::{Ledger, OpenError, ReadError};
 
@@ -156,7 +156,7 @@ pub(super) fn operator() -> String {
 /// What is printed where nothing was done.
 #[derive(Serialize)]
 struct Refused {
-    state: FenceState,
+    state: &'static str,
     member: Option<String>,
     refusals: Vec<RefusalAnswer>,
 }
@@ -167,9 +167,7 @@ pub(super) fn otherwise(common: &Common, member: Option<String>, line: Line) -> 
         Line::Refused(reasons) if common.format() == super::Format::Json => {
             let refusals =
                 reasons.into_iter().map(|r| RefusalAnswer { code: r.code, reason: r.reason }).collect();
-            print(common.format(), &Refused { state: FenceState::Refused, member, refusals }, |_| {
-                String::new()
-            })?;
+            print(common.format(), &Refused { state: "refused", member, refusals }, |_| String::new())?;
             Ok(Exit::Refused)
         }
         Line::Refused(reasons) => {

@@ -151,11 +151,9 @@ mod asked {
                 FenceState::Breached => "record-breached",
                 FenceState::Releasing => "record-releasing",
                 FenceState::Released => "record-released",
-                FenceState::Refused => "record-refused",
             },
             Change::Put(Record::Gate(_)) | Change::Remove(Key::Gate) => "record-gate",
             Change::Put(Record::Member(_)) | Change::Remove(Key::Member(_)) => "record-member",
-            Change::Put(Record::Images(_)) | Change::Remove(Key::Images(_)) => "record-images",
             Change::Put(Record::Request(_)) | Change::Remove(Key::Request(_)) => "record-request",
             Change::Remove(Key::Fence(_)) => "record-withdrawn",
         }

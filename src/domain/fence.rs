@@ -119,9 +119,12 @@ pub struct Fence {
     wanted: Wanted,
     to_fail_over: Vec<Daemon>,
     daemons_settled: bool,
-    /// The last map, until something was sent that may have changed it.
+    /// The last map, until something was sent that may have changed it. Whoever writes a fence down writes its maps apart
+    /// ([`Fence::maps`]).
+    #[serde(skip)]
     map: Option<Arc<OsdMap>>,
     /// The last map that was read, for comparison.
+    #[serde(skip)]
     seen: Option<Arc<OsdMap>>,
     /// The epoch in which all targets were first read back as held without interruption since.
     committed: Option<u32>,
@@ -244,6 +247,11 @@ impl Fence {
     pub fn guard(&mut self, guarded: Guarded) {
         self.plan.guarded = guarded;
         self.verified &= self.seen.as_ref().is_some_and(|map| self.unproved(map).is_empty());
+    }
+
+    /// Where it keeps maps.
+    pub fn maps(&mut self) -> [&mut Option<Arc<OsdMap>>; 2] {
+        [&mut self.map, &mut self.seen]
     }
 
     /// A fail-over was asked for.

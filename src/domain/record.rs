@@ -93,16 +93,6 @@ pub struct UptimeSample {
     pub at: Timestamp,
 }
 
-/// The images that a member's instances use. Apart from [`MemberRecord`], because it changes with each instance and
-/// is by far the largest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImagesRecord {
-    /// The member.
-    pub member: String,
-    /// Image names under `POOL` or `POOL/NAMESPACE`.
-    pub images: BTreeMap<String, BTreeSet<String>>,
-}
-
 /// Where a fence stands (DESIGN §3.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -121,8 +111,6 @@ pub enum FenceState {
     Releasing,
     /// Its host entries are gone; client entries stay.
     Released,
-    /// Not done, for the reason it says.
-    Refused,
 }
 
 /// A fence: what it rests on, what is proved, and why.
@@ -315,8 +303,6 @@ pub enum Key {
     Gate,
     /// By member.
     Member(String),
-    /// By member.
-    Images(String),
     /// By ID.
     Fence(String),
     /// By ID.
@@ -332,8 +318,6 @@ pub enum Record {
     Gate(GateRecord),
     /// A member.
     Member(MemberRecord),
-    /// A member's images.
-    Images(ImagesRecord),
     /// A fence.
     Fence(FenceRecord),
     /// A request.
@@ -360,8 +344,6 @@ pub struct Records {
     pub gate: Option<GateRecord>,
     /// By name.
     pub members: BTreeMap<String, MemberRecord>,
-    /// By member.
-    pub images: BTreeMap<String, ImagesRecord>,
     /// By ID.
     pub fences: BTreeMap<String, FenceRecord>,
     /// By ID.
@@ -374,7 +356,6 @@ impl Record {
         match self {
             Self::Gate(_) => Key::Gate,
             Self::Member(member) => Key::Member(member.name.clone()),
-            Self::Images(images) => Key::Images(images.member.clone()),
             Self::Fence(fence) => Key::Fence(fence.id.clone()),
             Self::Request(request) => Key::Request(request.id.clone()),
         }
@@ -397,14 +378,12 @@ impl Records {
         match change {
             Change::Put(Record::Gate(gate)) => self.gate = Some(gate),
             Change::Put(Record::Member(member)) => drop(self.members.insert(member.name.clone(), member)),
-            Change::Put(Record::Images(images)) => drop(self.images.insert(images.member.clone(), images)),
             Change::Put(Record::Fence(fence)) => drop(self.fences.insert(fence.id.clone(), fence)),
             Change::Put(Record::Request(request)) => {
                 drop(self.requests.insert(request.id.clone(), request));
             }
             Change::Remove(Key::Gate) => self.gate = None,
             Change::Remove(Key::Member(name)) => drop(self.members.remove(&name)),
-            Change::Remove(Key::Images(member)) => drop(self.images.remove(&member)),
             Change::Remove(Key::Fence(id)) => drop(self.fences.remove(&id)),
             Change::Remove(Key::Request(id)) => drop(self.requests.remove(&id)),
         }
@@ -416,7 +395,6 @@ impl fmt::Display for Key {
         match self {
             Self::Gate => f.write_str("gate"),
             Self::Member(name) => write!(f, "member/{name}"),
-            Self::Images(member) => write!(f, "images/{member}"),
             Self::Fence(id) => write!(f, "fence/{id}"),
             Self::Request(id) => write!(f, "request/{id}"),
         }
@@ -443,7 +421,6 @@ impl FromStr for Key {
         let name = name.to_owned();
         match kind {
             "member" => Ok(Self::Member(name)),
-            "images" => Ok(Self::Images(name)),
             "fence" => Ok(Self::Fence(name)),
             "request" => Ok(Self::Request(name)),
             _ => Err(unknown()),
@@ -455,7 +432,7 @@ impl FenceState {
     /// Is it known that entries of it are in the blocklist?
     pub fn stands(self) -> bool {
         match self {
-            Self::Intended | Self::Refused | Self::Released => false,
+            Self::Intended | Self::Released => false,
             Self::Committed | Self::Pending | Self::Sealed | Self::Breached | Self::Releasing => true,
         }
     }
@@ -471,7 +448,6 @@ impl fmt::Display for FenceState {
             Self::Breached => "breached",
             Self::Releasing => "releasing",
             Self::Released => "released",
-            Self::Refused => "refused",
         })
     }
 }
@@ -483,9 +459,7 @@ mod tests {
     #[test]
     fn a_key_is_read_as_it_is_printed() {
         let name = || "a/b c".to_owned();
-        for key in
-            [Key::Gate, Key::Member(name()), Key::Images(name()), Key::Fence(name()), Key::Request(name())]
-        {
+        for key in [Key::Gate, Key::Member(name()), Key::Fence(name()), Key::Request(name())] {
             assert_eq!(key.to_string().parse(), Ok(key));
         }
         for text in ["", "gate/", "leader", "member", "audit/00000000000000000001"] {

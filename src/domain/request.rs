@@ -83,7 +83,7 @@ fn in_force(state: FenceState) -> bool {
         | FenceState::Pending
         | FenceState::Sealed
         | FenceState::Breached => true,
-        FenceState::Releasing | FenceState::Released | FenceState::Refused => false,
+        FenceState::Releasing | FenceState::Released => false,
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
         for state in ["intended", "committed", "pending", "sealed", "breached"] {
             assert_eq!(settle(&fence_request(), &fences(state)), Settled::GoesOn, "{state}");
         }
-        for state in ["releasing", "released", "refused"] {
+        for state in ["releasing", "released"] {
             assert_eq!(settle(&fence_request(), &fences(state)), Settled::Nothing, "{state}");
         }
         assert_eq!(settle(&fence_request(), &BTreeMap::new()), Settled::Nothing);

@@ -18,8 +18,8 @@ pub(super) const REQUEST: &str = "request/";
 /// Behind each entry of the trail, and before every other key.
 pub(super) const AFTER_AUDIT: &str = "audit/~";
 
-/// Behind the records that may be many or large, and before all others: `leader`, members, `meta`, requests, `trail`.
-pub(super) const AFTER_IMAGES: &str = "images/~";
+/// Behind the records that may be many or large, and before all others.
+pub(super) const AFTER_FENCES: &str = "fence/~";
 
 /// `{"v":1}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +81,6 @@ pub(super) fn encode_record(record: &Record) -> Result<Vec<u8>, String> {
     match record {
         Record::Gate(gate) => encode(gate),
         Record::Member(member) => encode(member),
-        Record::Images(images) => encode(images),
         Record::Fence(fence) => encode(fence),
         Record::Request(request) => encode(request),
     }
@@ -96,7 +95,6 @@ pub(super) fn decode_record(key: &Key, bytes: &[u8]) -> Decoded<Record> {
     let decoded = match key {
         Key::Gate => kind(bytes, Record::Gate),
         Key::Member(_) => kind(bytes, Record::Member),
-        Key::Images(_) => kind(bytes, Record::Images),
         Key::Fence(_) => kind(bytes, Record::Fence),
         Key::Request(_) => kind(bytes, Record::Request),
     };

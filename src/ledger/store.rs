@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 
 use nix::errno::Errno;
 
-use super::codec::{AFTER_AUDIT, AFTER_IMAGES, AUDIT, Decoded, REQUEST, audit_key, decode};
+use super::codec::{AFTER_AUDIT, AFTER_FENCES, AUDIT, Decoded, REQUEST, audit_key, decode};
 use super::snapshot::Snapshot;
 use crate::ceph::cluster::Cluster;
 use crate::ceph::command;
@@ -218,13 +218,13 @@ impl Ledger {
         }
     }
 
-    /// Reads what is small: who leads, the address book, requests. Fences, images and the gate are left out, so nothing
-    /// may be decided on their absence.
+    /// Reads what is small: who leads, the address book, the gate, requests. Fences are left out, so nothing may be
+    /// decided on their absence.
     ///
     /// # Errors
     /// See [`ReadError`].
     pub fn glance(&self, deadline: &Deadline) -> Result<Snapshot, ReadError> {
-        self.read_after(AFTER_IMAGES, deadline)
+        self.read_after(AFTER_FENCES, deadline)
     }
 
     /// Reads the requests anew into a snapshot that has everything else.

@@ -167,13 +167,7 @@ fn changes() -> Vec<Change> {
     let fence = records.fences.values().next().unwrap().clone();
     let member = records.members.values().next().unwrap().clone();
     let gate = GateRecord { epoch: 7, open: ["n2".to_owned()].into() };
-    let keys = [
-        Key::Gate,
-        Key::Member("n2".into()),
-        Key::Images("n2".into()),
-        Key::Fence("F".into()),
-        Key::Request("r".into()),
-    ];
+    let keys = [Key::Gate, Key::Member("n2".into()), Key::Fence("F".into()), Key::Request("r".into())];
     let put = [Record::Gate(gate), Record::Member(member), Record::Fence(fence)].map(Change::Put);
     put.into_iter().chain(keys.map(Change::Remove)).collect()
 }

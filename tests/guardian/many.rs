@@ -1,8 +1,10 @@
 //! Many fences at once.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::time::Duration;
 
+use flate2::read::MultiGzDecoder;
 use rbd_guardian::domain::addr::Entry;
 use rbd_guardian::domain::fence;
 use rbd_guardian::domain::guardian::io::{Effect, Request};
@@ -55,6 +57,28 @@ fn inv1_hundreds_of_fences_are_taken_over_with_one_barrier_and_nothing_to_record
     println!("{maps} readings of the map, {barriers} barriers, {:?} recorded", model.audit);
     assert_eq!((maps, barriers), (2, 1));
     assert_eq!(model.ledger.fences, before);
+    a_checkpoint_has_each_map_once(&mut model);
+}
+
+/// What 200 held fences know together is written once: the map above all, here with 5,000 entries of others.
+fn a_checkpoint_has_each_map_once(model: &mut Model) {
+    let until = model.now().wall + Duration::from_secs(86_400);
+    let others =
+        (0..5000).map(|n| (format!("198.51.100.{}:0/{}", n % 250 + 1, n + 1).parse().unwrap(), until));
+    model.change(|map| map.blocklist.entries.extend(others));
+    model.restart_recording(512 << 10);
+    for _ in 0..10 {
+        model.change(|_| {});
+        model.run(2 * SECOND);
+    }
+    let mut text = String::new();
+    MultiGzDecoder::new(&*model.guardian.recording()).read_to_string(&mut text).unwrap();
+    let checkpoints: Vec<&str> = text.lines().filter(|line| line.starts_with(r#"{"checkpoint""#)).collect();
+    let lengths: Vec<usize> = checkpoints.iter().map(|line| line.len()).collect();
+    let maps: Vec<usize> =
+        checkpoints.iter().map(|line| line.matches("198.51.100.7:0/4757").count()).collect();
+    println!("checkpoints of {lengths:?} bytes");
+    assert!(!maps.is_empty() && maps.iter().all(|count| *count <= 4), "{maps:?}");
 }
 
 /// INV-1: a barrier that began before a fence's entries were there proves nothing about it.

@@ -256,6 +256,12 @@ impl Model {
         self.answers_due.clear();
     }
 
+    /// The same on the same host, with a recording of so many bytes.
+    pub(crate) fn restart_recording(&mut self, limit: usize) {
+        self.restart("boot-1");
+        self.guardian = Recorder::new(settings(), self.ledger.clone(), self.now(), limit);
+    }
+
     /// What was recorded so far leads to exactly the same effects again.
     #[track_caller]
     pub(crate) fn replays(&mut self) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::ground::{GateClosed, Ground};
 use super::io::{Effect, Id, Now};
 use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::barrier::PoolProof;
@@ -33,35 +34,6 @@ pub struct Releasing {
     pub by: String,
     /// The proof, or what the operator asserts.
     pub why: String,
-}
-
-/// What a step may rely on, as the guardian knows it at this moment.
-#[derive(Debug, Clone, Copy)]
-pub struct Ground<'a> {
-    /// The time.
-    pub now: Now,
-    /// The monitors' clock, by which entries end.
-    pub storage: Timestamp,
-    /// What the ledger holds of this fence.
-    pub recorded: Option<&'a FenceRecord>,
-    /// Still lost in a reading that began after the fence was wanted; `None` until there is one. Where nobody but the
-    /// operator is the judge, always `Some(true)`.
-    pub still_wanted: Option<bool>,
-    /// No seal key of the member is at the gate, as read back; or closing it failed and cannot be waited for.
-    pub gate_closed: GateClosed,
-    /// Operations that could start an instance, as of now; `None` if they are not known.
-    pub starting: Option<&'a BTreeSet<String>>,
-}
-
-/// Whether the gate lets instances of the member go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GateClosed {
-    /// No seal key is there, as read back after the last write.
-    Yes,
-    /// One is there, or nobody knows.
-    NotYet,
-    /// It cannot be told or changed now: the platform does not answer.
-    CannotTell,
 }
 
 /// One fence.
@@ -358,6 +330,15 @@ impl Case {
         }
     }
 
+    /// Where it keeps maps.
+    pub fn maps(&mut self) -> impl Iterator<Item = &mut Option<Arc<OsdMap>>> {
+        let fence = match &mut self.stage {
+            Stage::Fencing(fence) => Some(fence),
+            Stage::Releasing(_) => None,
+        };
+        fence.into_iter().flat_map(|fence| fence.maps())
+    }
+
     /// The next step, once the ledger backs it.
     pub fn next_effect(&mut self, ground: &Ground<'_>, policy: &Policy) -> Option<Effect> {
         if self.in_flight || self.is_over(ground.recorded) {
@@ -452,7 +433,7 @@ impl Case {
         let expected = if matches!(effect, Effect::Release(..)) {
             recorded.state == FenceState::Releasing
         } else {
-            !matches!(recorded.state, FenceState::Released | FenceState::Refused)
+            recorded.state != FenceState::Released
         };
         // INV-3: the gate is closed first, unless it cannot be.
         let breached = self.record.state == FenceState::Breached;

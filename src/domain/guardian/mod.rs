@@ -11,7 +11,9 @@ mod chase;
 mod culprit;
 pub mod evidence;
 pub mod gate;
+mod ground;
 pub mod io;
+pub mod maps;
 pub mod proof;
 pub mod recorder;
 pub mod recording;
@@ -33,10 +35,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use book::Book;
-use case::{Case, GateClosed, Ground, Releasing};
+use case::{Case, Releasing};
 use effects::{Lane, Schedule};
 use evidence::Evidence;
 use gate::{Desk, GateState};
+use ground::{GateClosed, Ground};
 use io::{Id, Input, Now, Recorded, Request, StaleLock};
 use proof::NotProved;
 use report::{Level, Outcome, Report};
@@ -78,6 +81,8 @@ pub struct Guardian {
     view_failed: Option<String>,
     #[serde(with = "pairs")]
     images: Images,
+    /// Apart in a checkpoint, as those of the fences are ([`maps`]).
+    #[serde(skip)]
     map: Option<Arc<OsdMap>>,
     map_read: Duration,
     /// Entries of the last map that no fence accounts for; `None` until they were told apart.
@@ -188,7 +193,7 @@ impl Guardian {
     /// Takes over what the ledger holds: a case for each fence in force.
     fn hold(&mut self, records: Records) {
         for record in records.fences.values() {
-            let in_force = !matches!(record.state, FenceState::Released | FenceState::Refused);
+            let in_force = record.state != FenceState::Released;
             if record.state == FenceState::Intended && !self.cases.contains_key(&record.id) {
                 // Nothing is known to stand: planned anew, by the rules and daemons of now.
                 self.want_as_intended(record);
@@ -225,7 +230,7 @@ impl Guardian {
     /// Members, or bare fences by their IDs, whose fences stand by the ledger.
     pub fn held_fences(&self) -> Vec<String> {
         let stands = |state: FenceState| match state {
-            FenceState::Released | FenceState::Refused => false,
+            FenceState::Released => false,
             FenceState::Intended
             | FenceState::Committed
             | FenceState::Pending
@@ -432,8 +437,7 @@ impl Guardian {
                 FenceState::Intended
                 | FenceState::Committed
                 | FenceState::Releasing
-                | FenceState::Released
-                | FenceState::Refused => format!("was {state}"),
+                | FenceState::Released => format!("was {state}"),
             };
             self.log(level, code(after), member, format!("{id} {after}: {text}"));
             if after == FenceState::Breached && by_somebody {
@@ -568,6 +572,11 @@ impl Guardian {
         self.cases.values().any(|case| case.member() == Some(member) && self.opens_gate(case))
     }
 
+    /// Where maps are kept, always in the same order.
+    fn maps(&mut self) -> impl Iterator<Item = &mut Option<Arc<OsdMap>>> {
+        std::iter::once(&mut self.map).chain(self.cases.values_mut().flat_map(Case::maps))
+    }
+
     fn opens_gate(&self, case: &Case) -> bool {
         case.opens_gate(self.records.fences.get(&case.id), self.map.as_deref())
     }
@@ -685,7 +694,6 @@ fn code(state: FenceState) -> &'static str {
         FenceState::Breached => "breached",
         FenceState::Releasing => "releasing",
         FenceState::Released => "released",
-        FenceState::Refused => "refused",
     }
 }
 

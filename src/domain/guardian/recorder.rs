@@ -6,6 +6,7 @@ use std::ops::Deref;
 
 use super::Guardian;
 use super::io::{Effect, Input, Now};
+use super::maps::Maps;
 use super::recording::{Beginning, Checkpoint, Line, Recording};
 use super::report::Report;
 use super::settings::Settings;
@@ -36,7 +37,8 @@ impl Recorder {
     pub fn handle(&mut self, now: Now, input: Input) {
         if self.recording.is_long() {
             self.recording.turn();
-            let checkpoint = Checkpoint { version: version(), guardian: Cow::Borrowed(&self.guardian) };
+            let maps = Maps::of(&mut self.guardian);
+            let checkpoint = Checkpoint { version: version(), guardian: Cow::Borrowed(&self.guardian), maps };
             self.recording.begin(&Line { checkpoint: Some(checkpoint), ..Line::default() });
         }
         // Written first: should the guardian fail on it, this is what it failed on.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Guardian;
 use super::io::{Effect, Input, Now};
+use super::maps::Maps;
 use super::settings::Settings;
 use crate::domain::guard::ImageUse;
 use crate::domain::map::OsdMap;
@@ -67,8 +68,10 @@ pub struct Beginning {
 pub struct Checkpoint<'a> {
     /// Of the program that made the recording.
     pub version: String,
-    /// The guardian.
+    /// The guardian, without its maps.
     pub guardian: Cow<'a, Guardian>,
+    /// Those.
+    pub maps: Maps,
 }
 
 /// A reading that brought nothing new.

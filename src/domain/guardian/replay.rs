@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::Guardian;
 use super::io::{Effect, Input, Now};
+use super::maps::Maps;
 use super::recorder::step;
-use super::recording::{Again, Kind, Line};
+use super::recording::{Again, Checkpoint, Kind, Line};
 
 /// What a recording holds, where it replays exactly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -145,15 +146,19 @@ impl Replay {
             }
             Line { checkpoint: Some(checkpoint), .. } => {
                 self.no_more(line)?;
-                self.version = checkpoint.version;
+                let Checkpoint { version, guardian, maps } = checkpoint;
+                let mut recorded = guardian.into_owned();
+                self.version = version;
                 // Readings refer to those of the same part.
                 self.last.clear();
-                if let Some(guardian) = &self.guardian {
-                    self.same(line, &checkpoint.guardian, guardian)?;
+                if let Some(mut replayed) = self.guardian.take() {
+                    let known = Maps::of(&mut replayed);
+                    self.same(line, (&recorded, &maps), (&replayed, &known))?;
                     self.checkpoints += 1;
                 }
-                self.passes(checkpoint.guardian.now);
-                self.guardian = Some(checkpoint.guardian.into_owned());
+                self.passes(recorded.now);
+                maps.give_to(&mut recorded);
+                self.guardian = Some(recorded);
             }
             Line { settings: Some(settings), .. } => {
                 self.no_more(line)?;
@@ -216,8 +221,18 @@ impl Replay {
         Err(Difference::Effect { line, version, recorded, replayed })
     }
 
-    fn same(&self, line: usize, recorded: &Guardian, replayed: &Guardian) -> Result<(), Difference> {
-        let (recorded, replayed) = (json(recorded), json(replayed));
+    fn same(
+        &self,
+        line: usize,
+        recorded: (&Guardian, &Maps),
+        replayed: (&Guardian, &Maps),
+    ) -> Result<(), Difference> {
+        let known = |(guardian, maps): (&Guardian, &Maps)| {
+            let mut known = json(guardian);
+            known["maps"] = json(maps);
+            known
+        };
+        let (recorded, replayed) = (known(recorded), known(replayed));
         let fields = recorded.as_object().into_iter().flatten();
         let differs = fields.map(|(field, value)| (field, value, &replayed[field])).find(|(_, a, b)| a != b);
         differs.map_or(Ok(()), |(field, recorded, replayed)| {
