@@ -109,6 +109,8 @@ pub(super) struct Driver {
     errand: bool,
     /// Why it is not further, in words.
     trouble: Option<String>,
+    /// It stays so until somebody does something.
+    lasts: bool,
     /// When to try again to get further, by the boot clock; `None` while an attempt is under way.
     retry_at: Option<Duration>,
     incus: Option<Client>,
@@ -143,6 +145,7 @@ impl Driver {
             lookout: None,
             errand: false,
             trouble: None,
+            lasts: false,
             retry_at: Some(Duration::ZERO),
             incus: None,
             incus_trouble: None,
@@ -307,6 +310,7 @@ impl Driver {
                 self.retry_at = Some(Duration::ZERO);
             }
             Done::Connected(Err(error)) => {
+                self.lasts = false;
                 self.not_further(Level::Error, "no-ceph", error.to_string(), RETRY)
             }
             Done::Disconnected => {}
@@ -378,6 +382,7 @@ impl Driver {
             });
         }
         self.waiting = None;
+        self.lasts = !error.may_be_the_connection();
         self.not_further(Level::Error, "no-ledger", error.to_string(), self.config.daemon.lease / 4);
     }
 
@@ -512,6 +517,8 @@ impl Driver {
                 self.early.push(Ask { question: Question::Request(request), answers });
             } else if self.waiting.is_some() {
                 let _ = answers.try_send(Line::Elsewhere(why));
+            } else if self.lasts {
+                let _ = answers.try_send(Line::Failed(why));
             } else {
                 let _ = answers.try_send(Line::Unavailable(why));
             }
