@@ -234,6 +234,7 @@ fn client(host: u32, nonce: u32) -> ClientAddr {
 fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
     FenceRecord {
         over_brake: false,
+        over_doubt: false,
         id: id.to_owned(),
         member: Some("n1".to_owned()),
         state: FenceState::Sealed,
@@ -305,6 +306,7 @@ fn every_record_comes_back_as_it_was(a: &Guardian) -> Result<()> {
                 target: Target::Addresses(BTreeSet::from([Entry::Host([10, 0, 0, 1].into())])),
                 accept_incomplete: true,
                 over_brake: false,
+                over_doubt: false,
                 reason: Some("cable".to_owned()),
                 by: "b on n2".to_owned(),
             },

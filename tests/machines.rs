@@ -212,7 +212,13 @@ fn planned(storage: &Storage, target: Target) -> Option<Plan> {
         unread: vec![],
     };
     plan(
-        &Request { target, accept_incomplete: false, over_brake: false, in_doubt: BTreeSet::new() },
+        &Request {
+            target,
+            accept_incomplete: false,
+            over_brake: false,
+            over_doubt: false,
+            in_doubt: BTreeSet::new(),
+        },
         &members,
         &world,
         &Policy::default(),

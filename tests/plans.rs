@@ -21,6 +21,7 @@ struct Case {
     policy: Policy,
     accept_incomplete: bool,
     over_brake: bool,
+    over_doubt: bool,
     in_doubt: BTreeSet<Entry>,
 }
 
@@ -61,6 +62,7 @@ impl Case {
             policy: Policy::default(),
             accept_incomplete: false,
             over_brake: false,
+            over_doubt: false,
             in_doubt: BTreeSet::new(),
         }
     }
@@ -71,6 +73,7 @@ impl Case {
                 target,
                 accept_incomplete: self.accept_incomplete,
                 over_brake: self.over_brake,
+                over_doubt: self.over_doubt,
                 in_doubt: self.in_doubt.clone(),
             },
             &self.members,

@@ -277,6 +277,7 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
             target: Target::Member(member.name.clone()),
             accept_incomplete: false,
             over_brake: false,
+            over_doubt: false,
             in_doubt: std::collections::BTreeSet::new(),
         };
         let name = format!("member {}", member.name);

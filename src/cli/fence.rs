@@ -70,6 +70,7 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
         target: request.target,
         accept_incomplete: args.accept_incomplete,
         over_brake: args.over_brake,
+        over_doubt: args.over_doubt,
         reason: args.reason.clone(),
         by: operator(),
     };

@@ -198,6 +198,9 @@ struct FenceArgs {
     /// Go over the storm brake (policy.max_fenced_members) for this one fence; recorded with the reason
     #[arg(long, requires = "reason")]
     over_brake: bool,
+    /// No guardian runs any more that could send a removal which was never answered: rely on that entry; recorded
+    #[arg(long, requires = "reason")]
+    over_doubt: bool,
 }
 
 // Not a doc comment, which would take the brackets for a link.
@@ -357,7 +360,7 @@ impl TargetArgs {
             None => Target::Addresses(self.address.iter().copied().collect()),
         };
         let in_doubt = std::collections::BTreeSet::new();
-        Request { target, accept_incomplete, over_brake: false, in_doubt }
+        Request { target, accept_incomplete, over_brake: false, over_doubt: false, in_doubt }
     }
 }
 

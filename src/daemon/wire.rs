@@ -157,6 +157,7 @@ mod tests {
             target: Target::Member("n1".to_owned()),
             accept_incomplete: false,
             over_brake: false,
+            over_doubt: false,
             reason: Some("cable".to_owned()),
             by: "root@guard".to_owned(),
         };

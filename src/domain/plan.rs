@@ -34,6 +34,8 @@ pub struct Request {
     pub accept_incomplete: bool,
     /// Go over the storm brake, for this one fence.
     pub over_brake: bool,
+    /// Where every form of an entry is in doubt, build on it all the same.
+    pub over_doubt: bool,
     /// Entries whose removal was sent and may still arrive: nothing is built on them (INV-7).
     pub in_doubt: BTreeSet<Entry>,
 }
@@ -71,6 +73,9 @@ pub struct Plan {
     pub known_clients: usize,
     /// The storm brake stood against it, and an operator goes over it.
     pub over_brake: bool,
+    /// It rests on an entry in doubt, by an operator's word.
+    #[serde(default)]
+    pub over_doubt: bool,
     /// What the operator should know, in words.
     pub notes: Vec<String>,
     /// Pools to prove.
@@ -100,7 +105,9 @@ pub fn plan(
     let mut refusals = Vec::new();
     let mut notes = Vec::new();
 
-    refusals.extend(avoid_doubt(&mut entries, &request.in_doubt, world));
+    let doubts = avoid_doubt(&mut entries, &request.in_doubt, world);
+    let over_doubt = request.over_doubt && !doubts.is_empty();
+    refusals.extend(doubts.into_iter().filter(|_| !over_doubt));
     refusals.extend(own_addresses(&entries, world));
     refusals.extend(fenced_itself(world));
     refusals.extend(protected(&entries, policy));
@@ -165,6 +172,7 @@ pub fn plan(
         coverage,
         known_clients,
         over_brake,
+        over_doubt,
         notes,
         guarded: policy.guarded.clone(),
         required_until,

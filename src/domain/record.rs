@@ -135,6 +135,9 @@ pub struct FenceRecord {
     /// The storm brake stood against it, and the operator went over it, for the reason given.
     #[serde(default)]
     pub over_brake: bool,
+    /// It rests on an entry whose removal was never answered, by the operator's word that nobody sends it any more.
+    #[serde(default)]
+    pub over_doubt: bool,
     /// Entries whose removal was sent and never answered: it may still arrive, so nothing is built on them (INV-7).
     #[serde(default)]
     pub in_doubt: BTreeSet<Entry>,

@@ -111,8 +111,9 @@ pub enum Refusal {
     },
     /// INV-7: no form of the host entry can be relied on.
     #[error(
-        "a removal of {entry} was sent and never answered, and no other form of the entry is free of doubt: look \
-         at `ledger show`, and fence the member's clients or cut its power"
+        "a removal of {entry} was sent and never answered, and no other form of the entry is free of doubt: restart \
+         every other guardian, or cut its power, and say so with `fence --over-doubt --reason TEXT`; or fence the \
+         member's clients"
     )]
     InDoubt {
         /// The entry.

@@ -114,7 +114,14 @@ mod tests {
 
     fn fence_request() -> Request {
         let (target, by) = (Target::Member("n1".to_owned()), "root@elsewhere".to_owned());
-        Request::Fence { target, accept_incomplete: false, over_brake: false, reason: None, by }
+        Request::Fence {
+            target,
+            accept_incomplete: false,
+            over_brake: false,
+            over_doubt: false,
+            reason: None,
+            by,
+        }
     }
 
     fn record(taken: Option<u64>, answered: bool) -> RequestRecord {

@@ -33,6 +33,7 @@ fn known_clients() -> Model {
             target,
             accept_incomplete: true,
             over_brake: false,
+            over_doubt: false,
             reason: None,
             by: "root@h".to_owned(),
         },
@@ -191,7 +192,14 @@ fn inv6_a_member_of_which_only_clients_are_fenced_counts_for_the_brake() {
         let by = "root@h".to_owned();
         model.ask(
             number,
-            Request::Fence { target, accept_incomplete: false, over_brake: false, reason: None, by },
+            Request::Fence {
+                target,
+                accept_incomplete: false,
+                over_brake: false,
+                over_doubt: false,
+                reason: None,
+                by,
+            },
         );
         model.until("answered", |model| model.answers().iter().any(|(answered, _)| *answered == number));
         let (_, outcome) = model.answers().pop().unwrap();
@@ -201,7 +209,17 @@ fn inv6_a_member_of_which_only_clients_are_fenced_counts_for_the_brake() {
     // One more client of the member that is fenced already is no further member.
     let target = Target::Addresses([Entry::Client(client("10.0.0.2:0/777"))].into());
     let by = "root@h".to_owned();
-    model.ask(4, Request::Fence { target, accept_incomplete: false, over_brake: false, reason: None, by });
+    model.ask(
+        4,
+        Request::Fence {
+            target,
+            accept_incomplete: false,
+            over_brake: false,
+            over_doubt: false,
+            reason: None,
+            by,
+        },
+    );
     model.until("answered", |model| model.answers().iter().any(|(answered, _)| *answered == 4));
     assert!(matches!(model.answers().pop().unwrap(), (4, Outcome::Sealed(..))));
 }

@@ -110,6 +110,7 @@ fn over_brake(member: &str, reason: Option<&str>) -> Request {
         target: Target::Member(member.to_owned()),
         accept_incomplete: false,
         over_brake: true,
+        over_doubt: false,
         reason: reason.map(str::to_owned),
         by: "root@h".to_owned(),
     }
@@ -127,6 +128,7 @@ fn inv6_a_second_operators_request_keeps_what_a_waiting_one_permits() {
             target: Target::Member("n3".to_owned()),
             accept_incomplete: true,
             over_brake: false,
+            over_doubt: false,
             reason: Some("looks dead".to_owned()),
             by: "someone@else".to_owned(),
         };

@@ -77,6 +77,7 @@ fn requests() -> Vec<Request> {
         target,
         accept_incomplete: true,
         over_brake: true,
+        over_doubt: false,
         reason: Some("why\n\"quoted\"".to_owned()),
         by: "root@h".to_owned(),
     };

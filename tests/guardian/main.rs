@@ -50,6 +50,7 @@ fn fence_of(target: Target) -> Request {
         target,
         accept_incomplete: false,
         over_brake: false,
+        over_doubt: false,
         reason: None,
         by: "root@h".to_owned(),
     }

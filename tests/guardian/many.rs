@@ -29,7 +29,14 @@ fn with_fences() -> Model {
         let (target, by) = (Target::Addresses([client].into()), "root@h".to_owned());
         model.ask(
             number,
-            Request::Fence { target, accept_incomplete: false, over_brake: false, reason: None, by },
+            Request::Fence {
+                target,
+                accept_incomplete: false,
+                over_brake: false,
+                over_doubt: false,
+                reason: None,
+                by,
+            },
         );
         if number % 20 == 0 {
             model.run(SECOND);

@@ -2,8 +2,11 @@
 
 use rbd_guardian::domain::addr::Entry;
 use rbd_guardian::domain::fence;
-use rbd_guardian::domain::guardian::io::Effect;
+use rbd_guardian::domain::guardian::io::{Effect, Request};
+use rbd_guardian::domain::guardian::report::Outcome;
+use rbd_guardian::domain::plan::Target;
 use rbd_guardian::domain::record::{FenceRecord, FenceState};
+use rbd_guardian::domain::refusal::Refusal;
 
 use crate::model::Model;
 use crate::{SECOND, healthy, sealed};
@@ -95,4 +98,64 @@ fn inv6_an_intent_that_is_refused_when_it_is_planned_anew_is_never_carried_out()
     model.restart("boot-3");
     model.run(20 * SECOND);
     assert!(!model.refuses("n2"), "nobody asks for it any more");
+}
+
+fn fence_n2(over_doubt: bool, reason: Option<&str>) -> Request {
+    Request::Fence {
+        target: Target::Member("n2".to_owned()),
+        accept_incomplete: false,
+        over_brake: false,
+        over_doubt,
+        reason: reason.map(str::to_owned),
+        by: "root@h".to_owned(),
+    }
+}
+
+/// The answer to a request.
+fn answer(model: &mut Model, number: u64, request: Request) -> Outcome {
+    model.ask(number, request);
+    model.until("answered", |model| model.answers().iter().any(|(answered, _)| *answered == number));
+    model.answers().pop().unwrap().1
+}
+
+#[test]
+fn inv7_where_every_form_is_in_doubt_the_operators_word_ends_it_on_record() {
+    let (mut model, id) = released();
+    let host: Entry = "10.0.0.2:0/0".parse().unwrap();
+    model.change(|map| map.knows_ranges = false);
+    model.ledger.fences.get_mut(&id).unwrap().in_doubt.insert(host);
+    model.restart("boot-2");
+    model.run(5 * SECOND);
+    let refused = answer(&mut model, 1, fence_n2(false, Some("it is dead")));
+    let Outcome::Refused(reasons) = refused else { panic!("{refused:?}") };
+    assert_eq!(reasons, [Refusal::InDoubt { entry: host }]);
+    assert!(reasons[0].to_string().contains("--over-doubt --reason"));
+    let unsaid = answer(&mut model, 2, fence_n2(true, None));
+    assert!(matches!(&unsaid, Outcome::Failed(why) if why.contains("--reason")), "{unsaid:?}");
+    assert!(!model.refuses("n2"));
+    let sealed = answer(&mut model, 3, fence_n2(true, Some("g1 was restarted")));
+    assert!(matches!(sealed, Outcome::Sealed(..)), "{sealed:?}");
+    let record = &model.ledger.fences[&id];
+    assert!(record.over_doubt && record.in_doubt.is_empty() && record.entries.contains_key(&host));
+    assert_eq!(record.evidence[0], "root@h goes over a removal in doubt: g1 was restarted");
+    // It is over for the next fence as well.
+    let (fence, reason, by) = ("n2".to_owned(), Some("off".to_owned()), "root@h".to_owned());
+    let gone = answer(&mut model, 4, Request::Release { fence, assert_powered_off: true, reason, by });
+    assert!(matches!(gone, Outcome::Released(..)), "{gone:?}");
+    let sealed = answer(&mut model, 5, fence_n2(false, None));
+    assert!(matches!(sealed, Outcome::Sealed(..)), "{sealed:?}");
+    assert!(!model.ledger.fences[&id].over_doubt);
+}
+
+#[test]
+fn inv7_a_form_that_is_free_of_doubt_is_taken_whatever_the_operator_permits() {
+    let (mut model, id) = released();
+    let host: Entry = "10.0.0.2:0/0".parse().unwrap();
+    model.ledger.fences.get_mut(&id).unwrap().in_doubt.insert(host);
+    model.restart("boot-2");
+    model.run(5 * SECOND);
+    let sealed = answer(&mut model, 1, fence_n2(true, Some("g1 was restarted")));
+    let Outcome::Sealed(record, _) = sealed else { panic!("{sealed:?}") };
+    assert!(!record.over_doubt && !record.entries.contains_key(&host));
+    assert!(model.ledger.fences[&id].in_doubt.contains(&host), "still");
 }

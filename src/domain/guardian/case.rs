@@ -101,6 +101,7 @@ impl Case {
             coverage: plan.coverage,
             accepted,
             over_brake: plan.over_brake,
+            over_doubt: plan.over_doubt,
             in_doubt: BTreeSet::new(),
             evidence: std::iter::once(why).chain(plan.notes.clone()).collect(),
             reason,
@@ -134,6 +135,10 @@ impl Case {
             }
         }
         self.record.in_doubt.clone_from(&before.in_doubt);
+        if self.plan.over_doubt {
+            // The operator's word ends it, for what the fence rests on.
+            self.record.in_doubt.retain(|entry| !self.plan.entries.contains(entry));
+        }
         (self.record.released, self.record.dead) = (before.released, before.dead.clone());
         self.resumed = before.state == FenceState::Intended;
     }
@@ -153,6 +158,7 @@ impl Case {
             coverable: hosts,
             coverage: record.coverage,
             over_brake: record.over_brake,
+            over_doubt: record.over_doubt,
             notes: Vec::new(),
             guarded: policy.guarded.clone(),
             required_until: policy.required_until(now.wall),

@@ -206,6 +206,9 @@ pub enum Request {
         /// Go over the storm brake; needs a reason.
         #[serde(default)]
         over_brake: bool,
+        /// No guardian runs any more that could have sent a removal which was never answered; needs a reason.
+        #[serde(default)]
+        over_doubt: bool,
         /// Why.
         reason: Option<String>,
         /// Who asks (`root@host`).

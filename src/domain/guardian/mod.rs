@@ -35,12 +35,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use book::Book;
-use case::{Case, Releasing};
+use case::Case;
 use effects::{Lane, Schedule};
 use evidence::Evidence;
 use gate::{Desk, GateState};
 use ground::{GateClosed, Ground};
-use io::{Id, Input, Now, Recorded, Request, StaleLock};
+use io::{Id, Input, Now, Recorded, StaleLock};
 use proof::NotProved;
 use report::{Level, Outcome, Report};
 use settings::Settings;
@@ -54,7 +54,6 @@ use crate::domain::origin::Other;
 use crate::domain::pairs;
 use crate::domain::plan::Target;
 use crate::domain::record::{Breach, Change, FenceState, Record, Records};
-use crate::domain::request::is_named;
 use crate::domain::view::{InstanceId, MemberStatus, View};
 use crate::domain::volume::Images;
 use crate::domain::world::World;
@@ -648,39 +647,6 @@ impl Guardian {
     /// Ends the wait for an answer; when it was asked for.
     fn free(&mut self, lane: &Lane) -> Duration {
         self.busy.remove(lane).unwrap_or(self.now.boot)
-    }
-
-    fn request(&mut self, number: u64, request: Request) {
-        match request {
-            Request::Fence { over_brake: true, reason: None, .. } => {
-                let text =
-                    "going over the storm brake needs a reason, which is recorded: --reason TEXT".to_owned();
-                self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
-            }
-            Request::Fence { target, accept_incomplete, over_brake, reason, by } => {
-                self.want_by_request(number, target, (accept_incomplete, over_brake), reason, by);
-            }
-            Request::Release { fence, assert_powered_off, reason, by } => {
-                let named = self.cases.values_mut().find(|case| is_named(&case.record, &fence));
-                let Some(case) = named else {
-                    let text = format!("no fence {fence} is held: `status` lists those that are");
-                    self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
-                    return;
-                };
-                if assert_powered_off {
-                    let why = reason.unwrap_or_default();
-                    case.requests.insert(number);
-                    case.release = Some(Releasing { by, why: format!("asserted powered off: {why}") });
-                } else if case.release.is_some() {
-                    case.requests.insert(number);
-                } else {
-                    let text = "a release needs proof that the member rebooted after the seal; the guardian releases \
-                                it by itself when it has that. If you know that it was powered off, say so with \
-                                --assert-powered-off --reason TEXT";
-                    self.reports.push_back(Report::Answer(number, Outcome::Failed(text.to_owned())));
-                }
-            }
-        }
     }
 }
 

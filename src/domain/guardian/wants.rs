@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::case::{Case, GUARDIAN};
+use super::case::{Case, GUARDIAN, Releasing};
 use super::evidence::Evidence;
 use super::gate::GateState;
+use super::io::Request;
 use super::report::{Level, Outcome, Report};
 use super::settings::{OnConflict, Trigger};
 use super::{Guardian, Lane};
@@ -18,6 +19,7 @@ use crate::domain::plan::{self, Plan, Target, plan};
 use crate::domain::policy::minority;
 use crate::domain::record::FenceRecord;
 use crate::domain::refusal::Refusal;
+use crate::domain::request::is_named;
 use crate::domain::world::{SeenAt, World};
 
 /// A fence that is to be planned at the next look.
@@ -26,10 +28,32 @@ pub(super) struct Want {
     why: String,
     by: String,
     reason: Option<String>,
-    accept_incomplete: bool,
-    over_brake: bool,
+    permits: Permits,
     requests: BTreeSet<u64>,
     since: Duration,
+}
+
+/// What an operator permits for one fence.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct Permits {
+    accept_incomplete: bool,
+    over_brake: bool,
+    over_doubt: bool,
+}
+
+impl Permits {
+    /// Is it more than what needs no reason?
+    fn is_over(self) -> bool {
+        self.over_brake || self.over_doubt
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            accept_incomplete: self.accept_incomplete || other.accept_incomplete,
+            over_brake: self.over_brake || other.over_brake,
+            over_doubt: self.over_doubt || other.over_doubt,
+        }
+    }
 }
 
 /// A fence that was refused, and when it is to be planned again if it is still wanted.
@@ -129,12 +153,8 @@ impl Guardian {
             Target::Addresses(_) => None,
         };
         self.log(Level::Info, "suspect", name, format!("to be fenced: {why}"));
-        let (by, requests) = (GUARDIAN.to_owned(), BTreeSet::new());
-        let (accept_incomplete, over_brake) = (false, false);
-        self.want(
-            target,
-            Want { why, by, reason: None, accept_incomplete, over_brake, requests, since: now },
-        );
+        let (by, permits, requests) = (GUARDIAN.to_owned(), Permits::default(), BTreeSet::new());
+        self.want(target, Want { why, by, reason: None, permits, requests, since: now });
     }
 
     /// For how long nobody else is fenced without an operator: several members lost within moments look like a fault of
@@ -149,22 +169,60 @@ impl Guardian {
         let target = target_of(record);
         let why = record.evidence.first().cloned().unwrap_or_default();
         let (by, requests, since) = (record.by.clone(), BTreeSet::new(), self.now.boot);
-        let (reason, accept_incomplete, over_brake) =
-            (record.reason.clone(), record.accepted, record.over_brake);
-        self.want(target, Want { why, by, reason, accept_incomplete, over_brake, requests, since });
+        let reason = record.reason.clone();
+        let permits = Permits {
+            accept_incomplete: record.accepted,
+            over_brake: record.over_brake,
+            over_doubt: record.over_doubt,
+        };
+        self.want(target, Want { why, by, reason, permits, requests, since });
     }
 
-    /// What waits already goes on as well, and what it permits: in the words of who went over the brake.
+    /// What waits already goes on as well, and what it permits: in the words of who went over the brake or a doubt.
     fn want(&mut self, target: Target, mut want: Want) {
         if let Some(before) = self.wants.remove(&target) {
-            if (before.over_brake && !want.over_brake) || want.by == GUARDIAN {
+            if (before.permits.is_over() && !want.permits.is_over()) || want.by == GUARDIAN {
                 (want.why, want.by, want.reason) = (before.why, before.by, before.reason);
             }
-            want.over_brake |= before.over_brake;
-            want.accept_incomplete |= before.accept_incomplete;
+            want.permits = want.permits.and(before.permits);
             want.requests.extend(before.requests);
         }
         self.wants.insert(target, want);
+    }
+
+    pub(super) fn request(&mut self, number: u64, request: Request) {
+        match request {
+            Request::Fence { over_brake, over_doubt, reason: None, .. } if over_brake || over_doubt => {
+                let text = "going over the storm brake, or over a removal in doubt, needs a reason, which is \
+                            recorded: --reason TEXT";
+                let text = text.to_owned();
+                self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
+            }
+            Request::Fence { target, accept_incomplete, over_brake, over_doubt, reason, by } => {
+                let permits = Permits { accept_incomplete, over_brake, over_doubt };
+                self.want_by_request(number, target, permits, reason, by);
+            }
+            Request::Release { fence, assert_powered_off, reason, by } => {
+                let named = self.cases.values_mut().find(|case| is_named(&case.record, &fence));
+                let Some(case) = named else {
+                    let text = format!("no fence {fence} is held: `status` lists those that are");
+                    self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
+                    return;
+                };
+                if assert_powered_off {
+                    let why = reason.unwrap_or_default();
+                    case.requests.insert(number);
+                    case.release = Some(Releasing { by, why: format!("asserted powered off: {why}") });
+                } else if case.release.is_some() {
+                    case.requests.insert(number);
+                } else {
+                    let text = "a release needs proof that the member rebooted after the seal; the guardian releases \
+                                it by itself when it has that. If you know that it was powered off, say so with \
+                                --assert-powered-off --reason TEXT";
+                    self.reports.push_back(Report::Answer(number, Outcome::Failed(text.to_owned())));
+                }
+            }
+        }
     }
 
     /// An operator wants it.
@@ -172,7 +230,7 @@ impl Guardian {
         &mut self,
         number: u64,
         target: Target,
-        (accept_incomplete, over_brake): (bool, bool),
+        permits: Permits,
         reason: Option<String>,
         by: String,
     ) {
@@ -186,16 +244,16 @@ impl Guardian {
                 return;
             }
             case.requests.insert(number);
-            case.record.accepted |= accept_incomplete;
-            // It is the operator's now: no evidence withdraws it. Who went over the brake for it stays on record.
-            if !case.record.over_brake {
+            case.record.accepted |= permits.accept_incomplete;
+            // It is the operator's now: no evidence withdraws it. Who went over the brake or a doubt for it stays on record.
+            if !case.record.over_brake && !case.record.over_doubt {
                 (case.record.by, case.record.reason) = (by, reason.or_else(|| case.record.reason.take()));
             }
             return;
         }
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
         let (requests, since) = (BTreeSet::from([number]), self.now.boot);
-        self.want(target, Want { why, by, reason, accept_incomplete, over_brake, requests, since });
+        self.want(target, Want { why, by, reason, permits, requests, since });
     }
 
     /// Is a look needed, because something wanted is newer than the last one?
@@ -247,8 +305,9 @@ impl Guardian {
     fn plan_one(&mut self, target: Target, want: Want) {
         let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
         let in_doubt = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone()).collect();
-        let Want { accept_incomplete, over_brake, .. } = want;
-        let request = plan::Request { target: target.clone(), accept_incomplete, over_brake, in_doubt };
+        let Permits { accept_incomplete, over_brake, over_doubt } = want.permits;
+        let request =
+            plan::Request { target: target.clone(), accept_incomplete, over_brake, over_doubt, in_doubt };
         let members = self.members();
         let planned = plan(&request, &members, &world, &self.settings.policy).and_then(|mut plan| {
             let brake = self.begun_brake(&plan, &members);
@@ -268,10 +327,13 @@ impl Guardian {
                     return;
                 }
                 self.last_fence = Some(self.now.boot);
-                let why = if plan.over_brake {
-                    format!("{} goes over the storm brake: {}", want.by, want.why)
-                } else {
+                let over = [(plan.over_brake, "the storm brake"), (plan.over_doubt, "a removal in doubt")];
+                let over: Vec<&str> =
+                    over.into_iter().filter(|(over, _)| *over).map(|(_, what)| what).collect();
+                let why = if over.is_empty() {
                     want.why
+                } else {
+                    format!("{} goes over {}: {}", want.by, over.join(" and "), want.why)
                 };
                 let mut case = Case::new(plan, why, want.by, want.reason, accept_incomplete, self.now);
                 case.requests = want.requests;
