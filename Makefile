@@ -27,6 +27,7 @@ soak: setup ## the randomised rounds in full (hours), and minutes with a release
 	GUARDIAN_ROUNDS=20 $(CARGO) test --locked $(HALT) --test incus story:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_STEPS=all $(CARGO) test --locked $(HALT) --test crash steps:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_ROUNDS=100 $(CARGO) test --locked $(HALT) --test crash faults:: -- --nocapture
+	GUARDIAN_ROUNDS=100 $(CARGO) test --locked $(HALT) --test incus faults:: -- --nocapture
 	GUARDIAN_ROUNDS=30 $(CARGO) test --locked $(HALT) --test crash stopped:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_ROUNDS=10 $(CARGO) test --locked --test incus leads:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_SOAK=1 $(CARGO) test --locked $(HALT) --test krbd -- --nocapture --test-threads=1

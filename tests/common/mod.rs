@@ -3,12 +3,14 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)] // It is a part of tests.
 
 pub mod dice;
+pub mod fault;
 pub mod guarded;
 pub mod guardian;
 pub mod history;
 pub mod pending;
 pub mod round;
 pub mod short_first;
+pub mod trail;
 
 use std::fs::{self, File};
 use std::io::Write as _;

@@ -1,12 +1,12 @@
 //! Faults drawn at random under a fence, with a checker: INV-1, INV-3, INV-7.
 
 use std::time::Duration;
-use std::{fmt, thread};
 
-use lab::{Pool, Role, Topology, WriteLog as _, monotonic, wait_for};
+use lab::{Lab, Links, Pool, Role, Topology, WriteLog as _, monotonic, wait_for};
 
 use crate::common::Site;
 use crate::common::dice::{Dice, number_from_env};
+use crate::common::fault::{Fault, Stage, pass, span, told};
 use crate::guard::{ASSERTED, Guard};
 use crate::scene::{MEMBERS, POOL, Scene};
 
@@ -17,81 +17,42 @@ const LINKS: [&str; 3] = ["n1", "guard", "spare"];
 /// After the last fault everything has to come to rest.
 const REST: Duration = Duration::from_secs(120);
 
-/// What goes wrong, and for how long.
-#[derive(Debug, Clone, Copy)]
-enum Fault {
-    KillGuardian(usize),
-    StopGuardian(usize, Duration),
-    StopMon(&'static str, Duration),
-    KillMon(&'static str, Duration),
-    StopOsd(&'static str, Duration),
-    Flap(&'static str, Duration),
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::KillGuardian(guard) => write!(f, "guardian {guard} killed"),
-            Self::StopGuardian(guard, time) => write!(f, "guardian {guard} stopped for {time:.1?}"),
-            Self::StopMon(daemon, time) | Self::StopOsd(daemon, time) => {
-                write!(f, "{daemon} stopped for {time:.1?}")
-            }
-            Self::KillMon(daemon, time) => write!(f, "{daemon} killed for {time:.1?}"),
-            Self::Flap(host, time) => write!(f, "{host} cut off for {time:.1?}"),
-        }
-    }
-}
-
-fn one<T: Copy>(dice: &mut Dice, of: &[T]) -> T {
-    of[usize::try_from(dice.below(of.len() as u64)).unwrap()]
-}
-
 fn draw(dice: &mut Dice) -> Fault {
-    let guard = usize::try_from(dice.below(3)).unwrap();
-    // Links flap for 0.1 to 10 s; who is stopped is stopped past a lease, or not.
-    let time = Duration::from_millis(100) + dice.millis(9_900);
-    match dice.below(6) {
-        0 => Fault::KillGuardian(guard),
-        1 => Fault::StopGuardian(guard, time),
-        2 => Fault::StopMon(one(dice, &MONS), time),
-        3 => Fault::KillMon(one(dice, &MONS), time),
-        4 => Fault::StopOsd(one(dice, &OSDS), time),
-        _ => Fault::Flap(one(dice, &LINKS), time),
+    let time = span(dice);
+    let target = usize::try_from(dice.below(3)).unwrap();
+    dice.one(&[
+        Fault::KillGuardian(target),
+        Fault::StopGuardian(target, time),
+        Fault::Stop(MONS[target], time),
+        Fault::Kill(MONS[target], time),
+        Fault::Stop(OSDS[target], time),
+        Fault::Flap(LINKS[target], Links::Ceph, time),
+    ])
+}
+
+/// The storage, and its guardians.
+struct Storage<'g, 's> {
+    lab: &'s Lab,
+    guards: &'g mut [Guard<'s>; 3],
+}
+
+impl Stage for Storage<'_, '_> {
+    fn lab(&self) -> &Lab {
+        self.lab
     }
-}
 
-/// Lets drawn time pass: nothing is waited for.
-fn pass(time: Duration) {
-    thread::sleep(time);
-}
+    fn kill_guardian(&mut self, which: usize) {
+        self.guards[which].kill();
+        self.guards[which].start();
+    }
 
-/// One fault, from its beginning to its end.
-fn befall(site: &Site, guards: &mut [Guard<'_>; 3], fault: Fault) {
-    match fault {
-        Fault::KillGuardian(guard) => {
-            guards[guard].kill();
-            guards[guard].start();
-        }
-        Fault::StopGuardian(guard, time) => {
-            guards[guard].process().stop().unwrap();
-            pass(time);
-            guards[guard].process().cont().unwrap();
-        }
-        Fault::StopMon(daemon, time) | Fault::StopOsd(daemon, time) => {
-            site.lab.daemon(daemon).stop().unwrap();
-            pass(time);
-            site.lab.daemon(daemon).cont().unwrap();
-        }
-        Fault::KillMon(daemon, time) => {
-            site.lab.daemon(daemon).kill().unwrap();
-            pass(time);
-            site.lab.daemon(daemon).start().unwrap();
-        }
-        Fault::Flap(host, time) => {
-            site.lab.cut(host).unwrap();
-            pass(time);
-            site.lab.heal(host).unwrap();
-        }
+    fn stop_guardian(&mut self, which: usize, stopped: bool) {
+        let process = self.guards[which].process();
+        if stopped { process.stop() } else { process.cont() }.unwrap();
+    }
+
+    fn kill_incus(&mut self, member: &str, _: bool) {
+        panic!("no Incus runs on {member}");
     }
 }
 
@@ -118,17 +79,14 @@ fn run(site: &Site, dice: &mut Dice) {
     // Faults before, during and after the fence; the third guardian's host has no fault of its own link, and asks.
     let faults: Vec<Fault> = (0..2 + dice.below(4)).map(|_| draw(dice)).collect();
     let during = dice.below(faults.len() as u64 + 1);
-    println!(
-        "{}; fence before fault {during}",
-        faults.iter().map(Fault::to_string).collect::<Vec<_>>().join(", ")
-    );
+    println!("{}; fence before fault {during}", told(&faults));
     let mut sealed = None;
     for (fault, number) in faults.iter().zip(0..) {
         if number == during {
             let words = ["fence", "n1", "--timeout", "10s"];
             let _ = guards[2].verb(&words);
         }
-        befall(site, &mut guards, *fault);
+        fault.befall(&mut Storage { lab: &site.lab, guards: &mut guards });
         pass(dice.millis(1500));
         let record = scene.fence();
         scene.legal(&record);

@@ -7,7 +7,7 @@ use lab::{Errno, Pool, Topology, WriteLog as _, Writer, monotonic, wait_for};
 use serde_json::Value;
 
 use crate::common::history::ip_of;
-use crate::common::{LIMIT, Site};
+use crate::common::{LIMIT, Site, trail};
 use crate::guard::Guard;
 
 pub(crate) const POOL: &str = "images";
@@ -177,21 +177,6 @@ impl<'s> Scene<'s> {
     /// What the trail has, in one line; see [`Scene::nothing_was_done_twice`].
     pub(crate) fn trail(&self) -> String {
         let trail = self.site.guardian_on("admin", &["ledger", "audit"]).expect(0).json;
-        let trail = trail.as_array().unwrap();
-        let mut leader = 0;
-        let mut said = Vec::new();
-        for (audit, seq) in trail.iter().zip(trail[0]["seq"].as_u64().unwrap()..) {
-            assert_eq!(audit["seq"], seq, "a gap: {trail:#?}");
-            let what = audit["what"].as_str().unwrap();
-            if let Some(epoch) = what.strip_prefix("leads with epoch ") {
-                let epoch: u64 = epoch.parse().unwrap();
-                assert!(epoch == leader + 1, "epoch {epoch} after {leader}: {trail:#?}");
-                leader = epoch;
-                said.push(format!("{} leads", audit["who"].as_str().unwrap()));
-            } else {
-                said.push(what.split_once(' ').map_or(what, |(_, what)| what).to_owned());
-            }
-        }
-        said.join(", ")
+        trail::told(trail.as_array().unwrap())
     }
 }

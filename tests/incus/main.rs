@@ -4,8 +4,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod checker;
 mod coverage;
 mod false_api;
+mod faults;
 mod gate;
 mod leads;
 mod live;

@@ -165,14 +165,15 @@ fn took_nothing_after(writer: &ContainerWriter, sealed: Duration) {
 
 /// A stopped container's disk: undamaged, with the last block that each writer was told of, and none that a fenced one
 /// issued after its seal.
-fn check_disk(site: &Guarded, container: &Container<'_>, fenced: &ContainerWriter, sealed: Duration) {
+#[track_caller]
+pub(crate) fn check_disk(site: &Guarded, container: &Container<'_>, fenced: &[(&ContainerWriter, Duration)]) {
     let disk = site.lab().disk(container).unwrap();
     assert!(disk.status == 0 && disk.torn.is_empty(), "{disk:?}");
     for writer in container.writers().unwrap() {
-        let last = *writer.acked_numbers().unwrap().last().unwrap();
+        let Some(last) = writer.acked_numbers().unwrap().last().copied() else { continue };
         let blocks = &disk.blocks[&writer.id()];
         assert!(blocks.contains(&last), "{last} of {writer:?} is lost");
-        if writer == *fenced {
+        for sealed in fenced.iter().filter(|(one, _)| **one == writer).map(|(_, sealed)| *sealed) {
             let issued = writer.log().unwrap().partition_point(|entry| entry.at <= sealed) as u64 + 1;
             let newest = *blocks.last().unwrap();
             assert!(
@@ -185,7 +186,7 @@ fn check_disk(site: &Guarded, container: &Container<'_>, fenced: &ContainerWrite
 
 /// Waits until Incus has tried the storage pool of a member again, which was fenced when it booted: it does so once a
 /// minute, or when it is started anew.
-fn usable(site: &Guarded, asked: &str, member: &str, hurry: bool) {
+pub(crate) fn usable(site: &Guarded, asked: &str, member: &str, hurry: bool) {
     if hurry {
         let member = site.cluster.member(member);
         member.kill_daemon().unwrap();
@@ -254,7 +255,7 @@ fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured 
     // Not asked of the one that was cut off: what the others announce may never reach it.
     let live = site.cluster.member(&owner);
     live.incus(&["stop", &name, "--force"]).unwrap();
-    check_disk(site, &container, &old, sealed);
+    check_disk(site, &container, &[(&old, sealed)]);
     live.incus(&["start", &name]).unwrap();
 
     // Its clients show up again with it, also one that nobody had seen before the cut.
@@ -297,7 +298,7 @@ fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured 
     });
     newest.unwrap().wait_for_acks(10, SOON).unwrap();
     live.incus(&["stop", &name, "--force"]).unwrap();
-    check_disk(site, &container, &old, sealed);
+    check_disk(site, &container, &[(&old, sealed)]);
     live.incus(&["delete", &name]).unwrap();
 
     let refusals = monitor.said(before, |line| line.to_string().contains("is not sealed"));
