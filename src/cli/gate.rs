@@ -149,7 +149,7 @@ async fn publish(client: &Client) -> Result<(), Fault> {
         contents.members = told.keys().cloned().collect();
         contents.pools.extend(local.iter().cloned());
         if contents != Contents::of(found) {
-            settle(put_keys(client, name, &contents, last + 1).await)?;
+            settle(put_keys(client, name, &contents, last + 1, || true).await)?;
         }
     }
     Ok(())
@@ -158,7 +158,7 @@ async fn publish(client: &Client) -> Result<(), Fault> {
 fn settle(written: Written) -> Result<(), Fault> {
     match written {
         Written::Applied => Ok(()),
-        Written::Changed | Written::Stale { .. } => Err(Fault::Raced),
+        Written::Changed | Written::Stale { .. } | Written::Withheld => Err(Fault::Raced),
         Written::Refused(error) | Written::Unknown(error) => Err(error.into()),
     }
 }

@@ -42,7 +42,6 @@ const LOOK: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(20);
 /// How much later than its own deadline an effect is given up for lost.
 const GRACE: Duration = Duration::from_secs(10);
-const OVER: &str = "the lease was over before it was sent";
 /// Before an answer that made no difference is given: the machine would ask again at once.
 const PACE: Duration = Duration::from_millis(100);
 
@@ -112,8 +111,14 @@ impl Hands {
             }
             Effect::PutGate { at, contents, epoch } => {
                 let effect = Effect::PutGate { at: at.clone(), contents: Contents::default(), epoch };
+                let is_over = self.is_over();
                 self.ask(effect, async move |incus| {
-                    let put = platform::put_gate(&incus, &at, &contents, epoch);
+                    let may_send = || {
+                        let may = !is_over();
+                        Halt::before_write();
+                        may
+                    };
+                    let put = platform::put_gate(&incus, &at, &contents, epoch, may_send);
                     Input::GatePut(halt.around_async(put).await)
                 })
             }
@@ -234,7 +239,7 @@ impl Hands {
         Box::pin(async move {
             let call = move || {
                 if is_over() {
-                    return failed(unsent, OVER);
+                    return failed(unsent, platform::OVER);
                 }
                 call(&storage, &Deadline::after(time, Arc::default()))
             };
@@ -259,7 +264,7 @@ impl Hands {
         let (time, is_over) = (incus.timeout() * 4 + GRACE, self.is_over());
         Box::pin(async move {
             if is_over() {
-                return failed(effect, OVER);
+                return failed(effect, platform::OVER);
             }
             match within(time, ask(incus)).await {
                 Ok(input) => input,

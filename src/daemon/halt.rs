@@ -5,7 +5,8 @@
 //! told in the log. `RBD_GUARDIAN_HALT` names one: `after:7`, `before:7`, or by its kind `before:release-rm`,
 //! `after:record-sealed:2` (the second of that kind). There the process stops itself (SIGSTOP): *before*, when all that could
 //! hold the step back was passed, so that it is sent late if the process is ever continued; *after*, when what came of it
-//! is not known to the core yet.
+//! is not known to the core yet. `before:gate-write` is between the reading of a member's keys and their write on that
+//! condition.
 
 use crate::domain::guardian::io::Effect;
 
@@ -22,6 +23,9 @@ impl Halt {
         Self {}
     }
 
+    /// Right before the gate's keys are sent to a member.
+    pub(super) fn before_write() {}
+
     pub(super) fn around<T>(&self, send: impl FnOnce() -> T) -> T {
         send()
     }
@@ -35,6 +39,10 @@ impl Halt {
 impl Halt {
     pub(super) fn of(effect: &Effect) -> Self {
         Self { kind: asked::kind(effect) }
+    }
+
+    pub(super) fn before_write() {
+        asked::Step::begin("gate-write");
     }
 
     pub(super) fn around<T>(&self, send: impl FnOnce() -> T) -> T {

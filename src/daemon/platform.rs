@@ -17,6 +17,7 @@ use crate::incus::gate::place::{self, Standing};
 use crate::incus::gate::{Scriptlet, compose, marker};
 use crate::incus::{api, read};
 
+pub(super) const OVER: &str = "the lease was over before it was sent";
 /// How long an instance may take to start before that counts as failed.
 const START_SECONDS: u64 = 30;
 
@@ -108,21 +109,23 @@ pub(super) async fn networks(incus: &Client, member: &str) -> Result<BTreeSet<Ip
     read::member_addresses(incus, member).await.map_err(|error| error.to_string())
 }
 
-/// Tells the gate at each of these members; where that failed, and why. Whatever this says, the keys are read back by
-/// the next view.
+/// Tells the gate at each of these members, where `may_send` lets it; where that failed, and why. Whatever this says, the
+/// keys are read back by the next view.
 pub(super) async fn put_gate(
     incus: &Client,
     at: &BTreeSet<String>,
     contents: &Contents,
     epoch: u64,
+    may_send: impl Fn() -> bool,
 ) -> BTreeMap<String, String> {
     let put = async |member: &String| {
-        let why = match put_keys(incus, member, contents, epoch).await {
+        let why = match put_keys(incus, member, contents, epoch, &may_send).await {
             Written::Applied => return None,
             Written::Changed => "somebody else changed the member meanwhile".to_owned(),
             Written::Stale { found } => {
                 format!("it has epoch {found} already, which is not below {epoch}: another guardian wrote it")
             }
+            Written::Withheld => OVER.to_owned(),
             Written::Refused(error) => format!("not written: {error}"),
             Written::Unknown(error) => format!("whether it was written is unknown: {error}"),
         };

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rbd_guardian::domain::guardian::gate::{self, EPOCH, SEAL};
-use rbd_guardian::domain::guardian::io::Effect;
+use rbd_guardian::domain::guardian::io::{Effect, Input, Request};
 use rbd_guardian::domain::view::MemberStatus;
 
-use super::model::Model;
+use super::model::{GateWrite, Model};
 use super::{SECOND, healthy, sealed};
 
 fn seal(member: &str) -> String {
@@ -178,4 +178,97 @@ fn keys_in_project_default_are_without_effect_and_told() {
     let alarm = model.guardian.alarms().into_iter().find(|alarm| alarm.code == "gate-stray-keys").unwrap();
     assert!(alarm.advice[0].contains(&format!("incus project unset default {}", seal("n2"))), "{alarm:?}");
     assert_eq!(writes(&model), before, "a project is slow to write, and nothing depends on it");
+}
+
+/// A leader ended with the opening for n2 on its way: the successor, and the writes that may arrive yet.
+fn opening_on_its_way() -> (Model, Vec<GateWrite>) {
+    let mut model = healthy();
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.gate_held = Some(Vec::new());
+    model.heal_is_refused("n2");
+    model.until("the opening is sent", |model| model.gate_held.as_ref().is_some_and(|held| !held.is_empty()));
+    let late = model.gate_held.take().unwrap();
+    assert!(model.ledger.gate.as_ref().unwrap().open.contains("n2") && model.seals().is_empty());
+    model.restart("boot-2");
+    (model, late)
+}
+
+#[test]
+fn inv7_no_epoch_is_written_that_another_guardian_recorded() {
+    let (mut model, _) = opening_on_its_way();
+    let recorded = model.ledger.gate.as_ref().unwrap().epoch;
+    model.until("open", |model| model.seals().contains("n2"));
+    assert!(gate::epoch(model.keys("n1")) > recorded, "with that one, something else may arrive yet");
+}
+
+/// What it reads is closed. Its own writes, which alone keep the late ones from arriving, take their time.
+#[test]
+fn inv7_a_late_opening_of_an_earlier_leader_finds_nobody_released() {
+    let (mut model, late) = opening_on_its_way();
+    model.gate_held = Some(Vec::new());
+    let fence = model.ledger.fences.keys().next().unwrap().clone();
+    let (reason, by) = (Some("it is off".to_owned()), "root@h".to_owned());
+    model.ask(1, Request::Release { fence, assert_powered_off: true, reason, by });
+    model.run(20 * SECOND);
+    late.into_iter().for_each(|write| model.arrives(write));
+    assert!(model.seals().contains("n2") && model.refuses("n2"), "open for a member that is released");
+}
+
+#[test]
+fn inv3_a_late_opening_of_an_earlier_leader_finds_no_breach_being_mended() {
+    let (mut model, late) = opening_on_its_way();
+    model.gate_held = Some(Vec::new());
+    model.remove_entry("10.0.0.2:0/0");
+    model.until("breached", |model| model.state("n2") == "breached");
+    model.run(5 * SECOND);
+    assert!(!model.refuses("n2"), "the gate is closed first, for certain");
+    let own = model.gate_held.take().unwrap();
+    own.into_iter().for_each(|write| model.arrives(write));
+    late.into_iter().for_each(|write| model.arrives(write));
+    assert!(model.seals().is_empty(), "opened by a late write");
+    model.handle(Input::GatePut([].into()));
+    model.until("put back", |model| model.refuses("n2"));
+    model.until("open", |model| model.seals().contains("n2"));
+}
+
+#[test]
+fn a_write_that_is_refused_is_tried_again_as_it_was() {
+    let mut model = sealed("n2");
+    model.run(2 * SECOND);
+    model.unwritable = ["n3".to_owned()].into();
+    model.remove_entry("10.0.0.2:0/0");
+    model.until("open again", |model| {
+        model
+            .keys_of("n1")
+            .is_some_and(|keys| keys.contains_key(&seal("n2")) && keys != model.keys_of("n3").unwrap())
+    });
+    model.run(2 * SECOND);
+    let (recorded, tries) = (model.ledger.gate.clone(), writes(&model));
+    model.run(20 * SECOND);
+    assert_eq!(model.ledger.gate, recorded, "the ledger is written for each try");
+    assert!(writes(&model) > tries + 5, "it is tried again");
+    model.unwritable.clear();
+    model.until("told", |model| model.keys_of("n3") == model.keys_of("n1"));
+    model.run(5 * SECOND);
+    assert_eq!(model.ledger.gate, recorded);
+    assert_eq!(foreign(&model), Vec::<String>::new());
+}
+
+/// INV-9: its answer was lost.
+#[test]
+fn inv9_a_write_that_is_there_though_it_counts_as_failed_is_not_repeated() {
+    let mut model = healthy();
+    model.gate_answers_lost = true;
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.heal_is_refused("n2");
+    model.until("open", |model| model.seals().contains("n2"));
+    model.gate_answers_lost = false;
+    let count = writes(&model);
+    model.run(20 * SECOND);
+    assert_eq!(writes(&model), count);
+    model.keys("n3").clear();
+    model.until("told", |model| model.keys_of("n3").is_some_and(|keys| keys.contains_key(&seal("n2"))));
+    assert_eq!(foreign(&model).len(), 1, "it counts as told");
 }

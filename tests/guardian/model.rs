@@ -30,6 +30,13 @@ use rbd_guardian::domain::world::{Clients, Daemon, SeenAt, World};
 
 pub(crate) const STEP: Duration = Duration::from_millis(250);
 
+/// A write of one member's keys, on the condition that they are as they were read.
+pub(crate) struct GateWrite {
+    member: String,
+    read: BTreeMap<String, String>,
+    keys: BTreeMap<String, String>,
+}
+
 /// What the guardian has to do with.
 pub(crate) struct Model {
     pub(crate) guardian: Recorder,
@@ -51,6 +58,10 @@ pub(crate) struct Model {
     pub(crate) platform_down: bool,
     /// Members whose configuration cannot be written.
     pub(crate) unwritable: BTreeSet<String>,
+    /// Writes of the gate that were sent and do not arrive, while this is set.
+    pub(crate) gate_held: Option<Vec<GateWrite>>,
+    /// They arrive, and their answers do not.
+    pub(crate) gate_answers_lost: bool,
     /// The ledger cannot be written.
     pub(crate) ledger_down: bool,
     /// Answers of what was begun.
@@ -122,6 +133,8 @@ impl Model {
             failing_starts: 0,
             platform_down: false,
             unwritable: BTreeSet::new(),
+            gate_held: None,
+            gate_answers_lost: false,
             ledger_down: false,
             answers_due: VecDeque::new(),
             later: Vec::new(),
@@ -383,6 +396,14 @@ impl Model {
         self.view.gate.as_mut().unwrap().members.values_mut().for_each(BTreeMap::clear);
     }
 
+    /// A late write reaches the platform.
+    pub(crate) fn arrives(&mut self, write: GateWrite) {
+        let keys = self.keys(&write.member);
+        if *keys == write.read {
+            *keys = write.keys;
+        }
+    }
+
     /// The keys of one member.
     pub(crate) fn keys(&mut self, member: &str) -> &mut BTreeMap<String, String> {
         self.view.gate.as_mut().unwrap().members.get_mut(member).unwrap()
@@ -511,12 +532,24 @@ impl Model {
                 release::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
             },
             Effect::Retire(id, entries) => Input::Retired(id, self.send(&entries, None)),
+            Effect::PutGate { at, contents, epoch } if self.gate_held.is_some() => {
+                let keys = contents.keys(epoch);
+                let write = |member: &String| GateWrite {
+                    member: member.clone(),
+                    read: self.keys_of(member).unwrap().clone(),
+                    keys: keys.clone(),
+                };
+                let writes: Vec<_> = at.iter().map(write).collect();
+                self.gate_held.as_mut().unwrap().extend(writes);
+                Input::Tick
+            }
             Effect::PutGate { at, contents, epoch } => {
                 let (here, lost) = at
                     .into_iter()
                     .partition::<Vec<_>, _>(|name| !self.platform_down && !self.unwritable.contains(name));
                 let gate = self.view.gate.as_mut().unwrap();
-                gate.members.extend(here.into_iter().map(|name| (name, contents.keys(epoch))));
+                gate.members.extend(here.iter().map(|name| (name.clone(), contents.keys(epoch))));
+                let lost = if self.gate_answers_lost { [here, lost].concat() } else { lost };
                 Input::GatePut(lost.into_iter().map(|name| (name, silence())).collect())
             }
             Effect::PushGate => Input::GatePushed(Ok(())),

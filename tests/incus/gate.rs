@@ -53,8 +53,8 @@ fn tell(site: &Guarded, at: &str, open: &[&str], pools: &[&str]) -> Written {
         let (told, _) = keys::read(&client).await.unwrap();
         // One that was set by hand does not count.
         let next = told.values().map(epoch).filter(|epoch| *epoch < 1000).max().unwrap() + 1;
-        let written = put_keys(&client, at, &contents, next).await;
-        let again = put_keys(&client, at, &contents, next).await;
+        let written = put_keys(&client, at, &contents, next, || true).await;
+        let again = put_keys(&client, at, &contents, next, || true).await;
         assert!(matches!(again, Written::Stale { .. }), "an epoch twice: {again:?}");
         written
     };

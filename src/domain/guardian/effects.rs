@@ -268,11 +268,20 @@ impl Guardian {
         let waits =
             self.desk.failed.as_ref().is_some_and(|(at, _)| self.now.boot < *at + Duration::from_secs(1));
         let gate = self.view.as_ref()?.gate.as_ref()?;
-        let due = !waits && !self.untold(gate, &self.contents()?).is_empty();
-        // An epoch that was recorded and not written yet is used; one that was written never again.
+        let contents = self.contents()?;
+        let untold = self.untold(gate, &contents);
+        if waits || untold.is_empty() {
+            return None;
+        }
+        // An epoch that this guardian recorded and has not written yet is used; one that was written never again, nor
+        // one of another guardian, whose write may arrive yet.
+        let desk = &self.desk;
         let recorded = self.recorded_gate_epoch();
-        let last = gate::last_epoch(gate, recorded.max(self.desk.epoch)).max(self.desk.epoch);
-        due.then_some(if recorded > last { recorded } else { last.saturating_add(1) })
+        let last = gate::last_epoch(gate, recorded.max(desk.epoch)).max(desk.epoch).max(desk.before);
+        // Where a write failed the same is tried again.
+        let missed = |name: &String| desk.missed.contains(name) && gate::epoch(&gate.members[name]) != last;
+        let again = last == desk.epoch && desk.sent == contents.keys(last) && untold.iter().all(missed);
+        Some(if recorded > last || again { recorded } else { last.saturating_add(1) })
     }
 
     pub(super) fn recorded_gate_epoch(&self) -> u64 {
@@ -315,7 +324,8 @@ impl Guardian {
         }
         let keys = contents.keys(epoch);
         self.desk.told.extend(at.iter().map(|name| (name.clone(), keys.clone())));
-        self.desk.epoch = epoch;
+        self.desk.missed.retain(|name| !at.contains(name));
+        (self.desk.sent, self.desk.epoch) = (keys, epoch);
         Some(Effect::PutGate { at, contents, epoch })
     }
 

@@ -68,16 +68,32 @@ pub struct Desk {
     /// The keys each member was told last, where nothing speaks against their being there. A member that is not named
     /// is told again.
     pub told: BTreeMap<String, BTreeMap<String, String>>,
+    /// The keys of the last write, and the members where it failed and was not tried again.
+    #[serde(default)]
+    pub sent: BTreeMap<String, String>,
+    /// See there.
+    #[serde(default)]
+    pub missed: BTreeSet<String>,
     /// What somebody else wrote there, as it was logged.
     pub foreign: BTreeMap<String, BTreeMap<String, String>>,
     /// The epoch of the last write.
     pub epoch: u64,
+    /// The last epoch that was recorded before this guardian led: what was sent with it may arrive yet.
+    #[serde(default)]
+    pub before: u64,
     /// When the last write ended: readings that began before tell nothing of it.
     pub ended: Duration,
     /// When the last write failed, if none succeeded since.
     pub failed: Option<(Duration, String)>,
     /// When the scriptlet was sent last.
     pub pushed: Option<Duration>,
+}
+
+impl Desk {
+    /// Is what each member has, as read back, this guardian's own?
+    pub fn wrote_all(&self, gate: &GateView) -> bool {
+        gate.members.iter().all(|(name, found)| self.told.get(name) == Some(found))
+    }
 }
 
 impl Contents {

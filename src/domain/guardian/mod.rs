@@ -186,6 +186,7 @@ impl Guardian {
             settings,
         };
         guardian.hold(records);
+        guardian.desk.before = guardian.recorded_gate_epoch();
         guardian
     }
 
@@ -487,6 +488,7 @@ impl Guardian {
         self.free(&Lane::Gate);
         self.desk.ended = self.now.boot;
         self.desk.told.retain(|name, _| !failed.contains_key(name));
+        self.desk.missed.extend(failed.keys().cloned());
         let why: Vec<String> = failed.into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
         if why.is_empty() {
             self.desk.failed = None;
@@ -622,12 +624,17 @@ impl Guardian {
         let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
         let read = self.view_began > self.desk.ended && !self.busy.contains_key(&Lane::Gate);
         let failed = self.desk.failed.is_some() || (self.view_failed.is_some() && !self.view_is_fresh());
-        let gate_closed = match gate {
+        let closed = |gate| read && !gate::sealed_anywhere(gate).contains(member);
+        let gate_closed = match (gate, self.gate_state()) {
             _ if !self.settings.platform || case.member().is_none() => GateClosed::Yes,
-            Some(gate) if read && !gate::sealed_anywhere(gate).contains(member) => GateClosed::Yes,
-            Some(_) | None if failed => GateClosed::CannotTell,
-            None if self.view.is_some() => GateClosed::CannotTell,
-            Some(_) | None => GateClosed::NotYet,
+            (Some(gate), GateState::Absent) if closed(gate) => GateClosed::Yes,
+            // What this guardian has not written over, a late write of an earlier one may open yet (INV-7).
+            (Some(gate), _) if closed(gate) && self.desk.wrote_all(gate) => GateClosed::Yes,
+            _ if failed => GateClosed::CannotTell,
+            (None, _) if self.view.is_some() => GateClosed::CannotTell,
+            // Nothing is written there.
+            (Some(_), GateState::Unknown) => GateClosed::CannotTell,
+            (Some(_) | None, _) => GateClosed::NotYet,
         };
         let starting = Some(&self.starting)
             .filter(|_| self.starting_known || case.member().is_none() || !self.settings.platform);

@@ -1,5 +1,6 @@
 //! What readings of the platform and the storage say.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,8 +146,16 @@ impl Guardian {
         if self.gate_state() == GateState::Absent {
             // The operator took it out, and its keys; or is about to put it there.
             self.desk.told.clear();
+            self.desk.missed.clear();
             return;
         }
+        // A write whose end nobody knew, and that is there: it was done (INV-9).
+        let sent = &self.desk.sent;
+        let (done, missed) = std::mem::take(&mut self.desk.missed)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(|name| gate.members.get(name) == Some(sent));
+        self.desk.told.extend(done.into_iter().map(|name| (name, sent.clone())));
+        self.desk.missed = missed;
         let recorded = self.recorded_gate_epoch().max(self.desk.epoch);
         let backed = self.records.gate.as_ref().map(|gate| gate.open.clone()).unwrap_or_default();
         let mut foreign = Vec::new();

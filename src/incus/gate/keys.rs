@@ -35,6 +35,8 @@ pub enum Written {
         /// Their epoch.
         found: u64,
     },
+    /// Not sent: whoever asked for this took it back meanwhile.
+    Withheld,
     /// Surely not done.
     Refused(IncusError),
     /// Nobody can tell (INV-9): it may be done, or still come.
@@ -53,8 +55,14 @@ pub async fn read(client: &Client) -> Result<(BTreeMap<String, Keys>, Keys), Inc
 }
 
 /// Tells a member this, with a later epoch, in one write on the condition that nothing of the member has changed since
-/// it was read; then reads it back. Keys of others stay.
-pub async fn put_keys(client: &Client, member: &str, contents: &Contents, epoch: u64) -> Written {
+/// it was read; then reads it back. Keys of others stay. `may_send` is asked last, between the reading and the write.
+pub async fn put_keys(
+    client: &Client,
+    member: &str,
+    contents: &Contents,
+    epoch: u64,
+    may_send: impl Fn() -> bool,
+) -> Written {
     let path = path(member);
     let (mut object, etag) = match client.get_with_etag::<MemberObject>(&path).await {
         Ok(read) => read,
@@ -66,6 +74,9 @@ pub async fn put_keys(client: &Client, member: &str, contents: &Contents, epoch:
         return Written::Stale { found };
     }
     object.config = with_keys(object.config, &contents.keys(epoch));
+    if !may_send() {
+        return Written::Withheld;
+    }
     write(client, &path, &object, &etag, |object| own_keys(&object.config)).await
 }
 
