@@ -144,13 +144,18 @@ async fn publish(client: &Client) -> Result<(), Fault> {
     let local = local_pools(&pools);
     // No guardian is asked here what it recorded; it overwrites what it does not know.
     let last = told.values().map(epoch).filter(|epoch| is_plausible(*epoch, 0)).max().unwrap_or_default();
-    for (name, found) in &told {
+    let wanted = |found| {
         let mut contents = Contents::of(found);
         contents.members = told.keys().cloned().collect();
         contents.pools.extend(local.iter().cloned());
-        if contents != Contents::of(found) {
-            settle(put_keys(client, name, &contents, last + 1, || true).await)?;
-        }
+        contents
+    };
+    // All or none: what has an older epoch than others opens nothing.
+    if told.values().all(|found| wanted(found) == Contents::of(found) && epoch(found) == last) {
+        return Ok(());
+    }
+    for (name, found) in &told {
+        settle(put_keys(client, name, &wanted(found), last + 1, || true).await)?;
     }
     Ok(())
 }

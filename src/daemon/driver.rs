@@ -363,6 +363,11 @@ impl Driver {
                     if let Some(why) = deposed {
                         self.depose("deposed", &why);
                     }
+                } else if let Input::GatePut(failed) = input {
+                    for (member, why) in failed {
+                        let text = format!("late, as this guardian does not lead any more: {why}");
+                        log::line(Level::Info, "gate-not-written", Some(&member), &text);
+                    }
                 }
             }
         }

@@ -113,9 +113,9 @@ impl Hands {
                 let effect = Effect::PutGate { at: at.clone(), contents: Contents::default(), epoch };
                 let is_over = self.is_over();
                 self.ask(effect, async move |incus| {
-                    let may_send = || {
+                    let may_send = |member: &str| {
                         let may = !is_over();
-                        Halt::before_write();
+                        Halt::before_write(member);
                         may
                     };
                     let put = platform::put_gate(&incus, &at, &contents, epoch, may_send);

@@ -5,8 +5,8 @@
 //! told in the log. `RBD_GUARDIAN_HALT` names one: `after:7`, `before:7`, or by its kind `before:release-rm`,
 //! `after:record-sealed:2` (the second of that kind). There the process stops itself (SIGSTOP): *before*, when all that could
 //! hold the step back was passed, so that it is sent late if the process is ever continued; *after*, when what came of it
-//! is not known to the core yet. `before:gate-write` is between the reading of a member's keys and their write on that
-//! condition.
+//! is not known to the core yet. `before:gate-write-MEMBER` is between the reading of a member's keys and their write
+//! on that condition. `@FILE` instead names a file that holds all this, which may be written while the process runs.
 
 use crate::domain::guardian::io::Effect;
 
@@ -14,7 +14,7 @@ use crate::domain::guardian::io::Effect;
 #[derive(Debug)]
 pub(super) struct Halt {
     #[cfg(feature = "halt")]
-    kind: Option<&'static str>,
+    kind: Option<String>,
 }
 
 #[cfg(not(feature = "halt"))]
@@ -24,7 +24,7 @@ impl Halt {
     }
 
     /// Right before the gate's keys are sent to a member.
-    pub(super) fn before_write() {}
+    pub(super) fn before_write(_member: &str) {}
 
     pub(super) fn around<T>(&self, send: impl FnOnce() -> T) -> T {
         send()
@@ -38,22 +38,22 @@ impl Halt {
 #[cfg(feature = "halt")]
 impl Halt {
     pub(super) fn of(effect: &Effect) -> Self {
-        Self { kind: asked::kind(effect) }
+        Self { kind: asked::kind(effect).map(str::to_owned) }
     }
 
-    pub(super) fn before_write() {
-        asked::Step::begin("gate-write");
+    pub(super) fn before_write(member: &str) {
+        asked::Step::begin(&format!("gate-write-{member}"));
     }
 
     pub(super) fn around<T>(&self, send: impl FnOnce() -> T) -> T {
-        let step = self.kind.map(asked::Step::begin);
+        let step = self.kind.as_deref().map(asked::Step::begin);
         let sent = send();
         step.iter().for_each(asked::Step::end);
         sent
     }
 
     pub(super) async fn around_async<T>(&self, send: impl Future<Output = T>) -> T {
-        let step = self.kind.map(asked::Step::begin);
+        let step = self.kind.as_deref().map(asked::Step::begin);
         let sent = send.await;
         step.iter().for_each(asked::Step::end);
         sent
@@ -76,23 +76,24 @@ mod asked {
     use crate::domain::release::Effect as Release;
 
     /// Steps so far, by kind.
-    static TAKEN: Mutex<BTreeMap<&'static str, u32>> = Mutex::new(BTreeMap::new());
+    static TAKEN: Mutex<BTreeMap<String, u32>> = Mutex::new(BTreeMap::new());
 
     /// A step that is being sent.
     pub(super) struct Step {
-        kind: &'static str,
+        kind: String,
         /// Among all, and among those of its kind.
         number: u32,
         of_kind: u32,
     }
 
     impl Step {
-        pub(super) fn begin(kind: &'static str) -> Self {
+        pub(super) fn begin(kind: &str) -> Self {
+            let kind = kind.to_owned();
             let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-            let of_kind = *taken.entry(kind).and_modify(|count| *count += 1).or_insert(1);
-            let step = Self { kind, number: taken.values().sum(), of_kind };
+            let of_kind = *taken.entry(kind.clone()).and_modify(|count| *count += 1).or_insert(1);
+            let step = Self { number: taken.values().sum(), kind, of_kind };
             drop(taken);
-            log::line(Level::Info, "step", None, &format!("{} {kind}", step.number));
+            log::line(Level::Info, "step", None, &format!("{} {}", step.number, step.kind));
             step.halt("before");
             step
         }
@@ -102,7 +103,10 @@ mod asked {
         }
 
         fn halt(&self, moment: &str) {
-            let Ok(wanted) = std::env::var("RBD_GUARDIAN_HALT") else { return };
+            let Ok(mut wanted) = std::env::var("RBD_GUARDIAN_HALT") else { return };
+            if let Some(file) = wanted.strip_prefix('@') {
+                wanted = std::fs::read_to_string(file).unwrap_or_default();
+            }
             let Some((wanted_moment, wanted)) = wanted.split_once(':') else { return };
             let (kind, of_kind) = wanted.split_once(':').unwrap_or((wanted, "1"));
             let here = wanted == self.number.to_string()

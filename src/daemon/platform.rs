@@ -116,10 +116,10 @@ pub(super) async fn put_gate(
     at: &BTreeSet<String>,
     contents: &Contents,
     epoch: u64,
-    may_send: impl Fn() -> bool,
+    may_send: impl Fn(&str) -> bool,
 ) -> BTreeMap<String, String> {
     let put = async |member: &String| {
-        let why = match put_keys(incus, member, contents, epoch, &may_send).await {
+        let why = match put_keys(incus, member, contents, epoch, || may_send(member)).await {
             Written::Applied => return None,
             Written::Changed => "somebody else changed the member meanwhile".to_owned(),
             Written::Stale { found } => {

@@ -304,7 +304,11 @@ impl Guardian {
         }
         let contents = self.contents()?;
         let gate = self.view.as_ref()?.gate.as_ref()?;
-        let (at, before) = (self.untold(gate, &contents), gate::sealed_anywhere(gate));
+        // All with one epoch: beside a newer one nothing opens.
+        let some = epoch == self.desk.epoch || self.gate_state() == GateState::Absent;
+        let all = || gate.members.keys().cloned().collect();
+        let at = if some { self.untold(gate, &contents) } else { all() };
+        let before = gate::sealed_anywhere(gate);
         self.take(Lane::Gate);
         for member in contents.open.difference(&before) {
             self.log(

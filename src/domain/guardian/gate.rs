@@ -17,8 +17,8 @@ use crate::domain::view::{GateView, MemberStatus, MemberView, View};
 
 /// What all keys of the guardian begin with.
 pub const KEYS: &str = "user.rbd-guardian.";
-/// Followed by the name of another member: this one may take its instances. The value is the epoch of the write, so
-/// that a key which somebody puts back by itself opens nothing.
+/// Followed by the name of another member: this one may take its instances. The value is the epoch of the write, and counts
+/// while no member has a newer one: what somebody puts back or writes late opens nothing.
 pub const SEAL: &str = "user.rbd-guardian.seal.";
 /// Raised by each write.
 pub const EPOCH: &str = "user.rbd-guardian.epoch";
@@ -107,7 +107,7 @@ impl Contents {
         seals.chain(lists).chain(own).filter(|(_, value)| !value.is_empty()).collect()
     }
 
-    /// From a member's keys; seals that open nothing are left out.
+    /// From a member's keys; seals that open nothing are left out, as far as its own keys tell.
     pub fn of(keys: &BTreeMap<String, String>) -> Self {
         let listed = |key| {
             let names = keys.get(key).into_iter().flat_map(|names| names.split(','));

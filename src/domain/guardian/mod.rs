@@ -624,17 +624,19 @@ impl Guardian {
         let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
         let read = self.view_began > self.desk.ended && !self.busy.contains_key(&Lane::Gate);
         let failed = self.desk.failed.is_some() || (self.view_failed.is_some() && !self.view_is_fresh());
-        let closed = |gate| read && !gate::sealed_anywhere(gate).contains(member);
-        let gate_closed = match (gate, self.gate_state()) {
+        // What this guardian has not written over, a late write of an earlier one may open yet (INV-7).
+        let wrote = |gate| match self.gate_state() {
+            // It writes nothing there.
+            GateState::Unknown | GateState::Absent => true,
+            GateState::Partial { .. } | GateState::Installed | GateState::Off => self.desk.wrote_all(gate),
+        };
+        let closed = |gate| !gate::sealed_anywhere(gate).contains(member) && wrote(gate);
+        let gate_closed = match gate {
             _ if !self.settings.platform || case.member().is_none() => GateClosed::Yes,
-            (Some(gate), GateState::Absent) if closed(gate) => GateClosed::Yes,
-            // What this guardian has not written over, a late write of an earlier one may open yet (INV-7).
-            (Some(gate), _) if closed(gate) && self.desk.wrote_all(gate) => GateClosed::Yes,
-            _ if failed => GateClosed::CannotTell,
-            (None, _) if self.view.is_some() => GateClosed::CannotTell,
-            // Nothing is written there.
-            (Some(_), GateState::Unknown) => GateClosed::CannotTell,
-            (Some(_) | None, _) => GateClosed::NotYet,
+            Some(gate) if read && closed(gate) => GateClosed::Yes,
+            Some(_) | None if failed => GateClosed::CannotTell,
+            None if self.view.is_some() => GateClosed::CannotTell,
+            Some(_) | None => GateClosed::NotYet,
         };
         let starting = Some(&self.starting)
             .filter(|_| self.starting_known || case.member().is_none() || !self.settings.platform);
