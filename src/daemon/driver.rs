@@ -28,7 +28,7 @@ use crate::ceph::cluster::{Cluster, ConnectError};
 use crate::ceph::lane;
 use crate::ceph::perform::Storage;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{CephConfig, Config};
 use crate::deadline::{rest, within};
 use crate::domain::guardian::io::{Effect, Input, Recorded};
 use crate::domain::guardian::recorder::{LIMIT, Recorder};
@@ -625,14 +625,16 @@ impl Driver {
                 log::line(Level::Error, "bad-configuration", None, &text);
             }
             Ok(config) => {
-                let fixed =
-                    |config: &Config| (config.ceph.clone(), config.ledger.clone(), config.daemon.clone());
+                // Which pools are excepted is part of the policy.
+                let ceph = |config: &Config| CephConfig { except_pools: Vec::new(), ..config.ceph.clone() };
+                let fixed = |config: &Config| (ceph(config), config.ledger.clone(), config.daemon.clone());
                 let stays = fixed(&config) != fixed(&self.config);
                 let (ceph, ledger, daemon) = fixed(&self.config);
                 self.config = Config { ceph, ledger, daemon, ..config };
                 log::line(Level::Info, "reloaded", None, "the configuration was read again");
                 if stays {
-                    let text = "[ceph], [ledger] and [daemon] changed: they count after a restart only";
+                    let text =
+                        "[ceph] (apart from except_pools), [ledger] and [daemon] count after a restart only";
                     log::line(Level::Warn, "restart-needed", None, text);
                 }
                 self.incus_at = Some(Duration::ZERO);
