@@ -29,7 +29,8 @@ soak: setup ## the randomised rounds in full (hours), and minutes with a release
 	GUARDIAN_ROUNDS=100 $(CARGO) test --locked $(HALT) --test crash faults:: -- --nocapture
 	GUARDIAN_ROUNDS=100 $(CARGO) test --locked $(HALT) --test incus faults:: -- --nocapture
 	GUARDIAN_ROUNDS=30 $(CARGO) test --locked $(HALT) --test crash stopped:: -- --nocapture --test-threads=$(JOBS)
-	GUARDIAN_ROUNDS=10 $(CARGO) test --locked --test incus leads:: -- --nocapture --test-threads=$(JOBS)
+	GUARDIAN_STEPS=all $(CARGO) test --locked $(HALT) --test incus gate_steps:: -- --nocapture
+	GUARDIAN_ROUNDS=10 GUARDIAN_BLIND=180 $(CARGO) test --locked $(HALT) --test incus leads:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_SOAK=1 $(CARGO) test --locked $(HALT) --test krbd -- --nocapture --test-threads=1
 
 bench: setup ## the table of speeds

@@ -50,6 +50,10 @@ impl Guardian {
         self.dir.join(format!("{}.toml", self.name))
     }
 
+    fn halt(&self) -> PathBuf {
+        self.dir.join(format!("{}.halt", self.name))
+    }
+
     fn socket(&self) -> PathBuf {
         self.dir.join(format!("{}.sock", self.name))
     }
@@ -79,11 +83,40 @@ impl Guardian {
         let mut daemon = self.daemon();
         assert!(daemon.is_none(), "it runs already");
         let name = format!("{}-{}", self.name, self.lives().len() + 1);
-        let words = ["--config".into(), self.config(), "--keyring".into(), self.keyring.clone()];
-        *daemon = Some(
-            self.host.spawn(&name, program(), words.into_iter().chain([Path::new("run").into()])).unwrap(),
-        );
+        fs::write(self.halt(), "").unwrap();
+        let halt = format!("RBD_GUARDIAN_HALT=@{}", self.halt().display());
+        let words = [halt.into(), program(), "--config".into(), self.config(), "--keyring".into()];
+        let words = words.into_iter().chain([self.keyring.clone(), Path::new("run").into()]);
+        *daemon = Some(self.host.spawn(&name, "env", words).unwrap());
         self.lives().push(self.dir.join(format!("log/{name}.out")));
+    }
+
+    /// It halts at the next step of this kind, as `src/daemon/halt.rs` has it: `before:gate`.
+    pub fn halt_at(&self, step: &str) {
+        let (_, kind) = step.split_once(':').unwrap();
+        fs::write(self.halt(), format!("{step}:{}", self.steps(kind).len() + 1)).unwrap();
+    }
+
+    /// Waits until it has halted.
+    #[track_caller]
+    pub fn wait_until_halted(&self) {
+        let halted = wait_for(&format!("{} to halt", self.name), SOON * 2, || {
+            let pid = self.daemon().as_ref().unwrap().pid();
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            Ok(stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')).then_some(()))
+        });
+        halted.unwrap_or_else(|error| panic!("{error:#}\n{}", self.log_text()));
+    }
+
+    /// Lines of this life's log about steps of this kind.
+    pub fn steps(&self, kind: &str) -> Vec<Value> {
+        let text = self.lives().last().map(|life| fs::read_to_string(life).unwrap()).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let is = |line: &Value| {
+            let said = line["message"].as_str().and_then(|message| message.split_once(' '));
+            line["code"] == "step" && said.is_some_and(|(_, said)| said == kind)
+        };
+        lines.filter(is).collect()
     }
 
     /// Ends the daemon as systemd does.

@@ -13,6 +13,8 @@ use super::Site;
 #[derive(Debug)]
 pub struct Epoch {
     pub number: u64,
+    /// When the monitors made it.
+    pub modified: Timestamp,
     /// Entries and ranges as `osd dump` prints them, each until when.
     pub entries: BTreeMap<String, Timestamp>,
     pub ranges: BTreeMap<String, Timestamp>,
@@ -46,7 +48,12 @@ impl Site {
 
     fn epoch_of(&self, number: u64) -> Epoch {
         let dump = self.lab.ceph_json(&json!({"prefix": "osd dump", "epoch": number})).unwrap();
-        Epoch { number, entries: times(&dump["blocklist"]), ranges: times(&dump["range_blocklist"]) }
+        Epoch {
+            number,
+            modified: time(&dump["modified"]),
+            entries: times(&dump["blocklist"]),
+            ranges: times(&dump["range_blocklist"]),
+        }
     }
 
     /// Adds an entry for so many seconds, as somebody else would, and returns the epoch in which it is there.
@@ -75,12 +82,13 @@ pub fn ip_of(client: &str) -> &str {
     client.rsplit_once(":0/").unwrap().0
 }
 
+fn time(at: &Value) -> Timestamp {
+    BrokenDownTime::parse("%Y-%m-%dT%H:%M:%S%.f%z", at.as_str().unwrap())
+        .and_then(|time| time.to_timestamp())
+        .unwrap()
+}
+
 fn times(map: &Value) -> BTreeMap<String, Timestamp> {
-    let time = |until: &Value| {
-        BrokenDownTime::parse("%Y-%m-%dT%H:%M:%S%.f%z", until.as_str().unwrap())
-            .and_then(|time| time.to_timestamp())
-            .unwrap()
-    };
     map.as_object().unwrap().iter().map(|(entry, until)| (entry.clone(), time(until))).collect()
 }
 

@@ -9,6 +9,8 @@ mod coverage;
 mod false_api;
 mod faults;
 mod gate;
+mod gate_eye;
+mod gate_steps;
 mod leads;
 mod live;
 mod manual;

@@ -117,7 +117,7 @@ fn a_healthy_cluster(site: &Guarded, Roles { lost, other }: &Roles) {
 
 /// Waits until a writer that started on this member after an instant has had ten writes acknowledged.
 #[track_caller]
-fn writes_anew(container: &Container<'_>, member: &str, after: Duration) -> ContainerWriter {
+pub(crate) fn writes_anew(container: &Container<'_>, member: &str, after: Duration) -> ContainerWriter {
     let found = wait_for(&format!("{} to write on {member}", container.name()), SOON, || {
         let writer = container.wait_for_writer(member, Duration::ZERO)?;
         Ok((writer.acks_after(after)? >= 10).then_some(writer))
@@ -278,7 +278,7 @@ fn foreign_writes(site: &Guarded) -> Vec<Value> {
     lines.filter(|line| line["code"] == "gate-foreign-write").collect()
 }
 
-fn seal_key(member: &str) -> String {
+pub(crate) fn seal_key(member: &str) -> String {
     format!("user.rbd-guardian.seal.{member}")
 }
 
