@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::dice::number_from_env;
 use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, fence, member};
 use crate::common::guardian::{Guardian, leader, leads};
-use crate::story::{Monitor, sealed_at};
+use crate::story::{Monitor, sealed_at, usable};
 use lab::{Links, Topology, monotonic, wait_for};
 use serde_json::{Value, json};
 
@@ -214,6 +214,10 @@ fn lost_with_all(site: &Guarded, all: [&Guardian; 3], number: usize) -> Duration
     site.cluster.member(lost).reboot().unwrap();
     leads.wait_for_status("its release", HEALED, |status| member(status, lost)["state"] == "watching");
     own.wait_until_standby(leads.name());
-    site.cluster.member(live).incus(&["delete", "--force", &format!("c{number}")]).unwrap();
+    // Incus counts it as evacuated until its instances are back.
+    usable(site, live, lost, true);
+    let asked = site.cluster.member(live);
+    asked.incus(&["cluster", "restore", lost, "--force"]).unwrap();
+    asked.incus(&["delete", "--force", &format!("c{number}")]).unwrap();
     took
 }
