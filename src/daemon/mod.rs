@@ -79,7 +79,7 @@ pub enum DaemonError {
 /// # Errors
 /// See [`DaemonError`]. A cluster that is not there is none.
 pub fn run(origin: Origin, config: Config) -> Result<(), DaemonError> {
-    memory::keep_large_blocks_apart();
+    memory::bound();
     log::start(config.daemon.log)?;
     let identity = Identity::find(&config.daemon)?;
     on_one_thread(async {
