@@ -109,7 +109,7 @@ fn run(site: &Site, dice: &mut Dice) {
     guards.iter_mut().for_each(Guard::kill);
 }
 
-/// `GUARDIAN_ROUNDS` runs (3), drawn from `GUARDIAN_SEED`.
+/// `GUARDIAN_ROUNDS` runs (4), drawn from `GUARDIAN_SEED`.
 #[test]
 fn inv1_inv3_inv7_no_fault_lets_a_fenced_write_through() {
     let mut dice = Dice::from_env();
@@ -121,7 +121,7 @@ fn inv1_inv3_inv7_no_fault_lets_a_fenced_write_through() {
     let site = Site::start(hosts.iter().fold(topology, |topology, host| topology.host(host, &[])), &MEMBERS);
     site.lab.pool(POOL, Pool::replicated(16, 2)).unwrap();
     MEMBERS.iter().for_each(|member| site.lab.image(POOL, member, 8).unwrap());
-    for number in 1..=number_from_env("GUARDIAN_ROUNDS", 3) {
+    for number in 1..=number_from_env("GUARDIAN_ROUNDS", 4) {
         print!("{number}: ");
         run(&site, &mut dice);
     }
