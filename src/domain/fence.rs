@@ -365,7 +365,8 @@ impl Fence {
         let guarded = self.plan.guarded.pools(map);
         let gone = self.proofs.iter().filter(|(id, _)| !map.pools.contains_key(id));
         self.deleted_pools.extend(gone.map(|(_, proof)| proof.pool.name.clone()));
-        self.proofs.retain(|id, _| map.pools.contains_key(id));
+        // Of a pool that is guarded no more nobody waits for the rest: should it be guarded again, it is asked anew.
+        self.proofs.retain(|id, _| guarded.contains_key(id));
         if guarded.is_empty() {
             self.failure = Some(Failure::NoPools);
         }

@@ -9,7 +9,7 @@
 //! | key | value |
 //! |---|---|
 //! | `audit/<20 digits>` | one thing done; first in order, so that a reader of the records skips the trail |
-//! | `fence/<id>`, `gate`, `images/<member>`, `member/<name>`, `request/<id>` | a record |
+//! | `fence/<id>`, `gate`, `member/<name>`, `request/<id>` | a record |
 //! | `leader` | who leads |
 //! | `meta` | the version of the form of all this; compared by every write |
 //! | `trail` | the first and the next number of the trail. Written with each entry of it, so it is also the version of everything a leader writes |

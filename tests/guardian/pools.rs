@@ -123,4 +123,8 @@ fn a_pool_that_is_guarded_no_more_is_not_waited_for() {
     model.guardian.reconfigure(except(true));
     model.until("open", |model| model.seals().contains("n2"));
     assert!(!covers(&model));
+    // What was not asked to the end is not in the record: who guards it again asks it again (INV-1).
+    model.restart_with(Settings { boot_id: "boot-2".to_owned(), ..except(false) });
+    model.run(Duration::from_secs(20));
+    assert_eq!(model.seals().len(), 0);
 }

@@ -506,7 +506,8 @@ impl Case {
                 pgs: proof.pool.pg_num,
                 epoch,
             };
-            let proofs: Vec<Proof> = fence.proofs().map(proof).collect();
+            // A pool that is guarded no more may have been left half way.
+            let proofs: Vec<Proof> = fence.proofs().filter(|proof| proof.is_complete()).map(proof).collect();
             let covers = |proof: &Proof| (proof.id, proof.pool.clone(), proof.pgs);
             // What was proved before a restart is proved: hundreds of fences need not be recorded anew for an epoch.
             if self.record.state != FenceState::Sealed

@@ -52,12 +52,27 @@ impl Process {
         self.pid
     }
 
-    /// SIGSTOP: it keeps its sockets and its beliefs, and does nothing.
+    /// SIGSTOP: it keeps its sockets and its beliefs, and does nothing. Waits until that is so: the signal is one thread's
+    /// to take, and until that has its turn the others go on.
     ///
     /// # Errors
-    /// It is not running any more.
+    /// It is not running any more, or does not stop within 20 s.
     pub fn stop(&self) -> Result<()> {
-        self.signal(Signal::SIGSTOP)
+        self.signal(Signal::SIGSTOP)?;
+        wait_for(&format!("{} to stand still", self.name), Duration::from_secs(20), || {
+            Ok(self.stands_still()?.then_some(()))
+        })
+    }
+
+    fn stands_still(&self) -> Result<bool> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid))?;
+        let states = tasks.map(|task| {
+            // A thread that ended meanwhile stands still.
+            let Ok(stat) = fs::read_to_string(task?.path().join("stat")) else { return Ok(true) };
+            let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+            Ok(state.is_some_and(|state| "TtZX".contains(state)))
+        });
+        states.into_iter().try_fold(true, |all, still: Result<bool>| Ok(all & still?))
     }
 
     /// SIGCONT.
