@@ -8,9 +8,9 @@ use rbd_guardian::domain::record::FenceState;
 use rbd_guardian::domain::refusal::Refusal;
 use rbd_guardian::domain::world::{Daemon, DaemonKind, Role};
 
-use crate::SECOND;
 use crate::hold::{YEAR, client, list, record};
 use crate::model::Model;
+use crate::{SECOND, fence_of};
 
 /// `n2` has the only mgr, so that only its known clients may be fenced; sealed, and open by the operator's acceptance.
 fn known_clients() -> Model {
@@ -189,18 +189,7 @@ fn inv6_a_member_of_which_only_clients_are_fenced_counts_for_the_brake() {
         (2, Target::Member("n3".to_owned())),
         (3, Target::Addresses([Entry::Client(client("10.0.0.3:0/300"))].into())),
     ] {
-        let by = "root@h".to_owned();
-        model.ask(
-            number,
-            Request::Fence {
-                target,
-                accept_incomplete: false,
-                over_brake: false,
-                over_doubt: false,
-                reason: None,
-                by,
-            },
-        );
+        model.ask(number, fence_of(target));
         model.until("answered", |model| model.answers().iter().any(|(answered, _)| *answered == number));
         let (_, outcome) = model.answers().pop().unwrap();
         let Outcome::Refused(reasons) = outcome else { panic!("{outcome:?}") };
@@ -208,18 +197,7 @@ fn inv6_a_member_of_which_only_clients_are_fenced_counts_for_the_brake() {
     }
     // One more client of the member that is fenced already is no further member.
     let target = Target::Addresses([Entry::Client(client("10.0.0.2:0/777"))].into());
-    let by = "root@h".to_owned();
-    model.ask(
-        4,
-        Request::Fence {
-            target,
-            accept_incomplete: false,
-            over_brake: false,
-            over_doubt: false,
-            reason: None,
-            by,
-        },
-    );
+    model.ask(4, fence_of(target));
     model.until("answered", |model| model.answers().iter().any(|(answered, _)| *answered == 4));
     assert!(matches!(model.answers().pop().unwrap(), (4, Outcome::Sealed(..))));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use flate2::read::MultiGzDecoder;
 use rbd_guardian::domain::addr::Entry;
 use rbd_guardian::domain::fence;
-use rbd_guardian::domain::guardian::io::{Effect, Request};
+use rbd_guardian::domain::guardian::io::Effect;
 use rbd_guardian::domain::plan::Target;
 use rbd_guardian::domain::record::FenceState;
 
@@ -26,18 +26,8 @@ fn with_fences() -> Model {
     model.run(10 * SECOND);
     for number in 0..FENCES as u64 {
         let client = format!("192.0.2.{}:0/{}", number % 250 + 1, number + 1).parse::<Entry>().unwrap();
-        let (target, by) = (Target::Addresses([client].into()), "root@h".to_owned());
-        model.ask(
-            number,
-            Request::Fence {
-                target,
-                accept_incomplete: false,
-                over_brake: false,
-                over_doubt: false,
-                reason: None,
-                by,
-            },
-        );
+        let target = Target::Addresses([client].into());
+        model.ask(number, fence_of(target));
         if number % 20 == 0 {
             model.run(SECOND);
         }

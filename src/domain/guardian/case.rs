@@ -230,9 +230,12 @@ impl Case {
     /// Begins with what is to be chased. Not while something is on its way: an answer of before would count for what is
     /// asked then. Nor while an entry is missing or being replaced: the new machine would know nothing of that.
     fn begin_chase(&mut self) {
+        if self.to_chase.is_empty() || self.in_flight {
+            return;
+        }
         let Stage::Fencing(fence) = &self.stage else { return };
         let whole = fence.entries().all(|(_, until)| until.is_some()) && fence.standing_covers().is_empty();
-        if self.to_chase.is_empty() || self.in_flight || !whole {
+        if !whole {
             return;
         }
         let entries = std::mem::take(&mut self.to_chase);
@@ -283,11 +286,12 @@ impl Case {
         self.release.is_none()
             && sealed(&self.record)
             && recorded.is_some_and(sealed)
-            && map.is_some_and(|map| self.uncovered(recorded, map).is_empty())
             && covered
             && self.clear
             && self.to_chase.is_empty()
             && self.trouble.is_none()
+            // Last: it goes through all pools.
+            && map.is_some_and(|map| self.uncovered(recorded, map).is_empty())
     }
 
     /// It was withdrawn: the member came back before anything was sent.
