@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -58,20 +58,30 @@ pub(super) struct Hands {
     read_last: BTreeSet<String>,
     /// Why no ping could be sent, told once.
     no_ping: Option<String>,
-    /// The lead is over: what was begun and not sent yet is not sent.
-    over: Arc<AtomicBool>,
+    /// The boot clock's milliseconds until which the lease lasts at least; 0 once the lead is over.
+    until: Arc<AtomicU64>,
 }
 
 impl Hands {
     pub(super) fn new(storage: Storage, tenure: Tenure, incus: Option<Client>) -> Self {
         let (names, proved, read_last) = (Arc::default(), Arc::default(), BTreeSet::new());
-        let over = Arc::default();
-        Self { storage, tenure, incus, names, proved, read_last, no_ping: None, over }
+        let until = Arc::new(AtomicU64::new(millis(tenure.until)));
+        Self { storage, tenure, incus, names, proved, read_last, no_ping: None, until }
+    }
+
+    /// Until when the lease lasts at least, by the boot clock.
+    pub(super) fn until(&self) -> Duration {
+        Duration::from_millis(self.until.load(Ordering::SeqCst))
+    }
+
+    /// The lease was renewed: also what was begun before may be sent until then.
+    pub(super) fn renewed(&self, until: Duration) {
+        self.until.store(millis(until), Ordering::SeqCst);
     }
 
     /// Sends nothing more, also of what was begun.
     pub(super) fn stop(&self) {
-        self.over.store(true, Ordering::SeqCst);
+        self.until.store(0, Ordering::SeqCst);
     }
 
     /// Remembers what a later effect needs of an answer.
@@ -226,8 +236,8 @@ impl Hands {
     /// A guardian that was stopped since and whose lease is over sends nothing more (INV-7), and one that gave it up
     /// neither. Asked right before each sending.
     fn is_over(&self) -> impl Fn() -> bool + Send + use<> {
-        let (until, over) = (self.tenure.until, Arc::clone(&self.over));
-        move || clock::boot() >= until || over.load(Ordering::SeqCst)
+        let until = Arc::clone(&self.until);
+        move || millis(clock::boot()) >= until.load(Ordering::SeqCst)
     }
 
     /// Runs a blocking call on the storage on a lane.
@@ -272,6 +282,10 @@ impl Hands {
             }
         })
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Where the member's API is: what healing pings.

@@ -30,7 +30,7 @@ pub(super) struct Leading {
 
 impl Leading {
     pub(super) fn new(guardian: Flight, hands: Hands, lease: Duration) -> Self {
-        let renew_at = Some(next_renewal(hands.tenure.until, lease));
+        let renew_at = Some(next_renewal(hands.until(), lease));
         let requests = Requests::new(clock::boot());
         let asked = BTreeMap::new();
         let mut leading = Self { guardian, hands, requests, asked, next_request: 1, renew_at };
@@ -54,7 +54,7 @@ impl Leading {
 
     /// Has the time of the lease gone by without a renewal?
     pub(super) fn is_over(&self, now: Now) -> bool {
-        now.boot >= self.hands.tenure.until
+        now.boot >= self.hands.until()
     }
 
     /// Is the lease to be renewed now? Then that is under way from now on.
@@ -73,7 +73,7 @@ impl Leading {
     ) -> Result<(), NotLeased> {
         match renewed {
             Ok(until) => {
-                self.hands.tenure.until = until;
+                self.hands.renewed(until);
                 self.renew_at = Some(next_renewal(until, lease));
                 Ok(())
             }
@@ -100,7 +100,7 @@ impl Leading {
     /// When something is due next, by the boot clock.
     pub(super) fn wakes_at(&self) -> Duration {
         let times = [self.guardian.wake_at(), self.renew_at];
-        times.into_iter().flatten().fold(self.hands.tenure.until, Duration::min)
+        times.into_iter().flatten().fold(self.hands.until(), Duration::min)
     }
 
     /// Begins what the core wants done, and tells what it has to tell.
