@@ -212,8 +212,15 @@ fn lost_with_all(site: &Guarded, all: [&Guardian; 3], number: usize) -> Duration
     // Back, rebooted and released, its guardian is one of three again, over a new connection.
     site.lab().heal_links(lost, Links::Both).unwrap();
     site.cluster.member(lost).reboot().unwrap();
-    leads.wait_for_status("its release", HEALED, |status| member(status, lost)["state"] == "watching");
-    own.wait_until_standby(leads.name());
+    // Whoever leads does that: while the monitor and the OSD of the host come back, a lease may run out.
+    let released = wait_for("its release, and its guardian to be one of three", HEALED, || {
+        let Some(leader) = leader(&all) else { return Ok(None) };
+        let watching = member(&leader.status().unwrap_or_default(), lost)["state"] == "watching";
+        let waits = |status: Value| status["leader"]["guardian"] == leader.name();
+        let back = own.name() == leader.name() || own.status().is_some_and(waits);
+        Ok((watching && back).then_some(()))
+    });
+    released.unwrap_or_else(|error| panic!("{error:#}: {}", logs(&all)));
     // Incus counts it as evacuated until its instances are back.
     usable(site, live, lost, true);
     let asked = site.cluster.member(live);
