@@ -82,7 +82,6 @@ async fn install(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
             if !intact && !force {
                 return Ok(Some(edited(&compose(site.as_deref(), &marker.push), server.scriptlet())));
             }
-            // The text is compared without its first line, so that the same gate of another version is kept.
             let same = compose(site.as_deref(), &marker.push) == server.scriptlet();
             let runs = |standing: &Result<Standing, String>| matches!(standing, Ok(Standing::Runs(_)));
             if same && standings(client, |_| true).await?.values().all(runs) {

@@ -14,7 +14,7 @@ use crate::domain::view::{InstanceId, MemberState, MemberStatus, View};
 use crate::incus::client::{Accepted, Client};
 use crate::incus::gate::keys::{Written, put_keys};
 use crate::incus::gate::place::{self, Standing};
-use crate::incus::gate::{Scriptlet, compose, marker};
+use crate::incus::gate::{Scriptlet, again, is_of_another_version, marker};
 use crate::incus::{api, read};
 
 pub(super) const OVER: &str = "the lease was over before it was sent";
@@ -46,7 +46,11 @@ pub(super) async fn view(
     let reading = if whole { read::read(incus, before).await } else { read::glance(incus, &silent).await };
     let mut view = reading.map_err(|error| error.to_string())?.view;
     let Some(gate) = &mut view.gate else { return Ok(view) };
-    for text in gate.scriptlets.values_mut().flatten() {
+    for (name, text) in &mut gate.scriptlets {
+        let Ok(text) = text else { continue };
+        if is_of_another_version(text) {
+            gate.other_version.insert(name.clone());
+        }
         *text = marker(text).map(|marker| marker.to_string()).unwrap_or_default();
     }
     let known = |proved: &Proved| {
@@ -138,11 +142,13 @@ pub(super) async fn put_gate(
 /// is stored there is nothing to send: installing it is the operator's.
 pub(super) async fn push_gate(incus: &Client) -> Result<(), String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
-    let (_, scriptlet) = place::stored(incus).await.map_err(|error| told(&error))?;
+    let (server, scriptlet) = place::stored(incus).await.map_err(|error| told(&error))?;
     match scriptlet {
-        Scriptlet::Gate { site, intact: true, .. } => {
+        // Also that of another version: which one it is to be, the operator says with `gate install`.
+        Scriptlet::Gate { marker, intact: true, .. } => {
             let push = place::new_push().map_err(|error| told(&error))?;
-            place::push(incus, &compose(site.as_deref(), &push)).await.map_err(|error| told(&error))
+            let text = again(server.scriptlet(), &marker, &push);
+            place::push(incus, &text).await.map_err(|error| told(&error))
         }
         Scriptlet::Gate { intact: false, .. } => {
             Err("the gate was changed by hand: see `rbd-guardian gate show`, then `gate install --force`"

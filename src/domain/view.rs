@@ -155,6 +155,9 @@ pub enum OperationKind {
 pub struct GateView {
     /// `instances.placement.scriptlet` in each member's own memory; `Err` for a member that did not answer.
     pub scriptlets: BTreeMap<String, Result<String, String>>,
+    /// Members whose gate is not the one that this version of the guardian installs.
+    #[serde(default)]
+    pub other_version: BTreeSet<String>,
     /// The keys `user.rbd-guardian.*` of project `default`: the operator's override, and what has no effect there.
     pub project: BTreeMap<String, String>,
     /// The guardian's own keys in each member's configuration.

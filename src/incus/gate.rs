@@ -90,6 +90,21 @@ pub fn compose(site: Option<&str>, push: &str) -> String {
     format!("{}\n{rest}", Marker { version, push, sha256: sha256(&rest) })
 }
 
+/// The gate as it is stored, whichever version of the guardian made it, for one more sending.
+pub fn again(text: &str, marker: &Marker, push: &str) -> String {
+    let rest = text.split_once('\n').map_or("", |(_, rest)| rest).replace(&marker.push, push);
+    let (version, push) = (marker.version.clone(), push.to_owned());
+    format!("{}\n{rest}", Marker { version, push, sha256: sha256(&rest) })
+}
+
+/// Is it a gate, unchanged, and not the one that this version of the guardian installs?
+pub fn is_of_another_version(text: &str) -> bool {
+    match Scriptlet::parse(text) {
+        Scriptlet::Gate { marker, site, intact: true } => compose(site.as_deref(), &marker.push) != text,
+        Scriptlet::Gate { intact: false, .. } | Scriptlet::Absent | Scriptlet::Site(_) => false,
+    }
+}
+
 /// The first line of a gate; `None` for any other text.
 pub fn marker(text: &str) -> Option<Marker> {
     let line = text.lines().next()?.strip_prefix(MARK)?;
@@ -226,6 +241,34 @@ mod tests {
         );
         assert_eq!(Scriptlet::parse(SITE), Scriptlet::Site(SITE.to_owned()));
         assert_eq!(Scriptlet::parse("\n"), Scriptlet::Absent);
+    }
+
+    #[test]
+    fn another_versions_gate_is_told_and_sent_again_as_it_is() {
+        let (ours, push) = (compose(Some(SITE), "0123456789abcdef"), "fedcba9876543210");
+        let marker = |text: &str| marker(text).unwrap();
+        assert_eq!(again(&ours, &marker(&ours), push), compose(Some(SITE), push));
+        assert!(!is_of_another_version(&ours));
+        let (line, rest) = ours.split_once('\n').unwrap();
+        let rest = rest.replace("# Refuses", "# This one refuses");
+        let line =
+            line.replace(env!("CARGO_PKG_VERSION"), "9.0.0").replace(&marker(&ours).sha256, &sha256(&rest));
+        let theirs = format!("{line}\n{rest}");
+        assert!(is_of_another_version(&theirs));
+        let sent = again(&theirs, &marker(&theirs), push);
+        let Scriptlet::Gate { marker, site, intact: true } = Scriptlet::parse(&sent) else {
+            panic!("{sent}")
+        };
+        assert_eq!(
+            (marker.version.as_str(), marker.push.as_str(), site.as_deref()),
+            ("9.0.0", push, Some(SITE))
+        );
+        assert!(sent.contains("# This one refuses") && sent.contains(&format!("\"{push}\"")));
+        assert!(
+            !is_of_another_version(&theirs.replace("# This", "# That")),
+            "changed by hand, which is told apart"
+        );
+        assert!(!is_of_another_version(SITE));
     }
 
     #[test]

@@ -116,7 +116,7 @@ async fn gather(
         pools: pools.and_then(|pools| known(pools, &mut missing)),
         volumes: volumes.and_then(|volumes| told(volumes, &mut missing)),
         operations: known(operations, &mut missing),
-        gate: project.map(|project| GateView { scriptlets, project, members: keys }),
+        gate: project.map(|project| GateView { scriptlets, project, members: keys, ..GateView::default() }),
     };
     Ok(Reading { view, missing })
 }

@@ -362,9 +362,15 @@ impl Guardian {
             }
             GateState::Absent | GateState::Unknown | GateState::Installed => {}
         }
-        if let Some(gate) = self.view.as_ref().and_then(|view| view.gate.as_ref())
-            && gate::stray(gate).next().is_some()
-        {
+        let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
+        if let Some(gate) = gate.filter(|gate| !gate.other_version.is_empty()) {
+            let names = gate.other_version.iter().cloned().collect::<Vec<_>>().join(", ");
+            let text =
+                format!("the gate at {names} is not that of this guardian's version, {}", crate::VERSION);
+            let advice = "once every guardian is of one version, with that: rbd-guardian gate install";
+            alarm("gate-other-version", None, text, vec![advice.to_owned()]);
+        }
+        if let Some(gate) = gate.filter(|gate| gate::stray(gate).next().is_some()) {
             let text = format!(
                 "project default has {}: keys of the gate are without effect there",
                 gate::stray(gate).collect::<Vec<_>>().join(", ")
