@@ -249,6 +249,11 @@ impl Fence {
         self.verified &= self.seen.as_ref().is_some_and(|map| self.unproved(map).is_empty());
     }
 
+    /// An entry that ends before this is short.
+    pub fn require_until(&mut self, until: Timestamp) {
+        (self.plan.required_until, self.wanted.required_until) = (until, until);
+    }
+
     /// Where it keeps maps.
     pub fn maps(&mut self) -> [&mut Option<Arc<OsdMap>>; 2] {
         [&mut self.map, &mut self.seen]

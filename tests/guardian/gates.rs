@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use rbd_guardian::domain::fence;
 use rbd_guardian::domain::guardian::gate::{self, EPOCH, SEAL};
-use rbd_guardian::domain::guardian::io::{Effect, Input, Request};
+use rbd_guardian::domain::guardian::io::{Effect, Input, Recorded, Request};
 use rbd_guardian::domain::view::MemberStatus;
 
 use super::model::{GateWrite, Model};
@@ -255,6 +256,69 @@ fn a_write_that_is_refused_is_tried_again_as_it_was() {
     model.run(5 * SECOND);
     assert_eq!(model.ledger.gate, recorded);
     assert_eq!(foreign(&model), Vec::<String>::new());
+}
+
+/// Told to be open where it can be, n3 with neither key nor answer.
+fn open_but_at_n3() -> Model {
+    let mut model = healthy();
+    model.unwritable = ["n3".to_owned()].into();
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.heal_is_refused("n2");
+    model.until("open", |model| model.seals().contains("n2"));
+    model.run(5 * SECOND);
+    assert!(!model.keys("n3").contains_key(&seal("n2")));
+    model
+}
+
+/// What is at n3 is older than what all others have, and so is whatever else arrives there.
+#[test]
+fn who_is_at_no_member_is_released_though_one_of_them_cannot_be_written() {
+    let mut model = open_but_at_n3();
+    model.bring_back("n2", 20 * SECOND);
+    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    assert!(model.seals().is_empty());
+}
+
+#[test]
+fn inv3_a_breach_closes_the_gate_first_also_while_a_member_cannot_be_opened() {
+    let mut model = open_but_at_n3();
+    let begun = model.effects.len();
+    model.remove_entry("10.0.0.2:0/0");
+    let map = model.map().clone();
+    model.handle(Input::Maps(Ok(vec![map])));
+    model.until("put back", |model| model.refuses("n2"));
+    let closing =
+        |effect: &Effect| matches!(effect, Effect::PutGate { contents, .. } if contents.open.is_empty());
+    let adding = |effect: &Effect| matches!(effect, Effect::Fence(_, fence::Effect::Add(_)));
+    let at = |what: &dyn Fn(&Effect) -> bool| model.effects[begun..].iter().position(what);
+    assert!(at(&closing) < at(&adding) && at(&closing).is_some(), "{:#?}", &model.effects[begun..]);
+    model.until("open again", |model| model.seals().contains("n2"));
+}
+
+/// Whoever reads the map first: a gate that is written over at a takeover is not written open before that.
+#[test]
+fn inv3_a_look_of_a_guardian_that_takes_over_shows_the_breach_to_its_fences() {
+    let mut model = sealed("n2");
+    model.remove_entry("10.0.0.2:0/0");
+    model.restart("boot-2");
+    model.handle(Input::Tick);
+    let (view, world) = (model.view.clone(), model.look());
+    model.handle(Input::View { began: model.boot, view: Ok(view) });
+    model.handle(Input::Looked(Ok(world)));
+    model.handle(Input::Recorded(Recorded::Written));
+    model.until("open again", |model| model.refuses("n2") && model.seals().contains("n2"));
+    assert!(model.logs().iter().any(|line| line.contains("breached")), "{:#?}", model.logs());
+}
+
+#[test]
+fn a_gate_of_another_version_is_told_with_what_to_do() {
+    let mut model = healthy();
+    assert!(!model.alarms().contains("gate-other-version"));
+    model.view.gate.as_mut().unwrap().other_version = ["n1".to_owned()].into();
+    model.run(3 * SECOND);
+    let alarm = model.guardian.alarms().into_iter().find(|alarm| alarm.code == "gate-other-version").unwrap();
+    assert!(alarm.text.contains("n1") && alarm.advice[0].contains("gate install"), "{alarm:?}");
 }
 
 /// INV-9: its answer was lost.

@@ -165,6 +165,59 @@ fn inv3_a_guardian_whose_clock_is_years_off_fences_puts_back_and_releases() {
 }
 
 #[test]
+fn inv3_a_guardian_that_takes_over_judges_ends_by_the_monitors_clock() {
+    for off in [-6, 6] {
+        let mut model = healthy();
+        model.ahead = years(off);
+        model.change(|_| ());
+        model.run(15 * SECOND);
+        model.lose("n2");
+        model.run(3 * SECOND);
+        model.heal_is_refused("n2");
+        model.until("the gate is open", |model| model.seals().contains("n2"));
+        model.restart("boot-2");
+        model.run(20 * SECOND);
+        assert!(!model.logs().iter().any(|line| line.contains("breached")), "{off}: {:#?}", model.logs());
+        // One that ends soon, and was put there while nobody looked, is none of the fence's.
+        let soon = model.storage_clock() + 3600 * SECOND;
+        model.change(|map| map.blocklist.entries.extend([("10.0.0.2:0/0".parse().unwrap(), soon)]));
+        model.restart("boot-3");
+        model.until("seen", |model| model.logs().iter().any(|line| line.contains("breached")));
+        model.until("an entry that stands long, and the gate open", |model| {
+            let until = model.map().blocklist.entries.get(&"10.0.0.2:0/0".parse().unwrap());
+            until.is_some_and(|until| *until > soon + years(4)) && model.seals().contains("n2")
+        });
+    }
+}
+
+#[test]
+fn inv3_who_removed_the_entry_is_told_also_where_clocks_are_years_apart() {
+    for off in [-6, 6] {
+        let mut model = healthy();
+        model.ahead = years(off);
+        model.change(|_| ());
+        model.run(15 * SECOND);
+        model.lose("n2");
+        model.run(3 * SECOND);
+        model.heal_is_refused("n2");
+        model.until("the gate is open", |model| model.seals().contains("n2"));
+        model.run(200 * SECOND);
+        let removal = |ago: Duration| Removal {
+            at: model.storage_clock() - ago,
+            entity: "client.admin".to_owned(),
+            address: "10.0.0.8:0/4711".to_owned(),
+            entry: Some("10.0.0.2:0/0".parse().unwrap()),
+        };
+        // The other one is of an earlier fence.
+        let (now, before) = (removal(Duration::ZERO), removal(400 * SECOND));
+        model.removals = Some(vec![before, now.clone()]);
+        model.remove_entry("10.0.0.2:0/0");
+        model.until("recorded", |model| !record(model).removals.is_empty());
+        assert_eq!(record(&model).removals, [now], "{off}");
+    }
+}
+
+#[test]
 fn inv3_who_removed_the_entry_is_told_and_recorded() {
     let mut model = sealed("n2");
     let at = model.now().wall;

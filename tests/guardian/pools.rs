@@ -92,6 +92,19 @@ fn inv1_a_pool_that_is_tagged_for_images_later_is_proved_before_the_gate_is_open
 }
 
 #[test]
+fn inv8_that_one_more_pool_is_proved_is_told_when_it_is_recorded() {
+    let mut model = held(&["cephfs"]);
+    model.ledger_down = true;
+    model.change(|map| map.pools.get_mut(&2).unwrap().applications.push("rbd".into()));
+    model.run(10 * SECOND);
+    model.ask(1, fence("n2"));
+    model.run(10 * SECOND);
+    assert_eq!((model.state("n2"), model.answers().len()), ("sealed", 0), "told and not recorded");
+    model.ledger_down = false;
+    model.until("told", |model| model.answers().len() == 1);
+}
+
+#[test]
 fn inv1_a_pool_that_is_created_later_is_proved_before_the_gate_is_open_for_it() {
     let mut model = Model::new();
     model.run(10 * SECOND);

@@ -144,7 +144,7 @@ impl Case {
     }
 
     /// A fence that the ledger holds: it goes on from there, and is proved again.
-    pub fn resume(record: FenceRecord, policy: &Policy, now: Now) -> Option<Self> {
+    pub fn resume(record: FenceRecord, policy: &Policy) -> Option<Self> {
         let fence = record.id.parse().ok()?;
         let entries: BTreeSet<Entry> = record.entries.keys().copied().collect();
         let hosts = entries.iter().filter(|entry| entry.is_host()).map(|entry| entry.ip()).collect();
@@ -161,7 +161,8 @@ impl Case {
             over_doubt: record.over_doubt,
             notes: Vec::new(),
             guarded: policy.guarded.clone(),
-            required_until: policy.required_until(now.wall),
+            // By the monitors' clock, with the first map that it sees.
+            required_until: Timestamp::MIN,
         };
         let mut case = Self::of(record.id.clone(), record, plan, true);
         if case.record.state == FenceState::Releasing {
@@ -398,7 +399,6 @@ impl Case {
                     let release = self.begin_release(policy.required_until(ground.storage));
                     self.stage = Stage::Releasing(Box::new(release));
                 } else if retry && fence.failure().is_some() {
-                    self.plan.required_until = policy.required_until(ground.storage);
                     self.stage = Stage::Fencing(Box::new(Fence::new(self.plan.clone())));
                     // What stands as the ledger knows it was held meanwhile.
                     self.resumed = true;
@@ -587,12 +587,14 @@ impl Case {
         }
     }
 
-    /// A map that was read for all fences.
-    pub fn observe(&mut self, map: &Arc<OsdMap>) {
-        match &mut self.stage {
-            Stage::Fencing(fence) => fence.observe(map),
-            Stage::Releasing(_) => {}
+    /// A map that was read, for whatever reason; entries are to stand until `required_until` by its clock.
+    pub fn observe(&mut self, map: &Arc<OsdMap>, required_until: Timestamp) {
+        let Stage::Fencing(fence) = &mut self.stage else { return };
+        if self.resumed && !fence.has_looked() {
+            self.plan.required_until = required_until;
+            fence.require_until(required_until);
         }
+        fence.observe(map);
     }
 
     /// What became of a step of the fence.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use super::Guardian;
@@ -15,8 +16,8 @@ use crate::domain::record::Removal;
 const AGAIN: Duration = Duration::from_secs(1);
 /// After so long nobody will be named.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// The monitors' clocks may be so far behind that of the guardian that recorded the seal.
-const SKEW: Duration = Duration::from_secs(60);
+/// Between the clocks of two monitors, or of two guardians, and the age of the osdmap that the guardian's is compared by.
+const SKEW: SignedDuration = SignedDuration::from_secs(60);
 /// So many are kept in a record.
 const KEPT: usize = 16;
 
@@ -42,6 +43,7 @@ impl Guardian {
 
     pub(super) fn audited(&mut self, id: &Id, removals: Result<Vec<Removal>, String>) {
         self.free(&Lane::Audit);
+        let now = self.now;
         let Some(search) = self.searches.get(id).copied() else { return };
         let Some(case) = self.cases.get_mut(id) else {
             self.searches.remove(id);
@@ -50,7 +52,10 @@ impl Guardian {
         let member = case.member().map(str::to_owned);
         let own: Vec<String> =
             self.world.iter().flat_map(|world| &world.own).map(ToString::to_string).collect();
-        let sealed = case.record.sealed.and_then(|sealed| sealed.checked_sub(SKEW).ok());
+        // The seal was recorded by a guardian's clock, the log is by the monitors'; the removal made the newest osdmap.
+        let behind =
+            self.map.as_ref().map_or(SignedDuration::ZERO, |map| now.wall.duration_since(map.modified));
+        let sealed = case.record.sealed.and_then(|sealed| sealed.checked_sub(behind + SKEW).ok());
         let record = &mut case.record;
         let mut found = Vec::new();
         let (removals, trouble) = match removals {

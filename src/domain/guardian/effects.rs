@@ -75,6 +75,8 @@ const STATE_OFTEN: Duration = Duration::from_secs(2);
 const NETWORKS_EVERY: Duration = Duration::from_secs(600);
 /// The scriptlet is sent again so often to members that lack it.
 const PUSH_EVERY: Duration = Duration::from_secs(15);
+/// After a write of the gate that failed.
+const RETRY: Duration = Duration::from_secs(1);
 /// Starting an instance is tried so often.
 const STARTS: u32 = 12;
 /// Between two tries: a member that was fenced when it booted takes its storage for unavailable, and tries that again
@@ -265,17 +267,20 @@ impl Guardian {
         if !self.settings.platform || busy || self.view_began <= self.desk.ended || !self.view_is_fresh() {
             return None;
         }
-        let waits =
-            self.desk.failed.as_ref().is_some_and(|(at, _)| self.now.boot < *at + Duration::from_secs(1));
         let gate = self.view.as_ref()?.gate.as_ref()?;
         let contents = self.contents()?;
         let untold = self.untold(gate, &contents);
-        if waits || untold.is_empty() {
+        if untold.is_empty() {
+            return None;
+        }
+        // The same is tried again after a while; something else, closing it among others, at once.
+        let desk = &self.desk;
+        let failed = desk.failed.as_ref().is_some_and(|(at, _)| self.now.boot < *at + RETRY);
+        if failed && desk.sent == contents.keys(desk.epoch) {
             return None;
         }
         // An epoch that this guardian recorded and has not written yet is used; one that was written never again, nor
         // one of another guardian, whose write may arrive yet.
-        let desk = &self.desk;
         let recorded = self.recorded_gate_epoch();
         let last = gate::last_epoch(gate, recorded.max(desk.epoch)).max(desk.epoch).max(desk.before);
         // Where a write failed the same is tried again.

@@ -90,9 +90,17 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Is what each member has, as read back, this guardian's own?
+    /// Is what each member has, as read back, this guardian's own? Or at least of before what this guardian wrote
+    /// elsewhere: beside a newer epoch it opens nothing, whatever else of before arrives there yet.
     pub fn wrote_all(&self, gate: &GateView) -> bool {
-        gate.members.iter().all(|(name, found)| self.told.get(name) == Some(found))
+        let own = |name, found: &BTreeMap<_, _>| self.told.get(name) == Some(found);
+        let newest = gate.members.iter().any(|(name, found)| own(name, found) && epoch(found) == self.epoch);
+        gate.members.iter().all(|(name, found)| own(name, found) || (newest && epoch(found) < self.epoch))
+    }
+
+    /// Does the last write close it for this member?
+    pub fn closes(&self, member: &str) -> bool {
+        !self.sent.contains_key(&format!("{SEAL}{member}"))
     }
 }
 

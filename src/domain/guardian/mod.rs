@@ -198,7 +198,7 @@ impl Guardian {
                 // Nothing is known to stand: planned anew, by the rules and daemons of now.
                 self.want_as_intended(record);
             } else if in_force && !self.cases.contains_key(&record.id) {
-                let resumed = Case::resume(record.clone(), &self.settings.policy, self.now);
+                let resumed = Case::resume(record.clone(), &self.settings.policy);
                 if let Some(mut case) = resumed {
                     // Time since the seal is counted by this host from now on, where it was not before.
                     let sealed = case.record.state == FenceState::Sealed;
@@ -526,7 +526,10 @@ impl Guardian {
         let mut over = Vec::new();
         for (id, case) in &mut self.cases {
             let recorded = self.records.fences.get(id);
-            let sealed = recorded.is_some_and(|record| record.state == FenceState::Sealed)
+            // INV-8: what is told is in the ledger.
+            let proofs = &case.record.proofs;
+            let sealed = recorded
+                .is_some_and(|record| record.state == FenceState::Sealed && record.proofs == *proofs)
                 && case.record.state == FenceState::Sealed;
             if case.is_over(recorded) {
                 over.push(id.clone());
@@ -623,7 +626,10 @@ impl Guardian {
         };
         let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
         let read = self.view_began > self.desk.ended && !self.busy.contains_key(&Lane::Gate);
-        let failed = self.desk.failed.is_some() || (self.view_failed.is_some() && !self.view_is_fresh());
+        // That another one cannot be opened says nothing of this one.
+        let refused = self.desk.failed.is_some() && self.desk.closes(member);
+        let unseen = self.view_failed.is_some() && !self.view_is_fresh();
+        let unwritten = || self.map.is_none() || self.gate_state() == GateState::Unknown;
         // What this guardian has not written over, a late write of an earlier one may open yet (INV-7).
         let wrote = |gate| match self.gate_state() {
             // It writes nothing there.
@@ -634,7 +640,8 @@ impl Guardian {
         let gate_closed = match gate {
             _ if !self.settings.platform || case.member().is_none() => GateClosed::Yes,
             Some(gate) if read && closed(gate) => GateClosed::Yes,
-            Some(_) | None if failed => GateClosed::CannotTell,
+            Some(_) | None if refused || unseen => GateClosed::CannotTell,
+            Some(_) if unwritten() => GateClosed::CannotTell,
             None if self.view.is_some() => GateClosed::CannotTell,
             Some(_) | None => GateClosed::NotYet,
         };

@@ -262,12 +262,7 @@ impl Guardian {
         match maps {
             Ok(maps) => {
                 self.map_failed = None;
-                for map in maps.into_iter().map(Arc::new) {
-                    for case in self.cases.values_mut() {
-                        case.observe(&map);
-                    }
-                    self.note_map(map);
-                }
+                maps.into_iter().for_each(|map| self.note_map(Arc::new(map)));
             }
             Err(why) => {
                 if self.map_failed.is_none() {
@@ -283,7 +278,12 @@ impl Guardian {
         }
     }
 
+    /// Every map that is read is shown to every fence: none may be relied on by a map that it did not see.
     pub(super) fn note_map(&mut self, map: Arc<OsdMap>) {
+        let required_until = self.settings.policy.required_until(map.clock(self.now.wall));
+        for case in self.cases.values_mut() {
+            case.observe(&map, required_until);
+        }
         if self.map.as_ref().is_none_or(|known| known.epoch <= map.epoch) {
             self.map = Some(map);
             self.others = None;
