@@ -211,19 +211,7 @@ fn planned(storage: &Storage, target: Target) -> Option<Plan> {
         clients: if matches!(target, Target::Member(_)) { Clients::from(known) } else { Clients::new() },
         unread: vec![],
     };
-    plan(
-        &Request {
-            target,
-            accept_incomplete: false,
-            over_brake: false,
-            over_doubt: false,
-            in_doubt: BTreeSet::new(),
-        },
-        &members,
-        &world,
-        &Policy::default(),
-    )
-    .ok()
+    plan(&Request::of(target), &members, &world, &Policy::default()).ok()
 }
 
 /// Runs a fence to its end or for so many steps, checking after each. Returns it and whether it ended.

@@ -70,11 +70,11 @@ impl Case {
     fn plan(&self, target: Target) -> Result<Plan, Vec<Refusal>> {
         plan(
             &Request {
-                target,
                 accept_incomplete: self.accept_incomplete,
                 over_brake: self.over_brake,
                 over_doubt: self.over_doubt,
                 in_doubt: self.in_doubt.clone(),
+                ..Request::of(target)
             },
             &self.members,
             &self.world,

@@ -273,13 +273,7 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
     }
     let mut checks = Vec::new();
     for member in &members.0 {
-        let request = Request {
-            target: Target::Member(member.name.clone()),
-            accept_incomplete: false,
-            over_brake: false,
-            over_doubt: false,
-            in_doubt: std::collections::BTreeSet::new(),
-        };
+        let request = Request::of(Target::Member(member.name.clone()));
         let name = format!("member {}", member.name);
         match plan(&request, members, world, &context.config.policy) {
             Ok(plan) => {

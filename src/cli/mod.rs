@@ -359,8 +359,7 @@ impl TargetArgs {
             Some(name) => Target::Member(name.clone()),
             None => Target::Addresses(self.address.iter().copied().collect()),
         };
-        let in_doubt = std::collections::BTreeSet::new();
-        Request { target, accept_incomplete, over_brake: false, over_doubt: false, in_doubt }
+        Request { accept_incomplete, ..Request::of(target) }
     }
 }
 

@@ -38,6 +38,23 @@ pub struct Request {
     pub over_doubt: bool,
     /// Entries whose removal was sent and may still arrive: nothing is built on them (INV-7).
     pub in_doubt: BTreeSet<Entry>,
+    /// Members whose fences are held or begun: the blocklist shows neither those of known clients alone nor those that
+    /// were sent nowhere yet.
+    pub held: BTreeSet<String>,
+}
+
+impl Request {
+    /// Of somebody who permits nothing and knows of no other fence.
+    pub fn of(target: Target) -> Self {
+        Self {
+            target,
+            accept_incomplete: false,
+            over_brake: false,
+            over_doubt: false,
+            in_doubt: BTreeSet::new(),
+            held: BTreeSet::new(),
+        }
+    }
 }
 
 /// How much of the target a fence covers.
@@ -112,7 +129,7 @@ pub fn plan(
     refusals.extend(fenced_itself(world));
     refusals.extend(protected(&entries, policy));
     refusals.extend(pools(world, policy));
-    let brake = brake(&entries, members, world, policy);
+    let brake = brake(&entries, members, world, policy, &request.held);
     let over_brake = request.over_brake && brake.is_some();
     refusals.extend(brake.filter(|_| !over_brake));
     let hosts = host_ips(&entries);
@@ -249,11 +266,17 @@ fn pools(world: &World, policy: &Policy) -> Vec<Refusal> {
     tiered.collect()
 }
 
-fn brake(entries: &BTreeSet<Entry>, members: &Members, world: &World, policy: &Policy) -> Option<Refusal> {
+fn brake(
+    entries: &BTreeSet<Entry>,
+    members: &Members,
+    world: &World,
+    policy: &Policy,
+    held: &BTreeSet<String>,
+) -> Option<Refusal> {
     let ips: BTreeSet<IpAddr> = entries.iter().map(|entry| entry.ip()).collect();
     let targeted = |member: &Member| member.addresses.iter().any(|ip| ips.contains(ip));
     let whole = |ip: &IpAddr| world.map.blocklist.hosts(*ip).next().is_some();
-    let fenced = |member: &Member| member.addresses.iter().any(whole);
+    let fenced = |member: &Member| held.contains(&member.name) || member.addresses.iter().any(whole);
     let target_count = members.0.iter().filter(|member| targeted(member)).count();
     let held = members.0.iter().filter(|member| fenced(member) && !targeted(member));
     let held: Vec<String> = held.map(|member| member.name.clone()).collect();

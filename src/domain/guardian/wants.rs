@@ -14,8 +14,7 @@ use super::report::{Level, Outcome, Report};
 use super::settings::{OnConflict, Trigger};
 use super::{Guardian, Lane};
 use crate::domain::addr::{ClientAddr, Entry};
-use crate::domain::member::{Member, Members};
-use crate::domain::plan::{self, Plan, Target, plan};
+use crate::domain::plan::{self, Target, plan};
 use crate::domain::policy::minority;
 use crate::domain::record::FenceRecord;
 use crate::domain::refusal::Refusal;
@@ -306,15 +305,16 @@ impl Guardian {
         let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
         let in_doubt = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone()).collect();
         let Permits { accept_incomplete, over_brake, over_doubt } = want.permits;
-        let request =
-            plan::Request { target: target.clone(), accept_incomplete, over_brake, over_doubt, in_doubt };
-        let members = self.members();
-        let planned = plan(&request, &members, &world, &self.settings.policy).and_then(|mut plan| {
-            let brake = self.begun_brake(&plan, &members);
-            plan.over_brake |= over_brake && brake.is_some();
-            brake.filter(|_| !over_brake).map_or(Ok(plan), |brake| Err(vec![brake]))
-        });
-        match planned {
+        let held = self.cases.values().filter_map(Case::member).map(str::to_owned).collect();
+        let request = plan::Request {
+            target: target.clone(),
+            accept_incomplete,
+            over_brake,
+            over_doubt,
+            in_doubt,
+            held,
+        };
+        match plan(&request, &self.members(), &world, &self.settings.policy) {
             Ok(mut plan) => {
                 self.refused.remove(&target);
                 // Clients that an earlier fence of it left refused stay known.
@@ -361,20 +361,6 @@ impl Guardian {
                 self.refused.insert(target, Refused { reasons, again: self.now.boot + AGAIN });
             }
         }
-    }
-
-    /// The brake once more, by the fences that are held or begun: the blocklist shows neither those of known clients alone
-    /// nor those that were sent nowhere yet.
-    fn begun_brake(&self, plan: &Plan, members: &Members) -> Option<Refusal> {
-        let ips: BTreeSet<_> = plan.entries.iter().map(|entry| entry.ip()).collect();
-        let hit = |member: &&Member| member.addresses.iter().any(|ip| ips.contains(ip));
-        let mut targets: BTreeSet<&str> =
-            members.0.iter().filter(hit).map(|member| member.name.as_str()).collect();
-        targets.extend(plan.member.as_deref());
-        let held: BTreeSet<&str> = self.cases.values().filter_map(Case::member).collect();
-        let max = self.settings.policy.max_fenced(members.0.len());
-        let over = !targets.is_empty() && held.union(&targets).count() > max && !targets.is_subset(&held);
-        over.then(|| Refusal::Brake { held: held.into_iter().map(str::to_owned).collect(), max })
     }
 
     /// What was seen of members while they were healthy: a lost one may be seen by nobody.
