@@ -47,7 +47,7 @@ pub(crate) struct Seen {
     /// The writers that were fenced, and when they were sealed.
     pub(crate) fenced: Vec<(ContainerWriter, Duration)>,
     /// From each seal to the last instant at which the next owner had no watcher yet.
-    margins: Vec<Duration>,
+    pub(crate) margins: Vec<Duration>,
     /// Next owners of which the observer cannot tell, for the storage did not answer it, whether they came right after
     /// the seal or right before it.
     blurred: usize,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::dice::number_from_env;
 use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, fence, member};
 use crate::common::guardian::{Guardian, leader, leads};
-use crate::story::{Monitor, sealed_at, usable};
+use crate::story::{Monitor, restored, sealed_at, usable};
 use lab::{Links, Topology, monotonic, wait_for};
 use serde_json::{Value, json};
 
@@ -223,8 +223,7 @@ fn lost_with_all(site: &Guarded, all: [&Guardian; 3], number: usize) -> Duration
     released.unwrap_or_else(|error| panic!("{error:#}: {}", logs(&all)));
     // Incus counts it as evacuated until its instances are back.
     usable(site, live, lost, true);
-    let asked = site.cluster.member(live);
-    asked.incus(&["cluster", "restore", lost, "--force"]).unwrap();
-    asked.incus(&["delete", "--force", &format!("c{number}")]).unwrap();
+    restored(site, live, lost);
+    site.cluster.member(live).incus(&["delete", "--force", &format!("c{number}")]).unwrap();
     took
 }

@@ -201,6 +201,12 @@ pub(crate) fn usable(site: &Guarded, asked: &str, member: &str, hurry: bool) {
     .unwrap();
 }
 
+/// Gives a member its instances back. Incus refuses that for a while to one that it has just reached again.
+pub(crate) fn restored(site: &Guarded, asked: &str, member: &str) {
+    let restore = || site.cluster.member(asked).incus(&["cluster", "restore", member, "--force"]).map(Some);
+    wait_for("its restore", SOON * 2, restore).unwrap();
+}
+
 fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured {
     site.cluster.wait_until_online().unwrap();
     site.wait_until_watching();
