@@ -93,3 +93,53 @@ fn inv7_a_late_removal_of_a_replaced_entry_frees_nobody() {
         second.kill();
     }
 }
+
+/// Two leaders in turn ended with a removal of another form of the host entry on its way: nothing is left to rely on but
+/// the operator's word.
+#[test]
+fn inv7_what_only_doubtful_entries_could_hold_is_fenced_by_the_operators_word() {
+    let site = site();
+    let scene = Scene::new(&site, 1);
+    let [mut first, mut second] = guards(&site);
+    second.start();
+    second.wait_until_leading();
+    for _ in 0..2 {
+        second.kill();
+        first.start_halting("before:release-rm");
+        first.wait_until_leading();
+        second.start();
+        first.verb(&["fence", "n1"]).expect(0);
+        let verb = first.start_verb(&[&["release", "n1"], ASSERTED.as_slice()].concat());
+        first.wait_until_stopped();
+        second.wait_until_leading();
+        // The other form of the entry is another fence.
+        let fences = || scene.ledger()["fences"].as_object().cloned().unwrap_or_default();
+        let released = || fences().values().all(|fence| fence["state"] == "released");
+        wait_for("its release", LIMIT, || Ok(released().then_some(())))
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", second.log()));
+        first.kill();
+        verb.killed();
+    }
+    let range = range_of(&scene.client);
+
+    let refused = second.verb(&["fence", "n1", "--reason", "it is dead"]).expect(4);
+    let told = &refused.stderr;
+    assert!(told.contains(&scene.host) && told.contains("--over-doubt --reason"), "{told}");
+    let unsaid = second.verb(&["fence", "n1", "--over-doubt"]).expect(2);
+    assert!(unsaid.stderr.contains("--reason"), "{}", unsaid.stderr);
+    let newest = site.newest();
+    assert!(!newest.entries.contains_key(&scene.host) && !newest.ranges.contains_key(&range), "{newest:#?}");
+
+    let words = ["fence", "n1", "--over-doubt", "--reason", "first was killed"];
+    let sealed = second.verb(&words).expect(0).json;
+    assert_eq!(sealed["state"], "sealed", "{sealed:#}");
+    assert!(site.newest().stands_long(&scene.host), "{:#?}", site.newest());
+    let ledger = scene.ledger();
+    let record = ledger["fences"].as_object().unwrap().values().find(|fence| fence["state"] == "sealed");
+    let record = record.unwrap_or_else(|| panic!("{ledger:#}"));
+    let over = record["evidence"][0].as_str().unwrap();
+    assert!(over.contains("goes over a removal in doubt: first was killed"), "{record:#}");
+    assert_eq!((&record["over_doubt"], &record["state"]), (&true.into(), &"sealed".into()), "{record:#}");
+    let trail = second.verb(&["ledger", "audit"]).expect(0).json;
+    assert!(trail.to_string().contains("over a removal in doubt: first was killed"), "{trail:#}");
+}
