@@ -19,6 +19,8 @@ const OSDS: [&str; 3] = ["osd.0", "osd.1", "osd.2"];
 const LINKS: [Links; 3] = [Links::Incus, Links::Ceph, Links::Both];
 /// After the last fault everything has to come to rest, through two reboots if need be.
 const REST: Duration = Duration::from_secs(400);
+/// A machine takes longer to boot.
+const BOOTS: Duration = Duration::from_secs(3);
 /// A member that is lost stays so until its container runs elsewhere, but no longer: another one may have been fenced
 /// first, and only one is at a time.
 const LOST: Duration = Duration::from_secs(150);
@@ -142,9 +144,15 @@ impl Stricken<'_> {
         let quiet = wait_for("the guardians to be quiet", REST, || {
             last = self.status().unwrap_or_default();
             for fence in last["fences"].as_array().into_iter().flatten() {
-                // A fence that is not sealed yet proves nothing by a reboot of now.
+                // A fence that is not sealed yet proves nothing by a reboot of now, nor, as uptimes are whole seconds, one that
+                // was sealed this very moment: no machine boots as fast as these.
                 let name = fence["member"].as_str().unwrap_or_default();
-                if fence["state"] == "sealed" && !rebooted.contains_key(name) {
+                let marks = fence["marks"].as_object().into_iter().flatten();
+                let sealed =
+                    marks.filter_map(|(_, mark)| mark["secs"].as_u64()).max().map(Duration::from_secs);
+                let rests = sealed.is_some_and(|sealed| monotonic() > sealed + BOOTS);
+                let since = rebooted.get(name).is_some_and(|at| sealed.is_some_and(|sealed| *at > sealed));
+                if fence["state"] == "sealed" && rests && !since {
                     self.site.cluster.member(name).reboot()?;
                     rebooted.insert(name.to_owned(), monotonic());
                 }

@@ -94,6 +94,8 @@ mon data avail warn = 1
 auth allow insecure global id reclaim = false
 # With few hosts, one that sees a dead OSD has to be believed.
 mon osd min down reporters = 1
+# Or the monitors wait longer each time for one that is lost again and again, as in the rounds of a test.
+mon osd adjust heartbeat grace = false
 # Fresh PG states, so that nobody waits 5 s to hear that a pool is clean.
 mgr stats period = 1
 mgr tick period = 1
