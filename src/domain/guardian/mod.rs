@@ -625,9 +625,10 @@ impl Guardian {
             None
         };
         let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
-        let read = self.view_began > self.desk.ended && !self.busy.contains_key(&Lane::Gate);
-        // That another one cannot be opened says nothing of this one.
-        let refused = self.desk.failed.is_some() && self.desk.closes(member);
+        let writing = self.busy.contains_key(&Lane::Gate);
+        let read = self.view_began > self.desk.ended;
+        // Only a write that closes it says that it cannot be closed, once it has ended.
+        let refused = self.desk.failed.is_some() && self.desk.closes(member) && !writing;
         let unseen = self.view_failed.is_some() && !self.view_is_fresh();
         let unwritten = || self.map.is_none() || self.gate_state() == GateState::Unknown;
         // What this guardian has not written over, a late write of an earlier one may open yet (INV-7).
