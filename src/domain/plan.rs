@@ -278,11 +278,11 @@ fn brake(
     let whole = |ip: &IpAddr| world.map.blocklist.hosts(*ip).next().is_some();
     let fenced = |member: &Member| held.contains(&member.name) || member.addresses.iter().any(whole);
     let target_count = members.0.iter().filter(|member| targeted(member)).count();
-    let held = members.0.iter().filter(|member| fenced(member) && !targeted(member));
-    let held: Vec<String> = held.map(|member| member.name.clone()).collect();
+    let others = members.0.iter().filter(|member| fenced(member) && !targeted(member));
+    let others: Vec<String> = others.map(|member| member.name.clone()).collect();
     let max = policy.max_fenced(members.0.len());
-    let over = target_count > 0 && held.len() + target_count > max;
-    over.then_some(Refusal::Brake { held, max })
+    let over = target_count > 0 && others.len() + target_count > max;
+    over.then_some(Refusal::Brake { held: others, max })
 }
 
 fn shared_addresses(hosts: &BTreeSet<IpAddr>, members: &Members) -> Vec<Refusal> {

@@ -3,7 +3,7 @@
 use lab::{Errno, WriteLog as _, monotonic, wait_for};
 
 use crate::common::history::range_of;
-use crate::common::{LIMIT, Site};
+use crate::common::{LIMIT, Site, Underway};
 use crate::guard::{ASSERTED, Guard};
 use crate::scene::{MEMBERS, POOL, Scene, site};
 
@@ -22,19 +22,26 @@ fn removal_arrives(scene: &Scene<'_>, entry: &str, first: &Guard<'_>, second: &G
     println!("the late removal of {entry} arrived; the first: {}", first.wait_until_deposed(second));
 }
 
+/// The first one fences and releases, and is halted with the removal of the host entry on its way: the second one leads.
+/// The release, under way.
+fn halted_at_its_removal(first: &mut Guard<'_>, second: &mut Guard<'_>) -> Underway {
+    first.start_halting("before:release-rm");
+    first.wait_until_leading();
+    second.start();
+    first.verb(&["fence", "n1"]).expect(0);
+    let release = first.start_verb(&[&["release", "n1"], ASSERTED.as_slice()].concat());
+    first.wait_until_stopped();
+    second.wait_until_leading();
+    release
+}
+
 /// A release's removal of the host entry.
 #[test]
 fn inv7_a_late_removal_of_a_host_entry_lifts_no_later_fence() {
     let site = site();
     let scene = Scene::new(&site, 1);
     let [mut first, mut second] = guards(&site);
-    first.start_halting("before:release-rm");
-    first.wait_until_leading();
-    second.start();
-    first.verb(&["fence", "n1"]).expect(0);
-    let verb = first.start_verb(&[&["release", "n1"], ASSERTED.as_slice()].concat());
-    first.wait_until_stopped();
-    second.wait_until_leading();
+    let verb = halted_at_its_removal(&mut first, &mut second);
     let released = scene.until("released", &second);
     scene.is_released(&released);
     assert_eq!(released["in_doubt"], serde_json::json!([scene.host]), "{released:#}");
@@ -105,13 +112,7 @@ fn inv7_what_only_doubtful_entries_could_hold_is_fenced_by_the_operators_word() 
     second.wait_until_leading();
     for _ in 0..2 {
         second.kill();
-        first.start_halting("before:release-rm");
-        first.wait_until_leading();
-        second.start();
-        first.verb(&["fence", "n1"]).expect(0);
-        let verb = first.start_verb(&[&["release", "n1"], ASSERTED.as_slice()].concat());
-        first.wait_until_stopped();
-        second.wait_until_leading();
+        let verb = halted_at_its_removal(&mut first, &mut second);
         // The other form of the entry is another fence.
         let fences = || scene.ledger()["fences"].as_object().cloned().unwrap_or_default();
         let released = || fences().values().all(|fence| fence["state"] == "released");

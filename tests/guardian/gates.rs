@@ -261,10 +261,7 @@ fn a_write_that_is_refused_is_tried_again_as_it_was() {
 fn open_but_at_n3() -> Model {
     let mut model = healthy();
     model.unwritable = ["n3".to_owned()].into();
-    model.lose("n2");
-    model.run(3 * SECOND);
-    model.heal_is_refused("n2");
-    model.until("open", |model| model.seals().contains("n2"));
+    model.lose_until_open("n2");
     model.run(5 * SECOND);
     assert!(!model.keys("n3").contains_key(&seal("n2")));
     model
@@ -326,10 +323,7 @@ fn a_gate_of_another_version_is_told_with_what_to_do() {
 fn inv9_a_write_that_is_there_though_it_counts_as_failed_is_not_repeated() {
     let mut model = healthy();
     model.gate_answers_lost = true;
-    model.lose("n2");
-    model.run(3 * SECOND);
-    model.heal_is_refused("n2");
-    model.until("open", |model| model.seals().contains("n2"));
+    model.lose_until_open("n2");
     model.gate_answers_lost = false;
     let count = writes(&model);
     model.run(20 * SECOND);

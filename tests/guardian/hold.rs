@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rbd_guardian::domain::addr::{ClientAddr, EntityAddr, Entry};
 use rbd_guardian::domain::guardian::io::{Effect, Request};
 use rbd_guardian::domain::guardian::report::Alarm;
@@ -88,10 +88,7 @@ fn inv4_the_entries_of_a_released_fence_are_no_orphans_also_when_it_is_fenced_ag
     let old = Entry::Client(client("10.0.0.2:0/200"));
     model.uses.iter_mut().for_each(|one| one.watchers.retain(|watcher| watcher.nonce != 200));
     model.run(100 * SECOND);
-    model.lose("n2");
-    model.run(3 * SECOND);
-    model.heal_is_refused("n2");
-    model.until("sealed again", |model| model.seals().contains("n2"));
+    model.lose_until_open("n2");
     assert!(record(&model).entries.contains_key(&old), "{:?}", record(&model).entries);
     model.run(5 * SECOND);
     assert_eq!(origins(&model), []);
@@ -101,17 +98,28 @@ fn years(years: i64) -> SignedDuration {
     SignedDuration::from_secs(years * i64::try_from(YEAR).unwrap())
 }
 
+/// A healthy cluster whose monitors' clock is so many years before the guardian's, as an osdmap has shown.
+fn with_clocks_apart(off: i64) -> Model {
+    let mut model = healthy();
+    model.ahead = years(off);
+    model.change(|_| ());
+    model.run(15 * SECOND);
+    model
+}
+
+/// The monitors logged that an administrator removed this entry, from there; `None`: cleared all.
+fn removal(at: Timestamp, entry: Option<&str>, address: &str) -> Removal {
+    let entry = entry.map(|entry| entry.parse().unwrap());
+    Removal { at, entity: "client.admin".to_owned(), address: address.to_owned(), entry }
+}
+
 #[test]
 fn inv3_entries_that_end_by_a_clock_that_steps_are_put_back_and_nobody_is_accused() {
     let mut model = sealed("n2");
     let end = record(&model).entries.values().next().unwrap().unwrap();
     // Somebody cleared the blocklist shortly before.
-    model.removals = Some(vec![Removal {
-        at: record(&model).sealed.unwrap() - SECOND,
-        entity: "client.admin".to_owned(),
-        address: "10.0.0.8:0/4711".to_owned(),
-        entry: None,
-    }]);
+    let before = record(&model).sealed.unwrap() - SECOND;
+    model.removals = Some(vec![removal(before, None, "10.0.0.8:0/4711")]);
     model.ahead = years(6);
     model.drop_what_is_over();
     assert!(!model.refuses("n2"));
@@ -139,10 +147,7 @@ fn inv3_entries_that_end_by_a_clock_that_steps_are_put_back_and_nobody_is_accuse
 #[test]
 fn inv3_a_guardian_whose_clock_is_years_off_fences_puts_back_and_releases() {
     for off in [-6, 6] {
-        let mut model = healthy();
-        model.ahead = years(off);
-        model.change(|_| ());
-        model.run(15 * SECOND);
+        let mut model = with_clocks_apart(off);
         model.lose("n2");
         model.run(3 * SECOND);
         // One that ends soon by the monitors' clock is not taken for the fence's.
@@ -167,14 +172,8 @@ fn inv3_a_guardian_whose_clock_is_years_off_fences_puts_back_and_releases() {
 #[test]
 fn inv3_a_guardian_that_takes_over_judges_ends_by_the_monitors_clock() {
     for off in [-6, 6] {
-        let mut model = healthy();
-        model.ahead = years(off);
-        model.change(|_| ());
-        model.run(15 * SECOND);
-        model.lose("n2");
-        model.run(3 * SECOND);
-        model.heal_is_refused("n2");
-        model.until("the gate is open", |model| model.seals().contains("n2"));
+        let mut model = with_clocks_apart(off);
+        model.lose_until_open("n2");
         model.restart("boot-2");
         model.run(20 * SECOND);
         assert!(!model.logs().iter().any(|line| line.contains("breached")), "{off}: {:#?}", model.logs());
@@ -193,23 +192,12 @@ fn inv3_a_guardian_that_takes_over_judges_ends_by_the_monitors_clock() {
 #[test]
 fn inv3_who_removed_the_entry_is_told_also_where_clocks_are_years_apart() {
     for off in [-6, 6] {
-        let mut model = healthy();
-        model.ahead = years(off);
-        model.change(|_| ());
-        model.run(15 * SECOND);
-        model.lose("n2");
-        model.run(3 * SECOND);
-        model.heal_is_refused("n2");
-        model.until("the gate is open", |model| model.seals().contains("n2"));
+        let mut model = with_clocks_apart(off);
+        model.lose_until_open("n2");
         model.run(200 * SECOND);
-        let removal = |ago: Duration| Removal {
-            at: model.storage_clock() - ago,
-            entity: "client.admin".to_owned(),
-            address: "10.0.0.8:0/4711".to_owned(),
-            entry: Some("10.0.0.2:0/0".parse().unwrap()),
-        };
+        let removed = |at| removal(at, Some("10.0.0.2:0/0"), "10.0.0.8:0/4711");
         // The other one is of an earlier fence.
-        let (now, before) = (removal(Duration::ZERO), removal(400 * SECOND));
+        let (now, before) = (removed(model.storage_clock()), removed(model.storage_clock() - 400 * SECOND));
         model.removals = Some(vec![before, now.clone()]);
         model.remove_entry("10.0.0.2:0/0");
         model.until("recorded", |model| !record(model).removals.is_empty());
@@ -221,16 +209,11 @@ fn inv3_who_removed_the_entry_is_told_also_where_clocks_are_years_apart() {
 fn inv3_who_removed_the_entry_is_told_and_recorded() {
     let mut model = sealed("n2");
     let at = model.now().wall;
-    let removal = |entry: &str, address: &str| Removal {
-        at,
-        entity: "client.admin".to_owned(),
-        address: address.to_owned(),
-        entry: Some(entry.parse().unwrap()),
-    };
-    let culprit = removal("10.0.0.2:0/0", "10.0.0.8:0/4711");
+    let removed = |entry, address| removal(at, Some(entry), address);
+    let culprit = removed("10.0.0.2:0/0", "10.0.0.8:0/4711");
     // Another entry, and one that this guardian removed itself.
     model.removals =
-        Some(vec![removal("10.0.0.3:0/0", "10.0.0.8:0/4711"), removal("10.0.0.2:0/0", "10.0.0.9:0/9")]);
+        Some(vec![removed("10.0.0.3:0/0", "10.0.0.8:0/4711"), removed("10.0.0.2:0/0", "10.0.0.9:0/9")]);
     model.remove_entry("10.0.0.2:0/0");
     model.until("sealed again", |model| model.refuses("n2") && model.state("n2") == "sealed");
     model.run(2 * SECOND);

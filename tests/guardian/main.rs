@@ -33,10 +33,7 @@ fn healthy() -> Model {
 
 fn sealed(member: &str) -> Model {
     let mut model = healthy();
-    model.lose(member);
-    model.run(3 * SECOND);
-    model.heal_is_refused(member);
-    model.until("the gate is open", |model| model.seals().contains(member));
+    model.lose_until_open(member);
     model
 }
 

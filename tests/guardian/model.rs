@@ -584,6 +584,15 @@ impl Model {
         self.view.members.get_mut(member).unwrap().heartbeat_age = Some(Duration::from_secs(61));
     }
 
+    /// Its cluster loses it, and the gate refuses to heal it, until it is sealed and the gate is open for it.
+    #[track_caller]
+    pub(crate) fn lose_until_open(&mut self, member: &str) {
+        self.lose(member);
+        self.run(Duration::from_secs(3));
+        self.heal_is_refused(member);
+        self.until("the gate is open", |model| model.seals().contains(member));
+    }
+
     /// It answers again, after so much time since its boot.
     pub(crate) fn bring_back(&mut self, member: &str, uptime: Duration) {
         let view = self.view.members.get_mut(member).unwrap();

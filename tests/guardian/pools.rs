@@ -39,10 +39,7 @@ fn held(applications: &[&str]) -> Model {
     second(&mut model, applications);
     model.guardian.reconfigure(except(applications.is_empty()));
     model.run(10 * SECOND);
-    model.lose("n2");
-    model.run(3 * SECOND);
-    model.heal_is_refused("n2");
-    model.until("the gate is open", |model| model.seals().contains("n2"));
+    model.lose_until_open("n2");
     assert!(!covers(&model));
     model
 }
@@ -108,10 +105,7 @@ fn inv8_that_one_more_pool_is_proved_is_told_when_it_is_recorded() {
 fn inv1_a_pool_that_is_created_later_is_proved_before_the_gate_is_open_for_it() {
     let mut model = Model::new();
     model.run(10 * SECOND);
-    model.lose("n2");
-    model.run(3 * SECOND);
-    model.heal_is_refused("n2");
-    model.until("the gate is open", |model| model.seals().contains("n2"));
+    model.lose_until_open("n2");
     model.silent = [12].into();
     second(&mut model, &["rbd"]);
     is_proved_first(model);

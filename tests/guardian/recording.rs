@@ -14,10 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A fence, and its release so long after a boot.
 fn story(model: &mut Model, uptime: Duration) {
     model.run(10 * SECOND);
-    model.lose("n2");
-    model.run(3 * SECOND);
-    model.heal_is_refused("n2");
-    model.until("open", |model| model.seals().contains("n2"));
+    model.lose_until_open("n2");
     model.run(60 * SECOND);
     model.bring_back("n2", uptime);
     model.until("released", |model| {

@@ -83,10 +83,7 @@ fn inv6_old_entries_of_a_member_that_is_back_are_not_taken_for_a_fence_that_was_
 #[test]
 fn inv6_an_intent_that_is_refused_when_it_is_planned_anew_is_never_carried_out() {
     let (mut model, id) = released();
-    model.lose("n3");
-    model.run(3 * SECOND);
-    model.heal_is_refused("n3");
-    model.until("the gate is open", |model| model.seals().contains("n3"));
+    model.lose_until_open("n3");
     let left = intent(&model, &id, "root@somewhere");
     model.ledger.fences.insert(id.clone(), left);
     model.restart("boot-2");

@@ -150,9 +150,10 @@ impl Stricken<'_> {
                 let marks = fence["marks"].as_object().into_iter().flatten();
                 let sealed =
                     marks.filter_map(|(_, mark)| mark["secs"].as_u64()).max().map(Duration::from_secs);
-                let rests = sealed.is_some_and(|sealed| monotonic() > sealed + BOOTS);
-                let since = rebooted.get(name).is_some_and(|at| sealed.is_some_and(|sealed| *at > sealed));
-                if fence["state"] == "sealed" && rests && !since {
+                let due = |sealed: Duration| {
+                    monotonic() > sealed + BOOTS && rebooted.get(name).is_none_or(|at| *at <= sealed)
+                };
+                if fence["state"] == "sealed" && sealed.is_some_and(due) {
                     self.site.cluster.member(name).reboot()?;
                     rebooted.insert(name.to_owned(), monotonic());
                 }
@@ -187,7 +188,8 @@ impl Stricken<'_> {
     }
 
     fn restore(&self, name: &str) {
-        restored(self.site, MEMBERS.into_iter().find(|other| *other != name).unwrap(), name);
+        let other = MEMBERS.into_iter().find(|other| *other != name).unwrap();
+        restored(self.site, other, name).unwrap_or_else(|error| panic!("{error:#}\n{}", self.logs()));
     }
 }
 

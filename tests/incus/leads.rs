@@ -223,7 +223,7 @@ fn lost_with_all(site: &Guarded, all: [&Guardian; 3], number: usize) -> Duration
     released.unwrap_or_else(|error| panic!("{error:#}: {}", logs(&all)));
     // Incus counts it as evacuated until its instances are back.
     usable(site, live, lost, true);
-    restored(site, live, lost);
+    restored(site, live, lost).unwrap();
     site.cluster.member(live).incus(&["delete", "--force", &format!("c{number}")]).unwrap();
     took
 }

@@ -202,9 +202,9 @@ pub(crate) fn usable(site: &Guarded, asked: &str, member: &str, hurry: bool) {
 }
 
 /// Gives a member its instances back. Incus refuses that for a while to one that it has just reached again.
-pub(crate) fn restored(site: &Guarded, asked: &str, member: &str) {
+pub(crate) fn restored(site: &Guarded, asked: &str, member: &str) -> anyhow::Result<()> {
     let restore = || site.cluster.member(asked).incus(&["cluster", "restore", member, "--force"]).map(Some);
-    wait_for("its restore", SOON * 2, restore).unwrap();
+    wait_for("its restore", SOON * 2, restore).map(drop)
 }
 
 fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured {
@@ -294,7 +294,7 @@ fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured 
         );
     }
     usable(site, &owner, lost, number > 1);
-    live.incus(&["cluster", "restore", lost, "--force"]).unwrap();
+    restored(site, &owner, lost).unwrap();
     assert_eq!(container.location().unwrap(), lost);
     let newest = wait_for("a third start", SOON, || {
         Ok(container
