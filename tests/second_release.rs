@@ -8,14 +8,13 @@ use common::pending::pending_until_all_answer;
 use common::round::{Cut, Draw, prepare, round};
 use common::short_first::{POOL, ShortFirst, host_entry, writer};
 use common::{Site, prepared};
-use lab::release::second_release;
-use lab::{Errno, Topology, WriteLog as _};
+use lab::{Errno, Topology, World, WriteLog as _};
 use std::time::Duration;
 
 /// `None` where the release cannot be had.
 fn site() -> Option<Site> {
-    let release = prepared(second_release())?;
-    let topology = Topology::small(&["n1", "n2", "free", "guard"]).release(release);
+    prepared(World::Second.folder())?;
+    let topology = Topology::small(&["n1", "n2", "free", "guard"]).world(World::Second);
     let site = Site::start(topology, &["n1", "n2"]);
     let versions = site.lab.ceph(&["versions"]).unwrap();
     println!("{}", versions["overall"]);

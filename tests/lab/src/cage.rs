@@ -3,7 +3,7 @@
 //! Pid 1 does nothing but read a pipe whose other end the test process holds. However the test ends, the pipe closes, pid 1
 //! exits, and the kernel ends everything inside; with the last process go its mounts, its network namespaces and its loop devices.
 
-use std::ffi::OsStr;
+use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -15,8 +15,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{Pid, geteuid};
 
+use crate::cache;
 use crate::process::Process;
 use crate::wait::wait_for;
+use crate::world::World;
 
 const INIT: &str = include_str!("init.sh");
 
@@ -31,7 +33,7 @@ pub(crate) struct Cage {
 impl Cage {
     /// # Errors
     /// Not root, or the kernel refuses the namespaces.
-    pub(crate) fn start(release: Option<&Path>) -> Result<Cage> {
+    pub(crate) fn start(world: World) -> Result<Cage> {
         ensure!(geteuid().is_root(), "the lab makes namespaces and mounts: run it as root");
         // Below /tmp whatever TMPDIR says: the paths of Ceph's sockets must stay short, see also init.sh.
         let dir = tempfile::Builder::new().prefix("rbd-guardian-lab.").tempdir_in("/tmp")?.keep();
@@ -50,7 +52,13 @@ impl Cage {
                 "lab",
             ])
             .arg(&dir)
-            .arg(release.map_or(OsStr::new(""), Path::as_os_str))
+            .arg(world.folder()?.unwrap_or_default())
+            .arg(match world {
+                World::Own => "none",
+                World::Second => "beside",
+                World::Newest => "root",
+            })
+            .args(shared()?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Ctrl-C is for the test process alone: pid 1 has to live long enough to clean up.
@@ -111,6 +119,14 @@ impl Drop for Cage {
     fn drop(&mut self) {
         self.end_loudly();
     }
+}
+
+/// What a lab whose root is another system has of this machine's under the same names: what Cargo has built, and what the containers are
+/// made of.
+fn shared() -> Result<Vec<PathBuf>> {
+    let program = env::current_exe()?;
+    let built = program.parent().and_then(Path::parent).context("a program without a folder")?;
+    Ok([Some(built.to_owned()), cache::prepared("incus").ok()].into_iter().flatten().collect())
 }
 
 /// `nsenter` into some namespaces of a process. The process dies with the helper that entered for it.

@@ -17,6 +17,7 @@ use crate::cage::enter;
 use crate::disk::Fuse;
 use crate::network::Links;
 use crate::process::Process;
+use crate::world::World;
 
 /// A host. Cheap to clone; a clone does not keep the lab alive.
 #[derive(Debug, Clone)]
@@ -28,7 +29,9 @@ pub struct Host {
     pub(crate) incus: Option<IpAddr>,
     pub(crate) anchor: Pid,
     pub(crate) dir: PathBuf,
-    pub(crate) release: Option<PathBuf>,
+    pub(crate) world: World,
+    /// The system beside the machine's own, whose programs come first.
+    pub(crate) beside: Option<PathBuf>,
     /// The pools mounted here, by name, as long as a device needs them.
     pub(crate) fuses: Arc<Mutex<BTreeMap<String, Weak<Fuse>>>>,
 }
@@ -64,7 +67,7 @@ impl Host {
 
     /// A command that runs in this host, with `CEPH_CONF` set so that the lab's `client.admin` is who it is for Ceph's tools.
     ///
-    /// A bare name that the topology's release has is run from there. The working directory is `/`; killing the [`std::process::Child`]
+    /// A bare name that the second release has is run from there, in a lab of [`World::Second`]. The working directory is `/`; killing the [`std::process::Child`]
     /// kills the program.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
@@ -118,7 +121,7 @@ impl Host {
     }
 
     fn with_ceph(&self, mut command: Command, program: &OsStr) -> Command {
-        if let Some(root) = &self.release
+        if let Some(root) = &self.beside
             && Path::new(program).components().count() == 1
             && root.join("usr/bin").join(program).exists()
         {

@@ -1,25 +1,58 @@
 # Pid 1 of a lab. It reads a pipe that the test process holds; when that ends, for whatever reason, so does the lab.
-# $1: the lab's directory; $2: the unpacked release to run Ceph from, or nothing.
+# $1: the lab's directory; $2: the unpacked system to run programs from, or nothing; $3: what becomes of it: `beside` this machine's own,
+# for single programs, or `root`, for all of them; then the folders of this machine that are seen there as well.
 set -eu
 dir=$1
-release=$2
+system=$2
+place=$3
+shift 3
 cd /
-if [ -n "$release" ]; then
-    mount --rbind /dev "$release/dev"
-    mount --rbind /sys "$release/sys"
-    mount -t proc proc "$release/proc"
-    # The lab's directory is below /tmp: on a tmpfs its mount point leaves no trace in the release.
-    mount -t tmpfs tmpfs "$release/tmp"
-    mkdir -p "$release$dir"
-    mount --rbind "$dir" "$release$dir"
-fi
+outside=
+case $place in
+beside)
+    mount --rbind /dev "$system/dev"
+    mount --rbind /sys "$system/sys"
+    mount -t proc proc "$system/proc"
+    # The lab's directory is below /tmp: on a tmpfs its mount point leaves no trace in the system.
+    mount -t tmpfs tmpfs "$system/tmp"
+    mkdir -p "$system$dir"
+    mount --rbind "$dir" "$system$dir"
+    ;;
+root)
+    # What is written to it goes with the lab.
+    layers=$dir/layers
+    mkdir "$layers"
+    mount -t tmpfs -o mode=755 tmpfs "$layers"
+    mkdir "$layers/upper" "$layers/work" "$layers/root"
+    root=$layers/root
+    mount -t overlay -o "lowerdir=$system,upperdir=$layers/upper,workdir=$layers/work" overlay "$root"
+    mount --rbind /dev "$root/dev"
+    mount --rbind /sys "$root/sys"
+    mount -t proc proc "$root/proc"
+    mount -t tmpfs tmpfs "$root/tmp"
+    mount -t tmpfs -o mode=755 tmpfs "$root/run"
+    for shared in "$dir" "$@"; do
+        mkdir -p "$root$shared"
+        mount --bind "$shared" "$root$shared"
+    done
+    mkdir "$root/host"
+    cd "$root"
+    # A root by chroot would do for Ceph; LXC changes the root by itself, and wants one that is a mount.
+    pivot_root . host
+    cd /
+    outside=/host
+    ;;
+esac
 echo ready
 
 verdict=
 read -r verdict || :
 
 kill -KILL -1 2>/dev/null || :
+# By its name outside, where it is no mount point.
+dir=$outside$dir
 if [ "$verdict" = keep ]; then set -- "$dir/data" "$dir/run"; else set -- "$dir"; fi
+[ -z "$outside" ] || umount --lazy "$dir/layers"
 # What the lab's Incus members had as cgroups; an rmdir is refused as long as somebody dies in it.
 cgroups=$(sed -n 's/^cgroup2 \([^ ]*\) cgroup2 .*/\1/p' /proc/mounts | head -n 1)/${dir##*/}
 tries=0

@@ -22,6 +22,7 @@ use crate::network::{Links, Network, set_filter};
 use crate::process::Process;
 use crate::topology::{ADMIN, Role, Topology};
 use crate::wait::{report, wait_for};
+use crate::world::World;
 
 /// The bound on every command and on each step of the start.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -51,8 +52,9 @@ pub struct Lab {
 
 impl Lab {
     pub(crate) fn start(topology: Topology) -> Result<Lab> {
-        let cage = Cage::start(topology.release.as_deref())?;
+        let cage = Cage::start(topology.world)?;
         let dir = cage.dir().to_owned();
+        let beside = if topology.world == World::Second { topology.world.folder()? } else { None };
         let network = Network::start(&cage, topology.ipv6)?;
         if topology.clock {
             fs::write(dir.join(CLOCK), "+0")?;
@@ -72,7 +74,8 @@ impl Lab {
                 fuses: Arc::default(),
                 anchor: anchor.pid(),
                 dir: dir.clone(),
-                release: topology.release.clone(),
+                world: topology.world,
+                beside: beside.clone(),
             };
             for role in roles {
                 let mut daemon = Daemon::new(*role, host.clone());

@@ -31,10 +31,10 @@ mod lab;
 mod network;
 mod pool;
 mod process;
-pub mod release;
 mod topology;
 pub mod vm;
 mod wait;
+mod world;
 mod writer;
 
 pub use crate::content::Content;
@@ -48,5 +48,6 @@ pub use crate::pool::{Pool, PoolKind, Watcher};
 pub use crate::process::Process;
 pub use crate::topology::{ObjectStore, Role, Topology};
 pub use crate::wait::{monotonic, wait_for};
+pub use crate::world::World;
 pub use crate::writer::{Entry, WriteLog, Writer};
 pub use nix::errno::Errno;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 
 use crate::lab::Lab;
+use crate::world::World;
 
 /// A daemon that a host runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +70,7 @@ pub struct Topology {
     pub(crate) conf: Vec<(String, String)>,
     pub(crate) ipv6: bool,
     pub(crate) store: ObjectStore,
-    pub(crate) release: Option<PathBuf>,
+    pub(crate) world: World,
     /// The monitors have a wall clock of their own.
     pub(crate) clock: bool,
 }
@@ -82,7 +82,11 @@ impl Topology {
     /// A lab without any host but `admin`, which is always there for commands and never cut off.
     #[must_use]
     pub fn new() -> Topology {
-        Topology { hosts: vec![(ADMIN.to_owned(), Vec::new())], ..Topology::default() }
+        Topology {
+            hosts: vec![(ADMIN.to_owned(), Vec::new())],
+            world: World::from_env(),
+            ..Topology::default()
+        }
     }
 
     /// The usual: one host `store` with one mon, one mgr and three OSDs, and client hosts of these names.
@@ -147,10 +151,10 @@ impl Topology {
         self
     }
 
-    /// Runs daemons and Ceph's tools from an unpacked system in this folder instead of the machine's own.
+    /// Which releases it runs, whatever [`World::from_env`] says.
     #[must_use]
-    pub fn release(mut self, root: impl Into<PathBuf>) -> Topology {
-        self.release = Some(root.into());
+    pub fn world(mut self, world: World) -> Topology {
+        self.world = world;
         self
     }
 

@@ -202,30 +202,6 @@ fn on_bluestore_an_osd_survives_its_death() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_second_release_runs_as_well() -> Result<()> {
-    let root = match lab::release::second_release() {
-        Ok(root) => root,
-        Err(reason) => {
-            eprintln!("skipped: {reason:#}");
-            return Ok(());
-        }
-    };
-    let lab = Topology::small(&["n1"]).release(root).start()?;
-    lab.pool("images", Pool::replicated(8, 2))?;
-    lab.image("images", "img", 8)?;
-    let version = lab.ceph(&["versions"])?.to_string();
-    ensure!(version.contains(" reef ") && !version.contains(" pacific "), "{version}");
-    let output = lab.host("n1").command("rbd").arg("--version").output()?;
-    ensure!(String::from_utf8_lossy(&output.stdout).contains(" reef "), "the tools are of another release");
-    let writer = lab.host("n1").writer("images", "img", 4)?;
-    writer.wait_for_acks(50, SOON)?;
-    let before = monotonic();
-    block(&lab, writer.client_address())?;
-    ensure!(writer.wait_for_error(before, SOON)? == Errno::ESHUTDOWN);
-    Ok(())
-}
-
 /// Not a test: what the next one kills.
 #[test]
 #[ignore = "run by nothing_is_left_after_sigkill, which ends it"]

@@ -14,7 +14,6 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::cache;
 use crate::cage::{enter, expect_ready, wait_for_no_loops};
 use crate::conf::run;
 use crate::host::Host;
@@ -61,7 +60,7 @@ impl Member {
         let wrapper = home.join("bin/rbd");
         fs::write(&wrapper, RBD.replace("@HOME@", &home.display().to_string()))?;
         fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
-        fs::copy(cache::prepared("incus")?.join("mapper"), home.join("bin/mapper"))?;
+        fs::copy(host.world.mapper()?, home.join("bin/mapper"))?;
         let uuid = Uuid::new_v4();
         fs::write(home.join("uuid"), format!("{uuid}\n"))?;
         let cgroup = cgroup2()?.join(host.dir.file_name().context("an odd folder")?).join(host.name());
