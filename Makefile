@@ -9,7 +9,7 @@ HALT  := --features rbd-guardian/halt
 help: ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-setup: ## install what the lab needs (Debian packages, a kernel for VMs, a second Ceph release)
+setup: ## install what the lab needs (Debian packages, a kernel for VMs, the newest Ceph and Incus)
 	@tests/lab/setup
 
 build: setup ## build the release binary
@@ -19,10 +19,11 @@ demo: setup ## a container whose member is lost and healed: without the guardian
 	$(CARGO) build --release --locked --bin rbd-guardian --example demo
 	@"$${CARGO_TARGET_DIR:-target}/release/examples/demo" $(DEMO)
 
-test: setup ## everything: units, the ABI, real Ceph, real krbd, a second Ceph release
-	$(CARGO) test --workspace --locked $(HALT) --no-fail-fast -- --test-threads=$(JOBS)
+test: setup ## everything: units, the ABI, real Ceph and Incus, real krbd, a sample of the newest Ceph and Incus
+	GUARDIAN_TEST_THREADS=$(JOBS) tests/run
 
-soak: setup ## the randomised rounds in full (hours), and minutes with a released kernel client
+soak: ## the randomised rounds in full (hours), minutes with a released kernel client, other releases of Ceph and Incus
+	@tests/lab/setup --soak
 	GUARDIAN_ROUNDS=50 $(CARGO) test --locked $(HALT) --test sealed -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_ROUNDS=20 $(CARGO) test --locked $(HALT) --test incus story:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_STEPS=all $(CARGO) test --locked $(HALT) --test crash steps:: -- --nocapture --test-threads=$(JOBS)
@@ -32,13 +33,16 @@ soak: setup ## the randomised rounds in full (hours), and minutes with a release
 	GUARDIAN_STEPS=all $(CARGO) test --locked $(HALT) --test incus gate_steps:: -- --nocapture
 	GUARDIAN_ROUNDS=10 GUARDIAN_BLIND=180 $(CARGO) test --locked $(HALT) --test incus leads:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_SOAK=1 $(CARGO) test --locked $(HALT) --test krbd -- --nocapture --test-threads=1
+	$(CARGO) test --locked $(HALT) --test second_release -- --nocapture --test-threads=$(JOBS)
+	GUARDIAN_WORLD=newest GUARDIAN_ROUNDS=20 GUARDIAN_STEPS=all tests/run sealed pending entries release fence hold watchers pools \
+		protected guardians daemon ledger librados ipv6 errors crash rbd-guardian:incus
 
 bench: setup ## the table of speeds
 	$(CARGO) bench --locked --bench bench
 
 lint: ## formatting, clippy, documentation, dependencies
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --lib --bins --examples --benches --locked -- -D warnings
 	$(CARGO) clippy --workspace --all-targets --locked $(HALT) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 	tests/deny
