@@ -236,7 +236,7 @@ fn a_vm_that_migrates_live_is_used_by_both_members_and_afterwards_by_one() {
         let members = [("n1", "10.77.0.12"), ("n2", "10.77.0.13"), ("n3", "10.77.0.14")].map(addresses);
         let watchers = users.iter().map(|user| user.parse().unwrap()).collect();
         let image = ImageName::parse("incus/virtual-machine_v1.block").unwrap();
-        let uses = [ImageUse { image, watchers, lock: None }];
+        let uses = [ImageUse { image, watchers, locks: vec![], unknown: vec![] }];
         let images = images(&view);
         assert!(images.contains_key(&uses[0].image), "{images:?}");
         let grounds = Grounds {

@@ -50,10 +50,24 @@ impl Storage {
         for entry in short {
             insert(&mut blocklist, *entry, start() + Duration::from_secs(60));
         }
-        let pool = Pool { name: "images".into(), pg_num: 4, overlay: None, eio: false, applications: vec![] };
+        let pool = Pool {
+            name: "images".into(),
+            pg_num: 4,
+            overlay: None,
+            eio: false,
+            unclear: None,
+            applications: vec![],
+        };
         let pools = BTreeMap::from([(1, pool)]);
-        let map =
-            OsdMap { epoch: 0, modified: start(), blocklist, knows_ranges: true, reads_paused: false, pools };
+        let map = OsdMap {
+            epoch: 0,
+            modified: start(),
+            blocklist,
+            knows_ranges: true,
+            reads_paused: false,
+            not_understood: vec![],
+            pools,
+        };
         let pgs = (0..4).map(|pg| ((1, pg), 0)).collect();
         let faults = faults.into_iter();
         Self { maps: vec![map], pgs, sessions: BTreeSet::new(), faults, added: 0, tampered: false }

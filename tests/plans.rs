@@ -13,7 +13,7 @@ use rbd_guardian::domain::member::{Member, Members};
 use rbd_guardian::domain::plan::{Coverage, Plan, Request, Target, plan};
 use rbd_guardian::domain::policy::Policy;
 use rbd_guardian::domain::refusal::Refusal;
-use rbd_guardian::domain::world::{Clients, Daemon, DaemonKind, Role, World};
+use rbd_guardian::domain::world::{Clients, Daemon, DaemonKind, Role, SeenAt, World};
 
 struct Case {
     members: Members,
@@ -30,7 +30,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn daemon(kind: DaemonKind, name: &str, at: &str, role: Role) -> Daemon {
-    Daemon { kind, name: name.into(), ips: vec![ip(at)], role, clients: vec![] }
+    Daemon { kind, name: name.into(), ips: vec![ip(at)], role, clients: vec![], clients_unknown: false }
 }
 
 impl Case {
@@ -43,6 +43,7 @@ impl Case {
             pg_num: 8,
             overlay: None,
             eio: false,
+            unclear: None,
             applications: vec!["rbd".into()],
         };
         let map = OsdMap {
@@ -51,6 +52,7 @@ impl Case {
             blocklist: Blocklist::default(),
             knows_ranges: true,
             reads_paused: false,
+            not_understood: vec![],
             pools: BTreeMap::from([(1, pool)]),
         };
         let own = vec!["10.0.0.9:0/99".parse().unwrap()];
@@ -240,6 +242,37 @@ fn unread_sources_matter_only_where_the_host_is_not_fenced() {
     case.sees("10.0.0.1:0/7");
     case.accept_incomplete = true;
     assert_eq!(case.member("n1").unwrap().coverage, Coverage::Incomplete);
+}
+
+#[test]
+fn inv6_a_client_that_may_be_a_mgrs_own_is_no_target() {
+    let mut case = Case::new();
+    let mut mgr = daemon(DaemonKind::Mgr, "x", "10.0.0.7", Role::Active);
+    mgr.clients_unknown = true;
+    case.world.daemons = vec![mgr];
+    assert_eq!(only_code(case.addresses(&["10.0.0.7:0/5"])), "may-be-daemon-client");
+    assert!(case.addresses(&["10.0.0.8:0/5"]).is_ok(), "elsewhere");
+    let client = "10.0.0.7:0/5".parse::<EntityAddr>().unwrap().client().unwrap();
+    let seen = |entity: &str| [(client, [SeenAt::Session(entity.to_owned())].into())].into();
+    case.world.clients = seen("mgr.x");
+    assert_eq!(only_code(case.addresses(&["10.0.0.7:0/5"])), "may-be-daemon-client");
+    case.world.clients = seen("client.admin");
+    assert!(case.addresses(&["10.0.0.7:0/5"]).is_ok(), "a guest's, by its key");
+    case.world.clients.clear();
+    case.world.daemons[0].ips.clear();
+    assert_eq!(
+        only_code(case.addresses(&["10.0.0.8:0/5"])),
+        "may-be-daemon-client",
+        "nobody knows where it is"
+    );
+}
+
+#[test]
+fn what_is_not_understood_of_the_osdmap_is_told_with_the_plan() {
+    let mut case = Case::new();
+    case.world.map.not_understood = vec!["the blocklist entry '-'".into()];
+    let plan = case.member("n1").unwrap();
+    assert!(plan.notes.iter().any(|note| note.contains("'-'")), "{:?}", plan.notes);
 }
 
 #[test]

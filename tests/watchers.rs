@@ -94,7 +94,18 @@ fn find<'j>(swept: &'j Value, path: &str) -> &'j Value {
 /// Compares one image with `rbd status` and `rbd lock ls`, and its shape with the contract (DESIGN §8).
 fn as_rbd_shows(lab: &Lab, image: &Value) {
     let keys: BTreeSet<&str> = image.as_object().unwrap().keys().map(String::as_str).collect();
-    let contract = ["pool", "namespace", "image", "watchers", "lock", "member", "location", "verdict"];
+    let contract = [
+        "pool",
+        "namespace",
+        "image",
+        "watchers",
+        "lock",
+        "locks",
+        "unknown",
+        "member",
+        "location",
+        "verdict",
+    ];
     assert_eq!(keys, BTreeSet::from(contract));
     let text = |field: &str| image[field].as_str().unwrap();
     let parts = [text("pool"), text("namespace"), text("image")];

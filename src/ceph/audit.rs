@@ -9,17 +9,23 @@ use serde_json::json;
 
 use super::cluster::Cluster;
 use super::command::{ReadError, read};
+use super::item::Item;
 use super::osdmap::time;
 use crate::domain::addr::{EntityAddr, Entry};
 use crate::domain::record::Removal;
 
+/// How monitors print an address that they do not know.
+const BLANK: [&str; 3] = ["-", ":/0", "?"];
 /// How many lines are read. Monitors keep some 10,000 of all channels (`LogSummary`, `src/common/LogEntry.h`).
 const LINES: u32 = 1000;
+/// Where no line of a command has the sender's address.
+const UNTOLD: &str = "an address that the log does not tell";
 /// Between the lines of one command.
 const SAME: SignedDuration = SignedDuration::from_secs(10);
 
 /// The removals among the last lines of the audit channel, oldest first. A command is logged by the monitor that took
-/// it and again when it is done: told once.
+/// it, by the leader that it was forwarded to, which does not know the sender's address, and again when it is done: told
+/// once, with the address.
 ///
 /// # Errors
 /// See [`ReadError`].
@@ -30,18 +36,24 @@ pub fn removals(cluster: &Cluster) -> Result<Vec<Removal>, ReadError> {
 }
 
 fn parse(json: &[u8]) -> Result<Vec<Removal>, ReadError> {
-    let lines: Vec<Line> =
+    let lines: Vec<Item<Line>> =
         serde_json::from_slice(json).map_err(|error| ReadError::unreadable("log last", &error))?;
     let mut removals: Vec<Removal> = Vec::new();
-    for removal in lines.iter().filter_map(removal) {
-        let same = |known: &Removal| {
+    for removal in lines.iter().filter_map(Item::known).filter_map(removal) {
+        let same = |known: &&mut Removal| {
             let close = removal.at.duration_since(known.at).abs() < SAME;
-            let told = Removal { at: removal.at, ..known.clone() };
-            close && told == removal
+            let nameless = known.address.is_empty() || removal.address.is_empty();
+            let what = (&known.entity, &known.entry) == (&removal.entity, &removal.entry);
+            close && what && (nameless || known.address == removal.address)
         };
-        if !removals.iter().any(same) {
-            removals.push(removal);
+        match removals.iter_mut().find(same) {
+            Some(known) if known.address.is_empty() => known.address = removal.address,
+            Some(_) => {}
+            None => removals.push(removal),
         }
+    }
+    for removal in removals.iter_mut().filter(|removal| removal.address.is_empty()) {
+        UNTOLD.clone_into(&mut removal.address);
     }
     Ok(removals)
 }
@@ -74,10 +86,12 @@ fn removal(line: &Line) -> Option<Removal> {
     }
     let (who, commands) = head.split_once("cmd=")?;
     let quoted = |key: &str| who.split_once(key)?.1.split_once('\'').map(|(text, _)| text.to_owned());
-    let commands: Vec<Command> = serde_json::from_str(commands.trim_matches('\'')).ok()?;
-    let entry = commands.iter().find_map(removed)?;
-    let address = quoted("from='")?.split(' ').nth(1)?.to_owned();
+    let commands: Vec<Item<Command>> = serde_json::from_str(commands.trim_matches('\'')).ok()?;
+    let entry = commands.iter().filter_map(Item::known).find_map(removed)?;
+    let from = quoted("from='").unwrap_or_default();
+    let address = from.split(' ').nth(1).unwrap_or_default().to_owned();
     let address = address.parse::<EntityAddr>().map_or(address, |addr| addr.to_string());
+    let address = if BLANK.contains(&address.as_str()) { String::new() } else { address };
     Some(Removal { at: time(&line.stamp)?, entity: quoted("entity='")?, address, entry })
 }
 
@@ -147,5 +161,31 @@ mod tests {
         };
         let log = [line(2, ": dispatch"), line(3, ": finished"), line(40, ": dispatch")].join(",");
         assert_eq!(parse(format!("[{log}]").as_bytes()).unwrap().len(), 2);
+    }
+
+    /// Three monitors of 16.2: the peon that took the command, the leader that it was forwarded to, and its end there.
+    #[test]
+    fn a_removal_through_a_peon_is_told_once_with_the_address() {
+        let line = |second: u32, from: &str, end: &str| {
+            let message = format!(
+                r#"from='{from}' entity='client.admin' cmd=[{{\"prefix\":\"osd blocklist\",\"blocklistop\":\"rm\",\"addr\":\"10.77.0.5:0/0\"}}]{end}"#
+            );
+            format!(r#"{{"stamp": "2026-11-25T11:40:{second:02}.0+0000", "message": "{message}"}}"#)
+        };
+        let peon = line(2, "client.? 10.77.0.2:0/42", ": dispatch");
+        for blank in ["client.? ", "client.? -", "client.? :/0", "client.?", "client.4123 -"] {
+            let leader = [line(2, blank, ": dispatch"), line(3, blank, ": finished")].join(",");
+            for log in [format!("[{peon},{leader}]"), format!("[{leader},{peon}]")] {
+                let told = parse(log.as_bytes()).unwrap();
+                assert_eq!(told.len(), 1, "{log}: {told:?}");
+                assert_eq!(told[0].address, "10.77.0.2:0/42", "{log}");
+            }
+            let alone = parse(format!("[{leader}]").as_bytes()).unwrap();
+            assert_eq!((alone.len(), alone[0].address.as_str()), (1, UNTOLD), "{alone:?}");
+        }
+        let other = line(4, "client.? 10.77.0.3:0/43", ": dispatch");
+        assert_eq!(parse(format!("[{peon},{other}]").as_bytes()).unwrap().len(), 2, "two senders");
+        let strange = format!(r#"[{{"stamp": 7}}, null, {peon}]"#);
+        assert_eq!(parse(strange.as_bytes()).unwrap().len(), 1, "a line of another shape");
     }
 }

@@ -18,14 +18,14 @@ pub const XATTR: &str = "lock.rbd_lock";
 pub struct LockOwner {
     /// `client.4126`.
     pub owner: String,
-    /// Its entity address.
-    pub address: EntityAddr,
+    /// Its entity address; `None` where the lock has a blank one (seen from Ceph 16 to 18), or one of no IP.
+    pub address: Option<EntityAddr>,
     /// `auto 94512392874`: the number is the cookie of the owner's watch.
     pub cookie: String,
 }
 
-/// Owners in an encoded lock: none when it was released, one for an exclusive lock. `None` if the bytes are not
-/// what is documented above.
+/// Owners in an encoded lock: none when it was released, one for an exclusive lock, any number for a shared one. `None` if
+/// the bytes are not what is documented above.
 pub fn decode(bytes: &[u8]) -> Option<Vec<LockOwner>> {
     let mut lock = Reader(bytes).structure()?;
     let count = lock.u32()?;
@@ -85,8 +85,9 @@ impl<'a> Reader<'a> {
         Some(Reader(self.sized()?))
     }
 
-    /// `entity_addr_t`: marker 0 is the form before 2016, marker 1 the structure that carries a type.
-    fn address(&mut self) -> Option<EntityAddr> {
+    /// `entity_addr_t`: marker 0 is the form before 2016, marker 1 the structure that carries a type. Within `Some`, `None`
+    /// is an address that is blank, or of a family without IPs.
+    fn address(&mut self) -> Option<Option<EntityAddr>> {
         match self.u8()? {
             0 => {
                 self.take(3)?;
@@ -100,6 +101,9 @@ impl<'a> Reader<'a> {
                 let mut addr = self.structure()?;
                 let (_type, nonce) = (addr.u32()?, addr.u32()?);
                 let mut socket_addr = Reader(addr.sized()?);
+                if socket_addr.0.is_empty() {
+                    return Some(None);
+                }
                 let family = u16::from_le_bytes(socket_addr.array()?);
                 socket(family, socket_addr.0, nonce)
             }
@@ -109,7 +113,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A `sockaddr` behind its family; port and address are in network byte order.
-fn socket(family: u16, rest: &[u8], nonce: u32) -> Option<EntityAddr> {
+fn socket(family: u16, rest: &[u8], nonce: u32) -> Option<Option<EntityAddr>> {
     const INET: u16 = 2;
     const INET6: u16 = 10;
     let mut rest = Reader(rest);
@@ -120,9 +124,9 @@ fn socket(family: u16, rest: &[u8], nonce: u32) -> Option<EntityAddr> {
             rest.take(4)?; // flow label
             IpAddr::V6(Ipv6Addr::from(rest.array::<16>()?))
         }
-        _ => return None,
+        _ => return Some(None),
     };
-    Some(EntityAddr { ip, port, nonce })
+    Some(Some(EntityAddr { ip, port, nonce }))
 }
 
 #[cfg(test)]
@@ -153,12 +157,39 @@ mod tests {
             let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
             let owner = LockOwner {
                 owner: "client.4125".to_owned(),
-                address: address.parse().unwrap(),
+                address: Some(address.parse().unwrap()),
                 cookie: cookie.to_owned(),
             };
             assert_eq!(decode(&bytes), Some(vec![owner]));
             assert_eq!(decode(&bytes[..bytes.len() / 2]), None, "cut short");
         }
+    }
+
+    /// The first of the above with its address taken out, in both forms that a blank one has: no socket address at all, and
+    /// one of the family 0.
+    #[test]
+    fn an_owner_without_an_address_is_an_owner() {
+        let lock = |address: &str| {
+            let info = format!("0000000000000000{address}00000000");
+            let owner = format!(
+                "010121000000081d10000000000000140000006175746f2031343031343433313331393135383401 01{}{info}",
+                size(&info)
+            );
+            let list = format!("01000000{}0108000000696e7465726e616c", owner.replace(' ', ""));
+            data_encoding::HEXLOWER.decode(format!("0101{}{list}", size(&list)).as_bytes()).unwrap()
+        };
+        for address in [
+            "0101010c000000000000000000000000000000",
+            "010101140000000000000000000000080000000000000000000000",
+        ] {
+            let owners = decode(&lock(address)).expect(address);
+            assert_eq!((owners.len(), owners[0].owner.as_str(), owners[0].address), (1, "client.4125", None));
+            assert_eq!(owners[0].cookie, "auto 140144313191584");
+        }
+    }
+
+    fn size(hex: &str) -> String {
+        data_encoding::HEXLOWER.encode(&u32::try_from(hex.len() / 2).unwrap().to_le_bytes())
     }
 
     proptest! {

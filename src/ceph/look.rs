@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::cluster::Cluster;
 use super::command::ReadError;
+use super::daemons::Mons;
 use super::watchers::{ImageUse, Scope};
 use super::{daemons, osdmap, sessions, watchers};
 use crate::clock;
@@ -25,59 +26,71 @@ pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result
     let dump = osdmap::dump(cluster)?;
     let mons = daemons::mons(cluster)?;
     let within = deadline.at_most(CLIENTS_WITHIN);
-    let (clients, unread) = clients(cluster, &mons.quorum, &guarded.pools(&dump.map), &within);
+    let FoundClients { clients, mut unread, unknown } =
+        clients(cluster, &mons, &guarded.pools(&dump.map), &within);
+    unread.extend(unknown);
     // Last, because who is active can change while clients are looked for.
     let mut all = mons.daemons;
     all.extend(daemons::osds(&dump.osds));
-    all.extend(daemons::services(cluster)?);
-    all.extend(daemons::mdss(cluster)?);
-    all.extend(daemons::mgrs(cluster)?);
+    let others = daemons::services(cluster)?.and(daemons::mdss(cluster)?).and(daemons::mgrs(cluster)?);
+    all.extend(others.daemons);
+    unread.extend(others.unread);
+    unread.extend(dump.unplaced);
     let now = dump.map.clock(clock::wall());
     Ok(World { now, own: own(cluster)?, map: dump.map, daemons: all, clients, unread })
+}
+
+/// Clients, and what stands against that being all of them.
+#[derive(Debug, Default)]
+pub struct FoundClients {
+    /// Those seen, and where.
+    pub clients: Clients,
+    /// Sources that did not answer, in words: another try may tell.
+    pub unread: Vec<String>,
+    /// Users that are there and were not understood, in words: no other try tells more.
+    pub unknown: Vec<String>,
 }
 
 /// The clients that these monitors and the images of these pools know, and what could not be read, in words.
 pub fn clients(
     cluster: &Cluster,
-    mons: &[String],
+    mons: &Mons,
     pools: &BTreeMap<PoolId, &Pool>,
     deadline: &Deadline,
-) -> (Clients, Vec<String>) {
-    let mut clients = Clients::new();
-    let mut unread = clients_of_mons(cluster, mons, deadline, &mut clients);
+) -> FoundClients {
+    let mut found = FoundClients { unread: mons.unread.clone(), ..FoundClients::default() };
+    clients_of_mons(cluster, &mons.quorum, deadline, &mut found);
     let scope = Scope::of(pools);
-    unread.extend(watchers::sweep(cluster, &scope, deadline, &mut |image| note(&image, &mut clients)));
-    (clients, unread)
+    let silent = watchers::sweep(cluster, &scope, deadline, &mut |image| note(&image, &mut found));
+    found.unread.extend(silent);
+    found
 }
 
-/// Adds the clients each of these monitors knows. Returns what could not be read, in words.
-fn clients_of_mons(
-    cluster: &Cluster,
-    mons: &[String],
-    deadline: &Deadline,
-    clients: &mut Clients,
-) -> Vec<String> {
-    let mut unread = Vec::new();
+/// Adds the clients each of these monitors knows.
+fn clients_of_mons(cluster: &Cluster, mons: &[String], deadline: &Deadline, found: &mut FoundClients) {
     for (mon, answer) in sessions::sessions(cluster, mons, deadline) {
         match answer {
             Ok(sessions) => {
-                for session in sessions {
-                    clients.entry(session.client).or_default().insert(SeenAt::Session(session.entity));
+                for session in sessions.known {
+                    found.clients.entry(session.client).or_default().insert(SeenAt::Session(session.entity));
                 }
+                let unknown = sessions.unknown.into_iter();
+                found.unknown.extend(unknown.map(|what| format!("a session of mon.{mon}: {what}")));
             }
-            Err(error) => unread.push(format!("sessions of mon.{mon}: {error}")),
+            Err(error) => found.unread.push(format!("sessions of mon.{mon}: {error}")),
         }
     }
-    unread
 }
 
 /// Adds the clients that use an image.
-fn note(image: &ImageUse, clients: &mut Clients) {
+fn note(image: &ImageUse, found: &mut FoundClients) {
     let path = image.path();
+    found.unknown.extend(image.unknown.iter().map(|what| format!("image {path}: {what}")));
+    let clients = &mut found.clients;
     for client in image.watchers.iter().filter_map(|watch| watch.address.client()) {
         clients.entry(client).or_default().insert(SeenAt::Watch(path.clone()));
     }
-    for client in image.lock.iter().filter_map(|lock| lock.address.client()) {
+    for client in image.locks.iter().filter_map(|lock| lock.address?.client()) {
         clients.entry(client).or_default().insert(SeenAt::Lock(path.clone()));
     }
 }

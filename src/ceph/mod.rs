@@ -11,6 +11,7 @@ pub mod completion;
 pub mod daemons;
 pub mod errno;
 pub mod ioctx;
+mod item;
 pub mod lane;
 pub mod lease;
 pub mod locks;

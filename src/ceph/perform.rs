@@ -116,11 +116,11 @@ impl Storage {
                 let sent = self.fail_over(&daemon, deadline);
                 Outcome::FailedOver(daemon, sent)
             }
-            Step::ReadDaemons => Outcome::Daemons(self.read(deadline, |cluster| {
-                let mut all = daemons::mgrs(cluster)?;
-                all.extend(daemons::mdss(cluster)?);
-                Ok(all)
-            })),
+            Step::ReadDaemons => {
+                Outcome::Daemons(self.read(deadline, |cluster| {
+                    Ok(daemons::mgrs(cluster)?.and(daemons::mdss(cluster)?).daemons)
+                }))
+            }
             Step::Add(entries) => {
                 let seconds = self.expire.as_secs_f64();
                 Outcome::Added(change(&self.cluster, &entries, Change::Add { seconds }, deadline))
@@ -164,8 +164,9 @@ impl Storage {
         let within = deadline.at_most(CLIENTS_WITHIN);
         self.read(deadline, move |cluster| {
             let (map, mons) = (osdmap::dump(cluster)?.map, daemons::mons(cluster)?);
-            let (clients, unread) = look::clients(cluster, &mons.quorum, &guarded.pools(&map), &within);
-            Ok((clients.into_keys().collect(), unread))
+            let found = look::clients(cluster, &mons, &guarded.pools(&map), &within);
+            // A user that is there and was not understood has no address that an entry could name: nothing waits for it.
+            Ok((found.clients.into_keys().collect(), found.unread))
         })
     }
 }

@@ -8,10 +8,11 @@ use serde_json::json;
 
 use super::cluster::Cluster;
 use super::command::{ReadError, read_from};
+use super::item::{Item, shown};
 use super::lane;
 use super::osdmap::AddrVec;
 use crate::deadline::Deadline;
-use crate::domain::addr::ClientAddr;
+use crate::domain::addr::{ClientAddr, EntityAddr};
 
 /// One client's session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +23,21 @@ pub struct Session {
     pub entity: String,
 }
 
+/// The sessions of one monitor.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sessions {
+    /// Those of clients.
+    pub known: Vec<Session>,
+    /// Those that were not understood, each in words: a client's may be among them.
+    pub unknown: Vec<String>,
+}
+
 /// Asks each of these monitors, at the same time.
 pub fn sessions(
     cluster: &Cluster,
     mons: &[String],
     deadline: &Deadline,
-) -> Vec<(String, Result<Vec<Session>, ReadError>)> {
+) -> Vec<(String, Result<Sessions, ReadError>)> {
     let calls = mons.iter().map(|mon| {
         let (cluster, mon) = (cluster.clone(), mon.clone());
         move || of_mon(&cluster, &mon)
@@ -41,18 +51,59 @@ pub fn sessions(
     all
 }
 
-fn of_mon(cluster: &Cluster, mon: &str) -> Result<Vec<Session>, ReadError> {
+fn of_mon(cluster: &Cluster, mon: &str) -> Result<Sessions, ReadError> {
+    parse(&read_from(cluster, mon, &json!({"prefix": "sessions", "format": "json"}))?)
+}
+
+fn parse(json: &[u8]) -> Result<Sessions, ReadError> {
     #[derive(Deserialize)]
     struct Raw {
         entity_name: String,
         addrs: AddrVec,
     }
-    let json = read_from(cluster, mon, &json!({"prefix": "sessions", "format": "json"}))?;
-    let raw: Vec<Raw> = serde_json::from_slice(&json).map_err(|e| ReadError::unreadable("sessions", &e))?;
-    let clients = raw.iter().filter(|session| session.entity_name.starts_with("client."));
-    let sessions = clients.flat_map(|session| {
-        let clients = session.addrs.addresses().filter_map(|addr| addr.client());
-        clients.map(|client| Session { client, entity: session.entity_name.clone() })
-    });
-    Ok(sessions.collect())
+    let raw: Vec<Item<Raw>> =
+        serde_json::from_slice(json).map_err(|e| ReadError::unreadable("sessions", &e))?;
+    let mut sessions = Sessions::default();
+    for item in raw {
+        match item {
+            // A session that is being made has neither a name nor an address yet.
+            Item::Known(session) if session.entity_name.starts_with("client.") => {
+                let strange = session.addrs.strange();
+                sessions.unknown.extend(strange.map(|addr| format!("{} at '{addr}'", session.entity_name)));
+                let clients = session.addrs.addresses().filter_map(EntityAddr::client);
+                let entity = &session.entity_name;
+                sessions.known.extend(clients.map(|client| Session { client, entity: entity.clone() }));
+            }
+            Item::Known(_) => {}
+            Item::Other(value) => sessions.unknown.push(shown(&value)),
+        }
+    }
+    Ok(sessions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_is_not_understood_costs_no_other() {
+        let session = |name: &str, addr: &str| {
+            json!({"name": name, "entity_name": name, "open": true, "con_type": "client",
+                "addrs": {"addrvec": [{"type": "any", "addr": addr, "nonce": 7}]}})
+        };
+        let all = json!([
+            session("client.admin", "10.77.0.5:0"),
+            session("mon.a", "10.77.0.1:3300"),
+            session("client.lost", "-"),
+            session("client.odd", "10.77:0"),
+            {"entity_name": "client.x"},
+            4,
+        ]);
+        let sessions = parse(all.to_string().as_bytes()).unwrap();
+        let known: Vec<String> =
+            sessions.known.iter().map(|one| format!("{} {}", one.entity, one.client)).collect();
+        assert_eq!(known, ["client.admin 10.77.0.5:0/7"]);
+        assert_eq!(sessions.unknown.len(), 3, "{:?}", sessions.unknown);
+        assert!(parse(b"{}").is_err(), "of another shape as a whole");
+    }
 }

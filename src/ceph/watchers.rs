@@ -29,8 +29,10 @@ pub struct ImageUse {
     pub image: String,
     /// Clients that watch its header.
     pub watchers: Vec<Watch>,
-    /// Who holds the exclusive lock.
-    pub lock: Option<LockOwner>,
+    /// Who holds the lock: several for a shared one.
+    pub locks: Vec<LockOwner>,
+    /// Users that are there and were not understood, each in words.
+    pub unknown: Vec<String>,
 }
 
 /// A watch on a header.
@@ -267,13 +269,10 @@ impl PoolSweep {
             return Ok(());
         };
         match done.result {
-            Ok(header) => match self.image_use(&image, namespace, header) {
-                Some(image_use) => self.images.send(image_use).map_err(|_| Stopped::Unwanted),
-                None => {
-                    failed.push((image, "its watchers or its lock are not understood".to_owned()));
-                    Ok(())
-                }
-            },
+            Ok(header) => {
+                let image_use = image_use(&self.pool, namespace, &image, header);
+                self.images.send(image_use).map_err(|_| Stopped::Unwanted)
+            }
             // Deleted since the directory was read.
             Err(Errno::ENOENT) => Ok(()),
             Err(Errno::EPERM) => Err(Stopped::Denied(HEADER)),
@@ -283,20 +282,30 @@ impl PoolSweep {
             }
         }
     }
+}
 
-    /// `None` if an address or the lock has an unknown form: somebody uses it, and nobody could tell who.
-    fn image_use(&self, image: &str, namespace: &str, header: Header) -> Option<ImageUse> {
-        let watch =
-            |w: Watcher| Some(Watch { address: w.address.parse().ok()?, client: w.client, cookie: w.cookie });
-        let owners = header.lock.as_deref().map_or(Some(Vec::new()), locks::decode)?;
-        Some(ImageUse {
-            pool: self.pool.clone(),
-            namespace: namespace.to_owned(),
-            image: image.to_owned(),
-            watchers: header.watchers.into_iter().map(watch).collect::<Option<_>>()?,
-            lock: owners.into_iter().next(),
-        })
+/// What a header says. An address or a lock of unknown form is noted, and costs none of the others.
+fn image_use(pool: &str, namespace: &str, image: &str, header: Header) -> ImageUse {
+    let mut unknown = Vec::new();
+    let mut watchers = Vec::new();
+    for Watcher { address, client, cookie, .. } in header.watchers {
+        match address.parse() {
+            Ok(address) => watchers.push(Watch { address, client, cookie }),
+            Err(_) => unknown.push(format!("watcher client.{client} with the address '{address}'")),
+        }
     }
+    let owners = header.lock.as_deref().map_or(Some(Vec::new()), locks::decode);
+    if owners.is_none() {
+        unknown.push("a lock whose encoding is not understood".to_owned());
+    }
+    let mut locks = owners.unwrap_or_default();
+    for lock in locks.iter_mut().filter(|lock| lock.address.is_none()) {
+        // The number of a client is its own in the whole cluster.
+        let same = |watch: &&Watch| lock.owner == format!("client.{}", watch.client);
+        lock.address = watchers.iter().find(same).map(|watch| watch.address);
+    }
+    let (pool, namespace, image) = (pool.to_owned(), namespace.to_owned(), image.to_owned());
+    ImageUse { pool, namespace, image, watchers, locks, unknown }
 }
 
 /// A string as Ceph encodes it: four bytes of length, little-endian, then the text.
@@ -316,4 +325,44 @@ impl ImageUse {
 /// An image as `rbd` writes it.
 pub fn path(pool: &str, namespace: &str, image: &str) -> String {
     if namespace.is_empty() { format!("{pool}/{image}") } else { format!("{pool}/{namespace}/{image}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watcher(address: &str, client: i64) -> Watcher {
+        Watcher { address: address.to_owned(), client, cookie: 7, timeout: 30 }
+    }
+
+    fn used(watchers: Vec<Watcher>, lock: Option<&str>) -> ImageUse {
+        let lock = lock.map(|hex| data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap());
+        image_use("images", "", "one", Header { watchers, lock })
+    }
+
+    /// `client.4125` with a blank address.
+    const BLANK: &str = "01015d00000001000000010121000000081d10000000000000140000006175746f203134303134343331333139\
+                         3135383401011f00000000000000000000000101010c0000000000000000000000000000000000000001080000\
+                         00696e7465726e616c";
+
+    #[test]
+    fn an_item_that_is_not_understood_costs_no_other() {
+        let one = used(vec![watcher("10.0.0.5:0/7", 4125), watcher("-", 4126)], Some("ff"));
+        assert_eq!(one.watchers.len(), 1);
+        assert_eq!(one.unknown.len(), 2, "{:?}", one.unknown);
+        assert!(
+            one.unknown[0].contains("client.4126") && one.unknown[0].contains("'-'"),
+            "{:?}",
+            one.unknown
+        );
+    }
+
+    #[test]
+    fn a_lock_without_an_address_has_that_of_its_owners_watch() {
+        let one = used(vec![watcher("10.0.0.5:0/7", 4125)], Some(BLANK));
+        assert_eq!((one.unknown.len(), one.locks.len()), (0, 1), "{one:?}");
+        assert_eq!(one.locks[0].address, Some("10.0.0.5:0/7".parse().unwrap()));
+        let other = used(vec![watcher("10.0.0.6:0/8", 4199)], Some(BLANK));
+        assert_eq!((other.watchers.len(), other.locks[0].address), (1, None), "{other:?}");
+    }
 }

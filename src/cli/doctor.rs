@@ -207,6 +207,7 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
     let deadline = context.deadline.at_most(CLIENTS_WITHIN);
     let mons = context.read(daemons::mons)?;
     let mut checks = Vec::new();
+    let mut unclear: Vec<String> = map.not_understood.iter().chain(&mons.unread).cloned().collect();
     for mon in mons.daemons.iter().filter(|mon| !mons.quorum.contains(&mon.name)) {
         checks.push(check(
             mon.to_string(),
@@ -217,14 +218,22 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
     for (mon, answer) in sessions::sessions(&context.cluster, &mons.quorum, &deadline) {
         let name = format!("sessions of mon.{mon}");
         checks.push(match answer {
-            Ok(sessions) => check(name, Verdict::Ok, format!("{} clients", sessions.len())),
+            Ok(sessions) => {
+                unclear.extend(sessions.unknown.iter().map(|what| format!("a session of mon.{mon}: {what}")));
+                check(name, Verdict::Ok, format!("{} clients", sessions.known.len()))
+            }
             Err(error) => check(name, Verdict::Fail, error.to_string()),
         });
     }
     let mut images = 0;
     let scope = watchers::Scope::of(&context.config.policy.guarded.pools(map));
-    let unread = watchers::sweep(&context.cluster, &scope, &deadline, &mut |_| images += 1);
+    let unread = watchers::sweep(&context.cluster, &scope, &deadline, &mut |image| {
+        images += 1;
+        unclear.extend(image.unknown.iter().map(|what| format!("image {}: {what}", image.path())));
+    });
     checks.push(check("images", Verdict::Ok, format!("{images} read")));
+    let told = unclear.into_iter().map(|what| check("not understood", Verdict::Warn, what));
+    checks.extend(told);
     checks.extend(unread.into_iter().map(|what| check("images", Verdict::Fail, what)));
     Ok(checks)
 }

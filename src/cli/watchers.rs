@@ -21,7 +21,12 @@ struct ImageAnswer {
     namespace: String,
     image: String,
     watchers: Vec<WatcherAnswer>,
+    /// The first of `locks`.
     lock: Option<LockOwner>,
+    /// Every owner: a shared lock has several.
+    locks: Vec<LockOwner>,
+    /// Users that are there and were not understood, in words.
+    unknown: Vec<String>,
     member: Option<String>,
     /// Where Incus places the instance: not known to this verb.
     location: Option<String>,
@@ -45,6 +50,14 @@ pub(super) fn run(context: &Context, args: &WatchersArgs) -> Result<Exit, Fault>
     });
     images.sort_by(|a, b| (&a.pool, &a.namespace, &a.image).cmp(&(&b.pool, &b.namespace, &b.image)));
     context.print(&images, |images| text(images))?;
+    for image in &images {
+        for what in &image.unknown {
+            eprintln!(
+                "rbd-guardian: not understood: image {}: {what}",
+                path(&image.pool, &image.namespace, &image.image)
+            );
+        }
+    }
     for what in &unread {
         eprintln!("rbd-guardian: not read: {what}");
     }
@@ -72,7 +85,8 @@ fn wanted<'m>(
 
 fn answer(context: &Context, map: &OsdMap, image: ImageUse) -> ImageAnswer {
     let mut users: Vec<EntityAddr> = image.watchers.iter().map(|watch| watch.address).collect();
-    users.extend(image.lock.iter().map(|lock| lock.address));
+    users.extend(image.locks.iter().filter_map(|lock| lock.address));
+    let nameless = users.is_empty() && !(image.unknown.is_empty() && image.locks.is_empty());
     let (verdict, member) = judge(&users, &context.config.members, &map.blocklist);
     let watchers = image.watchers.into_iter().map(|watch| WatcherAnswer {
         address: watch.address,
@@ -84,10 +98,12 @@ fn answer(context: &Context, map: &OsdMap, image: ImageUse) -> ImageAnswer {
         namespace: image.namespace,
         image: image.image,
         watchers: watchers.collect(),
-        lock: image.lock,
+        lock: image.locks.first().cloned(),
+        locks: image.locks,
+        unknown: image.unknown,
         member: member.map(str::to_owned),
         location: None,
-        verdict,
+        verdict: if nameless { Verdict::UnknownAddress } else { verdict },
     }
 }
 
@@ -106,10 +122,14 @@ fn text(images: &[ImageAnswer]) -> String {
         rows.add_row([
             path,
             watchers.join("\n"),
-            image.lock.as_ref().map_or_else(String::new, |lock| lock.address.to_string()),
+            image.locks.iter().map(owner).collect::<Vec<_>>().join("\n"),
             image.member.clone().unwrap_or_default(),
             verdict.to_owned(),
         ]);
     }
     rows.to_string()
+}
+
+fn owner(lock: &LockOwner) -> String {
+    lock.address.map_or_else(|| format!("{} (no address)", lock.owner), |address| address.to_string())
 }

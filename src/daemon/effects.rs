@@ -13,6 +13,7 @@ use super::tenure::Tenure;
 use super::{log, platform};
 use crate::ceph::barrier::ProbeNames;
 use crate::ceph::blocklist::{Change, change};
+use crate::ceph::locks::LockOwner;
 use crate::ceph::perform::{Outcome, Step, Storage};
 use crate::ceph::stale::{Stale, break_lock};
 use crate::ceph::watchers::{self, Scope};
@@ -309,15 +310,15 @@ fn sweep(storage: &Storage, deadline: &Deadline) -> Input {
 
 /// `None` for an image that nobody uses: most of them, in a big pool.
 fn used(image: watchers::ImageUse) -> Option<ImageUse> {
-    if image.watchers.is_empty() && image.lock.is_none() {
+    if image.watchers.is_empty() && image.locks.is_empty() && image.unknown.is_empty() {
         return None;
     }
-    let lock =
-        image.lock.map(|lock| Locker { owner: lock.owner, cookie: lock.cookie, address: lock.address });
+    let locker = |lock: LockOwner| Locker { owner: lock.owner, cookie: lock.cookie, address: lock.address };
     Some(ImageUse {
         image: ImageName { pool: image.pool, namespace: image.namespace, name: image.image },
         watchers: image.watchers.into_iter().map(|watch| watch.address).collect(),
-        lock,
+        locks: image.locks.into_iter().map(locker).collect(),
+        unknown: image.unknown,
     })
 }
 

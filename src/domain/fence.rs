@@ -110,6 +110,16 @@ pub enum Failure {
         /// Which.
         pool: String,
     },
+    /// The dump of the osdmap does not tell how many PGs a pool has.
+    #[error(
+        "pool '{pool}' is not understood in the osdmap ({why}), so its PGs cannot be proved: report it with the Ceph release in use"
+    )]
+    PoolUnclear {
+        /// Which.
+        pool: String,
+        /// What is not.
+        why: String,
+    },
 }
 
 /// One fence on its way.
@@ -173,7 +183,9 @@ impl Fence {
         let effect = match &self.failure {
             None => self.decide(),
             // Nothing can be proved, but what was removed is still put back.
-            Some(Failure::NoPools | Failure::CacheTier { .. }) => self.reassert(),
+            Some(Failure::NoPools | Failure::CacheTier { .. } | Failure::PoolUnclear { .. }) => {
+                self.reassert()
+            }
             Some(
                 Failure::FailOver { .. }
                 | Failure::Entry { .. }
@@ -378,6 +390,10 @@ impl Fence {
         let tiered = guarded.values().find(|pool| pool.overlay.is_some());
         if let Some(pool) = tiered {
             self.failure = Some(Failure::CacheTier { pool: pool.name.clone() });
+        }
+        let unclear = guarded.values().find_map(|pool| Some((pool.name.clone(), pool.unclear.clone()?)));
+        if let Some((pool, why)) = unclear {
+            self.failure = Some(Failure::PoolUnclear { pool, why });
         }
     }
 

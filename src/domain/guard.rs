@@ -23,19 +23,39 @@ pub struct ImageUse {
     pub image: ImageName,
     /// Entity addresses of its watchers.
     pub watchers: Vec<EntityAddr>,
-    /// Who holds its exclusive lock.
-    pub lock: Option<Locker>,
+    /// Who holds its lock: several for a shared one.
+    #[serde(rename = "lock", deserialize_with = "lockers")]
+    pub locks: Vec<Locker>,
+    /// Users that were seen there and could not be read, each in words: who they are is not known. A recording of before
+    /// has none: such an image was left out as a whole, and said to be unread.
+    #[serde(default)]
+    pub unknown: Vec<String>,
 }
 
-/// The owner of an image's exclusive lock.
+/// An owner of an image's lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Locker {
     /// `client.4126`.
     pub owner: String,
     /// Names the lock within the client.
     pub cookie: String,
-    /// Its entity address.
-    pub address: EntityAddr,
+    /// Its entity address; `None` where the lock has none, and no watcher of the image is the same client.
+    pub address: Option<EntityAddr>,
+}
+
+/// Older recordings have one lock or none.
+fn lockers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Locker>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Lock {
+        One(Locker),
+        Several(Vec<Locker>),
+    }
+    Ok(match Option::<Lock>::deserialize(deserializer)? {
+        None => Vec::new(),
+        Some(Lock::One(one)) => vec![one],
+        Some(Lock::Several(several)) => several,
+    })
 }
 
 /// A client that uses an image it should not.
@@ -73,8 +93,8 @@ pub struct Grounds<'a> {
 impl ImageUse {
     /// The client instances that use it.
     pub fn clients(&self) -> BTreeSet<ClientAddr> {
-        let lock = self.lock.iter().map(|lock| &lock.address);
-        self.watchers.iter().chain(lock).filter_map(|addr| addr.client()).collect()
+        let locks = self.locks.iter().filter_map(|lock| lock.address.as_ref());
+        self.watchers.iter().chain(locks).filter_map(|addr| addr.client()).collect()
     }
 }
 
@@ -144,7 +164,7 @@ mod tests {
 
     fn uses(image: &str, watchers: &[&str]) -> ImageUse {
         let watchers = watchers.iter().map(|addr| client(addr)).collect();
-        ImageUse { image: ImageName::parse(image).unwrap(), watchers, lock: None }
+        ImageUse { image: ImageName::parse(image).unwrap(), watchers, locks: Vec::new(), unknown: Vec::new() }
     }
 
     struct Case {

@@ -23,6 +23,10 @@ pub struct OsdMap {
     pub knows_ranges: bool,
     /// `pauserd` set: no OSD answers reads, so no PG can be proved.
     pub reads_paused: bool,
+    /// Items of the dump that were not understood, each in words. A recording of before has none: such a dump was lost as
+    /// a whole.
+    #[serde(default)]
+    pub not_understood: Vec<String>,
     /// All pools.
     pub pools: BTreeMap<PoolId, Pool>,
 }
@@ -38,6 +42,10 @@ pub struct Pool {
     pub overlay: Option<PoolId>,
     /// Clients answer every operation on it with EIO themselves.
     pub eio: bool,
+    /// What of it was not understood, in words: it is there, and none of its PGs can be proved. A recording of before has
+    /// none of those.
+    #[serde(default)]
+    pub unclear: Option<String>,
     /// What it was enabled for (`rbd`, `cephfs`, `rgw`, `mgr`, …).
     pub applications: Vec<String>,
 }

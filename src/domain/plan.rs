@@ -13,7 +13,7 @@ use super::member::{Member, Members};
 use super::policy::Policy;
 use super::refusal::Refusal;
 use super::wanted::free_cover;
-use super::world::{Daemon, DaemonKind, Role, World};
+use super::world::{Daemon, DaemonKind, Role, SeenAt, World};
 
 /// Whom to fence.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -172,6 +172,7 @@ pub fn plan(
     let coverable = coverable(&entries, world);
     refusals.extend(short_entries(&entries, &coverable, world, required_until));
     notes.extend(world.unread.iter().map(|what| format!("not read: {what}")));
+    notes.extend(world.map.not_understood.iter().map(|what| format!("not understood: {what}")));
     notes.extend(unused_hosts(&entries, world));
     notes.extend(foreign_hosts(&entries, world));
 
@@ -353,10 +354,24 @@ fn daemons_at(ip: IpAddr, world: &World) -> Option<Refusal> {
 
 fn daemon_clients(entries: &BTreeSet<Entry>, world: &World) -> Vec<Refusal> {
     let of_daemon = |client: &ClientAddr| {
-        let daemon = world.daemons.iter().find(|daemon| daemon.clients.contains(client))?;
-        Some(Refusal::DaemonClient { client: *client, daemon: daemon.to_string() })
+        let mut daemons = world.daemons.iter();
+        let daemon = |daemon: &Daemon| daemon.to_string();
+        if let Some(daemon) = daemons.clone().find(|daemon| daemon.clients.contains(client)).map(daemon) {
+            return Some(Refusal::DaemonClient { client: *client, daemon });
+        }
+        let daemon = daemons.find(|daemon| may_be_of(daemon, *client, world)).map(daemon)?;
+        Some(Refusal::MayBeDaemonClient { client: *client, daemon })
     };
     clients(entries).iter().filter_map(of_daemon).collect()
+}
+
+/// Could a client be one of this daemon, whose clients are not all known? Not where it logged in as a client: a daemon's
+/// own log in as the daemon.
+fn may_be_of(daemon: &Daemon, client: ClientAddr, world: &World) -> bool {
+    let as_client = |seen: &SeenAt| matches!(seen, SeenAt::Session(entity) if entity.starts_with("client."));
+    let logged_in = world.clients.get(&client).is_some_and(|seen| seen.iter().any(as_client));
+    let here = daemon.ips.is_empty() || daemon.ips.contains(&client.ip);
+    daemon.clients_unknown && here && !logged_in
 }
 
 fn clients(entries: &BTreeSet<Entry>) -> Vec<ClientAddr> {
@@ -370,7 +385,9 @@ fn clients(entries: &BTreeSet<Entry>) -> Vec<ClientAddr> {
 /// Client instances of the hosts. Those of a daemon are left out: it is failed over, and the monitors
 /// blocklist its instances themselves (`MgrMonitor::drop_active`, facts/ceph.md §1).
 fn known_clients(hosts: &BTreeSet<IpAddr>, world: &World) -> Vec<ClientAddr> {
-    let of_daemon = |client: &ClientAddr| world.daemons.iter().any(|daemon| daemon.clients.contains(client));
+    let of_daemon = |client: &ClientAddr| {
+        world.daemons.iter().any(|d| d.clients.contains(client) || may_be_of(d, *client, world))
+    };
     let known = world.clients.keys().filter(|client| hosts.contains(&client.ip));
     known.copied().filter(|client| !of_daemon(client)).collect()
 }

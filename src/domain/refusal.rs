@@ -75,6 +75,17 @@ pub enum Refusal {
         /// The daemon.
         daemon: String,
     },
+    /// INV-6: a client instance that may be a daemon's own.
+    #[error(
+        "{client} may be a client instance of {daemon}, which does not list its own, and no monitor knows it as another's: \
+         fence the member by its name, or fail {daemon} over first"
+    )]
+    MayBeDaemonClient {
+        /// The instance.
+        client: ClientAddr,
+        /// The daemon.
+        daemon: String,
+    },
     /// The operator's list.
     #[error("{ip} lies in {network}, which the configuration protects (policy.protected)")]
     Protected {
@@ -150,6 +161,7 @@ impl Refusal {
             Self::ActiveDaemon { .. } => "active-daemon",
             Self::DaemonsAt { .. } => "daemons-at-address",
             Self::DaemonClient { .. } => "daemon-client",
+            Self::MayBeDaemonClient { .. } => "may-be-daemon-client",
             Self::Protected { .. } => "protected",
             Self::Brake { .. } => "storm-brake",
             Self::Incomplete { .. } => "incomplete",

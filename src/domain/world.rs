@@ -56,6 +56,9 @@ pub struct Daemon {
     pub role: Role,
     /// Addresses of client instances it holds itself (a mgr's modules).
     pub clients: Vec<ClientAddr>,
+    /// It holds others that are not known, or all of them are not. Guardians of before decided as if there were none.
+    #[serde(default)]
+    pub clients_unknown: bool,
 }
 
 /// Kinds of daemons.

@@ -21,6 +21,7 @@ fn known_clients() -> Model {
         ips: vec!["10.0.0.2".parse().unwrap()],
         role: Role::Active,
         clients: vec![client("10.0.0.2:0/999")],
+        clients_unknown: false,
     }];
     model.sessions.insert(client("10.0.0.2:0/999"));
     model.run(10 * SECOND);

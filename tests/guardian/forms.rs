@@ -57,6 +57,7 @@ fn daemons() -> Vec<Daemon> {
         ips: vec!["10.0.0.2".parse().unwrap()],
         role,
         clients: vec![lock().address],
+        clients_unknown: false,
     };
     kinds.into_iter().zip(roles.into_iter().cycle()).map(daemon).collect()
 }
@@ -117,8 +118,13 @@ fn inputs() -> Vec<Input> {
     let mut world = model.look();
     world.daemons = daemons();
     world.clients.insert(lock().address, [SeenAt::Remembered, SeenAt::Session("client.admin".into())].into());
-    let locker = Locker { owner: "c".into(), cookie: "k".into(), address: "10.0.0.2:0/7".parse().unwrap() };
-    let uses = vec![ImageUse { image: lock().image, watchers: vec![locker.address], lock: Some(locker) }];
+    let locker = Locker { owner: "c".into(), cookie: "k".into(), address: "10.0.0.2:0/7".parse().ok() };
+    let uses = vec![ImageUse {
+        image: lock().image,
+        watchers: locker.address.into_iter().collect(),
+        locks: vec![locker],
+        unknown: vec![],
+    }];
     let state = MemberState { uptime: began, machine: Some("m".into()) };
     let networks = BTreeSet::from(["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()]);
     let pool = PoolToProve { id: 3, name: "incus".into(), pg_num: 8 };

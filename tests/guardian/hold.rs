@@ -398,6 +398,7 @@ fn osd(ip: &str) -> Daemon {
         ips: vec![ip.parse().unwrap()],
         role: Role::Plain,
         clients: Vec::new(),
+        clients_unknown: false,
     }
 }
 

@@ -106,6 +106,7 @@ impl Model {
             pg_num: 8,
             overlay: None,
             eio: false,
+            unclear: None,
             applications: vec!["rbd".into()],
         };
         let map = OsdMap {
@@ -114,6 +115,7 @@ impl Model {
             blocklist: Blocklist::default(),
             knows_ranges: true,
             reads_paused: false,
+            not_understood: Vec::new(),
             pools: BTreeMap::from([(1, pool)]),
         };
         let boot = Duration::from_secs(1000);
@@ -207,7 +209,8 @@ impl Model {
             self.uses.push(ImageUse {
                 image,
                 watchers: vec![format!("{ip}:0/{n}00").parse().unwrap()],
-                lock: None,
+                locks: Vec::new(),
+                unknown: Vec::new(),
             });
             gate.scriptlets.insert(member.clone(), Ok("gate 1".into()));
             gate.members.insert(member.clone(), BTreeMap::new());

@@ -19,6 +19,7 @@ fn second(model: &mut Model, applications: &[&str]) {
         pg_num: 16,
         overlay: None,
         eio: false,
+        unclear: None,
         applications: applications.iter().map(|&app| app.to_owned()).collect(),
     };
     model.change(|map| map.pools.extend([(2, pool)]));

@@ -135,7 +135,7 @@ impl Book {
             if one.watchers.iter().any(|watcher| watcher.ip == ip) {
                 self.add(&name, ip, Source::Watcher);
             }
-            if one.lock.as_ref().is_some_and(|lock| lock.address.ip == ip) {
+            if one.locks.iter().any(|lock| lock.address.is_some_and(|address| address.ip == ip)) {
                 self.add(&name, ip, Source::Locker);
             }
             clients.entry(name).or_default().extend(one.clients());

@@ -319,12 +319,16 @@ impl Guardian {
                 matches!(self.images.get(&one.image), Some(Expected::Exclusive { locations, .. })
                     if locations.contains(&member))
             };
-            let outside = |one: &ImageUse| one.clients().iter().any(|client| !map.blocklist.refuses(*client));
+            // A user that could not be read may be anybody. A lock without an address and without a watch is no user:
+            // whoever opens the image breaks it.
+            let outside = |one: &ImageUse| {
+                !one.unknown.is_empty() || one.clients().iter().any(|client| !map.blocklist.refuses(*client))
+            };
             // Once it was clear the gate opens, and then the new owners are there.
             case.clear |= !uses.iter().filter(its).any(outside);
-            let locks = uses.iter().filter(its).filter_map(|one| {
-                let lock = one.lock.as_ref()?;
-                let address = lock.address.client().filter(|client| map.blocklist.refuses(*client))?;
+            let locks = uses.iter().filter(its).flat_map(|one| one.locks.iter().map(move |lock| (one, lock)));
+            let locks = locks.filter_map(|(one, lock)| {
+                let address = lock.address?.client().filter(|client| map.blocklist.refuses(*client))?;
                 let (owner, cookie) = (lock.owner.clone(), lock.cookie.clone());
                 Some(StaleLock { image: one.image.clone(), owner, cookie, address })
             });

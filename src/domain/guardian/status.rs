@@ -102,6 +102,8 @@ pub struct FenceStatus {
     pub waits: Option<String>,
 }
 
+/// Of more items the number tells enough.
+const SHOWN: usize = 5;
 /// A reading of the storage is fresh for so long: at rest the osdmap is read each 10 s.
 const STORAGE_FRESH: Duration = Duration::from_secs(25);
 
@@ -249,6 +251,15 @@ impl Guardian {
         if back && self.is_open(name) { instances.collect() } else { BTreeSet::new() }
     }
 
+    /// Items of the last osdmap and sweep that were not understood.
+    fn not_understood(&self) -> Vec<String> {
+        let map = self.map.iter().flat_map(|map| map.not_understood.iter().cloned());
+        let uses = self.sweep.iter().flat_map(|(_, uses, _)| uses);
+        let users =
+            uses.flat_map(|one| one.unknown.iter().map(|what| format!("image {}: {what}", one.image)));
+        map.chain(users).collect()
+    }
+
     /// What is not as it should be, with what to do.
     pub fn alarms(&self) -> Vec<Alarm> {
         let mut alarms = Vec::new();
@@ -312,6 +323,13 @@ impl Guardian {
             );
             let fence = |name: &&str| format!("if {name} is lost for certain: rbd-guardian fence {name}");
             alarm("view-doubtful", None, text, doubtful.iter().map(fence).collect());
+        }
+        let unclear = self.not_understood();
+        if !unclear.is_empty() {
+            let count = unclear.len();
+            let shown = unclear.into_iter().take(SHOWN).collect::<Vec<_>>().join("; ");
+            let text = format!("{count} items of the storage's answers are not understood: {shown}");
+            alarm("not-understood", None, text, vec!["report them with the Ceph release in use".to_owned()]);
         }
         for other in self.orphans() {
             let whom = other.member.as_deref().unwrap_or("a host that is no member");
