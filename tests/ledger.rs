@@ -23,6 +23,7 @@ use rbd_guardian::ceph::omap::OmapWrite;
 use rbd_guardian::deadline::Deadline;
 use rbd_guardian::domain::addr::{ClientAddr, Entry};
 use rbd_guardian::domain::guardian::io::Request;
+use rbd_guardian::domain::permits::{Over, Permits};
 use rbd_guardian::domain::plan::{Coverage, Target};
 use rbd_guardian::domain::record::{
     Change, FenceRecord, FenceState, GateRecord, Key, MemberRecord, Proof, Record, Records, RequestRecord,
@@ -233,8 +234,7 @@ fn client(host: u32, nonce: u32) -> ClientAddr {
 
 fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
     FenceRecord {
-        over_brake: false,
-        over_doubt: false,
+        over: Over::default(),
         id: id.to_owned(),
         member: Some("n1".to_owned()),
         state: FenceState::Sealed,
@@ -304,9 +304,7 @@ fn every_record_comes_back_as_it_was(a: &Guardian) -> Result<()> {
             id: "R-1".to_owned(),
             request: Request::Fence {
                 target: Target::Addresses(BTreeSet::from([Entry::Host([10, 0, 0, 1].into())])),
-                accept_incomplete: true,
-                over_brake: false,
-                over_doubt: false,
+                permits: Permits { accept_incomplete: true, ..Permits::default() },
                 reason: Some("cable".to_owned()),
                 by: "b on n2".to_owned(),
             },

@@ -10,7 +10,8 @@ use rbd_guardian::domain::addr::{ClientAddr, EntityAddr, Entry, parse_target};
 use rbd_guardian::domain::blocklist::Blocklist;
 use rbd_guardian::domain::map::{OsdMap, Pool};
 use rbd_guardian::domain::member::{Member, Members};
-use rbd_guardian::domain::plan::{Coverage, Plan, Request, Target, plan};
+use rbd_guardian::domain::permits::Permits;
+use rbd_guardian::domain::plan::{Answers, Coverage, Plan, Request, Target, plan};
 use rbd_guardian::domain::policy::Policy;
 use rbd_guardian::domain::refusal::Refusal;
 use rbd_guardian::domain::world::{Clients, Daemon, DaemonKind, Role, SeenAt, World};
@@ -19,9 +20,8 @@ struct Case {
     members: Members,
     world: World,
     policy: Policy,
-    accept_incomplete: bool,
-    over_brake: bool,
-    over_doubt: bool,
+    permits: Permits,
+    reachable: BTreeMap<String, Answers>,
     in_doubt: BTreeSet<Entry>,
 }
 
@@ -62,9 +62,8 @@ impl Case {
             members,
             world,
             policy: Policy::default(),
-            accept_incomplete: false,
-            over_brake: false,
-            over_doubt: false,
+            permits: Permits::default(),
+            reachable: BTreeMap::new(),
             in_doubt: BTreeSet::new(),
         }
     }
@@ -72,9 +71,8 @@ impl Case {
     fn plan(&self, target: Target) -> Result<Plan, Vec<Refusal>> {
         plan(
             &Request {
-                accept_incomplete: self.accept_incomplete,
-                over_brake: self.over_brake,
-                over_doubt: self.over_doubt,
+                permits: self.permits,
+                reachable: self.reachable.clone(),
                 in_doubt: self.in_doubt.clone(),
                 ..Request::of(target)
             },
@@ -187,7 +185,7 @@ fn what_is_known_is_fenced_without_the_host_if_the_operator_accepts_it() {
     let mut mgr = daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active);
     mgr.clients = vec![module];
     case.world.daemons = vec![mgr];
-    case.accept_incomplete = true;
+    case.permits.accept_incomplete = true;
     let plan = case.member("n1").unwrap();
     assert_eq!(plan.entries, [Entry::Client(guest)].into(), "the mgr's own client is spared");
     assert_eq!(plan.coverage, Coverage::KnownClients);
@@ -240,7 +238,7 @@ fn unread_sources_matter_only_where_the_host_is_not_fenced() {
     assert!(plan.notes.iter().any(|note| note.contains("no answer")), "{:?}", plan.notes);
     case.world.daemons = vec![daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active)];
     case.sees("10.0.0.1:0/7");
-    case.accept_incomplete = true;
+    case.permits.accept_incomplete = true;
     assert_eq!(case.member("n1").unwrap().coverage, Coverage::Incomplete);
 }
 
@@ -328,10 +326,10 @@ fn inv4_a_client_somebody_blocklisted_for_an_hour_is_fenced_for_good() {
 #[test]
 fn inv6_an_operator_goes_over_the_brake_and_over_nothing_else() {
     let mut case = Case::new();
-    case.over_brake = true;
-    assert!(!case.member("n1").unwrap().over_brake, "it does not stand against it");
+    case.permits.over.brake = true;
+    assert!(!case.member("n1").unwrap().over.brake, "it does not stand against it");
     case.blocklisted("10.0.0.2:0/0", 1800);
-    assert!(case.member("n1").unwrap().over_brake);
+    assert!(case.member("n1").unwrap().over.brake);
     case.policy.protected = vec!["10.0.0.0/30".parse().unwrap()];
     assert_eq!(only_code(case.member("n1")), "protected");
     case.policy.protected.clear();
@@ -366,4 +364,41 @@ fn a_whole_host_entry_beside_a_fence_of_clients_is_told_with_the_way_to_lift_it(
     assert!(case.member("n2").unwrap_err().iter().all(|refusal| refusal.code() == "storm-brake"));
     let unused = case.member("n1").unwrap().notes;
     assert!(unused.iter().any(|note| note.contains("no client of 10.0.0.1 is known")), "{unused:?}");
+}
+
+#[test]
+fn inv6_a_member_that_answers_is_refused_by_name_and_by_its_host_and_not_by_a_client() {
+    let mut case = Case::new();
+    let answers =
+        Answers { seen: "answers Incus (Online)".into(), runs: Some(vec!["c1".into(), "c2".into()]) };
+    case.reachable.insert("n1".into(), answers);
+    assert_eq!(only_code(case.member("n1")), "reachable");
+    assert_eq!(only_code(case.addresses(&["10.0.0.1"])), "reachable");
+    assert!(case.addresses(&["10.0.0.1:0/7"]).is_ok(), "a client instance is not the member");
+    assert!(case.member("n2").is_ok());
+    let refusal = case.member("n1").unwrap_err().remove(0).to_string();
+    assert!(refusal.contains("answers Incus (Online) and runs c1 and c2"), "{refusal}");
+    case.permits.over.reachable = true;
+    assert!(case.member("n1").unwrap().over.reachable);
+    assert!(!case.member("n2").unwrap().over.reachable, "it does not stand against it");
+}
+
+#[test]
+fn inv6_a_host_at_which_nothing_is_known_is_refused_and_what_is_known_is_a_member_a_client_or_an_entry() {
+    let mut case = Case::new();
+    assert_eq!(only_code(case.addresses(&["10.0.0.77"])), "unknown-address");
+    case.world.unread = vec!["sessions of mon.b: timed out".into()];
+    let refusal = case.addresses(&["10.0.0.77"]).unwrap_err().remove(0).to_string();
+    assert!(refusal.contains("not read: sessions of mon.b"), "{refusal}");
+    case.world.unread.clear();
+    assert!(case.addresses(&["10.0.0.77:0/5"]).is_ok(), "a client address needs no word");
+    assert!(case.addresses(&["10.0.0.1"]).is_ok(), "a member's");
+    case.sees("10.0.0.78:0/4");
+    assert!(case.addresses(&["10.0.0.78"]).is_ok(), "a client's");
+    assert_eq!(only_code(case.addresses(&["10.0.0.78", "10.0.0.77"])), "unknown-address");
+    case.blocklisted("10.0.0.79:0/0", 4000);
+    assert!(case.addresses(&["10.0.0.79"]).is_ok(), "the same command again");
+    case.permits.over.unknown = true;
+    assert!(case.addresses(&["10.0.0.77"]).unwrap().over.unknown);
+    assert!(!case.addresses(&["10.0.0.78"]).unwrap().over.unknown);
 }

@@ -14,7 +14,7 @@ use crate::domain::addr::Entry;
 use crate::domain::fence::{Fence, State};
 use crate::domain::fence_id::FenceId;
 use crate::domain::guardian::io;
-use crate::domain::plan::{Request, plan};
+use crate::domain::plan::plan;
 use crate::domain::record::{FenceRecord, FenceState};
 
 #[derive(Serialize)]
@@ -65,13 +65,11 @@ struct ServedTimings {
 }
 
 pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
-    let request = args.target.request(args.accept_incomplete);
+    let permits = args.permits.permits();
     let request = io::Request::Fence {
-        target: request.target,
-        accept_incomplete: args.accept_incomplete,
-        over_brake: args.over_brake,
-        over_doubt: args.over_doubt,
-        reason: args.reason.clone(),
+        target: args.target.target(),
+        permits,
+        reason: args.permits.reason.clone(),
         by: operator(),
     };
     let began = clock::monotonic();
@@ -126,7 +124,7 @@ fn served_text(answer: &ServedAnswer) -> String {
 
 /// With the storage alone: nothing but the blocklist remembers the fence.
 fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
-    let request = Request { over_brake: args.over_brake, ..args.target.request(args.accept_incomplete) };
+    let request = args.target.request(args.permits.permits());
     let world = context.look()?;
     let plan = match plan(&request, &context.config.members, &world, &context.config.policy) {
         Ok(plan) => plan,
@@ -144,7 +142,7 @@ fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
         barrier: fence.proofs().map(PoolAnswer::new).collect(),
         deleted_pools: fence.deleted_pools().to_vec(),
         covers: fence.standing_covers(),
-        reason: args.reason.clone(),
+        reason: args.permits.reason.clone(),
         timings_ms: timings,
     };
     context.print(&answer, |answer| text(answer, &fence))?;

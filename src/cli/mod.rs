@@ -28,6 +28,7 @@ use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::domain::addr::{Entry, parse_target};
+use crate::domain::permits::{Over, Permits};
 use crate::domain::plan::{Request, Target};
 use context::Context;
 use error::Fault;
@@ -180,27 +181,52 @@ struct StatusArgs {
 struct PlanArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Plan with what is known, where the host may not be fenced or a source did not answer
-    #[arg(long)]
-    accept_incomplete: bool,
+    #[command(flatten)]
+    permits: PermitArgs,
 }
 
 #[derive(Args)]
 struct FenceArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Why: printed with the answer
-    #[arg(long, value_name = "TEXT")]
+    #[command(flatten)]
+    permits: PermitArgs,
+}
+
+#[derive(Args)]
+struct PermitArgs {
+    /// Why: recorded and printed with the answer
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: Option<String>,
     /// Fence what is known, where the host may not be fenced or a source did not answer
     #[arg(long)]
     accept_incomplete: bool,
-    /// Go over the storm brake (policy.max_fenced_members) for this one fence; recorded with the reason
+    /// Go over the storm brake (policy.max_fenced_members) for this one fence
     #[arg(long, requires = "reason")]
     over_brake: bool,
-    /// No guardian runs any more that could send a removal which was never answered: rely on that entry; recorded
+    /// Rely on an entry although a removal of it was never answered. Only if no guardian runs that could still send it
     #[arg(long, requires = "reason")]
     over_doubt: bool,
+    /// Fence a member that answers Incus: its guests lose their disks at once
+    #[arg(long, requires = "reason")]
+    although_reachable: bool,
+    /// Fence a host address at which no member, client, watcher or lock is known
+    #[arg(long, requires = "reason")]
+    unknown_address: bool,
+}
+
+impl PermitArgs {
+    fn permits(&self) -> Permits {
+        Permits {
+            accept_incomplete: self.accept_incomplete,
+            over: Over {
+                brake: self.over_brake,
+                doubt: self.over_doubt,
+                reachable: self.although_reachable,
+                unknown: self.unknown_address,
+            },
+        }
+    }
 }
 
 // Not a doc comment, which would take the brackets for a link.
@@ -227,8 +253,8 @@ struct ReleaseArgs {
     /// You assert that the host was powered off or rebooted after it was fenced: nothing of its old life runs
     #[arg(long, requires = "reason")]
     assert_powered_off: bool,
-    /// What you saw, and who you are: printed with the answer
-    #[arg(long, value_name = "TEXT")]
+    /// What you saw, and who you are: recorded and printed with the answer
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: Option<String>,
 }
 
@@ -341,7 +367,7 @@ fn run(cli: &Cli) -> Result<Exit, Fault> {
     match &cli.verb {
         Verb::Run => run::run(&cli.common),
         Verb::Status(args) => status::run(&cli.common, args),
-        Verb::Plan(args) => plan::run(&context()?, &args.target.request(args.accept_incomplete)),
+        Verb::Plan(args) => plan::run(&context()?, &args.target.request(args.permits.permits())),
         Verb::Fence(args) => fence::run(&cli.common, args),
         Verb::Release(args) => release::run(&cli.common, args),
         Verb::Watchers(args) => watchers::run(&context()?, args),
@@ -354,13 +380,22 @@ fn run(cli: &Cli) -> Result<Exit, Fault> {
 }
 
 impl TargetArgs {
-    fn request(&self, accept_incomplete: bool) -> Request {
-        let target = match &self.member {
+    fn target(&self) -> Target {
+        match &self.member {
             Some(name) => Target::Member(name.clone()),
             None => Target::Addresses(self.address.iter().copied().collect()),
-        };
-        Request { accept_incomplete, ..Request::of(target) }
+        }
     }
+
+    fn request(&self, permits: Permits) -> Request {
+        Request { permits, ..Request::of(self.target()) }
+    }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    crate::domain::permits::reason(Some(text))
+        .map(str::to_owned)
+        .ok_or_else(|| "a reason has words".to_owned())
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

@@ -149,15 +149,14 @@ impl From<&PoolProof> for Proved {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::permits::Permits;
     use crate::domain::plan::Target;
 
     #[test]
     fn a_question_is_read_as_it_is_written() {
         let fence = Request::Fence {
             target: Target::Member("n1".to_owned()),
-            accept_incomplete: false,
-            over_brake: false,
-            over_doubt: false,
+            permits: Permits::default(),
             reason: Some("cable".to_owned()),
             by: "root@guard".to_owned(),
         };

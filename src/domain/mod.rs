@@ -16,6 +16,7 @@ pub mod member;
 pub mod origin;
 pub mod outlook;
 pub mod pairs;
+pub mod permits;
 pub mod plan;
 pub mod policy;
 pub mod record;

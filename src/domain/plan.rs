@@ -10,6 +10,7 @@ use super::addr::{ClientAddr, EntityAddr, Entry};
 use super::fence_id::FenceId;
 use super::map::Guarded;
 use super::member::{Member, Members};
+use super::permits::{Over, Permits};
 use super::policy::Policy;
 use super::refusal::Refusal;
 use super::wanted::free_cover;
@@ -30,17 +31,24 @@ pub enum Target {
 pub struct Request {
     /// Whom.
     pub target: Target,
-    /// Go on with what is known, where the host itself may not be fenced or a source did not answer.
-    pub accept_incomplete: bool,
-    /// Go over the storm brake, for this one fence.
-    pub over_brake: bool,
-    /// Where every form of an entry is in doubt, build on it all the same.
-    pub over_doubt: bool,
+    /// What the operator permits for this one fence.
+    pub permits: Permits,
     /// Entries whose removal was sent and may still arrive: nothing is built on them (INV-7).
     pub in_doubt: BTreeSet<Entry>,
     /// Members whose fences are held or begun: the blocklist shows neither those of known clients alone nor those that
     /// were sent nowhere yet.
     pub held: BTreeSet<String>,
+    /// Members that answer now, and what shows it.
+    pub reachable: BTreeMap<String, Answers>,
+}
+
+/// What shows that a member answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    /// In words: `answers Incus (Online)`.
+    pub seen: String,
+    /// The instances it runs; `None` where they are not known.
+    pub runs: Option<Vec<String>>,
 }
 
 impl Request {
@@ -48,11 +56,10 @@ impl Request {
     pub fn of(target: Target) -> Self {
         Self {
             target,
-            accept_incomplete: false,
-            over_brake: false,
-            over_doubt: false,
+            permits: Permits::default(),
             in_doubt: BTreeSet::new(),
             held: BTreeSet::new(),
+            reachable: BTreeMap::new(),
         }
     }
 }
@@ -88,11 +95,8 @@ pub struct Plan {
     pub coverage: Coverage,
     /// How many client instances are known.
     pub known_clients: usize,
-    /// The storm brake stood against it, and an operator goes over it.
-    pub over_brake: bool,
-    /// It rests on an entry in doubt, by an operator's word.
-    #[serde(default)]
-    pub over_doubt: bool,
+    /// The rules that stood against it, and that an operator goes over.
+    pub over: Over,
     /// What the operator should know, in words.
     pub notes: Vec<String>,
     /// Pools to prove.
@@ -123,15 +127,20 @@ pub fn plan(
     let mut notes = Vec::new();
 
     let doubts = avoid_doubt(&mut entries, &request.in_doubt, world);
-    let over_doubt = request.over_doubt && !doubts.is_empty();
-    refusals.extend(doubts.into_iter().filter(|_| !over_doubt));
+    let (permits, mut over) = (request.permits, Over::default());
+    over.doubt = permits.over.doubt && !doubts.is_empty();
+    refusals.extend(doubts.into_iter().filter(|_| !over.doubt));
+    let targets = member.map_or_else(|| owners(&entries, members), |member| vec![member.name.as_str()]);
+    let reachable = reachable(&targets, &request.reachable);
+    over.reachable = permits.over.reachable && !reachable.is_empty();
+    refusals.extend(reachable.into_iter().filter(|_| !over.reachable));
     refusals.extend(own_addresses(&entries, world));
     refusals.extend(fenced_itself(world));
     refusals.extend(protected(&entries, policy));
     refusals.extend(pools(world, policy));
     let brake = brake(&entries, members, world, policy, &request.held);
-    let over_brake = request.over_brake && brake.is_some();
-    refusals.extend(brake.filter(|_| !over_brake));
+    over.brake = permits.over.brake && brake.is_some();
+    refusals.extend(brake.filter(|_| !over.brake));
     let hosts = host_ips(&entries);
     let mut fail_over = Vec::new();
     refusals.extend(shared_addresses(&hosts, members));
@@ -139,7 +148,7 @@ pub fn plan(
         Some(_) => {
             let (movable, stuck) = active_daemons(&hosts, world, policy);
             fail_over = movable;
-            if request.accept_incomplete && !stuck.is_empty() {
+            if permits.accept_incomplete && !stuck.is_empty() {
                 for (ip, refusal) in stuck {
                     entries.remove(&Entry::Host(ip));
                     notes.push(format!("{refusal}; only its known clients are fenced"));
@@ -148,7 +157,12 @@ pub fn plan(
                 refusals.extend(stuck.into_iter().map(|(_, refusal)| refusal));
             }
         }
-        None => refusals.extend(bare_hosts(&hosts, world)),
+        None => {
+            refusals.extend(bare_hosts(&hosts, world));
+            let unknown = unknown_hosts(&hosts, members, world);
+            over.unknown = permits.over.unknown && !unknown.is_empty();
+            refusals.extend(unknown.into_iter().filter(|_| !over.unknown));
+        }
     }
     refusals.extend(daemon_clients(&entries, world));
 
@@ -163,7 +177,7 @@ pub fn plan(
     } else {
         Coverage::Incomplete
     };
-    if coverage == Coverage::Incomplete && !request.accept_incomplete {
+    if coverage == Coverage::Incomplete && !permits.accept_incomplete {
         refusals.push(Refusal::Incomplete { unread: world.unread.clone() });
     }
     if entries.is_empty() && refusals.is_empty() {
@@ -189,8 +203,7 @@ pub fn plan(
         coverable: coverable.into_iter().filter_map(|(ip, harm)| harm.is_none().then_some(ip)).collect(),
         coverage,
         known_clients,
-        over_brake,
-        over_doubt,
+        over,
         notes,
         guarded: policy.guarded.clone(),
         required_until,
@@ -284,6 +297,35 @@ fn brake(
     let max = policy.max_fenced(members.0.len());
     let over = target_count > 0 && others.len() + target_count > max;
     over.then_some(Refusal::Brake { held: others, max })
+}
+
+/// Members one of whose addresses is refused as a whole.
+fn owners<'m>(entries: &BTreeSet<Entry>, members: &'m Members) -> Vec<&'m str> {
+    let hosts = host_ips(entries);
+    let hit = |member: &&Member| member.addresses.iter().any(|ip| hosts.contains(ip));
+    members.0.iter().filter(hit).map(|member| member.name.as_str()).collect()
+}
+
+fn reachable(targets: &[&str], answers: &BTreeMap<String, Answers>) -> Vec<Refusal> {
+    let hits = targets.iter().filter_map(|name| answers.get_key_value(*name));
+    let refusal = |(name, answers): (&String, &Answers)| Refusal::Reachable {
+        member: name.clone(),
+        seen: answers.seen.clone(),
+        runs: answers.runs.clone(),
+    };
+    hits.map(refusal).collect()
+}
+
+/// Hosts at which nothing is known: a mistyped address. One that is refused already was fenced by an earlier run of the
+/// same command.
+fn unknown_hosts(hosts: &BTreeSet<IpAddr>, members: &Members, world: &World) -> Vec<Refusal> {
+    let of_member = |ip: &IpAddr| members.0.iter().any(|member| member.addresses.contains(ip));
+    let used = |ip: &IpAddr| world.clients.keys().any(|client| client.ip == *ip);
+    let refused = |ip: &IpAddr| world.map.blocklist.hosts(*ip).next().is_some();
+    // These have refusals of their own.
+    let ours = |ip: &IpAddr| world.own.iter().any(|own| own.ip == *ip) || daemons_at(*ip, world).is_some();
+    let unknown = hosts.iter().filter(|ip| !of_member(ip) && !used(ip) && !refused(ip) && !ours(ip));
+    unknown.map(|ip| Refusal::UnknownAddress { ip: *ip, unread: world.unread.clone() }).collect()
 }
 
 fn shared_addresses(hosts: &BTreeSet<IpAddr>, members: &Members) -> Vec<Refusal> {

@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::addr::{ClientAddr, Entry};
 use super::guardian::io::Request;
 use super::map::PoolId;
+use super::permits::Over;
 use super::plan::Coverage;
 
 /// The form of records that this guardian reads and writes.
@@ -132,12 +133,9 @@ pub struct FenceRecord {
     /// The operator accepted that it covers known clients only.
     #[serde(default)]
     pub accepted: bool,
-    /// The storm brake stood against it, and the operator went over it, for the reason given.
-    #[serde(default)]
-    pub over_brake: bool,
-    /// It rests on an entry whose removal was never answered, by the operator's word that nobody sends it any more.
-    #[serde(default)]
-    pub over_doubt: bool,
+    /// The rules that stood against it, and that the operator went over for the reason given.
+    #[serde(flatten)]
+    pub over: Over,
     /// Entries whose removal was sent and never answered: it may still arrive, so nothing is built on them (INV-7).
     #[serde(default)]
     pub in_doubt: BTreeSet<Entry>,

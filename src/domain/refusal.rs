@@ -94,6 +94,67 @@ pub enum Refusal {
         /// The protected network.
         network: IpNet,
     },
+    /// INV-6: the member answers, so it is not lost.
+    #[error(
+        "member '{member}' {seen}{}: a fence would cut it off from its storage at once, and each guest with a disk there \
+         would fail; if it must be fenced all the same: --although-reachable --reason TEXT",
+        running(.runs.as_deref())
+    )]
+    Reachable {
+        /// The member.
+        member: String,
+        /// What shows that it answers.
+        seen: String,
+        /// The instances it runs, where they are known.
+        runs: Option<Vec<String>>,
+    },
+    /// A host address at which nothing is known.
+    #[error(
+        "no member, client, watcher or lock is known at {ip}{}: a fence would refuse every client that ever comes from \
+         there; if the address is right: --unknown-address --reason TEXT",
+        not_read(.unread)
+    )]
+    UnknownAddress {
+        /// The address.
+        ip: IpAddr,
+        /// What was not read, so that something may be there.
+        unread: Vec<String>,
+    },
+    /// A rule is gone over without a word why.
+    #[error("{} needs a reason, which is recorded: --reason TEXT", list(.flags))]
+    NoReason {
+        /// What was permitted.
+        flags: Vec<String>,
+    },
+    /// INV-5: nothing proves that the member rebooted.
+    #[error(
+        "{what} is {state}, and nothing proves that it rebooted since it was sealed{}: the guardian releases it by itself \
+         once there is a proof; if you know that it was powered off or rebooted after the fence: --assert-powered-off \
+         --reason TEXT",
+        because(.why.as_deref())
+    )]
+    NotProved {
+        /// The member, or the fence.
+        what: String,
+        /// Where its fence stands.
+        state: String,
+        /// What the member says that is no proof.
+        why: Option<String>,
+    },
+    /// There is nothing to release.
+    #[error("no fence of {fence} is held; held are: {}", list(.held))]
+    NotHeld {
+        /// What was named.
+        fence: String,
+        /// What is held.
+        held: Vec<String>,
+    },
+    /// It is being released, and cannot be fenced meanwhile.
+    #[error("{member} is being released: wait until it is, then fence it again")]
+    Releasing {
+        /// The member.
+        member: String,
+    },
     /// The storm brake.
     #[error(
         "storm brake: {} already fenced, and at most {max} at once are allowed (policy.max_fenced_members): \
@@ -163,6 +224,12 @@ impl Refusal {
             Self::DaemonClient { .. } => "daemon-client",
             Self::MayBeDaemonClient { .. } => "may-be-daemon-client",
             Self::Protected { .. } => "protected",
+            Self::Reachable { .. } => "reachable",
+            Self::UnknownAddress { .. } => "unknown-address",
+            Self::NoReason { .. } => "no-reason",
+            Self::NotProved { .. } => "not-proved",
+            Self::NotHeld { .. } => "not-held",
+            Self::Releasing { .. } => "releasing",
             Self::Brake { .. } => "storm-brake",
             Self::Incomplete { .. } => "incomplete",
             Self::CacheTier { .. } => "cache-tier",
@@ -171,6 +238,22 @@ impl Refusal {
             Self::ShortEntry { .. } => "short-entry",
         }
     }
+}
+
+fn running(runs: Option<&[String]>) -> String {
+    match runs {
+        None => " (which instances it runs is not known)".to_owned(),
+        Some([]) => " and runs no instance".to_owned(),
+        Some(names) => format!(" and runs {}", list(names)),
+    }
+}
+
+fn not_read(unread: &[String]) -> String {
+    if unread.is_empty() { String::new() } else { format!(" (not read: {})", unread.join("; ")) }
+}
+
+fn because(why: Option<&str>) -> String {
+    why.map_or_else(String::new, |why| format!(" ({why})"))
 }
 
 /// Names for people: `a, b and c`.

@@ -107,6 +107,7 @@ pub fn is_named(fence: &FenceRecord, name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::domain::addr::Entry;
+    use crate::domain::permits::Permits;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -114,14 +115,7 @@ mod tests {
 
     fn fence_request() -> Request {
         let (target, by) = (Target::Member("n1".to_owned()), "root@elsewhere".to_owned());
-        Request::Fence {
-            target,
-            accept_incomplete: false,
-            over_brake: false,
-            over_doubt: false,
-            reason: None,
-            by,
-        }
+        Request::Fence { target, permits: Permits::default(), reason: None, by }
     }
 
     fn record(taken: Option<u64>, answered: bool) -> RequestRecord {

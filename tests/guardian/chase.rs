@@ -3,6 +3,7 @@
 use rbd_guardian::domain::addr::Entry;
 use rbd_guardian::domain::guardian::io::{Effect, Request};
 use rbd_guardian::domain::guardian::report::Outcome;
+use rbd_guardian::domain::permits::Permits;
 use rbd_guardian::domain::plan::{Coverage, Target};
 use rbd_guardian::domain::record::FenceState;
 use rbd_guardian::domain::refusal::Refusal;
@@ -32,9 +33,7 @@ fn known_clients() -> Model {
         1,
         Request::Fence {
             target,
-            accept_incomplete: true,
-            over_brake: false,
-            over_doubt: false,
+            permits: Permits { accept_incomplete: true, ..Permits::default() },
             reason: None,
             by: "root@h".to_owned(),
         },
@@ -190,7 +189,7 @@ fn inv6_a_member_of_which_only_clients_are_fenced_counts_for_the_brake() {
         (2, Target::Member("n3".to_owned())),
         (3, Target::Addresses([Entry::Client(client("10.0.0.3:0/300"))].into())),
     ] {
-        model.ask(number, fence_of(target));
+        model.ask(number, crate::fence_anyway(target));
         model.until("answered", |model| model.answers().iter().any(|(answered, _)| *answered == number));
         let (_, outcome) = model.answers().pop().unwrap();
         let Outcome::Refused(reasons) = outcome else { panic!("{outcome:?}") };

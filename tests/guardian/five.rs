@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rbd_guardian::domain::guardian::io::{Effect, Input, Request};
 use rbd_guardian::domain::guardian::report::Outcome;
+use rbd_guardian::domain::permits::{Over, Permits};
 use rbd_guardian::domain::plan::Target;
 use rbd_guardian::domain::record::FenceState;
 use rbd_guardian::domain::view::Notice;
@@ -92,8 +93,8 @@ fn inv6_two_of_three_lost_at_once_are_never_both_fenced() {
 #[test]
 fn inv6_two_operators_do_not_get_past_the_brake_together() {
     let mut model = of(3);
-    model.ask(1, crate::fence("n1"));
-    model.ask(2, crate::fence("n3"));
+    model.ask(1, anyway("n1"));
+    model.ask(2, anyway("n3"));
     model.run(10 * SECOND);
     assert_eq!(refused(&model, 3).len(), 1);
     let adds = model.effects.iter().filter(|effect| format!("{effect:?}").contains("Add(")).count();
@@ -105,12 +106,17 @@ fn inv6_two_operators_do_not_get_past_the_brake_together() {
     );
 }
 
+fn anyway(member: &str) -> Request {
+    crate::fence_anyway(Target::Member(member.to_owned()))
+}
+
 fn over_brake(member: &str, reason: Option<&str>) -> Request {
     Request::Fence {
         target: Target::Member(member.to_owned()),
-        accept_incomplete: false,
-        over_brake: true,
-        over_doubt: false,
+        permits: Permits {
+            over: Over { brake: true, reachable: true, ..Over::default() },
+            ..Permits::default()
+        },
         reason: reason.map(str::to_owned),
         by: "root@h".to_owned(),
     }
@@ -121,14 +127,12 @@ fn over_brake(member: &str, reason: Option<&str>) -> Request {
 fn inv6_a_second_operators_request_keeps_what_a_waiting_one_permits() {
     for first in [true, false] {
         let mut model = of(3);
-        model.ask(1, crate::fence("n1"));
+        model.ask(1, anyway("n1"));
         model.until("sealed", |model| !model.answers().is_empty());
         let over = over_brake("n3", Some("the rack is on fire"));
         let other = Request::Fence {
             target: Target::Member("n3".to_owned()),
-            accept_incomplete: true,
-            over_brake: false,
-            over_doubt: false,
+            permits: Permits { accept_incomplete: true, ..Permits::default() },
             reason: Some("looks dead".to_owned()),
             by: "someone@else".to_owned(),
         };
@@ -139,10 +143,10 @@ fn inv6_a_second_operators_request_keeps_what_a_waiting_one_permits() {
         let sealed = |(_, outcome): &(u64, Outcome)| matches!(outcome, Outcome::Sealed(..));
         assert!(model.answers().iter().all(sealed), "{:?}", model.answers());
         // Who went over the brake, and why, is what is recorded; also of one who asks later.
-        model.ask(4, crate::fence("n3"));
+        model.ask(4, anyway("n3"));
         model.until("answered", |model| model.answers().len() == 4);
         let fence = model.ledger.fences.values().find(|fence| fence.member.as_deref() == Some("n3")).unwrap();
-        assert!(fence.over_brake && fence.accepted);
+        assert!(fence.over.brake && fence.accepted);
         assert_eq!((fence.by.as_str(), fence.reason.as_deref()), ("root@h", Some("the rack is on fire")));
     }
 }
@@ -164,7 +168,9 @@ fn inv6_a_braked_fence_waits_visibly_until_an_operator_goes_over_the_brake_for_i
     assert!(alarm.advice.iter().any(|way| way.contains("fence n3 --over-brake --reason")), "{alarm:?}");
 
     model.ask(1, over_brake("n3", None));
-    assert!(matches!(&model.answers()[0], (1, Outcome::Failed(why)) if why.contains("--reason")));
+    assert!(
+        matches!(&model.answers()[0], (1, Outcome::Refused(why)) if why[0].to_string().contains("--reason"))
+    );
     model.ask(2, over_brake("n3", Some("rack 7 burnt")));
     model.until("both are sealed", |model| model.seals().len() == 2);
     // Had it died with no more than the intent recorded, its successor would go on over the brake.
@@ -176,13 +182,13 @@ fn inv6_a_braked_fence_waits_visibly_until_an_operator_goes_over_the_brake_for_i
     model.until("both are fenced", |model| refused(model, 3) == ["n2", "n3"]);
     model.until("both are sealed", |model| model.seals().len() == 2);
     let record = model.ledger.fences.values().find(|fence| fence.member.as_deref() == Some("n3")).unwrap();
-    assert!(record.over_brake && record.by == "root@h", "{record:?}");
+    assert!(record.over.brake && record.by == "root@h", "{record:?}");
     assert_eq!(record.reason.as_deref(), Some("rack 7 burnt"));
     assert!(record.evidence[0].contains("root@h goes over the storm brake"), "{record:?}");
     let trail = |effect: &Effect| matches!(effect, Effect::Record { why, .. } if why.contains("over the storm brake"));
     assert!(model.effects.iter().any(trail));
     // For this one alone: the next one is refused, also by hand.
-    model.ask(3, crate::fence("n1"));
+    model.ask(3, anyway("n1"));
     model.until("answered", |model| model.answers().iter().any(|(number, _)| *number == 3));
     let (_, outcome) = model.answers().pop().unwrap();
     assert!(matches!(&outcome, Outcome::Refused(why) if why[0].code() == "storm-brake"), "{outcome:?}");

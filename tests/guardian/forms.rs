@@ -13,6 +13,7 @@ use rbd_guardian::domain::guardian::gate::Contents;
 use rbd_guardian::domain::guardian::io::{Effect, Input, Now, Recorded, Request, StaleLock};
 use rbd_guardian::domain::guardian::settings::{OnConflict, Settings, Trigger};
 use rbd_guardian::domain::member::{Member, Members};
+use rbd_guardian::domain::permits::{Over, Permits};
 use rbd_guardian::domain::plan::Target;
 use rbd_guardian::domain::policy::Policy;
 use rbd_guardian::domain::record::{Change, GateRecord, Key, Record, Records, Removal};
@@ -76,9 +77,7 @@ fn records() -> Records {
 fn requests() -> Vec<Request> {
     let fence = |target| Request::Fence {
         target,
-        accept_incomplete: true,
-        over_brake: true,
-        over_doubt: false,
+        permits: Permits { accept_incomplete: true, over: Over { brake: true, ..Over::default() } },
         reason: Some("why\n\"quoted\"".to_owned()),
         by: "root@h".to_owned(),
     };

@@ -9,6 +9,7 @@ mod hold;
 mod many;
 mod model;
 mod pools;
+mod reach;
 mod recording;
 mod takeover;
 
@@ -18,8 +19,10 @@ use model::{Model, id};
 use rbd_guardian::domain::addr::EntityAddr;
 use rbd_guardian::domain::guardian::io::{Effect, Input, Request};
 use rbd_guardian::domain::guardian::report::Outcome;
+use rbd_guardian::domain::permits::Permits;
 use rbd_guardian::domain::plan::Target;
 use rbd_guardian::domain::record::{FenceRecord, FenceState};
+use rbd_guardian::domain::refusal::Refusal;
 use rbd_guardian::domain::release;
 use rbd_guardian::domain::view::{MemberStatus, Notice, Operation, OperationKind};
 
@@ -43,14 +46,17 @@ fn fence(member: &str) -> Request {
 
 /// An operator's, with no flag.
 fn fence_of(target: Target) -> Request {
-    Request::Fence {
-        target,
-        accept_incomplete: false,
-        over_brake: false,
-        over_doubt: false,
-        reason: None,
-        by: "root@h".to_owned(),
+    Request::Fence { target, permits: Permits::default(), reason: None, by: "root@h".to_owned() }
+}
+
+/// An operator's who knows that the member answers.
+fn fence_anyway(target: Target) -> Request {
+    let mut request = fence_of(target);
+    if let Request::Fence { permits, reason, .. } = &mut request {
+        permits.over.reachable = true;
+        *reason = Some("a test".to_owned());
     }
+    request
 }
 
 #[test]
@@ -356,7 +362,8 @@ fn an_operators_release_without_proof_is_refused_and_with_an_assertion_done() {
         by: "root@h".to_owned(),
     };
     model.ask(7, release(false));
-    assert!(matches!(model.answers()[0], (7, Outcome::Failed(_))));
+    let (7, Outcome::Refused(reasons)) = &model.answers()[0] else { panic!("{:?}", model.answers()) };
+    assert!(matches!(&reasons[..], [Refusal::NotProved { what, .. }] if what == "n2"), "{reasons:?}");
     model.ask(8, release(true));
     model.until("answered", |model| model.answers().len() == 2);
     assert!(matches!(model.answers()[1], (8, Outcome::Released(_))));
@@ -481,6 +488,8 @@ fn an_intent_that_a_dead_guardian_left_is_withdrawn_or_completed_by_what_stands(
     let fence = model.ledger.fences.values_mut().next().unwrap();
     fence.state = FenceState::Intended;
     fence.sealed = None;
+    // Nothing stood when it was intended: what stands now was sent for it.
+    fence.entries.values_mut().for_each(|until| *until = None);
     model.clear_gate();
     model.bring_back("n2", 200_000 * SECOND);
     model.restart("boot-1");

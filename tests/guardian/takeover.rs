@@ -4,6 +4,7 @@ use rbd_guardian::domain::addr::Entry;
 use rbd_guardian::domain::fence;
 use rbd_guardian::domain::guardian::io::{Effect, Request};
 use rbd_guardian::domain::guardian::report::Outcome;
+use rbd_guardian::domain::permits::{Over, Permits};
 use rbd_guardian::domain::plan::Target;
 use rbd_guardian::domain::record::{FenceRecord, FenceState};
 use rbd_guardian::domain::refusal::Refusal;
@@ -100,9 +101,10 @@ fn inv6_an_intent_that_is_refused_when_it_is_planned_anew_is_never_carried_out()
 fn fence_n2(over_doubt: bool, reason: Option<&str>) -> Request {
     Request::Fence {
         target: Target::Member("n2".to_owned()),
-        accept_incomplete: false,
-        over_brake: false,
-        over_doubt,
+        permits: Permits {
+            accept_incomplete: false,
+            over: Over { doubt: over_doubt, reachable: true, ..Over::default() },
+        },
         reason: reason.map(str::to_owned),
         by: "root@h".to_owned(),
     }
@@ -128,20 +130,26 @@ fn inv7_where_every_form_is_in_doubt_the_operators_word_ends_it_on_record() {
     assert_eq!(reasons, [Refusal::InDoubt { entry: host }]);
     assert!(reasons[0].to_string().contains("--over-doubt --reason"));
     let unsaid = answer(&mut model, 2, fence_n2(true, None));
-    assert!(matches!(&unsaid, Outcome::Failed(why) if why.contains("--reason")), "{unsaid:?}");
+    assert!(
+        matches!(&unsaid, Outcome::Refused(why) if why[0].to_string().contains("--reason")),
+        "{unsaid:?}"
+    );
     assert!(!model.refuses("n2"));
     let sealed = answer(&mut model, 3, fence_n2(true, Some("g1 was restarted")));
     assert!(matches!(sealed, Outcome::Sealed(..)), "{sealed:?}");
     let record = &model.ledger.fences[&id];
-    assert!(record.over_doubt && record.in_doubt.is_empty() && record.entries.contains_key(&host));
-    assert_eq!(record.evidence[0], "root@h goes over a removal in doubt: g1 was restarted");
+    assert!(record.over.doubt && record.in_doubt.is_empty() && record.entries.contains_key(&host));
+    assert_eq!(
+        record.evidence[0],
+        "root@h goes over a removal in doubt and an answer of the member: g1 was restarted"
+    );
     // It is over for the next fence as well.
     let (fence, reason, by) = ("n2".to_owned(), Some("off".to_owned()), "root@h".to_owned());
     let gone = answer(&mut model, 4, Request::Release { fence, assert_powered_off: true, reason, by });
     assert!(matches!(gone, Outcome::Released(..)), "{gone:?}");
-    let sealed = answer(&mut model, 5, fence_n2(false, None));
+    let sealed = answer(&mut model, 5, fence_n2(false, Some("again")));
     assert!(matches!(sealed, Outcome::Sealed(..)), "{sealed:?}");
-    assert!(!model.ledger.fences[&id].over_doubt);
+    assert!(!model.ledger.fences[&id].over.doubt);
 }
 
 #[test]
@@ -153,6 +161,6 @@ fn inv7_a_form_that_is_free_of_doubt_is_taken_whatever_the_operator_permits() {
     model.run(5 * SECOND);
     let sealed = answer(&mut model, 1, fence_n2(true, Some("g1 was restarted")));
     let Outcome::Sealed(record, _) = sealed else { panic!("{sealed:?}") };
-    assert!(!record.over_doubt && !record.entries.contains_key(&host));
+    assert!(!record.over.doubt && !record.entries.contains_key(&host));
     assert!(model.ledger.fences[&id].in_doubt.contains(&host), "still");
 }

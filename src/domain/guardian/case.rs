@@ -100,8 +100,7 @@ impl Case {
             entries: plan.entries.iter().map(|entry| (*entry, None)).collect(),
             coverage: plan.coverage,
             accepted,
-            over_brake: plan.over_brake,
-            over_doubt: plan.over_doubt,
+            over: plan.over,
             in_doubt: BTreeSet::new(),
             evidence: std::iter::once(why).chain(plan.notes.clone()).collect(),
             reason,
@@ -135,7 +134,7 @@ impl Case {
             }
         }
         self.record.in_doubt.clone_from(&before.in_doubt);
-        if self.plan.over_doubt {
+        if self.plan.over.doubt {
             // The operator's word ends it, for what the fence rests on.
             self.record.in_doubt.retain(|entry| !self.plan.entries.contains(entry));
         }
@@ -157,8 +156,7 @@ impl Case {
             active_before: BTreeMap::new(),
             coverable: hosts,
             coverage: record.coverage,
-            over_brake: record.over_brake,
-            over_doubt: record.over_doubt,
+            over: record.over,
             notes: Vec::new(),
             guarded: policy.guarded.clone(),
             // By the monitors' clock, with the first map that it sees.

@@ -166,17 +166,11 @@ impl Guardian {
     /// It must not be found and carried out by whoever leads next. One that was begun stays.
     fn left_over(&self) -> Option<(Vec<Change>, String, String)> {
         let map = self.map.as_ref()?;
-        let begun = |fence: &FenceRecord| {
-            fence.entries.iter().any(|(entry, stood)| {
-                let until = map.blocklist.until(*entry);
-                until.is_some() && until != *stood
-            })
-        };
         let left = self.records.fences.values().find(|fence| {
             fence.state == FenceState::Intended
                 && !self.cases.contains_key(&fence.id)
                 && !self.wants.contains_key(&wants::target_of(fence))
-                && !begun(fence)
+                && !wants::begun(fence, map)
         })?;
         let text = format!("{} not carried out", left.id);
         let why = "planned anew it was refused, or is another fence".to_owned();

@@ -14,6 +14,7 @@ use crate::domain::fence::{self, Sent};
 use crate::domain::guard::ImageUse;
 use crate::domain::guardian::gate::Contents;
 use crate::domain::map::OsdMap;
+use crate::domain::permits::Permits;
 use crate::domain::plan::Target;
 use crate::domain::record::{Change, Records, Removal};
 use crate::domain::release;
@@ -201,14 +202,9 @@ pub enum Request {
     Fence {
         /// Whom.
         target: Target,
-        /// Go on with what is known.
-        accept_incomplete: bool,
-        /// Go over the storm brake; needs a reason.
-        #[serde(default)]
-        over_brake: bool,
-        /// No guardian runs any more that could have sent a removal which was never answered; needs a reason.
-        #[serde(default)]
-        over_doubt: bool,
+        /// What the operator permits.
+        #[serde(flatten)]
+        permits: Permits,
         /// Why.
         reason: Option<String>,
         /// Who asks (`root@host`).

@@ -15,6 +15,7 @@ mod ground;
 pub mod io;
 pub mod maps;
 pub mod proof;
+mod reach;
 pub mod recorder;
 pub mod recording;
 pub mod replay;

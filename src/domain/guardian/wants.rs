@@ -1,6 +1,6 @@
 //! From reasons to fence, over a look at the storage, to a case or to every reason why not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,11 @@ use super::report::{Level, Outcome, Report};
 use super::settings::{OnConflict, Trigger};
 use super::{Guardian, Lane};
 use crate::domain::addr::{ClientAddr, Entry};
+use crate::domain::map::OsdMap;
+use crate::domain::permits::{Permits, reason};
 use crate::domain::plan::{self, Target, plan};
 use crate::domain::policy::minority;
-use crate::domain::record::FenceRecord;
+use crate::domain::record::{FenceRecord, FenceState};
 use crate::domain::refusal::Refusal;
 use crate::domain::request::is_named;
 use crate::domain::world::{SeenAt, World};
@@ -30,29 +32,8 @@ pub(super) struct Want {
     permits: Permits,
     requests: BTreeSet<u64>,
     since: Duration,
-}
-
-/// What an operator permits for one fence.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(super) struct Permits {
-    accept_incomplete: bool,
-    over_brake: bool,
-    over_doubt: bool,
-}
-
-impl Permits {
-    /// Is it more than what needs no reason?
-    fn is_over(self) -> bool {
-        self.over_brake || self.over_doubt
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self {
-            accept_incomplete: self.accept_incomplete || other.accept_incomplete,
-            over_brake: self.over_brake || other.over_brake,
-            over_doubt: self.over_doubt || other.over_doubt,
-        }
-    }
+    /// When it was wanted first.
+    wanted: Duration,
 }
 
 /// A fence that was refused, and when it is to be planned again if it is still wanted.
@@ -68,6 +49,14 @@ pub(super) fn target_of(record: &FenceRecord) -> Target {
         Some(name) => Target::Member(name.clone()),
         None => Target::Addresses(record.entries.keys().copied().collect()),
     }
+}
+
+/// Does an entry of an intended fence stand that did not stand so before?
+pub(super) fn begun(fence: &FenceRecord, map: &OsdMap) -> bool {
+    fence.entries.iter().any(|(entry, stood)| {
+        let until = map.blocklist.until(*entry);
+        until.is_some() && until != *stood
+    })
 }
 
 /// Between two plans of a fence that is refused.
@@ -153,7 +142,7 @@ impl Guardian {
         };
         self.log(Level::Info, "suspect", name, format!("to be fenced: {why}"));
         let (by, permits, requests) = (GUARDIAN.to_owned(), Permits::default(), BTreeSet::new());
-        self.want(target, Want { why, by, reason: None, permits, requests, since: now });
+        self.want(target, Want { why, by, reason: None, permits, requests, since: now, wanted: now });
     }
 
     /// For how long nobody else is fenced without an operator: several members lost within moments look like a fault of
@@ -169,21 +158,18 @@ impl Guardian {
         let why = record.evidence.first().cloned().unwrap_or_default();
         let (by, requests, since) = (record.by.clone(), BTreeSet::new(), self.now.boot);
         let reason = record.reason.clone();
-        let permits = Permits {
-            accept_incomplete: record.accepted,
-            over_brake: record.over_brake,
-            over_doubt: record.over_doubt,
-        };
-        self.want(target, Want { why, by, reason, permits, requests, since });
+        let permits = Permits { accept_incomplete: record.accepted, over: record.over };
+        self.want(target, Want { why, by, reason, permits, requests, since, wanted: since });
     }
 
     /// What waits already goes on as well, and what it permits: in the words of who went over the brake or a doubt.
     fn want(&mut self, target: Target, mut want: Want) {
         if let Some(before) = self.wants.remove(&target) {
-            if (before.permits.is_over() && !want.permits.is_over()) || want.by == GUARDIAN {
+            if (before.permits.over.any() && !want.permits.over.any()) || want.by == GUARDIAN {
                 (want.why, want.by, want.reason) = (before.why, before.by, before.reason);
             }
             want.permits = want.permits.and(before.permits);
+            want.wanted = before.wanted;
             want.requests.extend(before.requests);
         }
         self.wants.insert(target, want);
@@ -191,22 +177,25 @@ impl Guardian {
 
     pub(super) fn request(&mut self, number: u64, request: Request) {
         match request {
-            Request::Fence { over_brake, over_doubt, reason: None, .. } if over_brake || over_doubt => {
-                let text = "going over the storm brake, or over a removal in doubt, needs a reason, which is \
-                            recorded: --reason TEXT";
-                let text = text.to_owned();
-                self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
+            Request::Fence { permits, reason: why, .. }
+                if permits.over.any() && reason(why.as_deref()).is_none() =>
+            {
+                self.refuse(number, Refusal::NoReason { flags: permits.over.flags() });
             }
-            Request::Fence { target, accept_incomplete, over_brake, over_doubt, reason, by } => {
-                let permits = Permits { accept_incomplete, over_brake, over_doubt };
+            Request::Fence { target, permits, reason, by } => {
                 self.want_by_request(number, target, permits, reason, by);
+            }
+            Request::Release { assert_powered_off: true, reason: why, .. }
+                if reason(why.as_deref()).is_none() =>
+            {
+                self.refuse(number, Refusal::NoReason { flags: vec!["--assert-powered-off".to_owned()] });
             }
             Request::Release { fence, assert_powered_off, reason, by } => {
                 let named = self.cases.values_mut().find(|case| is_named(&case.record, &fence));
                 let Some(case) = named else {
-                    let text = format!("no fence {fence} is held: `status` lists those that are");
-                    self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
-                    return;
+                    let name = |case: &Case| case.member().unwrap_or(&case.id).to_owned();
+                    let held = self.cases.values().map(name).collect();
+                    return self.refuse(number, Refusal::NotHeld { fence, held });
                 };
                 if assert_powered_off {
                     let why = reason.unwrap_or_default();
@@ -215,13 +204,17 @@ impl Guardian {
                 } else if case.release.is_some() {
                     case.requests.insert(number);
                 } else {
-                    let text = "a release needs proof that the member rebooted after the seal; the guardian releases \
-                                it by itself when it has that. If you know that it was powered off, say so with \
-                                --assert-powered-off --reason TEXT";
-                    self.reports.push_back(Report::Answer(number, Outcome::Failed(text.to_owned())));
+                    let what = case.member().unwrap_or(&case.id).to_owned();
+                    let why = self.returned.get(&what).map(ToString::to_string);
+                    let state = case.record.state.to_string();
+                    self.refuse(number, Refusal::NotProved { what, state, why });
                 }
             }
         }
+    }
+
+    fn refuse(&mut self, number: u64, refusal: Refusal) {
+        self.reports.push_back(Report::Answer(number, Outcome::Refused(vec![refusal])));
     }
 
     /// An operator wants it.
@@ -238,21 +231,19 @@ impl Guardian {
             && let Some(case) = self.cases.get_mut(&id)
         {
             if case.release.is_some() {
-                let text = format!("{name} is being released: wait until it is");
-                self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
-                return;
+                return self.refuse(number, Refusal::Releasing { member: name.clone() });
             }
             case.requests.insert(number);
             case.record.accepted |= permits.accept_incomplete;
             // It is the operator's now: no evidence withdraws it. Who went over the brake or a doubt for it stays on record.
-            if !case.record.over_brake && !case.record.over_doubt {
+            if !case.record.over.any() {
                 (case.record.by, case.record.reason) = (by, reason.or_else(|| case.record.reason.take()));
             }
             return;
         }
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
         let (requests, since) = (BTreeSet::from([number]), self.now.boot);
-        self.want(target, Want { why, by, reason, permits, requests, since });
+        self.want(target, Want { why, by, reason, permits, requests, since, wanted: since });
     }
 
     /// Is a look needed, because something wanted is newer than the last one?
@@ -292,7 +283,7 @@ impl Guardian {
         let ready: Vec<Target> = self
             .wants
             .iter()
-            .filter(|(_, want)| want.since.is_zero())
+            .filter(|(_, want)| want.since.is_zero() && self.may_judge_reach(want.wanted))
             .map(|(target, _)| target.clone())
             .collect();
         for target in ready {
@@ -304,15 +295,13 @@ impl Guardian {
     fn plan_one(&mut self, target: Target, want: Want) {
         let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
         let in_doubt = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone()).collect();
-        let Permits { accept_incomplete, over_brake, over_doubt } = want.permits;
         let held = self.cases.values().filter_map(Case::member).map(str::to_owned).collect();
         let request = plan::Request {
             target: target.clone(),
-            accept_incomplete,
-            over_brake,
-            over_doubt,
+            permits: want.permits,
             in_doubt,
             held,
+            reachable: if self.is_begun(&target) { BTreeMap::new() } else { self.reachable() },
         };
         match plan(&request, &self.members(), &world, &self.settings.policy) {
             Ok(mut plan) => {
@@ -323,19 +312,17 @@ impl Guardian {
                 plan.entries.extend(kept.filter(|entry| !entry.is_host()));
                 if let Some(case) = self.cases.get_mut(&plan.fence.to_string()) {
                     case.requests.extend(want.requests);
-                    case.record.accepted |= accept_incomplete;
+                    case.record.accepted |= want.permits.accept_incomplete;
                     return;
                 }
                 self.last_fence = Some(self.now.boot);
-                let over = [(plan.over_brake, "the storm brake"), (plan.over_doubt, "a removal in doubt")];
-                let over: Vec<&str> =
-                    over.into_iter().filter(|(over, _)| *over).map(|(_, what)| what).collect();
-                let why = if over.is_empty() {
-                    want.why
+                let why = if plan.over.any() {
+                    format!("{} goes over {}: {}", want.by, plan.over.words(), want.why)
                 } else {
-                    format!("{} goes over {}: {}", want.by, over.join(" and "), want.why)
+                    want.why
                 };
-                let mut case = Case::new(plan, why, want.by, want.reason, accept_incomplete, self.now);
+                let accepted = want.permits.accept_incomplete;
+                let mut case = Case::new(plan, why, want.by, want.reason, accepted, self.now);
                 case.requests = want.requests;
                 case.note_standing(&world.map.blocklist);
                 if let Some(before) = self.records.fences.get(&case.id) {
@@ -358,9 +345,20 @@ impl Guardian {
                 for number in &want.requests {
                     self.reports.push_back(Report::Answer(*number, Outcome::Refused(reasons.clone())));
                 }
-                self.refused.insert(target, Refused { reasons, again: self.now.boot + AGAIN });
+                // Of a member that is not lost only whoever asked wants to know.
+                let lost = |name: &String| self.evidence.get(name).is_some_and(Evidence::is_lost);
+                if !matches!(&target, Target::Member(name) if !lost(name)) {
+                    self.refused.insert(target, Refused { reasons, again: self.now.boot + AGAIN });
+                }
             }
         }
+    }
+
+    /// Did a guardian that died send entries for it? Then there is no way back but a release.
+    fn is_begun(&self, target: &Target) -> bool {
+        let Some(map) = &self.map else { return false };
+        let mut intended = self.records.fences.values().filter(|fence| fence.state == FenceState::Intended);
+        intended.any(|fence| target_of(fence) == *target && begun(fence, map))
     }
 
     /// What was seen of members while they were healthy: a lost one may be seen by nobody.
