@@ -373,7 +373,7 @@ fn an_operator_goes_over_the_brake(daemon: &Daemon<'_>) {
     let refused = daemon.verb(&["fence", "n2"]).expect(4).json;
     assert!(refused["refusals"][0]["reason"].as_str().unwrap().contains("--over-brake"), "{refused:#}");
     let unsaid = daemon.asks(&request("n2").replace(r#""by""#, r#""over_brake":true,"by""#)).unwrap();
-    assert!(unsaid["failed"].as_str().unwrap().contains("--reason"), "{unsaid:#}");
+    assert_eq!(unsaid["refused"][0]["code"], "no-reason", "{unsaid:#}");
     daemon.verb(&["fence", "n2", "--over-brake", "--reason", "the rack burnt"]).expect(0);
     let status = daemon.verb(&["status"]).expect(0).json;
     let mut fences = status["fences"].as_array().unwrap().iter();
@@ -391,7 +391,7 @@ fn out_of_time_a_fence_is_pending_and_the_daemon_goes_on(site: &Site, daemon: &D
     let silent = site.lab.daemon(&format!("osd.{silent}"));
     silent.stop().unwrap();
     let answer = daemon.verb(&["fence", "n1", "--reason", "cable pulled", "--timeout", "8s"]).expect(3);
-    assert!(answer.stderr.contains("the daemon goes on"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("the guardian that leads goes on"), "{}", answer.stderr);
     let state = answer.json["state"].as_str().unwrap();
     assert!(["committed", "pending"].contains(&state), "{:#}", answer.json);
     silent.cont().unwrap();

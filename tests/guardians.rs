@@ -67,6 +67,7 @@ fn inv8_a_verb_reaches_the_leader_from_every_host_and_is_done_once() {
     what_nobody_took_is_taken_back(&site, &one, &two, &far);
     a_leader_dies_before_it_takes_a_request(&site, &one, &two, &far);
     a_leader_dies_before_it_answers(&site, &one, &two, &far);
+    what_was_taken_is_said_to_go_on(&site, &one, &far);
     every_leader_dies(&site, &one, &two, &far);
 }
 
@@ -88,12 +89,9 @@ fn the_answer_is_the_same_everywhere(one: &Guardian, two: &Guardian, far: &Guard
     let own = one.verb(&["fence", "n2"]).expect(4).json;
     assert_eq!(own["refusals"][0]["code"], "storm-brake", "{own:#}");
     assert_eq!([two, far].map(|other| other.verb(&["fence", "n2"]).expect(4).json), [own.clone(), own]);
-    let own = one.verb(&["release", "n1"]).expect(1);
-    let why = own.stderr.lines().last().unwrap();
-    for other in [two, far] {
-        let told = other.verb(&["release", "n1"]).expect(1);
-        assert_eq!(told.stderr.lines().last().unwrap(), why);
-    }
+    let own = one.verb(&["release", "n1"]).expect(4).json;
+    assert_eq!(own["refusals"][0]["code"], "not-proved", "{own:#}");
+    assert_eq!([two, far].map(|other| other.verb(&["release", "n1"]).expect(4).json), [own.clone(), own]);
     let released = far.verb(&RELEASE).expect(0).json;
     assert_eq!((&released["state"], &released["member"]), (&json!("released"), &json!("n1")));
     assert_eq!(requests(one), Vec::<Value>::new(), "each is removed by who asked");
@@ -164,6 +162,46 @@ fn a_leader_dies_before_it_answers(site: &Site, one: &Guardian, two: &Guardian, 
     assert_eq!(two.logged("intended").len(), intended + 1);
     assert_eq!(one.logged("intended").len(), 1, "only of the first round: {}", one.log_text());
     assert_eq!(printed(one.verb(&FENCE).expect(0).json), printed(told.json));
+    one.verb(&RELEASE).expect(0);
+}
+
+/// INV-9: Ctrl-C ends the wait and nothing else, on the leader's host as well as elsewhere.
+fn what_was_taken_is_said_to_go_on(site: &Site, one: &Guardian, far: &Guardian) {
+    let ledger = site.lab.ceph(&["osd", "map", "rbd-guardian", "ledger"]).unwrap();
+    let acting = ledger["acting"].as_array().unwrap();
+    let silent = (0..3).find(|osd| !acting.contains(&json!(osd))).unwrap();
+    let silent = site.lab.daemon(&format!("osd.{silent}"));
+    silent.stop().unwrap();
+    let elsewhere = asks(site, far, &FENCE, true);
+    one.wait_for_status("the entries to stand", LIMIT, |status| {
+        let mut fences = status["fences"].as_array().into_iter().flatten();
+        fences.any(|fence| fence["member"] == "n1" && fence["state"] == "pending")
+    });
+    let here = site.start_command(one.command(&FENCE), &FENCE);
+    wait_for("the verb on the leader's host to wait", LIMIT, || {
+        Ok(one.log_text().matches("asks to fence n1").count().ge(&2).then_some(()))
+    })
+    .unwrap();
+    for asking in [elsewhere, here] {
+        asking.signal(Signal::SIGINT);
+        let told = asking.answer().expect(3);
+        assert!(told.stderr.contains("interrupted: n1 is "), "{told:#?}");
+        assert!(told.stderr.contains("the guardian that leads goes on"), "{told:#?}");
+    }
+    silent.cont().unwrap();
+    one.wait_for_status("sealed all the same", LIMIT, |status| {
+        let mut fences = status["fences"].as_array().into_iter().flatten();
+        fences.any(|fence| fence["member"] == "n1" && fence["state"] == "sealed")
+    });
+    one.verb(&RELEASE).expect(0);
+    // On the leader's host with the leader stopped: it may be done when the leader goes on, and that is said.
+    one.with_daemon(|daemon| daemon.stop()).unwrap();
+    let told = one.verb(&[FENCE.as_slice(), &["--timeout", "2s"]].concat()).expect(5);
+    assert!(told.stderr.contains("has the request and goes on with it"), "{told:#?}");
+    assert!(!told.stderr.contains("nothing"), "{told:#?}");
+    one.with_daemon(|daemon| daemon.cont()).unwrap();
+    one.wait_until_leading(LIMIT);
+    one.verb(&FENCE).expect(0);
     one.verb(&RELEASE).expect(0);
 }
 

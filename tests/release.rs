@@ -172,7 +172,7 @@ fn inv5_a_release_without_assertion_or_with_a_wrong_name_changes_nothing() {
         (&["--fence", id], &["--reason", REASON], 4, "--assert-powered-off"),
         (&["n1"], &["--assert-powered-off"], 2, "--reason"),
         (&["--fence", &garbled], &asserted, 2, "not a fence ID"),
-        (&["n9"], &asserted, 4, "n1, n2"),
+        (&["n9"], &asserted, 4, "the configuration knows n1"),
         (&[], &asserted, 2, "MEMBER"),
         (&["n2"], &asserted, 0, ""),
     ];

@@ -70,18 +70,6 @@ impl PoolAnswer {
 }
 
 /// A refusal for scripts and for people.
-#[derive(Serialize)]
-pub(super) struct RefusalAnswer {
-    pub(super) code: String,
-    pub(super) reason: String,
-}
-
-impl RefusalAnswer {
-    pub(super) fn new(refusal: &crate::domain::refusal::Refusal) -> Self {
-        Self { code: refusal.code().to_owned(), reason: refusal.to_string() }
-    }
-}
-
 pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);

@@ -23,7 +23,7 @@ pub(super) struct Context {
     pub(super) cluster: Cluster,
     pub(super) deadline: Deadline,
     timeout: Duration,
-    format: Format,
+    pub(super) format: Format,
 }
 
 impl Context {
@@ -78,11 +78,6 @@ impl Context {
         text: impl FnOnce(&T) -> String,
     ) -> Result<bool, Fault> {
         print(self.format, answer, text)
-    }
-
-    /// Is the answer for people?
-    pub(super) fn for_people(&self) -> bool {
-        self.format == Format::Table
     }
 }
 

@@ -33,17 +33,37 @@ pub(super) enum Fault {
     #[error("{waiting} requests wait in the ledger already: does the guardian that leads answer? Ask again")]
     Crowded { waiting: usize },
     #[error(
-        "{late} before the guardian that leads took the request, which was taken back: nothing was begun"
+        "{why} before the guardian that leads took the request, which is gone from the ledger again: nothing was begun"
     )]
-    NotTaken { late: Late },
+    NotTaken { why: String },
     #[error(
-        "{late} before the guardian that leads had an answer: it goes on; `rbd-guardian ledger` shows how far it came"
+        "{why}, and the guardian that leads has taken the request and goes on with it: `rbd-guardian status` shows how \
+         far it came"
     )]
-    Passed { late: Late },
+    Passed { why: String },
+    #[error(
+        "{why}, and the ledger does not answer: the guardian that leads may have taken the request, or take it yet, and \
+         carry it out; `rbd-guardian ledger` shows it once the ledger answers"
+    )]
+    MayBePassed { why: String },
+    #[error(
+        "{late}, and the guardian of this host has the request and goes on with it{state}: `rbd-guardian status` shows how \
+         far it came"
+    )]
+    Handed { late: Late, state: String },
+    #[error(
+        "{why}, and the fence is recorded in the ledger: the guardian that leads next goes on with it; run it again, or \
+         `rbd-guardian status`"
+    )]
+    Intended { why: String },
+    #[error(
+        "{why}, and the release is recorded in the ledger: the guardian that leads next goes on with it; run it again"
+    )]
+    Releasing { why: String },
+    #[error("{why}: nothing of it is recorded, so nothing was begun; run it again")]
+    NotBegun { why: String },
     #[error(transparent)]
     FenceId(#[from] BadFenceId),
-    #[error("no member '{name}': the configuration knows {known}")]
-    NoMember { name: String, known: String },
     #[error("no pool '{name}': the cluster has {existing}")]
     NoPool { name: String, existing: String },
     /// Only while reading: what is late once something was sent is told by how far it came.
@@ -51,11 +71,6 @@ pub(super) enum Fault {
         "{0} before Ceph answered: nothing was changed; do the monitors have a quorum? Then run it again"
     )]
     Late(#[from] Late),
-    #[error(
-        "a release needs proof that the host rebooted, which only the daemon can get: if you know that it was powered \
-         off or rebooted after the fence, say so with --assert-powered-off --reason TEXT"
-    )]
-    NotAsserted,
     #[error(
         "{late}: the host entry stays, because a client of the host may be unknown ({unread}); run it again"
     )]
@@ -120,7 +135,14 @@ impl Fault {
                     Exit::CannotTell
                 }
             },
-            Self::Crowded { .. } | Self::NotTaken { .. } | Self::Passed { .. } => Exit::CannotTell,
+            Self::Crowded { .. }
+            | Self::NotTaken { .. }
+            | Self::Passed { .. }
+            | Self::MayBePassed { .. }
+            | Self::Handed { .. }
+            | Self::Intended { .. }
+            | Self::Releasing { .. }
+            | Self::NotBegun { .. } => Exit::CannotTell,
             Self::Read(error) if error.is_transient() => Exit::CannotTell,
             Self::Read(_) | Self::Output(_) => Exit::Failed,
             Self::Late(_) | Self::Unread { .. } | Self::Restless | Self::Incus(_) | Self::Raced => {
@@ -140,8 +162,6 @@ impl Fault {
                 }
                 EnrollError::NoAddress(_) | EnrollError::Incus(_) => Exit::CannotTell,
             },
-            // As `fence` answers to an unknown member.
-            Self::NotAsserted | Self::NoMember { .. } => Exit::Refused,
         }
     }
 }

@@ -75,14 +75,14 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
     let began = clock::monotonic();
     match Opening::new(common)?.request(request)? {
         Served::Alone(context) => alone(&context, args),
-        Served::Underway { fence, pending } => {
+        Served::Underway { fence, pending, why, on } => {
             let what = args.target.member.as_ref().unwrap_or(&fence.id);
             let waits = if pending.is_empty() {
                 String::new()
             } else {
                 format!("; waiting for {} PGs: {}", pending.len(), pending.join(" "))
             };
-            eprintln!("rbd-guardian: timed out: {what} is {}, and the daemon goes on{waits}", fence.state);
+            eprintln!("rbd-guardian: {why}: {what} is {}, and {on}{waits}", fence.state);
             print(common.format(), &Underway { fence: *fence, pending }, |_| String::new())?;
             Ok(Exit::Pending)
         }
@@ -128,7 +128,7 @@ fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
     let world = context.look()?;
     let plan = match plan(&request, &context.config.members, &world, &context.config.policy) {
         Ok(plan) => plan,
-        Err(refusals) => return plan_verb::refuse(context, &request, &refusals),
+        Err(refusals) => return plan_verb::refuse(context.format, &request.target, &refusals),
     };
     let mut fence = Fence::new(plan);
     let (timings, ended) = drive::fence(context, &mut fence);

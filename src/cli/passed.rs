@@ -10,8 +10,8 @@ use crate::clock;
 use crate::daemon::wire::Line;
 use crate::deadline::{Deadline, Late};
 use crate::domain::guardian::io::Request;
-use crate::domain::record::{FenceRecord, RequestRecord};
-use crate::domain::request::is_of;
+use crate::domain::record::{FenceRecord, FenceState, Records, RequestRecord};
+use crate::domain::request::{is_named, is_of};
 use crate::ledger::{Ledger, NotWritten, ReadError, Snapshot};
 
 /// How it ended.
@@ -21,14 +21,21 @@ pub(super) enum Passed {
     /// Nobody leads, and nothing was begun.
     Nobody,
     /// The time was over, and the leader goes on with this fence, whose entries stand.
-    Underway(Box<FenceRecord>),
+    Underway {
+        /// As the ledger has it.
+        fence: Box<FenceRecord>,
+        /// What ended the wait.
+        why: String,
+    },
 }
 
 /// Between two looks for the answer.
 const PACE: Duration = Duration::from_millis(300);
 /// How long taking a request back may take, when the command's own time is over.
-const TIDY: Duration = Duration::from_secs(4);
-/// So many that nobody answers, and no more are left: their askers wait, or a leader removes them in time.
+pub(super) const TIDY: Duration = Duration::from_secs(4);
+/// Between two looks whether a request is gone.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Maximum number of unanswered requests in the ledger: their askers wait, or a leader removes them in time.
 const MOST: usize = 64;
 
 /// Leaves the request for the leader, if there is one, and waits for its answer.
@@ -43,12 +50,13 @@ pub(super) fn pass(context: &Context, ledger: &Ledger, request: Request) -> Resu
         return Err(Fault::Crowded { waiting });
     }
     let mut asked = Asked::new(context, ledger, request)?;
-    asked.leave(&mut seen)?;
-    match asked.wait(&mut seen) {
-        Ok(passed) => Ok(passed),
-        Err(Fault::Late(late)) => asked.give_up(&mut seen, late),
-        Err(fault) => Err(fault),
+    match asked.leave(&mut seen) {
+        // Refused for certain, so it is not there.
+        Err(Fault::NotAsked(why)) => return Err(why.into()),
+        Err(fault) => return asked.give_up(&fault),
+        Ok(()) => {}
     }
+    asked.wait(&mut seen).or_else(|fault| asked.give_up(&fault))
 }
 
 /// One request on its way.
@@ -87,7 +95,7 @@ impl<'c> Asked<'c> {
                     return Ok(());
                 }
                 Err(NotWritten::Conflict { .. } | NotWritten::Unknown) => self.deadline.pause(PACE)?,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(Fault::NotAsked(error)),
             }
         }
     }
@@ -153,28 +161,63 @@ impl<'c> Asked<'c> {
         self.ledger.withdraw(seen, &self.record.id, &moment).is_ok()
     }
 
-    /// The time is over: what nobody took is taken back.
-    fn give_up(&self, seen: &mut Snapshot, late: Late) -> Result<Passed, Fault> {
-        let untaken = |seen: &Snapshot| {
-            seen.records().requests.get(&self.record.id).is_some_and(|found| found.taken.is_none())
-        };
-        if untaken(seen) && self.tidy(seen) {
-            return Err(Fault::NotTaken { late });
+    /// Whatever ended the wait: what nobody took is taken back, and read back as gone. Operations of one client on one
+    /// object keep their order, so a read that is answered sees every write that was sent before it, also one whose
+    /// answer never came.
+    fn give_up(&self, fault: &Fault) -> Result<Passed, Fault> {
+        let (why, moment) = (fault.cause(), Deadline::after(TIDY, Arc::default()));
+        while let Ok(mut last) = self.ledger.read(&moment) {
+            let Some(found) = last.records().requests.get(&self.record.id) else {
+                // The leader removes only what it answered, long after.
+                return Err(Fault::NotTaken { why });
+            };
+            if let Some(line) = answer(found) {
+                self.tidy(&mut last);
+                return Ok(Passed::Answered(line));
+            }
+            if found.taken.is_none() {
+                // It is taken meanwhile, or it is gone: the next reading tells.
+                let _ = self.ledger.withdraw(&mut last, &self.record.id, &moment);
+                if moment.pause(AGAIN).is_err() {
+                    break;
+                }
+                continue;
+            }
+            return match came(&self.record.request, last.records()) {
+                Came::Stands(fence) => Ok(Passed::Underway { fence, why }),
+                Came::Intended | Came::Releasing | Came::Nowhere => Err(Fault::Passed { why }),
+            };
         }
-        let moment = Deadline::after(TIDY, Arc::default());
-        let Ok(last) = self.ledger.read(&moment) else { return Err(Fault::Passed { late }) };
-        *seen = last;
-        if let Some(line) = seen.records().requests.get(&self.record.id).and_then(answer) {
-            self.tidy(seen);
-            return Ok(Passed::Answered(line));
-        }
-        let Request::Fence { target, .. } = &self.record.request else { return Err(Fault::Passed { late }) };
-        let fences = seen.records().fences.values();
-        let stands = fences.filter(|fence| is_of(fence, target) && fence.state.stands());
-        match stands.max_by_key(|fence| fence.since) {
-            Some(fence) => Ok(Passed::Underway(Box::new(fence.clone()))),
-            None => Err(Fault::Passed { late }),
-        }
+        Err(Fault::MayBePassed { why })
+    }
+}
+
+/// How far what was asked for came, by the ledger.
+pub(super) enum Came {
+    /// Entries of the fence stand.
+    Stands(Box<FenceRecord>),
+    /// The fence is recorded; nothing is known to stand.
+    Intended,
+    /// The release is recorded.
+    Releasing,
+    /// Nothing of it is recorded.
+    Nowhere,
+}
+
+pub(super) fn came(request: &Request, records: &Records) -> Came {
+    let newest = |is: &dyn Fn(&FenceRecord) -> bool| {
+        records.fences.values().filter(|fence| is(fence)).max_by_key(|fence| fence.since)
+    };
+    match request {
+        Request::Fence { target, .. } => match newest(&|fence| is_of(fence, target)) {
+            Some(fence) if fence.state.stands() => Came::Stands(Box::new(fence.clone())),
+            Some(fence) if fence.state == FenceState::Intended => Came::Intended,
+            Some(_) | None => Came::Nowhere,
+        },
+        Request::Release { fence: name, .. } => match newest(&|fence| is_named(fence, name)) {
+            Some(fence) if fence.state == FenceState::Releasing => Came::Releasing,
+            Some(_) | None => Came::Nowhere,
+        },
     }
 }
 

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use super::Exit;
-use super::answer::{CoverageAnswer, EntryAnswer, RefusalAnswer, coverage_text, entries_table};
+use super::answer::{CoverageAnswer, EntryAnswer, coverage_text, entries_table};
 use super::context::Context;
 use super::error::Fault;
+use super::{Exit, Format, served};
+use crate::daemon::wire::Reason;
 use crate::domain::fence_id::FenceId;
 use crate::domain::plan::{Plan, Request, Target, plan};
 use crate::domain::refusal::Refusal;
@@ -22,20 +23,11 @@ struct PlanAnswer {
     pools: Vec<String>,
 }
 
-/// What is printed instead of a plan or a fence.
-#[derive(Serialize)]
-struct Refused {
-    fence: Option<FenceId>,
-    member: Option<String>,
-    state: &'static str,
-    refusals: Vec<RefusalAnswer>,
-}
-
 pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, Fault> {
     let world = context.look()?;
     let plan = match plan(request, &context.config.members, &world, &context.config.policy) {
         Ok(plan) => plan,
-        Err(refusals) => return refuse(context, request, &refusals),
+        Err(refusals) => return refuse(context.format, &request.target, &refusals),
     };
     let there = |entry| (entry, world.map.blocklist.until(entry));
     let answer = PlanAnswer {
@@ -69,19 +61,10 @@ pub(super) fn name(plan: &Plan) -> String {
 }
 
 /// Prints every reason, and that nothing was changed.
-pub(super) fn refuse(context: &Context, request: &Request, refusals: &[Refusal]) -> Result<Exit, Fault> {
-    let member = match &request.target {
+pub(super) fn refuse(format: Format, target: &Target, refusals: &[Refusal]) -> Result<Exit, Fault> {
+    let member = match target {
         Target::Member(name) => Some(name.clone()),
         Target::Addresses(_) => None,
     };
-    if context.for_people() {
-        for refusal in refusals {
-            eprintln!("rbd-guardian: refused: {refusal}");
-        }
-        eprintln!("rbd-guardian: nothing was changed");
-    } else {
-        let refusals = refusals.iter().map(RefusalAnswer::new).collect();
-        context.print(&Refused { fence: None, member, state: "refused", refusals }, |_| String::new())?;
-    }
-    Ok(Exit::Refused)
+    served::refuse(format, member, refusals.iter().map(Reason::from))
 }

@@ -9,15 +9,16 @@ use super::answer::{EntryAnswer, entries_table};
 use super::context::{Context, print};
 use super::error::Fault;
 use super::served::{Opening, Served, operator, otherwise};
-use super::{Common, Exit, ReleaseArgs, drive};
+use super::{Common, Exit, ReleaseArgs, drive, served};
 use crate::ceph::osdmap;
 use crate::clock;
 use crate::config::Config;
-use crate::daemon::wire::Line;
+use crate::daemon::wire::{Line, Reason};
 use crate::domain::addr::Entry;
 use crate::domain::fence_id::FenceId;
 use crate::domain::guardian::io;
 use crate::domain::record::FenceState;
+use crate::domain::refusal::Refusal;
 use crate::domain::release::Release;
 
 #[derive(Serialize)]
@@ -81,9 +82,15 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
 
 /// With the storage alone: what was fenced is known from the fence's ID or the configuration.
 fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> {
-    let fence = named(&context.config, args)?;
+    let fence = match named(&context.config, args)? {
+        Ok(fence) => fence,
+        Err(refusal) => return served::refuse(context.format, args.member.clone(), [Reason::from(&refusal)]),
+    };
     if !args.assert_powered_off {
-        return Err(Fault::NotAsserted);
+        let what = args.member.clone().unwrap_or_else(|| fence.to_string());
+        let refusal =
+            Refusal::NotProved { what, state: "fenced by the blocklist alone".to_owned(), why: None };
+        return served::refuse(context.format, args.member.clone(), [Reason::from(&refusal)]);
     }
     let hosts = fence.entries.iter().filter(|entry| entry.is_host());
     let ips: BTreeSet<IpAddr> = hosts.map(|entry| entry.ip()).collect();
@@ -120,17 +127,17 @@ fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> {
     Ok(if done { Exit::Done } else { Exit::CannotTell })
 }
 
-fn named(config: &Config, args: &ReleaseArgs) -> Result<FenceId, Fault> {
+fn named(config: &Config, args: &ReleaseArgs) -> Result<Result<FenceId, Refusal>, Fault> {
     if let Some(id) = &args.fence {
-        return Ok(id.parse()?);
+        return Ok(Ok(id.parse()?));
     }
     let name = args.member.clone().unwrap_or_default();
     let members = &config.members;
     let Some(member) = members.get(&name) else {
-        let known = members.0.iter().map(|member| member.name.clone()).collect::<Vec<_>>().join(", ");
-        return Err(Fault::NoMember { name, known });
+        let known = members.0.iter().map(|member| member.name.clone()).collect();
+        return Ok(Err(Refusal::UnknownMember { name, known }));
     };
-    Ok(FenceId::new(Some(&name), &member.addresses.iter().copied().map(Entry::Host).collect()))
+    Ok(Ok(FenceId::new(Some(&name), &member.addresses.iter().copied().map(Entry::Host).collect())))
 }
 
 fn text(answer: &ReleaseAnswer) -> String {

@@ -6,19 +6,18 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::answer::RefusalAnswer;
 use super::context::{Context, interrupted, print};
 use super::error::Fault;
-use super::passed::{Passed, pass};
-use super::{Common, Exit, run};
+use super::passed::{Came, Passed, TIDY, came, pass};
+use super::{Common, Exit, Format, run};
 use crate::config::Config;
 use crate::daemon::socket::{AskError, ask};
-use crate::daemon::wire::{Line, Question};
+use crate::daemon::wire::{Line, Question, Reason};
 use crate::daemon::{self, identity};
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Late};
 use crate::domain::guardian::io::Request;
 use crate::domain::record::FenceRecord;
-use crate::domain::request::is_of;
+use crate::domain::request::{is_named, is_of};
 use crate::ledger::{Ledger, OpenError, ReadError};
 
 /// Who answers a verb.
@@ -31,6 +30,10 @@ pub(super) enum Served {
         fence: Box<FenceRecord>,
         /// PGs that have not answered.
         pending: Vec<String>,
+        /// What ended the wait.
+        why: String,
+        /// Who goes on with it.
+        on: &'static str,
     },
     /// There is no ledger: the verb does it with the storage alone.
     Alone(Box<Context>),
@@ -56,9 +59,7 @@ impl<'c> Opening<'c> {
         match ask(&self.config.daemon.socket, &question, &self.deadline, &mut say) {
             Ok(None | Some(Line::Elsewhere(_))) => {}
             Ok(Some(line)) => return Ok(Served::Answered(line)),
-            Err(AskError::Late(late)) => {
-                return self.underway(&request).ok_or_else(|| AskError::Late(late).into());
-            }
+            Err(AskError::Late(late)) => return self.handed(&request, late),
             Err(error) => return Err(error.into()),
         }
         let (common, config, deadline) = (self.common, self.config.clone(), self.deadline.clone());
@@ -67,30 +68,52 @@ impl<'c> Opening<'c> {
         loop {
             match pass(&context, &ledger, request.clone())? {
                 Passed::Answered(line) => return Ok(Served::Answered(line)),
-                Passed::Underway(fence) => return Ok(Served::Underway { fence, pending: Vec::new() }),
+                Passed::Underway { fence, why } => {
+                    return Ok(Served::Underway { fence, pending: Vec::new(), why, on: ON_DAEMON });
+                }
                 Passed::Nobody => {}
             }
             let (origin, config) = (run::origin(common, &config), config.clone());
             let (cluster, request) = (context.cluster.clone(), request.clone());
-            let line = daemon::errand(origin, config, cluster, request, &deadline, &mut say)??;
-            // Else somebody was faster.
-            if !matches!(line, Line::Elsewhere(_)) {
-                return Ok(Served::Answered(line));
+            let ended = daemon::errand(origin, config, cluster, request.clone(), &deadline, &mut say)?;
+            match ended {
+                // Somebody was faster.
+                Ok(Line::Elsewhere(_)) => {}
+                Ok(Line::Unavailable(why)) => return broken_off(&ledger, &request, why),
+                Ok(line) => return Ok(Served::Answered(line)),
+                Err(late) => return broken_off(&ledger, &request, late.to_string()),
             }
         }
     }
 
-    /// How far the daemon came with a fence, if its entries stand (exit code 3).
-    fn underway(&self, request: &Request) -> Option<Served> {
-        let Request::Fence { target, .. } = request else { return None };
+    /// The time is over, and the daemon of this host has the request: how far it came. A request goes on when whoever
+    /// asked has gone.
+    fn handed(&self, request: &Request, late: Late) -> Result<Served, Fault> {
         let moment = Deadline::after(GLANCE, Arc::default());
-        let status = ask(&self.config.daemon.socket, &Question::Status, &moment, &mut |_| {}).ok()??;
-        let Line::Status(status) = status else { return None };
-        let fences = status["fences"].as_array()?.iter();
+        let status = ask(&self.config.daemon.socket, &Question::Status, &moment, &mut |_| {});
+        let Ok(Some(Line::Status(status))) = status else {
+            let state = ", though it does not answer now".to_owned();
+            return Err(Fault::Handed { late, state });
+        };
+        let is = |fence: &FenceRecord| match request {
+            Request::Fence { target, .. } => is_of(fence, target),
+            Request::Release { fence: name, .. } => is_named(fence, name),
+        };
+        let fences = status["fences"].as_array().into_iter().flatten();
         let mut all = fences.filter_map(|fence| Some((from_record(fence)?, fence)));
-        let (fence, shown) = all.find(|(fence, _)| is_of(fence, target))?;
+        let Some((fence, shown)) = all.find(|(fence, _)| is(fence)) else {
+            return Err(Fault::Handed { late, state: String::new() });
+        };
         let pending = serde_json::from_value(shown["pending"].clone()).unwrap_or_default();
-        fence.state.stands().then(|| Served::Underway { fence: Box::new(fence), pending })
+        if matches!(request, Request::Fence { .. }) && fence.state.stands() {
+            return Ok(Served::Underway {
+                fence: Box::new(fence),
+                pending,
+                why: late.to_string(),
+                on: ON_DAEMON,
+            });
+        }
+        Err(Fault::Handed { late, state: format!(": it is {}", fence.state) })
     }
 
     /// See [`daemon_status`].
@@ -110,6 +133,21 @@ pub(super) fn daemon_status(config: &Config, deadline: &Deadline) -> Result<Opti
         Some(_) | None => Ok(None),
     }
 }
+
+/// An errand of this process ended without its answer. What the ledger holds tells how far it came.
+fn broken_off(ledger: &Ledger, request: &Request, why: String) -> Result<Served, Fault> {
+    let moment = Deadline::after(TIDY, Arc::default());
+    let Ok(snapshot) = ledger.read(&moment) else { return Err(Fault::MayBePassed { why }) };
+    match came(request, snapshot.records()) {
+        Came::Stands(fence) => Ok(Served::Underway { fence, pending: Vec::new(), why, on: ON_NEXT }),
+        Came::Intended => Err(Fault::Intended { why }),
+        Came::Releasing => Err(Fault::Releasing { why }),
+        Came::Nowhere => Err(Fault::NotBegun { why }),
+    }
+}
+
+const ON_DAEMON: &str = "the guardian that leads goes on";
+const ON_NEXT: &str = "no guardian leads now: the next one goes on, or run it again";
 
 fn from_record(fence: &Value) -> Option<FenceRecord> {
     serde_json::from_value(fence.clone()).ok()
@@ -158,25 +196,37 @@ pub(super) fn operator() -> String {
 struct Refused {
     state: &'static str,
     member: Option<String>,
-    refusals: Vec<RefusalAnswer>,
+    refusals: Vec<Reason>,
+}
+
+/// Prints every reason, and that nothing was changed.
+pub(super) fn refuse(
+    format: Format,
+    member: Option<String>,
+    reasons: impl IntoIterator<Item = Reason>,
+) -> Result<Exit, Fault> {
+    let refusals: Vec<Reason> = reasons.into_iter().collect();
+    if let [only] = &refusals[..] {
+        say(&format!("refused: {}; nothing was changed", only.reason));
+    } else {
+        for reason in &refusals {
+            say(&format!("refused: {}", reason.reason));
+        }
+        say("nothing was changed");
+    }
+    match format {
+        Format::Json => {
+            print(format, &Refused { state: "refused", member, refusals }, |_| String::new())?;
+        }
+        Format::Table => {}
+    }
+    Ok(Exit::Refused)
 }
 
 /// An answer that is not the one that was wished for: prints what it says; the exit code.
 pub(super) fn otherwise(common: &Common, member: Option<String>, line: Line) -> Result<Exit, Fault> {
     match line {
-        Line::Refused(reasons) if common.format() == super::Format::Json => {
-            let refusals =
-                reasons.into_iter().map(|r| RefusalAnswer { code: r.code, reason: r.reason }).collect();
-            print(common.format(), &Refused { state: "refused", member, refusals }, |_| String::new())?;
-            Ok(Exit::Refused)
-        }
-        Line::Refused(reasons) => {
-            for reason in reasons {
-                say(&format!("refused: {}", reason.reason));
-            }
-            say("nothing was changed");
-            Ok(Exit::Refused)
-        }
+        Line::Refused(reasons) => refuse(common.format(), member, reasons),
         Line::Failed(why) => {
             say(&why);
             Ok(Exit::Failed)

@@ -7,6 +7,7 @@ use crate::domain::barrier::PoolProof;
 use crate::domain::guardian::io::Request;
 use crate::domain::guardian::report::Outcome;
 use crate::domain::record::FenceRecord;
+use crate::domain::refusal::Refusal;
 
 /// What is asked: `{"verb":"status"}`, or a request (`{"verb":"fence",…}`).
 #[derive(Debug, Clone, PartialEq)]
@@ -123,14 +124,15 @@ impl From<Outcome> for Line {
                 Self::Sealed { fence, barrier: proofs.iter().map(Proved::from).collect() }
             }
             Outcome::Released(fence) => Self::Released { fence },
-            Outcome::Refused(refusals) => Self::Refused(
-                refusals
-                    .iter()
-                    .map(|r| Reason { code: r.code().to_owned(), reason: r.to_string() })
-                    .collect(),
-            ),
+            Outcome::Refused(refusals) => Self::Refused(refusals.iter().map(Reason::from).collect()),
             Outcome::Failed(why) => Self::Failed(why),
         }
+    }
+}
+
+impl From<&Refusal> for Reason {
+    fn from(refusal: &Refusal) -> Self {
+        Self { code: refusal.code().to_owned(), reason: refusal.to_string() }
     }
 }
 
