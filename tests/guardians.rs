@@ -6,6 +6,7 @@ mod common;
 
 use std::time::Instant;
 
+use common::guarded::SOON;
 use common::guardian::Guardian;
 use common::{LIMIT, Site, Underway};
 use lab::{Pool, Topology, wait_for};
@@ -220,4 +221,51 @@ fn every_leader_dies(site: &Site, one: &Guardian, two: &Guardian, far: &Guardian
     assert_eq!(ledger["requests"], json!({}));
     two.start();
     two.wait_until_leading(LIMIT);
+}
+
+/// All monitors' ports, in the guardian's own namespace: OSDs answer it, also the ledger's.
+fn monitors_are_cut(guardian: &Guardian, cut: bool) {
+    let rules = if cut {
+        "table inet deaf { chain out { type filter hook output priority 0; tcp dport { 3300, 6789 } drop; } \
+         chain in { type filter hook input priority 0; tcp sport { 3300, 6789 } drop; } }"
+    } else {
+        "delete table inet deaf"
+    };
+    let told = guardian.host().bounded("nft", LIMIT).arg(rules).output().unwrap();
+    assert!(told.status.success(), "{told:?}");
+}
+
+#[test]
+fn inv3_a_leader_that_no_monitor_answers_leaves_the_lead_to_one_that_they_answer() {
+    let site = Site::start(Topology::small(&["n1", "n2", "one", "two"]), &[]);
+    site.lab.pool("images", Pool::replicated(16, 2)).unwrap();
+    let [one, two] = ["one", "two"].map(|name| guardian(&site, name));
+    one.start();
+    one.wait_until_leading(LIMIT);
+    two.start();
+    two.wait_until_standby("one");
+    one.verb(&FENCE).expect(0);
+
+    monitors_are_cut(&one, true);
+    let cut = Instant::now();
+    two.wait_until_leading(SOON);
+    println!("the one that the monitors answer leads {:.1?} after the cut", cut.elapsed());
+    let why = one.logged("yields")[0]["message"].as_str().unwrap().to_owned();
+    assert!(why.contains("no monitor has answered"), "{why}");
+    two.verb(&RELEASE).expect(0);
+    assert_eq!(two.verb(&FENCE).expect(0).json["state"], "sealed");
+    one.wait_until_standby("two");
+
+    // Nobody hears them: one goes on, to hold, and there is no ping-pong.
+    monitors_are_cut(&two, true);
+    two.wait_for_status("to hold", SOON, |status| {
+        status["holds"].as_str().is_some_and(|why| why.contains("no monitor has answered"))
+    });
+    assert_eq!((one.logged("leading").len(), two.logged("leading").len()), (1, 1));
+    // Who hears first leads.
+    monitors_are_cut(&one, false);
+    one.wait_until_leading(SOON);
+    monitors_are_cut(&two, false);
+    two.wait_until_standby("one");
+    assert_eq!(one.verb(&["status"]).expect(0).json["holds"], Value::Null);
 }

@@ -384,6 +384,18 @@ unsafe extern "C" {
         addrs_len: *mut usize,
     ) -> isize;
 
+    /// Reads an xattr of an object. Waits for the answer. The length of the value; `-ERANGE` if it is longer than `len`.
+    ///
+    /// # Safety
+    /// `io` is a live handle; the strings are NUL-terminated; `buf` has room for `len` bytes; not on a librados thread.
+    pub fn rados_getxattr(
+        io: rados_ioctx_t,
+        o: *const c_char,
+        name: *const c_char,
+        buf: *mut c_char,
+        len: usize,
+    ) -> c_int;
+
     /// Takes a lock away from another client (`client.4126`). Waits for the answer. `-ENOENT`: that client does not
     /// hold it.
     ///

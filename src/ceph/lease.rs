@@ -1,7 +1,9 @@
 //! Locks of the object class `lock`, as leases: whoever holds one renews it, or loses it when its time is over.
 //!
 //! The time counts by the clock of the primary OSD (`cls/lock/cls_lock.cc` compares with `ceph_clock_now`), and its
-//! end stops nobody from acting: what a late holder may do must be refused by other means (INV-7).
+//! end stops nobody from acting: what a late holder may do must be refused by other means (INV-7). Where that clock is
+//! ahead or is set back, or another OSD with another clock takes over, a dead holder's time may not be over for minutes:
+//! who sees that nothing is renewed breaks the lock ([`silence`](crate::domain::silence)).
 
 use std::ffi::c_char;
 use std::time::Duration;
@@ -100,6 +102,34 @@ impl IoCtx {
                 cookie.as_ptr(),
             )
         })
+    }
+
+    /// The lock `name` as the OSD keeps it: who holds it, and until when by the OSD's clock. Each renewal changes these
+    /// bytes. Nothing where nobody ever took it.
+    ///
+    /// # Errors
+    /// `ERANGE`: more lockers than an exclusive lock can have.
+    pub fn lock_as_kept(&self, object: &str, name: &str) -> Result<Vec<u8>, Errno> {
+        let (object, name) = (c_string(object)?, c_string(&format!("lock.{name}"))?);
+        let mut kept: Vec<c_char> = vec![0; LIST_BYTES];
+        // SAFETY: the handle lives, the strings are NUL-terminated, and there is room for as many bytes as the length
+        // says.
+        let length = unsafe {
+            ceph_sys::rados_getxattr(
+                self.raw(),
+                object.as_ptr(),
+                name.as_ptr(),
+                kept.as_mut_ptr(),
+                kept.len(),
+            )
+        };
+        match usize::try_from(length) {
+            Ok(length) => Ok(kept.iter().take(length).map(|byte| byte.cast_unsigned()).collect()),
+            Err(_) => match Errno::from_raw(-length) {
+                Errno::ENODATA | Errno::ENOENT => Ok(Vec::new()),
+                errno => Err(errno),
+            },
+        }
     }
 
     /// Who holds a lock whose time is not over.

@@ -64,6 +64,8 @@ struct Asked<'c> {
     ledger: &'c Ledger,
     deadline: &'c Deadline,
     record: RequestRecord,
+    /// How long a lease lasts.
+    lease: Duration,
     /// How long nobody may hold the lease before nobody leads: who waits for it takes it sooner.
     vacancy: Duration,
     /// Who was last told to lead, and whether the request was last told to be taken.
@@ -82,8 +84,8 @@ impl<'c> Asked<'c> {
             taken: None,
             answer: None,
         };
-        let vacancy = context.config.daemon.lease * 2;
-        Ok(Self { ledger, deadline, record, vacancy, told: (None, false) })
+        let lease = context.config.daemon.lease;
+        Ok(Self { ledger, deadline, record, lease, vacancy: lease * 2, told: (None, false) })
     }
 
     /// A write that was not answered is made again: there can be only one of this ID.
@@ -114,8 +116,13 @@ impl<'c> Asked<'c> {
                     self.tidy(seen);
                     return Ok(Passed::Answered(line));
                 }
-                let held = self.ledger.holder(self.deadline);
-                vacant = if matches!(held, Ok(None)) { vacant.or(Some(clock::monotonic())) } else { None };
+                let free = match self.ledger.holder(self.deadline) {
+                    Ok(None) => true,
+                    // A dead leader's lease may last for as long as the clocks of OSDs differ.
+                    Ok(Some(_)) => self.ledger.break_silent_lease(self.lease, self.deadline),
+                    Err(_) => false,
+                };
+                vacant = if free { vacant.or(Some(clock::monotonic())) } else { None };
             }
             let over = |since: Instant| clock::monotonic().duration_since(since) > self.vacancy;
             // Once it is gone from the ledger nobody takes it; what was taken and recorded, the next leader goes on with.

@@ -35,6 +35,7 @@ use crate::domain::guardian::io::{Effect, Input, Recorded};
 use crate::domain::guardian::recorder::{LIMIT, Recorder};
 use crate::domain::guardian::report::Level;
 use crate::domain::guardian::settings::Settings;
+use crate::domain::outlook::{Beside, Unfit};
 use crate::domain::record::RequestRecord;
 use crate::domain::view::{Notice, View};
 use crate::incus::client::Client;
@@ -61,6 +62,7 @@ enum Job {
     Renew(u64),
     GiveUp,
     Glance,
+    Listen,
     Ready(u64),
     Requests(u64),
     Note(u64, Box<RequestRecord>, Noting),
@@ -77,7 +79,9 @@ enum Done {
     GaveUp(Result<(), NotLeased>),
     /// When it began, and what it showed.
     Glanced(Duration, Result<View, String>),
-    Ready(u64, Option<String>),
+    /// When a question began that a monitor answered.
+    Listened(Option<Duration>),
+    Ready(u64, Beside),
     Requests(u64, Option<Vec<RequestRecord>>),
     Noted(u64, Box<RequestRecord>, Noting, Recorded),
     Asked(u64, Box<RequestRecord>, Line),
@@ -103,7 +107,7 @@ pub(super) struct Driver {
     cluster: Option<Cluster>,
     /// What it knows while another one leads.
     waiting: Option<Box<Waiting>>,
-    /// Where there is an Incus to see. An errand neither looks around nor yields.
+    /// An errand neither looks around nor yields.
     lookout: Option<Lookout>,
     errand: bool,
     /// Why it is not further, in words.
@@ -272,8 +276,12 @@ impl Driver {
             host: self.identity.host.clone(),
             ledger: self.config.ledger.clone(),
             lease: self.config.daemon.lease,
-            unfit: lookout.and_then(|lookout| lookout.unfit(now)),
-            ready: lookout.is_some_and(|lookout| lookout.is_ready(now)),
+            unfit: match lookout {
+                Some(lookout) => lookout.unfit(now),
+                // An errand looks around no further.
+                None => self.config.incus.endpoints.is_empty().then_some(Unfit::Bare),
+            },
+            readiness: lookout.and_then(|lookout| lookout.readiness(now)),
             opened: self.waiting.as_ref().map(|waiting| waiting.ledger.clone()),
         };
         self.jobs.begin(Job::Bid, async move {
@@ -293,7 +301,8 @@ impl Driver {
                 Job::Renew(epoch) => Done::Renewed(epoch, Err(NotLeased::Unknown)),
                 Job::GiveUp => Done::GaveUp(Err(NotLeased::Unknown)),
                 Job::Glance => Done::Glanced(clock::boot(), Err(why)),
-                Job::Ready(epoch) => Done::Ready(epoch, None),
+                Job::Listen => Done::Listened(None),
+                Job::Ready(epoch) => Done::Ready(epoch, Beside::default()),
                 Job::Requests(epoch) => Done::Requests(epoch, None),
                 Job::Note(epoch, record, noting) => Done::Noted(epoch, record, noting, not_noted()),
                 Job::Asked(epoch, record) => Done::Asked(epoch, record, ended()),
@@ -334,12 +343,17 @@ impl Driver {
                     lookout.glanced(clock::boot());
                 }
             }
-            Done::Ready(epoch, ready) => {
+            Done::Listened(began) => {
+                if let Some(lookout) = &mut self.lookout {
+                    lookout.listened(clock::boot(), began);
+                }
+            }
+            Done::Ready(epoch, beside) => {
                 if let Some(lookout) = &mut self.lookout {
                     lookout.asked(clock::boot());
                 }
                 if matches!(&self.stage, Stage::Leading(leading) if leading.epoch() == epoch) {
-                    self.step_back(ready.as_deref());
+                    self.step_back(beside);
                 }
             }
             Done::Requests(epoch, found) => self.requests_found(epoch, found),
@@ -564,14 +578,17 @@ impl Driver {
 
     fn open_incus(&mut self, boot: Duration) {
         self.incus_at = None;
-        if self.config.incus.endpoints.is_empty() {
+        let platform = !self.config.incus.endpoints.is_empty();
+        if !self.errand && self.lookout.as_ref().is_none_or(|lookout| lookout.has_platform() != platform) {
+            self.lookout = Some(Lookout::new(boot, platform));
+        }
+        if !platform {
             self.incus = None;
             self.listener = None;
-            self.lookout = None;
+            if let Stage::Leading(leading) = &mut self.stage {
+                leading.hands.incus = None;
+            }
             return;
-        }
-        if self.lookout.is_none() && !self.errand {
-            self.lookout = Some(Lookout::new(boot));
         }
         match Client::open(&self.config.incus) {
             Ok(client) => {

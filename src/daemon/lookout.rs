@@ -1,4 +1,5 @@
-//! Whether this guardian should lead: what it sees of Incus, asked for where nothing else tells, and what it says of it.
+//! Whether this guardian should lead: what it sees of Incus, asked for where nothing else tells, whether the monitors
+//! answer it, and what it says of it.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use super::log;
 use crate::domain::guardian::report::Level;
 use crate::domain::member::Members;
-use crate::domain::outlook::{Outlook, Unfit};
+use crate::domain::outlook::{Outlook, Readiness, Unfit};
 use crate::domain::view::View;
 
 /// Between two glances at Incus, and two looks at who is ready.
@@ -15,12 +16,14 @@ const EVERY: Duration = Duration::from_secs(1);
 /// for a member that is lost while others would answer.
 const OVERDUE: Duration = Duration::from_millis(2500);
 
-/// Of a guardian that has an Incus to see.
+/// Of a daemon.
 #[derive(Debug)]
 pub(super) struct Lookout {
     outlook: Outlook,
     /// When to glance next; `None` while that is under way.
     glance_at: Option<Duration>,
+    /// The same of a question for the monitors.
+    listen_at: Option<Duration>,
     /// When to ask next who is ready.
     ask_at: Option<Duration>,
     /// Why it leads only to hold, as it was told last.
@@ -28,8 +31,15 @@ pub(super) struct Lookout {
 }
 
 impl Lookout {
-    pub(super) fn new(now: Duration) -> Self {
-        Self { outlook: Outlook::new(now), glance_at: Some(now), ask_at: Some(now), holds: None }
+    pub(super) fn new(now: Duration, platform: bool) -> Self {
+        let outlook = Outlook::new(now, platform);
+        // What is not there is not glanced at.
+        let glance_at = platform.then_some(now);
+        Self { outlook, glance_at, listen_at: Some(now), ask_at: Some(now), holds: None }
+    }
+
+    pub(super) fn has_platform(&self) -> bool {
+        self.outlook.has_platform()
     }
 
     /// A member with quorum answered.
@@ -41,8 +51,21 @@ impl Lookout {
         self.outlook.unfit(now)
     }
 
-    pub(super) fn is_ready(&self, now: Duration) -> bool {
-        self.outlook.is_ready(now)
+    pub(super) fn readiness(&self, now: Duration) -> Option<Readiness> {
+        self.outlook.readiness(now)
+    }
+
+    /// Is a question for the monitors due? Then it is under way from now on.
+    pub(super) fn listens(&mut self, now: Duration) -> bool {
+        self.listen_at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// It ended: when it began, if a monitor answered it.
+    pub(super) fn listened(&mut self, now: Duration, began: Option<Duration>) {
+        if let Some(began) = began {
+            self.outlook.heard(began);
+        }
+        self.listen_at = Some(now + EVERY);
     }
 
     /// Is a glance due? Then it is under way from now on.
@@ -64,15 +87,16 @@ impl Lookout {
         self.ask_at = Some(now + EVERY);
     }
 
-    /// Tells when a leader begins to lead to hold, and when that is over.
-    pub(super) fn tell(&mut self, now: Duration, leads: bool) {
-        let holds = self.unfit(now).filter(|_| leads);
+    /// Tells when a leader begins to lead to hold, and when that is over. Where the ledger knows of no gate, there may be
+    /// no Incus at all, and nothing is missing.
+    pub(super) fn tell(&mut self, now: Duration, leads: bool, gate: bool) {
+        let holds = self.unfit(now).filter(|why| leads && (gate || *why != Unfit::Bare));
         if holds == self.holds {
             return;
         }
         match &holds {
             Some(_) => log::line(Level::Warn, "holds", None, &words(&holds).unwrap_or_default()),
-            None if leads => log::line(Level::Info, "holds-over", None, "leads, and sees Incus"),
+            None if leads => log::line(Level::Info, "holds-over", None, "leads, and is fit to"),
             None => {}
         }
         self.holds = holds;
@@ -84,7 +108,7 @@ impl Lookout {
     }
 
     pub(super) fn wakes_at(&self) -> Option<Duration> {
-        [self.glance_at, self.ask_at].into_iter().flatten().min()
+        [self.glance_at, self.listen_at, self.ask_at].into_iter().flatten().min()
     }
 }
 

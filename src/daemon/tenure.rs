@@ -13,7 +13,7 @@ use crate::deadline::Deadline;
 use crate::domain::addr::EntityAddr;
 use crate::domain::guardian::book::Book;
 use crate::domain::guardian::io::{Recorded, Request};
-use crate::domain::outlook::{Course, READY, Unfit, course};
+use crate::domain::outlook::{Beside, Course, READY, Readiness, Unfit, course};
 use crate::domain::record::{Change, Leader, Records, RequestRecord};
 use crate::domain::request::{Settled, settle};
 use crate::ledger::{
@@ -32,8 +32,8 @@ pub(super) struct Candidate {
     pub(super) lease: Duration,
     /// Why another one would lead better.
     pub(super) unfit: Option<Unfit>,
-    /// It could lead better than one that is not fit.
-    pub(super) ready: bool,
+    /// Whether it could lead better than one that is not fit.
+    pub(super) readiness: Option<Readiness>,
     /// Opened before, over the same connection.
     pub(super) opened: Option<Ledger>,
 }
@@ -162,7 +162,7 @@ impl Candidate {
         if self.unfit.is_none() {
             return Ok(Course::Lead);
         }
-        Ok(course(self.unfit.clone(), ready_beside(ledger, &self.guardian)?.as_deref()))
+        Ok(course(self.unfit.clone(), beside(ledger, &self.guardian)?))
     }
 
     fn lead(&self, ledger: &Ledger, own: &[EntityAddr]) -> Result<(Leadership, Snapshot), NotLeading> {
@@ -186,9 +186,9 @@ impl Candidate {
     ) -> Result<Bade, NotLeading> {
         let known = ledger.glance(&call())?;
         // Whoever yields to it must not find that it cannot write.
-        if self.ready && known.newer().is_none() {
+        if let Some(readiness) = self.readiness.filter(|_| known.newer().is_none()) {
             // Another one says so already, or it is said again in a second.
-            let _ = ledger.ready(&self.guardian, READY, &call());
+            let _ = ledger.ready(readiness, &self.guardian, READY, &call());
         }
         let Records { leader, members, .. } = known.records().clone();
         let book = Book { members };
@@ -196,10 +196,13 @@ impl Candidate {
     }
 }
 
-/// Another guardian that waits and is ready.
-fn ready_beside(ledger: &Ledger, own: &str) -> Result<Option<String>, ReadError> {
-    let ready = ledger.who_is_ready(&call())?.map(|locker| locker.cookie);
-    Ok(ready.filter(|name| name != own))
+/// Other guardians that wait.
+fn beside(ledger: &Ledger, own: &str) -> Result<Beside, ReadError> {
+    let who = |readiness| {
+        let locker = ledger.who_is(readiness, READY, &call())?;
+        Ok(locker.map(|locker| locker.cookie).filter(|name| name != own))
+    };
+    Ok(Beside { ready: who(Readiness::Ready)?, hears: who(Readiness::Hears)? })
 }
 
 /// IPs alone.
@@ -247,9 +250,9 @@ impl Tenure {
         settle(request, &self.held().records().fences)
     }
 
-    /// Another guardian that waits and could lead.
-    pub(super) fn ready_beside(&self) -> Result<Option<String>, ReadError> {
-        ready_beside(&self.ledger, &self.leader().guardian)
+    /// Other guardians that wait and could lead.
+    pub(super) fn beside(&self) -> Result<Beside, ReadError> {
+        beside(&self.ledger, &self.leader().guardian)
     }
 
     /// Lets others bid at once.

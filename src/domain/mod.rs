@@ -23,6 +23,7 @@ pub mod record;
 pub mod refusal;
 pub mod release;
 pub mod request;
+pub mod silence;
 pub mod verdict;
 pub mod view;
 pub mod volume;

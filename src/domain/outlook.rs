@@ -1,10 +1,13 @@
-//! What a guardian sees of the platform, whether it leads or not, and which of several should lead by that
-//! (DESIGN §6).
+//! What a guardian sees of the platform and hears of the monitors, whether it leads or not, and which of several should
+//! lead by that (DESIGN §6).
 //!
 //! A guardian that sees leads. One that does not leads only while no other one could do better, and then to hold: it
 //! decides no fence by itself, which the [`guardian`](super::guardian) never does without a fresh view. Nobody is told
 //! to wait for so long and so long: who is asked is the one that says of itself, for seconds at a time, that it is
 //! ready. So nothing changes hands while nobody sees, and whoever sees first has the lead at once.
+//!
+//! A guardian that no monitor answers can neither fence nor hold, whatever it sees: it leaves the lead also to one that
+//! sees nothing but hears the monitors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +20,8 @@ use super::view::View;
 
 /// Without a reading by a member with quorum for so long, a guardian sees nothing.
 pub const BLIND: Duration = Duration::from_secs(5);
+/// Without an answer of a monitor for so long, a guardian is cut off from them.
+pub const DEAF: Duration = Duration::from_secs(5);
 /// For so long after a reading a guardian that waits calls itself ready. So short that when all lose sight together,
 /// nobody is ready any more when the leader, whose last reading may have begun seconds earlier, counts as blind.
 pub const READY: Duration = Duration::from_millis(2500);
@@ -24,9 +29,14 @@ pub const READY: Duration = Duration::from_millis(2500);
 /// What was seen last, and when.
 #[derive(Debug, Clone)]
 pub struct Outlook {
+    /// Is there a platform to see?
+    platform: bool,
     /// When the last good reading began; before the first one, when the guardian began.
     since: Duration,
     seen: bool,
+    /// When the last question began that a monitor answered; before the first one, when the guardian began.
+    heard: Duration,
+    hears: bool,
     members: BTreeMap<String, Evidence>,
     suspect: Option<Unfit>,
 }
@@ -34,6 +44,10 @@ pub struct Outlook {
 /// Why another guardian would lead better.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unfit {
+    /// No monitor has answered for [`DEAF`].
+    Deaf,
+    /// It has no platform to see.
+    Bare,
     /// No member with a quorum has answered for [`BLIND`].
     Blind,
     /// It runs on the host of a member that is lost: it may not fence its own address, and may be lost itself next.
@@ -43,6 +57,24 @@ pub enum Unfit {
         /// The address that both have.
         ip: IpAddr,
     },
+}
+
+/// What a guardian that waits says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// It would lead well.
+    Ready,
+    /// The monitors answer it, and no more: it would hold.
+    Hears,
+}
+
+/// Other guardians that wait.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// One that is [`Readiness::Ready`].
+    pub ready: Option<String>,
+    /// One that is [`Readiness::Hears`].
+    pub hears: Option<String>,
 }
 
 /// What a guardian makes of it.
@@ -62,9 +94,22 @@ pub enum Course {
 }
 
 impl Outlook {
-    /// Has seen nothing yet, which counts from now.
-    pub fn new(now: Duration) -> Self {
-        Self { since: now, seen: false, members: BTreeMap::new(), suspect: None }
+    /// Has seen and heard nothing yet, which counts from now.
+    pub fn new(now: Duration, platform: bool) -> Self {
+        Self {
+            platform,
+            since: now,
+            seen: false,
+            heard: now,
+            hears: false,
+            members: BTreeMap::new(),
+            suspect: None,
+        }
+    }
+
+    /// Is there a platform to see?
+    pub fn has_platform(&self) -> bool {
+        self.platform
     }
 
     /// A member with quorum answered. `own` are the guardian's own addresses as a client of the storage, `known` what
@@ -85,15 +130,36 @@ impl Outlook {
         self.suspect = here.next();
     }
 
-    /// Why another one would lead better now.
-    pub fn unfit(&self, now: Duration) -> Option<Unfit> {
-        // What a blind one saw last of its own host is old.
-        if now.saturating_sub(self.since) >= BLIND { Some(Unfit::Blind) } else { self.suspect.clone() }
+    /// A monitor answered a question that began then.
+    pub fn heard(&mut self, began: Duration) {
+        self.heard = self.heard.max(began);
+        self.hears = true;
     }
 
-    /// Could it do better than one that is not fit?
-    pub fn is_ready(&self, now: Duration) -> bool {
-        self.seen && self.unfit(now).is_none()
+    /// Why another one would lead better now.
+    pub fn unfit(&self, now: Duration) -> Option<Unfit> {
+        if now.saturating_sub(self.heard) >= DEAF {
+            Some(Unfit::Deaf)
+        } else if !self.platform {
+            Some(Unfit::Bare)
+        } else if now.saturating_sub(self.since) >= BLIND {
+            // What a blind one saw last of its own host is old.
+            Some(Unfit::Blind)
+        } else {
+            self.suspect.clone()
+        }
+    }
+
+    /// Could it do better than one that is not fit? Only by what it saw and heard itself.
+    pub fn readiness(&self, now: Duration) -> Option<Readiness> {
+        if !self.hears {
+            return None;
+        }
+        match self.unfit(now) {
+            Some(Unfit::Deaf) => None,
+            None if self.seen => Some(Readiness::Ready),
+            None | Some(Unfit::Bare | Unfit::Blind | Unfit::Suspect { .. }) => Some(Readiness::Hears),
+        }
     }
 
     /// For how long nothing was seen.
@@ -102,18 +168,24 @@ impl Outlook {
     }
 }
 
-/// What follows, for one that leads as for one that waits, if this other one says that it is ready.
-pub fn course(unfit: Option<Unfit>, ready: Option<&str>) -> Course {
-    match (unfit, ready) {
-        (None, _) => Course::Lead,
-        (Some(why), None) => Course::Hold(why),
-        (Some(why), Some(to)) => Course::Yield { why, to: to.to_owned() },
+/// What follows, for one that leads as for one that waits, if these others wait.
+pub fn course(unfit: Option<Unfit>, beside: Beside) -> Course {
+    let Some(why) = unfit else { return Course::Lead };
+    let better = match &why {
+        Unfit::Deaf => beside.ready.or(beside.hears),
+        Unfit::Bare | Unfit::Blind | Unfit::Suspect { .. } => beside.ready,
+    };
+    match better {
+        Some(to) => Course::Yield { why, to },
+        None => Course::Hold(why),
     }
 }
 
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Deaf => write!(f, "no monitor has answered it for {} s", DEAF.as_secs()),
+            Self::Bare => f.write_str("it has no [incus]"),
             Self::Blind => f.write_str("it sees no Incus"),
             Self::Suspect { member, ip } => {
                 write!(f, "it runs on the host of {member}, which Incus lost ({ip})")
@@ -155,25 +227,40 @@ mod tests {
         View { members, ..View::default() }
     }
 
+    /// With an Incus to see, and monitors that answer for as long as the test lasts.
+    fn outlook(now: Duration) -> Outlook {
+        let mut outlook = Outlook::new(now, true);
+        outlook.heard(secs(1_000_000));
+        outlook
+    }
+
+    fn ready(name: &str) -> Beside {
+        Beside { ready: Some(name.to_owned()), hears: None }
+    }
+
+    fn hears(name: &str) -> Beside {
+        Beside { ready: None, hears: Some(name.to_owned()) }
+    }
+
     #[test]
     fn one_that_has_seen_nothing_yet_is_not_blind_at_once_and_never_ready() {
-        let outlook = Outlook::new(secs(100));
+        let outlook = outlook(secs(100));
         assert_eq!(outlook.unfit(secs(104)), None);
-        assert!(!outlook.is_ready(secs(100)));
+        assert!((outlook.readiness(secs(100)) != Some(Readiness::Ready)));
         assert_eq!(outlook.unfit(secs(105)), Some(Unfit::Blind));
     }
 
     #[test]
     fn it_is_blind_five_seconds_after_its_last_reading_began_and_sees_at_the_next() {
-        let mut outlook = Outlook::new(secs(0));
+        let mut outlook = outlook(secs(0));
         outlook.note(secs(10), &view(MemberStatus::Online), &[ip(9)], &known());
-        assert!(outlook.is_ready(secs(14)) && outlook.unfit(secs(14)).is_none());
+        assert!((outlook.readiness(secs(14)) == Some(Readiness::Ready)) && outlook.unfit(secs(14)).is_none());
         assert_eq!(outlook.unfit(secs(15)), Some(Unfit::Blind));
-        assert!(!outlook.is_ready(secs(15)));
+        assert!((outlook.readiness(secs(15)) != Some(Readiness::Ready)));
         // A link that flaps: each good reading counts from its own beginning, and one that is late takes nothing back.
         for at in [16, 20, 24] {
             outlook.note(secs(at), &view(MemberStatus::Online), &[ip(9)], &known());
-            assert!(outlook.is_ready(secs(at + 4)), "{at}");
+            assert!((outlook.readiness(secs(at + 4)) == Some(Readiness::Ready)), "{at}");
         }
         outlook.note(secs(12), &view(MemberStatus::Online), &[ip(9)], &known());
         assert_eq!((outlook.unfit(secs(28)), outlook.age(secs(28))), (None, secs(4)));
@@ -183,31 +270,81 @@ mod tests {
     #[test]
     fn on_the_host_of_a_lost_member_it_is_the_suspect_until_that_is_back() {
         let suspect = Unfit::Suspect { member: "n1".to_owned(), ip: ip(101) };
-        let mut outlook = Outlook::new(secs(0));
+        let mut outlook = outlook(secs(0));
         let own = [ip(101)];
         outlook.note(secs(1), &view(MemberStatus::Online), &own, &known());
         assert_eq!(outlook.unfit(secs(2)), None);
         outlook.note(secs(2), &view(MemberStatus::Offline), &own, &known());
         assert_eq!(outlook.unfit(secs(3)), Some(suspect.clone()));
-        assert!(!outlook.is_ready(secs(3)));
+        assert!((outlook.readiness(secs(3)) != Some(Readiness::Ready)));
         // Healed, it is called evacuated, and is as lost as before.
         outlook.note(secs(4), &view(MemberStatus::Evacuated), &own, &known());
         assert_eq!(outlook.unfit(secs(5)), Some(suspect));
         assert_eq!(outlook.unfit(secs(9)), Some(Unfit::Blind), "old words count no more");
         outlook.note(secs(10), &view(MemberStatus::Online), &own, &known());
-        assert!(outlook.is_ready(secs(11)));
+        assert!((outlook.readiness(secs(11)) == Some(Readiness::Ready)));
         // Somebody else's host.
         outlook.note(secs(12), &view(MemberStatus::Offline), &[ip(2)], &known());
-        assert!(outlook.is_ready(secs(13)));
+        assert!((outlook.readiness(secs(13)) == Some(Readiness::Ready)));
     }
 
     #[test]
     fn who_is_fit_leads_and_who_is_not_yields_only_to_one_that_is_ready() {
-        assert_eq!(course(None, None), Course::Lead);
-        assert_eq!(course(None, Some("b")), Course::Lead);
-        assert_eq!(course(Some(Unfit::Blind), None), Course::Hold(Unfit::Blind));
-        let to = "b".to_owned();
-        assert_eq!(course(Some(Unfit::Blind), Some("b")), Course::Yield { why: Unfit::Blind, to });
+        assert_eq!(course(None, Beside::default()), Course::Lead);
+        assert_eq!(course(None, ready("b")), Course::Lead);
+        let suspect = Unfit::Suspect { member: "n1".to_owned(), ip: ip(1) };
+        for unfit in [Unfit::Blind, Unfit::Bare, suspect] {
+            for beside in [Beside::default(), hears("c")] {
+                assert_eq!(course(Some(unfit.clone()), beside), Course::Hold(unfit.clone()));
+            }
+            let to = "b".to_owned();
+            assert_eq!(course(Some(unfit.clone()), ready("b")), Course::Yield { why: unfit, to });
+        }
+    }
+
+    #[test]
+    fn one_that_no_monitor_answers_yields_also_to_one_that_sees_nothing() {
+        let yields = |to: &str| Course::Yield { why: Unfit::Deaf, to: to.to_owned() };
+        assert_eq!(course(Some(Unfit::Deaf), Beside::default()), Course::Hold(Unfit::Deaf));
+        assert_eq!(course(Some(Unfit::Deaf), hears("c")), yields("c"));
+        let both = Beside { hears: Some("c".to_owned()), ..ready("b") };
+        assert_eq!(course(Some(Unfit::Deaf), both), yields("b"), "the better one");
+    }
+
+    #[test]
+    fn it_is_deaf_five_seconds_after_its_last_answered_question_began_whatever_it_sees() {
+        let mut outlook = Outlook::new(secs(0), true);
+        outlook.note(secs(1), &view(MemberStatus::Online), &[ip(9)], &known());
+        assert_eq!((outlook.unfit(secs(2)), outlook.readiness(secs(2))), (None, None), "heard nothing yet");
+        outlook.heard(secs(2));
+        assert_eq!(outlook.readiness(secs(3)), Some(Readiness::Ready));
+        for at in 3..=9 {
+            outlook.note(secs(at), &view(MemberStatus::Online), &[ip(9)], &known());
+        }
+        // An answer that is late takes nothing back.
+        outlook.heard(secs(1));
+        assert_eq!(outlook.unfit(secs(6)), None);
+        assert_eq!((outlook.unfit(secs(7)), outlook.readiness(secs(7))), (Some(Unfit::Deaf), None));
+        outlook.heard(secs(8));
+        assert_eq!(outlook.readiness(secs(9)), Some(Readiness::Ready));
+        // It hears and does not see.
+        outlook.heard(secs(20));
+        assert_eq!(
+            (outlook.unfit(secs(21)), outlook.readiness(secs(21))),
+            (Some(Unfit::Blind), Some(Readiness::Hears))
+        );
+    }
+
+    /// DESIGN §6.
+    #[test]
+    fn one_without_a_platform_is_never_ready_itself() {
+        let mut bare = Outlook::new(secs(0), false);
+        bare.heard(secs(1));
+        assert_eq!(
+            (bare.unfit(secs(2)), bare.readiness(secs(2))),
+            (Some(Unfit::Bare), Some(Readiness::Hears))
+        );
+        assert_eq!((bare.unfit(secs(9)), bare.readiness(secs(9))), (Some(Unfit::Deaf), None));
     }
 
     /// Guardians that look once a second, one of which leads. Who sees is drawn for each second.
@@ -221,7 +358,7 @@ mod tests {
 
     impl Round {
         fn new(guardians: usize) -> Self {
-            let outlooks = vec![Outlook::new(secs(0)); guardians];
+            let outlooks = vec![outlook(secs(0)); guardians];
             Self { outlooks, leader: 0, ready: None, changes: 0 }
         }
 
@@ -235,13 +372,17 @@ mod tests {
             for (number, outlook) in self.outlooks.iter().enumerate() {
                 let free = self.ready.is_none_or(|(who, _)| who == number);
                 // Ready from the reading on, which is this second's.
-                if number != self.leader && free && outlook.is_ready(now) && sees[number] {
+                if number != self.leader
+                    && free
+                    && outlook.readiness(now) == Some(Readiness::Ready)
+                    && sees[number]
+                {
                     self.ready = Some((number, now + READY));
                 }
             }
             let other = self.ready.filter(|(who, _)| *who != self.leader);
-            let name = other.map(|(who, _)| who.to_string());
-            match course(self.outlooks[self.leader].unfit(now), name.as_deref()) {
+            let beside = Beside { ready: other.map(|(who, _)| who.to_string()), hears: None };
+            match course(self.outlooks[self.leader].unfit(now), beside) {
                 Course::Lead | Course::Hold(_) => {}
                 Course::Yield { to, .. } => {
                     self.leader = to.parse().unwrap();

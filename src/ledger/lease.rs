@@ -2,7 +2,7 @@
 //! write is the leader record. And a second one, by which a guardian that waits says that it could lead better than one
 //! that sees nothing ([`outlook`](crate::domain::outlook)).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,12 +12,16 @@ use crate::ceph::errno::{Meaning, meaning};
 use crate::ceph::ioctx::IoCtx;
 use crate::ceph::lane;
 use crate::ceph::lease::{Locker, Take};
+use crate::clock;
 use crate::deadline::{Deadline, Late};
+use crate::domain::outlook::Readiness;
 
 /// The lock of the one that leads.
 const LEADER: &str = "leader";
 /// The lock of one that waits and is ready. One is enough.
 const READY: &str = "ready";
+/// The lock of one that waits, and that the monitors answer, though it is not ready.
+const HEARS: &str = "hears";
 
 /// A lease that was held when it was last asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,13 @@ pub enum NotLeased {
     Unknown,
 }
 
+fn lock_of(readiness: Readiness) -> &'static str {
+    match readiness {
+        Readiness::Ready => READY,
+        Readiness::Hears => HEARS,
+    }
+}
+
 impl Ledger {
     /// Bids for the lease. Asked again under the same cookie by the same connection, it is renewed.
     ///
@@ -59,24 +70,47 @@ impl Ledger {
     /// See [`NotLeased`].
     pub fn lease(&self, cookie: &str, duration: Duration, deadline: &Deadline) -> Result<Lease, NotLeased> {
         let lease = Lease { cookie: cookie.to_owned(), duration };
-        self.take(LEADER, &lease, Take::Bid, deadline)?;
+        self.bid(LEADER, &lease, deadline)?;
         Ok(lease)
     }
 
-    /// Says that this guardian is ready to lead, for so long; again before that is over, it goes on being so.
+    /// Says how ready this guardian is to lead, for so long; again before that is over, it goes on being so.
     ///
     /// # Errors
     /// See [`NotLeased`]; `Held`: another one says so.
-    pub fn ready(&self, cookie: &str, duration: Duration, deadline: &Deadline) -> Result<(), NotLeased> {
-        self.take(READY, &Lease { cookie: cookie.to_owned(), duration }, Take::Bid, deadline)
+    pub fn ready(
+        &self,
+        readiness: Readiness,
+        cookie: &str,
+        duration: Duration,
+        deadline: &Deadline,
+    ) -> Result<(), NotLeased> {
+        self.bid(lock_of(readiness), &Lease { cookie: cookie.to_owned(), duration }, deadline)
     }
 
-    /// Who says that it is ready.
+    /// Who says that it is ready, so far, and says it again within this time.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn who_is_ready(&self, deadline: &Deadline) -> Result<Option<Locker>, ReadError> {
-        self.locker(READY, deadline)
+    pub fn who_is(
+        &self,
+        readiness: Readiness,
+        duration: Duration,
+        deadline: &Deadline,
+    ) -> Result<Option<Locker>, ReadError> {
+        let lock = lock_of(readiness);
+        let locker = self.locker(lock, deadline)?;
+        // One that died says nothing, however long its lock lasts by the clock of the OSD.
+        if locker.is_some() && self.is_silent(lock, duration, deadline) {
+            return Ok(None);
+        }
+        Ok(locker)
+    }
+
+    /// Breaks the lease if nobody has renewed it for more than two of its durations, whatever time the OSD has.
+    /// Whether it was.
+    pub fn break_silent_lease(&self, duration: Duration, deadline: &Deadline) -> bool {
+        self.break_silent(LEADER, duration, deadline)
     }
 
     /// Renews it for its whole duration from now.
@@ -122,6 +156,34 @@ impl Ledger {
                 }
             }),
         }
+    }
+
+    /// Takes it if it is free, or nobody's any more ([`silence`](crate::domain::silence)).
+    fn bid(&self, lock: &'static str, lease: &Lease, deadline: &Deadline) -> Result<(), NotLeased> {
+        match self.take(lock, lease, Take::Bid, deadline) {
+            Err(NotLeased::Held) if self.break_silent(lock, lease.duration, deadline) => {
+                self.take(lock, lease, Take::Bid, deadline)
+            }
+            taken => taken,
+        }
+    }
+
+    fn break_silent(&self, lock: &'static str, duration: Duration, deadline: &Deadline) -> bool {
+        if !self.is_silent(lock, duration, deadline) {
+            return false;
+        }
+        let Ok(Some(Locker { client, cookie, .. })) = self.locker(lock, deadline) else { return false };
+        let broken = self.on_lane(deadline, move |io| io.break_lock(OBJECT, lock, &client, &cookie));
+        matches!(broken, Ok(Ok(()) | Err(Errno::ENOENT)))
+    }
+
+    /// What cannot be read is not silent.
+    fn is_silent(&self, lock: &'static str, duration: Duration, deadline: &Deadline) -> bool {
+        let Ok(Ok(kept)) = self.on_lane(deadline, move |io| io.lock_as_kept(OBJECT, lock)) else {
+            return false;
+        };
+        let mut silences = self.silences.lock().unwrap_or_else(PoisonError::into_inner);
+        silences.entry(lock).or_default().look(clock::boot(), &kept, duration)
     }
 
     fn take(

@@ -1,7 +1,8 @@
 //! Opening the ledger, and reading it.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 
@@ -15,6 +16,7 @@ use crate::ceph::ioctx::IoCtx;
 use crate::ceph::{lane, pools};
 use crate::deadline::{Deadline, Late};
 use crate::domain::record::Audit;
+use crate::domain::silence::Silence;
 
 /// The pool that `deploy/ceph/create-key` makes.
 pub const DEFAULT_POOL: &str = "rbd-guardian";
@@ -140,6 +142,8 @@ pub struct Ledger {
     pub(super) io: Arc<IoCtx>,
     pub(super) config: LedgerConfig,
     notes: Vec<String>,
+    /// What was seen of the locks of others, by their names.
+    pub(super) silences: Arc<Mutex<BTreeMap<&'static str, Silence>>>,
 }
 
 /// Entries asked for at once; OSDs answer with 1,024 at most (`osd_max_omap_entries_per_request`).
@@ -182,7 +186,7 @@ impl Ledger {
             ));
         }
         let io = open_pool(cluster, keeping.id).map_err(|errno| OpenError::Unusable { pool, errno })?;
-        Ok(Self { io: Arc::new(io), config: config.clone(), notes })
+        Ok(Self { io: Arc::new(io), config: config.clone(), notes, silences: Arc::default() })
     }
 
     /// What about the pool could be better.

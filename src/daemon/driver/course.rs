@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::super::tenure::ips;
 use super::{Done, Driver, Job, Stage};
+use crate::ceph::cluster::Cluster;
 use crate::ceph::lane;
 use crate::clock;
 use crate::deadline::within;
-use crate::domain::outlook::{Course, course};
+use crate::domain::outlook::{Beside, Course, course};
 use crate::domain::view::View;
 use crate::incus::read;
 use crate::ledger::NotLeased;
@@ -30,17 +33,26 @@ impl Driver {
                 Done::Glanced(began, view)
             });
         }
+        if let Some(cluster) = self.cluster.clone()
+            && lookout.listens(now)
+        {
+            self.jobs.begin(Job::Listen, async move {
+                let began = clock::boot();
+                let heard = lane::awaited(move || is_answered(&cluster)).await;
+                Done::Listened(heard.is_some_and(|answered| answered).then_some(began))
+            });
+        }
         // Whether it holds or yields is clear when others were asked.
         if leading.is_none() || lookout.unfit(now).is_none() {
-            lookout.tell(now, leading.is_some());
+            lookout.tell(now, leading.is_some(), false);
         }
         if let Some(leading) = leading
             && lookout.asks(now)
         {
             let (tenure, epoch) = (leading.hands.tenure.clone(), leading.epoch());
             self.jobs.begin(Job::Ready(epoch), async move {
-                let ready = lane::awaited(move || tenure.ready_beside()).await;
-                Done::Ready(epoch, ready.and_then(Result::ok).flatten())
+                let beside = lane::awaited(move || tenure.beside()).await;
+                Done::Ready(epoch, beside.and_then(Result::ok).unwrap_or_default())
             });
         }
     }
@@ -59,15 +71,15 @@ impl Driver {
     }
 
     /// Another guardian is ready to lead: it does better than one that is not fit.
-    pub(super) fn step_back(&mut self, ready: Option<&str>) {
+    pub(super) fn step_back(&mut self, beside: Beside) {
+        let Stage::Leading(leading) = &self.stage else { return };
         let unfit = self.lookout.as_ref().and_then(|lookout| lookout.unfit(clock::boot()));
-        let Course::Yield { why, to } = course(unfit, ready) else {
+        let Course::Yield { why, to } = course(unfit, beside) else {
             if let Some(lookout) = &mut self.lookout {
-                lookout.tell(clock::boot(), true);
+                lookout.tell(clock::boot(), true, leading.guardian.knows_of_a_gate());
             }
             return;
         };
-        let Stage::Leading(leading) = &self.stage else { return };
         let tenure = leading.hands.tenure.clone();
         self.depose("yields", &format!("yields to {to}: {why}"));
         self.jobs.begin(Job::GiveUp, async move {
@@ -75,4 +87,9 @@ impl Driver {
             Done::GaveUp(given_up.unwrap_or(Err(NotLeased::Unknown)))
         });
     }
+}
+
+/// Does a monitor with a quorum answer? The shortest question about the osdmap: without a quorum it waits.
+fn is_answered(cluster: &Cluster) -> bool {
+    cluster.mon_command(&json!({"prefix": "osd getmaxosd", "format": "json"})).is_ok()
 }

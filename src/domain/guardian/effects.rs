@@ -287,6 +287,16 @@ impl Guardian {
         self.records.gate.as_ref().map_or(0, |gate| gate.epoch)
     }
 
+    /// Does the ledger say that the gate names this member?
+    pub(super) fn is_named(&self, member: &str) -> bool {
+        self.records.gate.as_ref().is_some_and(|gate| gate.open.contains(member))
+    }
+
+    /// Does the ledger say that there is a gate?
+    pub fn knows_of_a_gate(&self) -> bool {
+        self.records.gate.is_some()
+    }
+
     fn gate_change(&self) -> String {
         let open = self.open();
         if open.is_empty() {

@@ -640,7 +640,10 @@ impl Guardian {
         };
         let closed = |gate| !gate::sealed_anywhere(gate).contains(member) && wrote(gate);
         let gate_closed = match gate {
-            _ if !self.settings.platform || case.member().is_none() => GateClosed::Yes,
+            _ if case.member().is_none() => GateClosed::Yes,
+            // It reads no gate: the ledger's word is all there is.
+            _ if !self.settings.platform && self.is_named(member) => GateClosed::CannotTell,
+            _ if !self.settings.platform => GateClosed::Yes,
             Some(gate) if read && closed(gate) => GateClosed::Yes,
             Some(_) | None if refused || unseen => GateClosed::CannotTell,
             Some(_) if unwritten() => GateClosed::CannotTell,

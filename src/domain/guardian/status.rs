@@ -288,6 +288,12 @@ impl Guardian {
             if let Some((why, _)) = &case.trouble {
                 alarm("fence-trouble", Some(name), why.clone(), Vec::new());
             }
+            if !self.settings.platform && self.is_named(name) {
+                let text = "the gate lets its instances go, by the ledger, and this guardian has no [incus] to close \
+                            it: its release waits for a guardian that has";
+                let advice = vec!["configure [incus] here, or start a guardian that has it".to_owned()];
+                alarm("gate-unseen", Some(name), text.to_owned(), advice);
+            }
             if let Some(not) = self.returned.get(name) {
                 let advice = vec![
                     format!("reboot {name}: it is released by itself when it has"),
