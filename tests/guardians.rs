@@ -226,8 +226,10 @@ fn every_leader_dies(site: &Site, one: &Guardian, two: &Guardian, far: &Guardian
 /// All monitors' ports, in the guardian's own namespace: OSDs answer it, also the ledger's.
 fn monitors_are_cut(guardian: &Guardian, cut: bool) {
     let rules = if cut {
-        "table inet deaf { chain out { type filter hook output priority 0; tcp dport { 3300, 6789 } drop; } \
-         chain in { type filter hook input priority 0; tcp sport { 3300, 6789 } drop; } }"
+        "table inet deaf {
+           chain out { type filter hook output priority 0; tcp dport { 3300, 6789 } drop; }
+           chain in { type filter hook input priority 0; tcp sport { 3300, 6789 } drop; }
+         }"
     } else {
         "delete table inet deaf"
     };
