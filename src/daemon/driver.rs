@@ -40,7 +40,7 @@ use crate::domain::record::RequestRecord;
 use crate::domain::view::{Notice, View};
 use crate::incus::client::Client;
 use crate::incus::events::{Listener, Signal};
-use crate::ledger::NotLeased;
+use crate::ledger::{Ledger, NotLeased};
 
 /// Between attempts to connect, and to open certificates.
 const RETRY: Duration = Duration::from_secs(2);
@@ -105,6 +105,8 @@ pub(super) struct Driver {
     manager: Manager,
     stage: Stage,
     cluster: Option<Cluster>,
+    /// Over that connection. One that the monitors do not answer could not open it again, and its OSD may answer.
+    ledger: Option<Ledger>,
     /// What it knows while another one leads.
     waiting: Option<Box<Waiting>>,
     /// An errand neither looks around nor yields.
@@ -144,6 +146,7 @@ impl Driver {
             manager: Manager::find(),
             stage: Stage::Connecting,
             cluster: None,
+            ledger: None,
             waiting: None,
             lookout: None,
             errand: false,
@@ -282,7 +285,7 @@ impl Driver {
                 None => self.config.incus.endpoints.is_empty().then_some(Unfit::Bare),
             },
             readiness: lookout.and_then(|lookout| lookout.readiness(now)),
-            opened: self.waiting.as_ref().map(|waiting| waiting.ledger.clone()),
+            opened: self.ledger.clone(),
         };
         self.jobs.begin(Job::Bid, async move {
             let bid = lane::awaited(move || candidate.bid(&cluster)).await;
@@ -326,6 +329,7 @@ impl Driver {
             Done::Bid(Ok(Bade::Waits(waiting))) => {
                 self.vain_bids = 0;
                 let words = waiting.words();
+                self.ledger = Some(waiting.ledger.clone());
                 self.waiting = Some(waiting);
                 self.not_further(Level::Info, "standby", words, self.pace());
             }
@@ -392,7 +396,7 @@ impl Driver {
         if self.vain_bids >= VAIN_BIDS {
             self.vain_bids = 0;
             self.stage = Stage::Connecting;
-            let old = self.cluster.take();
+            let old = (self.ledger.take(), self.cluster.take());
             // Disconnecting may block.
             self.jobs.begin(Job::Disconnect, async move {
                 lane::awaited(move || drop(old)).await;
@@ -477,6 +481,7 @@ impl Driver {
     /// This guardian leads no more: it decides and sends nothing, and bids again.
     fn depose(&mut self, code: &str, why: &str) {
         let Stage::Leading(leading) = std::mem::replace(&mut self.stage, Stage::Bidding) else { return };
+        self.ledger = Some(leading.hands.tenure.ledger().clone());
         leading.end(why);
         log::line(Level::Warn, code, None, why);
         self.trouble = Some(why.to_owned());

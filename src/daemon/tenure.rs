@@ -221,6 +221,11 @@ impl Tenure {
         self.leadership.leader()
     }
 
+    /// For the next bid, over the same connection.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// What could be better about the ledger's pool.
     pub(super) fn notes(&self) -> &[String] {
         self.ledger.notes()
