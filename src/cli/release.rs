@@ -17,6 +17,7 @@ use crate::daemon::wire::{Line, Reason};
 use crate::domain::addr::Entry;
 use crate::domain::fence_id::FenceId;
 use crate::domain::guardian::io;
+use crate::domain::origin::Listed;
 use crate::domain::record::FenceState;
 use crate::domain::refusal::Refusal;
 use crate::domain::release::Release;
@@ -30,6 +31,9 @@ struct ReleaseAnswer {
     kept: Vec<EntryAnswer>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     in_doubt: Vec<Entry>,
+    /// Entries that are not its own, and refuse its host still.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    refused_by: BTreeSet<Listed>,
     reason: Option<String>,
 }
 
@@ -41,6 +45,8 @@ struct ServedAnswer {
     state: FenceState,
     kept: Vec<EntryAnswer>,
     in_doubt: Vec<Entry>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    refused_by: BTreeSet<Listed>,
     reason: Option<String>,
 }
 
@@ -65,6 +71,7 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
                 kept: entries.map(|(entry, until)| EntryAnswer::new((*entry, *until))).collect(),
                 in_doubt: fence.in_doubt.iter().copied().collect(),
                 state: fence.state,
+                refused_by: fence.refused_by,
                 reason: args.reason.clone(),
                 fence: fence.id,
                 member: fence.member,
@@ -72,9 +79,10 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
             print(common.format(), &answer, |answer| {
                 let what = answer.member.as_ref().unwrap_or(&answer.fence);
                 let kept = entries_table(&answer.kept);
-                format!("{what}  RELEASED\nits old client instances stay refused:\n{kept}\n")
+                let still = still_refused(&answer.refused_by);
+                format!("{what}  RELEASED{still}\nits old client instances stay refused:\n{kept}\n")
             })?;
-            Ok(Exit::Done)
+            Ok(end(&answer.refused_by))
         }
         Served::Answered(line) => otherwise(common, args.member.clone(), line),
     }
@@ -107,6 +115,7 @@ fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> {
         removed: release.removed().iter().copied().collect(),
         kept: kept.map(EntryAnswer::new).collect(),
         in_doubt: release.in_doubt().iter().copied().collect(),
+        refused_by: release.refused_by(),
         reason: args.reason.clone(),
         fence,
     };
@@ -124,7 +133,26 @@ fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> {
         eprintln!("rbd-guardian: {}; the host entries were not seen to be gone: run it again", fault.cause());
         return Ok(fault.exit());
     }
-    Ok(if done { Exit::Done } else { Exit::CannotTell })
+    Ok(if done { end(&answer.refused_by) } else { Exit::CannotTell })
+}
+
+/// What was asked for is done, and is of use only when no other entry refuses the host.
+fn end(refused_by: &BTreeSet<Listed>) -> Exit {
+    if refused_by.is_empty() { Exit::Done } else { Exit::Pending }
+}
+
+fn still_refused(refused_by: &BTreeSet<Listed>) -> String {
+    if refused_by.is_empty() {
+        return String::new();
+    }
+    let mut text = ", AND STILL REFUSED by entries that are not this fence's:".to_owned();
+    for entry in refused_by {
+        text.push_str(&format!(
+            "\n{entry}: of another fence (rbd-guardian status), or if nobody needs it: {}",
+            entry.removal()
+        ));
+    }
+    text
 }
 
 fn named(config: &Config, args: &ReleaseArgs) -> Result<Result<FenceId, Refusal>, Fault> {
@@ -142,7 +170,8 @@ fn named(config: &Config, args: &ReleaseArgs) -> Result<Result<FenceId, Refusal>
 
 fn text(answer: &ReleaseAnswer) -> String {
     let what = answer.member.clone().unwrap_or_else(|| answer.fence.to_string());
-    let mut text = format!("{what}  {}\n", answer.state.to_uppercase());
+    let still = if answer.state == "released" { still_refused(&answer.refused_by) } else { String::new() };
+    let mut text = format!("{what}  {}{still}\n", answer.state.to_uppercase());
     if answer.removed.is_empty() {
         text.push_str("no host entry was there to remove\n");
     }

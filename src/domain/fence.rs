@@ -4,7 +4,7 @@
 //! never from a remembered position, so that it can begin anywhere, also on what an earlier run left. What a
 //! command replied is not believed; the map is read back (INV-9).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::addr::Entry;
 use super::barrier::{PoolProof, PoolToProve};
+use super::blocklist::Blocklist;
 use super::map::{Guarded, OsdMap, PoolId};
 use super::plan::Plan;
 use super::wanted::Wanted;
@@ -437,6 +438,21 @@ impl Fence {
                 && self.wanted.to_drop(map).is_empty()
         };
         self.failure.is_none() && self.verified && self.map.as_deref().is_some_and(settled)
+    }
+
+    /// Does this blocklist hold every target for long enough?
+    pub fn holds(&self, blocklist: &Blocklist) -> bool {
+        self.wanted.held(blocklist)
+    }
+
+    /// Is every target held by one and the same entry in both?
+    pub fn goes_on(&self, before: &Blocklist, after: &Blocklist) -> bool {
+        self.wanted.continuous(before, after)
+    }
+
+    /// What another fence rests on: a cover of this one that is of that kind stays.
+    pub fn keep(&mut self, kept: BTreeSet<Entry>) {
+        self.wanted.kept = kept;
     }
 
     /// Was a map read since it began?

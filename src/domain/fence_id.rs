@@ -1,7 +1,8 @@
 //! A fence's name, which carries what its release needs to know.
 //!
-//! Nothing but the blocklist remembers a fence yet, so the ID holds the member and the whole-host addresses (or
-//! the clients, where no host is fenced). The same fence asked for again has the same ID.
+//! Where there is no ledger nothing but the blocklist remembers a fence, so the ID holds the member and the whole-host
+//! addresses (or the clients, where no host is fenced); the same fence asked for again has the same ID. A fence of the
+//! ledger also has the time at which it was made, so that no other has its ID.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,6 +21,9 @@ pub struct FenceId {
     pub member: Option<String>,
     /// What it rests on: host entries, or client entries where there are no host entries.
     pub entries: BTreeSet<Entry>,
+    /// Milliseconds since 1970; later than those of all fences that the ledger held when it was made. `None` where no
+    /// ledger has it, or an older guardian made it.
+    pub made: Option<u64>,
 }
 
 /// The text is no fence ID.
@@ -33,6 +37,8 @@ pub struct BadFenceId {
 }
 
 const VERSION: u8 = 1;
+/// With the time at which it was made.
+const MADE: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
 
 impl FenceId {
@@ -40,13 +46,20 @@ impl FenceId {
     pub fn new(member: Option<&str>, entries: &BTreeSet<Entry>) -> Self {
         let hosts: BTreeSet<Entry> = entries.iter().copied().filter(|entry| entry.is_host()).collect();
         let entries = if hosts.is_empty() { entries.clone() } else { hosts };
-        Self { member: member.map(str::to_owned), entries }
+        Self { member: member.map(str::to_owned), entries, made: None }
+    }
+
+    /// Is it of the same member and the same entries, whenever it was made?
+    pub fn is_same_target(&self, other: &Self) -> bool {
+        (&self.member, &self.entries) == (&other.member, &other.entries)
     }
 
     fn bytes(&self) -> Vec<u8> {
         let name = self.member.as_deref().unwrap_or_default().as_bytes();
-        let mut bytes = vec![VERSION, u8::try_from(name.len()).unwrap_or(u8::MAX)];
+        let version = if self.made.is_some() { MADE } else { VERSION };
+        let mut bytes = vec![version, u8::try_from(name.len()).unwrap_or(u8::MAX)];
         bytes.extend(name.iter().take(usize::from(u8::MAX)));
+        bytes.extend(self.made.map(u64::to_be_bytes).into_iter().flatten());
         for entry in &self.entries {
             let (tag, nonce) = match entry {
                 Entry::Host(_) => (b'h', None),
@@ -88,11 +101,18 @@ impl FromStr for FenceId {
 }
 
 fn parse(body: &[u8]) -> Option<FenceId> {
-    let (&[VERSION, name_len], rest) = body.split_first_chunk::<2>()? else {
-        return None;
-    };
+    let (&[version, name_len], rest) = body.split_first_chunk::<2>()?;
     let (name, mut rest) = rest.split_at_checked(usize::from(name_len))?;
     let name = std::str::from_utf8(name).ok()?;
+    let made = match version {
+        VERSION => None,
+        MADE => {
+            let (made, after) = rest.split_first_chunk::<8>()?;
+            rest = after;
+            Some(u64::from_be_bytes(*made))
+        }
+        _ => return None,
+    };
     let mut entries = BTreeSet::new();
     while let Some((&[tag, len], after)) = rest.split_first_chunk::<2>() {
         let (ip, after) = after.split_at_checked(usize::from(len))?;
@@ -114,7 +134,7 @@ fn parse(body: &[u8]) -> Option<FenceId> {
         });
     }
     let member = (!name.is_empty()).then(|| name.to_owned());
-    (rest.is_empty() && !entries.is_empty()).then_some(FenceId { member, entries })
+    (rest.is_empty() && !entries.is_empty()).then_some(FenceId { member, entries, made })
 }
 
 impl Serialize for FenceId {
@@ -170,10 +190,19 @@ mod tests {
         assert!("n1".parse::<FenceId>().is_err());
     }
 
+    #[test]
+    fn one_that_was_made_at_another_time_is_another_of_the_same_target() {
+        let id = FenceId::new(Some("n1"), &entries(&["10.0.0.5", "fd77::5"]));
+        let made = |made| FenceId { made: Some(made), ..id.clone() };
+        assert_eq!(made(7).to_string().parse(), Ok(made(7)));
+        assert!(made(7) != made(8) && made(7) != id);
+        assert!(made(7).is_same_target(&made(8)) && made(7).is_same_target(&id));
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            bytes.insert(0, VERSION);
+        fn no_bytes_panic(version in VERSION..=MADE, mut bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            bytes.insert(0, version);
             let _ = parse(&bytes);
         }
     }

@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::addr::{ClientAddr, Entry};
 use super::guardian::io::Request;
 use super::map::PoolId;
+use super::origin::Listed;
 use super::permits::Over;
 use super::plan::Coverage;
 
@@ -176,6 +177,27 @@ pub struct FenceRecord {
     /// Who removed entries of it while it was held, the last ones.
     #[serde(default)]
     pub removals: Vec<Removal>,
+    /// When guardians sent removals for it themselves, by the monitors' clock; the last ones, so that nobody else is named
+    /// for them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sent: BTreeMap<Entry, Timestamp>,
+    /// Entries of other fences and of others that refused its hosts still when it was released.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub refused_by: BTreeSet<Listed>,
+}
+
+/// How many of [`FenceRecord::sent`] are kept.
+const SENT: usize = 128;
+
+impl FenceRecord {
+    /// A guardian is about to send the removal of this entry, at this time of the monitors' clock.
+    pub fn note_sent(&mut self, entry: Entry, at: Timestamp) {
+        self.sent.insert(entry, at);
+        while self.sent.len() > SENT {
+            let oldest = self.sent.iter().min_by_key(|(_, at)| **at).map(|(entry, _)| *entry);
+            oldest.map(|oldest| self.sent.remove(&oldest));
+        }
+    }
 }
 
 /// A command that removed an entry of the blocklist, as the monitors logged it.

@@ -13,6 +13,7 @@ use super::addr::{ClientAddr, Entry};
 use super::blocklist::Blocklist;
 use super::fence::{Failure, Sent};
 use super::map::OsdMap;
+use super::origin::Listed;
 use super::wanted::Wanted;
 
 /// Something for the shell to perform. One is outstanding at a time.
@@ -69,6 +70,25 @@ impl Release {
         self
     }
 
+    /// What other fences rest on: it stays, and they release it.
+    pub fn keep(&mut self, kept: BTreeSet<Entry>) {
+        self.wanted.kept = kept;
+    }
+
+    /// A removal was not sent after all: what is to be done is read anew.
+    pub fn take_back(&mut self) {
+        self.outstanding = false;
+    }
+
+    /// Entries that refuse new clients of its IPs still, as last read back: those of other fences, and ranges that others
+    /// added.
+    pub fn refused_by(&self) -> BTreeSet<Listed> {
+        let Some(seen) = &self.seen else { return BTreeSet::new() };
+        let addresses = seen.entries.keys().filter(|addr| addr.is_host() && self.ips.contains(&addr.ip));
+        let ranges = seen.ranges.keys().filter(|range| self.ips.iter().any(|ip| range.contains(ip)));
+        addresses.copied().map(Listed::Address).chain(ranges.copied().map(Listed::Range)).collect()
+    }
+
     /// What to do next; `None` while an effect is outstanding and when there is nothing left to do.
     pub fn next_effect(&mut self) -> Option<Effect> {
         if self.outstanding || self.failure.is_some() {
@@ -111,9 +131,11 @@ impl Release {
         effect
     }
 
-    /// Every whole-host entry of the IPs, in either form, covers of this run included.
+    /// Every whole-host entry of the IPs, in either form, covers of this run included; but none that another fence rests
+    /// on.
     fn hosts(&self, blocklist: &Blocklist) -> Vec<Entry> {
-        self.ips.iter().flat_map(|ip| blocklist.hosts(*ip)).map(|(entry, _)| entry).collect()
+        let all = self.ips.iter().flat_map(|ip| blocklist.hosts(*ip)).map(|(entry, _)| entry);
+        all.filter(|entry| !self.wanted.kept.contains(entry)).collect()
     }
 
     /// A map was read; `None` if it could not be.

@@ -96,10 +96,15 @@ pub fn is_of(fence: &FenceRecord, target: &Target) -> bool {
 }
 
 /// Is a fence named by its ID, by its member, or by the ID that the addresses make which somebody else knows of the
-/// member?
+/// member? The ID of another fence of the same member names that one alone.
 pub fn is_named(fence: &FenceRecord, name: &str) -> bool {
-    let Some(member) = &fence.member else { return fence.id == name };
-    let of_member = || name.parse::<FenceId>().ok().and_then(|id| id.member);
+    let of_target = || name.parse::<FenceId>().ok().filter(|id| id.made.is_none());
+    let Some(member) = &fence.member else {
+        let own = || fence.id.parse::<FenceId>().ok();
+        return fence.id == name
+            || of_target().zip(own()).is_some_and(|(named, own)| named.is_same_target(&own));
+    };
+    let of_member = || of_target().and_then(|id| id.member);
     fence.id == name || member == name || of_member().as_ref() == Some(member)
 }
 

@@ -27,12 +27,15 @@ pub struct Wanted {
     coverable: BTreeSet<IpAddr>,
     /// Covers this run added, to be dropped when every target stands by itself.
     covers: BTreeSet<Entry>,
+    /// What other fences rest on: it is not removed for good.
+    #[serde(default)]
+    pub kept: BTreeSet<Entry>,
 }
 
 impl Wanted {
     /// Nothing is sent yet.
     pub fn new(targets: BTreeSet<Entry>, coverable: BTreeSet<IpAddr>, required_until: Timestamp) -> Self {
-        Self { targets, required_until, coverable, covers: BTreeSet::new() }
+        Self { targets, required_until, coverable, covers: BTreeSet::new(), kept: BTreeSet::new() }
     }
 
     /// Entries to be added now, all at once: absent targets, and a cover for each short one that has none.
@@ -76,7 +79,7 @@ impl Wanted {
         if !self.targets.iter().all(|t| self.stands(&map.blocklist, *t)) {
             return Vec::new();
         }
-        self.standing_covers(&map.blocklist).collect()
+        self.standing_covers(&map.blocklist).filter(|cover| !self.kept.contains(cover)).collect()
     }
 
     /// Is every target refused for long enough, by its own key or by a cover?

@@ -3,6 +3,7 @@
 
 mod bare;
 mod chase;
+mod fences;
 mod five;
 mod forms;
 mod gates;
@@ -188,9 +189,9 @@ fn inv3_a_removed_entry_closes_the_gate_and_is_asserted_again() {
     model.until("sealed", |model| model.refuses("n2") && model.state("n2") == "sealed");
     model.until("open", |model| model.seals().contains("n2"));
     let effects: Vec<String> = model.effects[since..].iter().map(|effect| format!("{effect:?}")).collect();
-    let closed = effects.iter().position(|effect| effect.starts_with("PutGate")).unwrap();
-    let added = effects.iter().position(|effect| effect.contains("Add(")).unwrap();
-    assert!(closed < added, "the gate is closed first");
+    let of = |what: &str| effects.iter().position(|effect| effect.contains(what)).unwrap();
+    // At the same time: neither waits for the other, and what is sealed again waits for both.
+    assert!(of("Add(") < of("PutGate") && of("PutGate") < of("state: Sealed"), "{effects:#?}");
     assert!(model.audit.iter().any(|what| what.ends_with("breached")));
     // When it was lifted, and until when, stays known.
     let fence = model.ledger.fences.values().next().unwrap();

@@ -56,6 +56,8 @@ pub(crate) struct Model {
     pub(crate) failing_starts: u32,
     /// The platform does not answer.
     pub(crate) platform_down: bool,
+    /// Questions to the platform get no answer, not even that there is none.
+    pub(crate) hangs: bool,
     /// Members whose configuration cannot be written.
     pub(crate) unwritable: BTreeSet<String>,
     /// Writes of the gate that were sent and do not arrive, while this is set.
@@ -134,6 +136,7 @@ impl Model {
             started: Vec::new(),
             failing_starts: 0,
             platform_down: false,
+            hangs: false,
             unwritable: BTreeSet::new(),
             gate_held: None,
             gate_answers_lost: false,
@@ -473,6 +476,7 @@ impl Model {
         let silence = || "does not answer".to_owned();
         let began = self.boot;
         match effect {
+            Effect::ReadView { .. } if self.hangs => Input::Tick,
             Effect::ReadView { .. } if self.platform_down => Input::View { began, view: Err(silence()) },
             Effect::ReadView { whole } => {
                 let mut view = self.view.clone();

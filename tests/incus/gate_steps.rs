@@ -309,8 +309,8 @@ fn unrecorded(scene: &Scene<'_>) {
     scene.judge("the ledger was silent", from, &samples);
 }
 
-/// The opening comes when nobody believes in it any more: the taker's keys are what they were when they were read, and the
-/// member is not refused. Then the closing comes, to other keys than it was to replace.
+/// The opening comes when nobody believes in it any more: the taker's keys are what they were when they were read, and by
+/// the ledger the member's fence is lifted. Then the closing comes, to other keys than it was to replace.
 fn late(scene: &Scene<'_>) {
     let Scene { site, lost, taker, .. } = *scene;
     let first = scene.is_lost();
@@ -322,12 +322,12 @@ fn late(scene: &Scene<'_>) {
     second.wait_until_leading(SOON);
     scene.waits_until_open(second);
 
-    // The second closes the gate, and is stopped as well before it puts the entry back.
-    second.halt_at("before:fence-add");
+    // The second puts the entry back and closes the gate, and is stopped before the ledger says that it is sealed again.
+    second.halt_at("before:record-sealed");
     site.lab().ceph(&["osd", "blocklist", "rm", &scene.entry()]).unwrap();
     second.wait_until_halted();
     let closed = scene.config(taker);
-    assert!(closed[seal_key(lost)].is_null() && !site.site.blocklist().contains_key(&scene.entry()));
+    assert!(closed[seal_key(lost)].is_null() && site.site.blocklist().contains_key(&scene.entry()));
     scene.put_back(taker, &before);
     first.with_daemon(|daemon| daemon.cont()).unwrap();
     let written = wait_for("the late write", SOON, || {

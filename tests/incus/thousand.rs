@@ -90,7 +90,7 @@ fn inv3_seals_are_written_and_removed_at_once_also_with_1000_instances() {
     );
     println!("seen to be open {:?} after that", monotonic().saturating_sub(at("gate-open").unwrap()));
 
-    // An entry is gone: the gate is closed before it is put back.
+    // An entry is gone: it is put back and the gate is closed, and only then it is sealed again.
     let entry = site.site.blocklist().keys().find(|key| key.ends_with(":0/0")).unwrap().clone();
     site.lab().ceph(&["osd", "blocklist", "rm", &entry]).unwrap();
     let removed = monotonic();
@@ -104,7 +104,7 @@ fn inv3_seals_are_written_and_removed_at_once_also_with_1000_instances() {
         closed.saturating_sub(breached),
         sealed.saturating_sub(closed)
     );
-    assert!(closed <= sealed, "the gate is closed first");
+    assert!(closed <= sealed, "sealed before the gate is closed");
     site.wait_for_status("the gate to be open again", SOON, is_open);
     println!("open again {:?} after the entry was removed", monotonic() - removed);
 

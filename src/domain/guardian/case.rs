@@ -12,17 +12,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::breach;
 use super::ground::{GateClosed, Ground};
 use super::io::{Effect, Id, Now};
 use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::barrier::PoolProof;
 use crate::domain::blocklist::Blocklist;
 use crate::domain::fence::{self, Fence, Sent, State};
+use crate::domain::fence_id::FenceId;
 use crate::domain::map::{Guarded, OsdMap};
 use crate::domain::plan::{Coverage, Plan};
 use crate::domain::policy::Policy;
-use crate::domain::record::{BREACHES, Breach, FenceRecord, FenceState, Proof};
-use crate::domain::release::{self, Release};
+use crate::domain::record::{FenceRecord, FenceState, Proof};
+use crate::domain::release::Release;
 
 /// How a record is signed when nobody asked.
 pub const GUARDIAN: &str = "the guardian";
@@ -114,6 +116,8 @@ impl Case {
             released: None,
             dead: BTreeSet::new(),
             removals: Vec::new(),
+            sent: BTreeMap::new(),
+            refused_by: BTreeSet::new(),
         };
         Self::of(id, record, plan, false)
     }
@@ -127,19 +131,18 @@ impl Case {
 
     /// An intent of a guardian that died, planned anew: what it sent may stand, or arrive yet.
     pub fn take_over(&mut self, before: &FenceRecord) {
-        if before.state == FenceState::Intended {
-            // As it was before *that* one sent anything.
-            for (entry, until) in &mut self.record.entries {
-                *until = before.entries.get(entry).copied().flatten();
-            }
+        // As it was before *that* one sent anything.
+        for (entry, until) in &mut self.record.entries {
+            *until = before.entries.get(entry).copied().flatten();
         }
         self.record.in_doubt.clone_from(&before.in_doubt);
         if self.plan.over.doubt {
             // The operator's word ends it, for what the fence rests on.
             self.record.in_doubt.retain(|entry| !self.plan.entries.contains(entry));
         }
-        (self.record.released, self.record.dead) = (before.released, before.dead.clone());
-        self.resumed = before.state == FenceState::Intended;
+        (self.record.since, self.record.released) = (before.since, before.released);
+        self.record.dead.clone_from(&before.dead);
+        self.resumed = true;
     }
 
     /// A fence that the ledger holds: it goes on from there, and is proved again.
@@ -194,6 +197,75 @@ impl Case {
     /// The member.
     pub fn member(&self) -> Option<&str> {
         self.record.member.as_deref()
+    }
+
+    /// What it was planned as.
+    pub fn target(&self) -> &FenceId {
+        &self.plan.fence
+    }
+
+    /// Entries whose removal would lift it.
+    pub fn rests_on(&self) -> BTreeSet<Entry> {
+        let covers = match &self.stage {
+            Stage::Fencing(fence) => fence.standing_covers(),
+            Stage::Releasing(_) => Vec::new(),
+        };
+        let recorded = self.record.entries.keys().chain(&self.plan.entries).chain(&self.to_chase);
+        recorded.copied().chain(covers).collect()
+    }
+
+    /// Its own removals are being sent: the gate is closed, and nothing starts any more.
+    pub fn is_releasing(&self) -> bool {
+        match &self.stage {
+            Stage::Fencing(_) => false,
+            Stage::Releasing(_) => true,
+        }
+    }
+
+    /// Could it remove an entry for good?
+    pub fn may_remove(&self) -> bool {
+        match &self.stage {
+            Stage::Fencing(fence) => !fence.standing_covers().is_empty(),
+            Stage::Releasing(_) => true,
+        }
+    }
+
+    /// What other fences rest on is not removed by this one. A removal that was decided and not sent yet is dropped.
+    pub fn keep(&mut self, kept: &BTreeSet<Entry>) {
+        let held = self.held.as_ref().map(Effect::removals).unwrap_or_default();
+        let lifts = held.iter().any(|entry| kept.contains(entry));
+        match &mut self.stage {
+            Stage::Fencing(fence) => {
+                fence.keep(kept.clone());
+                // One that is replaced is covered meanwhile.
+                if lifts && held.iter().all(|entry| fence.is_cover(*entry)) {
+                    self.held = None;
+                    fence.handle_unread();
+                }
+            }
+            Stage::Releasing(release) => {
+                release.keep(kept.clone());
+                if lifts && held.iter().any(|entry| entry.is_host()) {
+                    self.held = None;
+                    release.take_back();
+                }
+            }
+        }
+        if self.held.is_none() {
+            for entry in held {
+                if self.sent.remove(&entry) {
+                    self.record.in_doubt.remove(&entry);
+                }
+            }
+        }
+    }
+
+    /// Dates its breaches by maps that were read for it, oldest first.
+    pub fn date_breaches(&mut self, maps: &[Arc<OsdMap>]) {
+        match &self.stage {
+            Stage::Fencing(fence) => breach::date(&mut self.record, fence, maps),
+            Stage::Releasing(_) => {}
+        }
     }
 
     /// Its whole-host IPs.
@@ -365,17 +437,21 @@ impl Case {
                 }
             };
         }
-        let removed = removals(self.held.as_ref()?);
+        let removed = self.held.as_ref()?.removals();
         for entry in removed {
-            if self.record.in_doubt.insert(entry) {
+            let new = self.record.in_doubt.insert(entry);
+            if new {
                 self.sent.insert(entry);
+            }
+            if new || !self.record.sent.contains_key(&entry) {
+                self.record.note_sent(entry, ground.storage);
             }
         }
         if !self.is_permitted(self.held.as_ref()?, ground) {
             return None;
         }
         self.in_flight = true;
-        self.began |= changes_entries(self.held.as_ref()?);
+        self.began |= self.held.as_ref()?.changes_entries();
         self.held.take()
     }
 
@@ -420,7 +496,7 @@ impl Case {
     }
 
     fn is_permitted(&self, effect: &Effect, ground: &Ground<'_>) -> bool {
-        if !changes(effect) {
+        if !effect.changes_storage() {
             return true;
         }
         let Some(recorded) = ground.recorded else { return false };
@@ -437,23 +513,20 @@ impl Case {
         if added.iter().any(|entry| unrecorded(entry) || released(entry)) {
             return false;
         }
-        let doubted = removals(effect).iter().all(|entry| recorded.in_doubt.contains(entry));
+        let doubted = effect.removals().iter().all(|entry| recorded.in_doubt.contains(entry));
         let expected = if matches!(effect, Effect::Release(..)) {
             recorded.state == FenceState::Releasing
         } else {
             recorded.state != FenceState::Released
         };
-        // INV-3: the gate is closed first, unless it cannot be.
-        let breached = self.record.state == FenceState::Breached;
-        let safe = !breached || ground.gate_closed != GateClosed::NotYet;
         // Entries of a fence that was begun before a restart are completed, whatever became of the member since.
         let begun =
             self.began || (self.resumed && !self.is_withdrawn(ground) && ground.still_wanted.is_some());
-        doubted && expected && safe && (begun || ground.still_wanted == Some(true))
+        doubted && expected && (begun || ground.still_wanted == Some(true))
     }
 
     /// Brings [`Case::record`] to what is known now.
-    pub fn update(&mut self, now: Now, boot_id: &str) {
+    pub fn update(&mut self, now: Now, boot_id: &str, gate: GateClosed) {
         if self.release.is_some() {
             self.update_release(now);
             return;
@@ -471,7 +544,7 @@ impl Case {
             // Nothing can be proved now; what is known to be gone is told all the same.
             if self.record.state == FenceState::Sealed && fence.committed().is_none() {
                 self.record.state = FenceState::Breached;
-                note_breach(&mut self.record, fence, now.wall);
+                breach::note(&mut self.record, fence, now.wall);
                 self.sealed_at = None;
                 self.clear = false;
             }
@@ -480,6 +553,8 @@ impl Case {
         // Over only now that it was looked again: what could not be proved does not open the gate meanwhile.
         self.trouble = None;
         let state = match fence.state() {
+            // INV-3: a write of the gate that comes late must not open what was lifted meanwhile.
+            State::Sealed if self.is_lifted() && gate == GateClosed::NotYet => self.record.state,
             State::Sealed => FenceState::Sealed,
             State::Breached => FenceState::Breached,
             State::Intended | State::Committed | State::Pending if self.resumed_unbroken(fence) => return,
@@ -526,7 +601,7 @@ impl Case {
             self.clear = false;
         }
         if state == FenceState::Breached {
-            note_breach(&mut self.record, fence, now.wall);
+            breach::note(&mut self.record, fence, now.wall);
         }
         // An intent keeps what stood before it.
         if state != FenceState::Intended {
@@ -535,6 +610,12 @@ impl Case {
         self.record.state = state;
         // Once entries stand there is no way back but release, whoever sent them.
         self.began |= state != FenceState::Intended;
+    }
+
+    /// Somebody lifted it, and it is not reported as sealed since.
+    pub fn is_lifted(&self) -> bool {
+        self.record.state != FenceState::Sealed
+            && self.record.breaches.last().is_some_and(|breach| breach.sealed.is_none())
     }
 
     /// After a restart: the entries stand as the ledger knows them, to the microsecond of their ends, so they stood all
@@ -580,6 +661,7 @@ impl Case {
                     let kept = release.kept().filter(|(entry, _)| !entry.is_host());
                     self.record.entries.retain(|entry, _| !entry.is_host());
                     self.record.entries.extend(kept);
+                    self.record.refused_by = release.refused_by();
                 }
             }
         }
@@ -647,46 +729,4 @@ impl Case {
             Stage::Releasing(release) => release.handle_removed(sent),
         }
     }
-}
-
-/// Once for each time it is lifted until it is sealed again.
-fn note_breach(record: &mut FenceRecord, fence: &Fence, seen: Timestamp) {
-    record.marks.clear();
-    if record.breaches.last().is_some_and(|breach| breach.sealed.is_none()) {
-        return;
-    }
-    let proved = record.proofs.iter().map(|proof| proof.epoch).max();
-    let (held, gone) = match fence.broken() {
-        Some((held, gone)) => (Some(held), gone),
-        // This guardian never saw it hold: an earlier one proved it.
-        None => (proved, fence.examined().unwrap_or_default()),
-    };
-    let ended = fence.ended(&record.entries);
-    record.breaches.push(Breach { seen, held, gone, ended, committed: None, sealed: None });
-    record.breaches.drain(..record.breaches.len().saturating_sub(BREACHES));
-}
-
-/// Entries that an effect removes.
-fn removals(effect: &Effect) -> Vec<Entry> {
-    if let Effect::Fence(_, fence::Effect::Remove(entries))
-    | Effect::Release(_, release::Effect::Remove(entries)) = effect
-    {
-        return entries.clone();
-    }
-    Vec::new()
-}
-
-/// Does an effect change the storage?
-fn changes(effect: &Effect) -> bool {
-    changes_entries(effect) || matches!(effect, Effect::Fence(_, fence::Effect::FailOver(_)))
-}
-
-/// Does an effect change the blocklist?
-fn changes_entries(effect: &Effect) -> bool {
-    use fence::Effect::{Add, Remove};
-    let fence = |effect: &fence::Effect| matches!(effect, Add(_) | Remove(_));
-    let release =
-        |effect: &release::Effect| matches!(effect, release::Effect::Add(_) | release::Effect::Remove(_));
-    matches!(effect, Effect::Fence(_, effect) if fence(effect))
-        || matches!(effect, Effect::Release(_, effect) if release(effect))
 }

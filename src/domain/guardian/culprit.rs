@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::Guardian;
 use super::effects::Lane;
 use super::io::{Effect, Id};
 use super::report::Level;
+use crate::domain::addr::Entry;
 use crate::domain::record::Removal;
 
 /// A line of the log comes with one of the next proposals of the monitors, after the removal itself.
@@ -18,6 +19,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Between the clocks of two monitors, or of two guardians, and the age of the osdmap that the guardian's is compared by.
 const SKEW: SignedDuration = SignedDuration::from_secs(60);
+/// How long after a guardian recorded a removal of its own the monitors may log it.
+const LOGGED_WITHIN: SignedDuration = SignedDuration::from_secs(120);
 /// So many are kept in a record.
 const KEPT: usize = 16;
 
@@ -45,6 +48,18 @@ impl Guardian {
         self.free(&Lane::Audit);
         let now = self.now;
         let Some(search) = self.searches.get(id).copied() else { return };
+        // Those of guardians that led before, too: they had other addresses.
+        let sent: Vec<(Entry, Timestamp)> = {
+            let recorded = self.records.fences.values().map(|record| &record.sent);
+            let held = self.cases.values().map(|case| &case.record.sent);
+            recorded.chain(held).flatten().map(|(entry, at)| (*entry, *at)).collect()
+        };
+        let guardians = |removal: &Removal| {
+            let after = |at: Timestamp| removal.at.duration_since(at);
+            sent.iter().any(|(entry, at)| {
+                removal.entry == Some(*entry) && (-SKEW..=LOGGED_WITHIN).contains(&after(*at))
+            })
+        };
         let Some(case) = self.cases.get_mut(id) else {
             self.searches.remove(id);
             return;
@@ -63,7 +78,7 @@ impl Guardian {
             Err(why) => (Vec::new(), Some(why)),
         };
         for removal in removals {
-            let ours = own.contains(&removal.address);
+            let ours = own.contains(&removal.address) || guardians(&removal);
             let of_fence = record.entries.keys().any(|entry| removal.removes(*entry));
             let since = sealed.is_none_or(|sealed| removal.at >= sealed);
             if !ours && of_fence && since && !record.removals.contains(&removal) {

@@ -126,7 +126,9 @@ impl Guardian {
             .withdrawn()
             .or_else(|| self.left_over())
             .or_else(|| self.unrecorded())
-            .or_else(|| self.retirement())?;
+            .or_else(|| self.doubts_ended())
+            .or_else(|| self.retirement())
+            .or_else(|| self.forgotten())?;
         self.take(Lane::Record);
         self.writing.clone_from(&changes);
         Some(Effect::Record { changes, what, why })
@@ -148,8 +150,8 @@ impl Guardian {
         Some((vec![self.undone(case.record)], text, why))
     }
 
-    /// An intent that nothing came of: what an earlier fence of the same name left is not forgotten, clients that stay
-    /// refused, and removals in doubt (INV-7).
+    /// An intent that nothing came of: what an earlier fence of the same ID left, as older guardians recorded it, is not
+    /// forgotten, clients that stay refused, and removals in doubt (INV-7).
     fn undone(&self, mut record: FenceRecord) -> Change {
         let stands =
             |entry: &Entry| self.map.as_ref().is_none_or(|map| map.blocklist.until(*entry).is_some());
@@ -207,6 +209,10 @@ impl Guardian {
         for id in ids {
             // Taken out, so that the rest of the guardian can be looked at meanwhile.
             let Some(mut case) = self.cases.remove(&id) else { continue };
+            if case.may_remove() {
+                let kept = self.rested_on(&case);
+                case.keep(&kept);
+            }
             let effect = {
                 let ground = self.ground(&case);
                 case.next_effect(&ground, &self.settings.policy)
@@ -365,7 +371,7 @@ impl Guardian {
         let every = if watching { MAPS_OFTEN } else { MAPS_EVERY };
         if self.schedule.maps.is_none_or(|last| now >= last + every) && self.take(Lane::Maps) {
             self.schedule.maps = Some(now);
-            return Some(Effect::ReadMaps { after: self.map.as_ref().map_or(0, |map| map.epoch) });
+            return Some(Effect::ReadMaps { after: self.read_maps_after() });
         }
         let sealed =
             |case: &Case| case.record.state == FenceState::Sealed && !case.clear && case.member().is_some();

@@ -95,6 +95,33 @@ pub enum Effect {
     Start(InstanceId),
 }
 
+impl Effect {
+    /// Entries that it removes.
+    pub fn removals(&self) -> Vec<Entry> {
+        if let Self::Fence(_, fence::Effect::Remove(entries))
+        | Self::Release(_, release::Effect::Remove(entries)) = self
+        {
+            return entries.clone();
+        }
+        Vec::new()
+    }
+
+    /// Does it change the storage?
+    pub fn changes_storage(&self) -> bool {
+        self.changes_entries() || matches!(self, Self::Fence(_, fence::Effect::FailOver(_)))
+    }
+
+    /// Does it change the blocklist?
+    pub fn changes_entries(&self) -> bool {
+        use fence::Effect::{Add, Remove};
+        let fence = |effect: &fence::Effect| matches!(effect, Add(_) | Remove(_));
+        let release =
+            |effect: &release::Effect| matches!(effect, release::Effect::Add(_) | release::Effect::Remove(_));
+        matches!(self, Self::Fence(_, effect) if fence(effect))
+            || matches!(self, Self::Release(_, effect) if release(effect))
+    }
+}
+
 /// The exclusive lock of an image, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StaleLock {

@@ -6,12 +6,14 @@
 //! the same way. At most one effect of a kind is on its way.
 
 pub mod book;
+mod breach;
 pub mod case;
 mod chase;
 mod culprit;
 pub mod evidence;
 pub mod gate;
 mod ground;
+mod history;
 pub mod io;
 pub mod maps;
 pub mod proof;
@@ -27,6 +29,7 @@ pub mod status;
 mod effects;
 mod readings;
 mod shared;
+mod telling;
 mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -40,7 +43,7 @@ use case::Case;
 use effects::{Lane, Schedule};
 use evidence::Evidence;
 use gate::{Desk, GateState};
-use ground::{GateClosed, Ground};
+use ground::GateClosed;
 use io::{Id, Input, Now, Recorded, StaleLock};
 use proof::NotProved;
 use report::{Level, Outcome, Report};
@@ -54,7 +57,7 @@ use crate::domain::member::Members;
 use crate::domain::origin::Other;
 use crate::domain::pairs;
 use crate::domain::plan::Target;
-use crate::domain::record::{Breach, Change, FenceState, Record, Records};
+use crate::domain::record::{Change, FenceState, Record, Records};
 use crate::domain::view::{InstanceId, MemberStatus, View};
 use crate::domain::volume::Images;
 use crate::domain::world::World;
@@ -93,6 +96,9 @@ pub struct Guardian {
     looked_at: Option<Duration>,
     /// When removals of client entries that have served were answered last.
     retired: Option<Duration>,
+    /// Fences whose last breach is to be dated by the osdmaps around it, and whether those are being read.
+    #[serde(default)]
+    undated: BTreeMap<Id, bool>,
     /// Breaches whose culprit is looked for.
     searches: BTreeMap<Id, culprit::Search>,
     sweep: Option<(Duration, Vec<ImageUse>, Vec<String>)>,
@@ -158,6 +164,7 @@ impl Guardian {
             world: None,
             looked_at: None,
             retired: None,
+            undated: BTreeMap::new(),
             searches: BTreeMap::new(),
             sweep: None,
             judged: None,
@@ -359,8 +366,13 @@ impl Guardian {
     fn settle(&mut self) {
         let boot_id = self.settings.boot_id.clone();
         let before: Vec<(Id, FenceState)> = self.states();
+        // Asked of those alone that wait for it.
+        let lifted = self.cases.values().filter(|case| case.is_lifted());
+        let gates: BTreeMap<Id, GateClosed> =
+            lifted.map(|case| (case.id.clone(), self.gate_closed(case))).collect();
         for case in self.cases.values_mut() {
-            case.update(self.now, &boot_id);
+            let gate = gates.get(&case.id).copied().unwrap_or(GateClosed::Yes);
+            case.update(self.now, &boot_id, gate);
         }
         self.tell_changes(&before);
         self.tell_entries_apart();
@@ -368,83 +380,6 @@ impl Guardian {
         self.plan_what_is_wanted();
         self.finish();
         self.tell_alarms();
-    }
-
-    /// Alarms that began or ended. Of some it is told already what they come from.
-    fn tell_alarms(&mut self) {
-        let told = [
-            "breached",
-            "returned-stale",
-            "refused",
-            "not-placed",
-            "cannot-record",
-            "view-lost",
-            "storage-lost",
-        ];
-        let mut now = BTreeSet::new();
-        for alarm in self.alarms().into_iter().filter(|alarm| !told.contains(&alarm.code)) {
-            let key = (alarm.code.to_owned(), alarm.member.clone(), alarm.text.clone());
-            if !self.told.contains(&key) {
-                let text = format!("{}: {}", alarm.text, alarm.advice.join("; "));
-                self.log(Level::Error, alarm.code, alarm.member, text.trim_end_matches(": ").to_owned());
-            }
-            now.insert(key);
-        }
-        let before = std::mem::replace(&mut self.told, now);
-        let over: Vec<_> = before.difference(&self.told).cloned().collect();
-        for (code, member, text) in over {
-            self.log(Level::Info, "alarm-over", member, format!("{code}: {text}"));
-        }
-    }
-
-    fn states(&self) -> Vec<(Id, FenceState)> {
-        self.cases.iter().map(|(id, case)| (id.clone(), case.record.state)).collect()
-    }
-
-    fn tell_changes(&mut self, before: &[(Id, FenceState)]) {
-        for (id, state) in before {
-            let Some(case) = self.cases.get(id) else { continue };
-            let (after, member) = (case.record.state, case.member().map(str::to_owned));
-            if after == *state {
-                continue;
-            }
-            let level = if after == FenceState::Breached { Level::Error } else { Level::Info };
-            let pending = case.pending();
-            let ended = |breach: Option<&Breach>| breach.and_then(|breach| breach.ended);
-            let by_somebody = ended(case.record.breaches.last()).is_none();
-            let text = match after {
-                FenceState::Breached => {
-                    let breach = case.record.breaches.last();
-                    let gone = breach.map_or_else(String::new, |breach| {
-                        let held = breach.held.map_or_else(String::new, |held| format!("held in {held}, "));
-                        format!(" (osdmap epochs: {held}not in {})", breach.gone)
-                    });
-                    let how = ended(breach).map_or_else(
-                        || "somebody removed an entry of it".to_owned(),
-                        |end| format!("an entry of it ended at {end} by the monitors' clock"),
-                    );
-                    format!("{how}{gone}: writes may have been accepted; it is being re-asserted")
-                }
-                FenceState::Pending => format!("waiting for {} PGs: {}", pending.len(), pending.join(" ")),
-                FenceState::Sealed => {
-                    let over = |breach: &&Breach| breach.sealed == Some(self.now.wall);
-                    let lifted =
-                        case.record.breaches.last().filter(over).map_or_else(String::new, |breach| {
-                            let again = breach.committed.unwrap_or_default();
-                            format!("; it was lifted from osdmap epoch {} to {again}", breach.gone)
-                        });
-                    format!("every PG of every guarded pool refuses it{lifted}")
-                }
-                FenceState::Intended
-                | FenceState::Committed
-                | FenceState::Releasing
-                | FenceState::Released => format!("was {state}"),
-            };
-            self.log(level, code(after), member, format!("{id} {after}: {text}"));
-            if after == FenceState::Breached && by_somebody {
-                self.search_culprit(id.clone());
-            }
-        }
     }
 
     fn recorded(&mut self, recorded: Recorded) {
@@ -546,7 +481,14 @@ impl Guardian {
             }
         }
         for id in over {
-            if let Some(member) = self.cases.remove(&id).and_then(|case| case.member().map(str::to_owned)) {
+            let Some(case) = self.cases.remove(&id) else { continue };
+            let member = case.member().map(str::to_owned);
+            for entry in &case.record.refused_by {
+                let whose = self.whose(*entry);
+                let text = format!("{id} released, and {entry} refuses its host still: {whose}");
+                self.log(Level::Warn, "still-refused", member.clone(), text);
+            }
+            if let Some(member) = member {
                 self.returned.remove(&member);
                 // What spoke for the fence is spent; if it is still lost, the next reading says so.
                 self.evidence.insert(member.clone(), Evidence::default());
@@ -610,52 +552,6 @@ impl Guardian {
         gate::state(self.view.as_deref(), lost)
     }
 
-    /// What a step of a case may rely on.
-    fn ground<'a>(&'a self, case: &Case) -> Ground<'a> {
-        let recorded = self.records.fences.get(&case.id);
-        let operators = case.record.by != case::GUARDIAN;
-        let member = case.member().unwrap_or_default();
-        let evidence = self.evidence.get(member);
-        let read_since =
-            self.view_is_fresh() && case.recorded_at.is_some_and(|recorded| self.view_began >= recorded);
-        let still_wanted = if operators || case.member().is_none() {
-            Some(true)
-        } else if recorded.is_some() && read_since {
-            Some(evidence.is_some_and(Evidence::is_lost))
-        } else {
-            None
-        };
-        let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
-        let writing = self.busy.contains_key(&Lane::Gate);
-        let read = self.view_began > self.desk.ended;
-        // Only a write that closes it says that it cannot be closed, once it has ended.
-        let refused = self.desk.failed.is_some() && self.desk.closes(member) && !writing;
-        let unseen = self.view_failed.is_some() && !self.view_is_fresh();
-        let unwritten = || self.map.is_none() || self.gate_state() == GateState::Unknown;
-        // What this guardian has not written over, a late write of an earlier one may open yet (INV-7).
-        let wrote = |gate| match self.gate_state() {
-            // It writes nothing there.
-            GateState::Unknown | GateState::Absent => true,
-            GateState::Partial { .. } | GateState::Installed | GateState::Off => self.desk.wrote_all(gate),
-        };
-        let closed = |gate| !gate::sealed_anywhere(gate).contains(member) && wrote(gate);
-        let gate_closed = match gate {
-            _ if case.member().is_none() => GateClosed::Yes,
-            // It reads no gate: the ledger's word is all there is.
-            _ if !self.settings.platform && self.is_named(member) => GateClosed::CannotTell,
-            _ if !self.settings.platform => GateClosed::Yes,
-            Some(gate) if read && closed(gate) => GateClosed::Yes,
-            Some(_) | None if refused || unseen => GateClosed::CannotTell,
-            Some(_) if unwritten() => GateClosed::CannotTell,
-            None if self.view.is_some() => GateClosed::CannotTell,
-            Some(_) | None => GateClosed::NotYet,
-        };
-        let starting = Some(&self.starting)
-            .filter(|_| self.starting_known || case.member().is_none() || !self.settings.platform);
-        let storage = self.map.as_ref().map_or(self.now.wall, |map| map.clock(self.now.wall));
-        Ground { now: self.now, storage, recorded, still_wanted, gate_closed, starting }
-    }
-
     /// What is to be told next.
     pub fn next_report(&mut self) -> Option<Report> {
         self.reports.pop_front()
@@ -668,19 +564,6 @@ impl Guardian {
     /// Ends the wait for an answer; when it was asked for.
     fn free(&mut self, lane: &Lane) -> Duration {
         self.busy.remove(lane).unwrap_or(self.now.boot)
-    }
-}
-
-/// A stable word for a state.
-fn code(state: FenceState) -> &'static str {
-    match state {
-        FenceState::Intended => "intended",
-        FenceState::Committed => "committed",
-        FenceState::Pending => "pending",
-        FenceState::Sealed => "sealed",
-        FenceState::Breached => "breached",
-        FenceState::Releasing => "releasing",
-        FenceState::Released => "released",
     }
 }
 

@@ -262,7 +262,9 @@ impl Guardian {
         match maps {
             Ok(maps) => {
                 self.map_failed = None;
-                maps.into_iter().for_each(|map| self.note_map(Arc::new(map)));
+                let maps: Vec<_> = maps.into_iter().map(Arc::new).collect();
+                maps.iter().for_each(|map| self.note_map(Arc::clone(map)));
+                self.date_breaches(&maps);
             }
             Err(why) => {
                 if self.map_failed.is_none() {

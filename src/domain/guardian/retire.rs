@@ -66,6 +66,8 @@ impl Guardian {
             format!("{} forgets its clients: their entries are gone", record.id)
         } else {
             record.in_doubt.extend(&standing);
+            let clock = self.map.as_ref().map_or(self.now.wall, |map| map.clock(self.now.wall));
+            standing.iter().for_each(|entry| record.note_sent(*entry, clock));
             format!("{} removes {} client entries", record.id, standing.len())
         };
         let over = record.entries.is_empty() && record.in_doubt.is_empty();

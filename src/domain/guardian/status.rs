@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::Guardian;
@@ -15,7 +16,8 @@ use super::readings::NOT_PLACED_LASTS;
 use super::report::Alarm;
 use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::guard::ImageUse;
-use crate::domain::origin::{Origin, Other, others};
+use crate::domain::member::Member;
+use crate::domain::origin::{Listed, Origin, Other, others};
 use crate::domain::plan::Target;
 use crate::domain::record::{FenceRecord, FenceState, Source};
 use crate::domain::refusal::Refusal;
@@ -193,7 +195,7 @@ impl Guardian {
             } else if sealed && self.returned.contains_key(name) {
                 "returned-stale"
             } else {
-                super::code(case.record.state)
+                super::telling::code(case.record.state)
             };
         }
         if self.refused.contains_key(&target) {
@@ -471,6 +473,12 @@ impl Guardian {
     /// or that look like a guardian's; and clients that look like a guardian's and are alive. What others add is theirs.
     fn orphans(&self) -> impl Iterator<Item = &Other> {
         let wanted = |name: &String| self.wants.contains_key(&Target::Member(name.clone()));
+        // A network refuses members that no fence is held on, whoever else it refuses.
+        let members = self.members();
+        let refused = move |range: &IpNet| {
+            let hit = |member: &&Member| member.addresses.iter().any(|ip| range.contains(ip));
+            members.0.iter().filter(hit).any(|member| self.case_of(&member.name).is_none())
+        };
         let swept = || self.sweep.iter().flat_map(|(_, uses, _)| uses).flat_map(ImageUse::clients);
         let alive = LazyCell::new(move || swept().collect::<BTreeSet<ClientAddr>>());
         let orphaned = move |other: &&Other| {
@@ -480,7 +488,7 @@ impl Guardian {
                     other.member.as_ref().map_or(leftover, |name| !wanted(name))
                 }
                 Some(Entry::Client(client)) => leftover && alive.contains(&client),
-                None => false,
+                None => matches!(other.entry, Listed::Range(range) if refused(&range)),
             }
         };
         self.others.iter().flatten().filter(orphaned)

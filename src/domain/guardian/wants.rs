@@ -294,7 +294,9 @@ impl Guardian {
 
     fn plan_one(&mut self, target: Target, want: Want) {
         let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
-        let in_doubt = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone()).collect();
+        let recorded = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone());
+        let deciding = self.cases.values().flat_map(|case| case.record.in_doubt.clone());
+        let in_doubt = recorded.chain(deciding).collect();
         let held = self.cases.values().filter_map(Case::member).map(str::to_owned).collect();
         let request = plan::Request {
             target: target.clone(),
@@ -306,16 +308,17 @@ impl Guardian {
         match plan(&request, &self.members(), &world, &self.settings.policy) {
             Ok(mut plan) => {
                 self.refused.remove(&target);
-                // Clients that an earlier fence of it left refused stay known.
-                let before = self.records.fences.get(&plan.fence.to_string());
-                let kept = before.into_iter().flat_map(|before| before.entries.keys());
-                plan.entries.extend(kept.filter(|entry| !entry.is_host()));
-                if let Some(case) = self.cases.get_mut(&plan.fence.to_string()) {
+                if let Some(case) = self.standing_for(&plan.fence) {
                     case.requests.extend(want.requests);
                     case.record.accepted |= want.permits.accept_incomplete;
                     return;
                 }
                 self.last_fence = Some(self.now.boot);
+                let (fence, before) = self.identify(&plan.fence);
+                plan.fence = fence;
+                // An older guardian recorded it in the place of an earlier fence, whose clients stay refused.
+                let kept = before.iter().flat_map(|before| before.entries.keys());
+                plan.entries.extend(kept.filter(|entry| !entry.is_host()));
                 let why = if plan.over.any() {
                     format!("{} goes over {}: {}", want.by, plan.over.words(), want.why)
                 } else {
@@ -325,7 +328,7 @@ impl Guardian {
                 let mut case = Case::new(plan, why, want.by, want.reason, accepted, self.now);
                 case.requests = want.requests;
                 case.note_standing(&world.map.blocklist);
-                if let Some(before) = self.records.fences.get(&case.id) {
+                if let Some(before) = &before {
                     case.take_over(before);
                 }
                 let text = format!("{} intended: {}", case.id, case.record.evidence.join("; "));
