@@ -4,6 +4,8 @@
 //! release last read, and what the platform last showed. The ledger goes first (INV-8): a step that it does not back
 //! yet is held back, and the record that is missing is what [`Case::record`] differs in.
 
+mod sharing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +21,6 @@ use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::barrier::PoolProof;
 use crate::domain::blocklist::Blocklist;
 use crate::domain::fence::{self, Fence, Sent, State};
-use crate::domain::fence_id::FenceId;
 use crate::domain::map::{Guarded, OsdMap};
 use crate::domain::plan::{Coverage, Plan};
 use crate::domain::policy::Policy;
@@ -197,67 +198,6 @@ impl Case {
     /// The member.
     pub fn member(&self) -> Option<&str> {
         self.record.member.as_deref()
-    }
-
-    /// What it was planned as.
-    pub fn target(&self) -> &FenceId {
-        &self.plan.fence
-    }
-
-    /// Entries whose removal would lift it.
-    pub fn rests_on(&self) -> BTreeSet<Entry> {
-        let covers = match &self.stage {
-            Stage::Fencing(fence) => fence.standing_covers(),
-            Stage::Releasing(_) => Vec::new(),
-        };
-        let recorded = self.record.entries.keys().chain(&self.plan.entries).chain(&self.to_chase);
-        recorded.copied().chain(covers).collect()
-    }
-
-    /// Its own removals are being sent: the gate is closed, and nothing starts any more.
-    pub fn is_releasing(&self) -> bool {
-        match &self.stage {
-            Stage::Fencing(_) => false,
-            Stage::Releasing(_) => true,
-        }
-    }
-
-    /// Could it remove an entry for good?
-    pub fn may_remove(&self) -> bool {
-        match &self.stage {
-            Stage::Fencing(fence) => !fence.standing_covers().is_empty(),
-            Stage::Releasing(_) => true,
-        }
-    }
-
-    /// What other fences rest on is not removed by this one. A removal that was decided and not sent yet is dropped.
-    pub fn keep(&mut self, kept: &BTreeSet<Entry>) {
-        let held = self.held.as_ref().map(Effect::removals).unwrap_or_default();
-        let lifts = held.iter().any(|entry| kept.contains(entry));
-        match &mut self.stage {
-            Stage::Fencing(fence) => {
-                fence.keep(kept.clone());
-                // One that is replaced is covered meanwhile.
-                if lifts && held.iter().all(|entry| fence.is_cover(*entry)) {
-                    self.held = None;
-                    fence.handle_unread();
-                }
-            }
-            Stage::Releasing(release) => {
-                release.keep(kept.clone());
-                if lifts && held.iter().any(|entry| entry.is_host()) {
-                    self.held = None;
-                    release.take_back();
-                }
-            }
-        }
-        if self.held.is_none() {
-            for entry in held {
-                if self.sent.remove(&entry) {
-                    self.record.in_doubt.remove(&entry);
-                }
-            }
-        }
     }
 
     /// Dates its breaches by maps that were read for it, oldest first.
