@@ -12,7 +12,7 @@ use rbd_guardian::domain::{fence, release};
 
 use crate::hold::{YEAR, client};
 use crate::model::Model;
-use crate::{SECOND, fence_of, healthy, sealed};
+use crate::{SECOND, fence_anyway, fence_of, healthy, sealed};
 
 fn entry(text: &str) -> Entry {
     text.parse().unwrap()
@@ -218,7 +218,7 @@ fn the_same_fence_asked_for_again_is_the_one_that_stands() {
     for target in [Target::Member("n2".to_owned()), Target::Addresses([entry("10.0.0.2:0/0")].into())] {
         let mut model = healthy();
         for number in 1..=3 {
-            model.ask(number, fence_of(target.clone()));
+            model.ask(number, fence_anyway(target.clone()));
             model.until("sealed", |model| model.answers().len() as u64 == number);
         }
         assert_eq!(model.ledger.fences.len(), 1, "{target:?}: {:#?}", model.ledger.fences);
