@@ -115,7 +115,7 @@ async fn remove(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
     if let Some(threshold) = server.healing_threshold() {
         eprintln!(
             "rbd-guardian: warning: Incus heals after {}, and from now on nothing keeps it from doing so before the \
-             member is sealed: `incus config set cluster.healing_threshold 0`, or install the gate again",
+             member is sealed: `incus config set cluster.healing_threshold=0`, or install the gate again",
             humantime::format_duration(threshold)
         );
     }

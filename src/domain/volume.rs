@@ -90,6 +90,16 @@ pub enum Expected {
     AnyMember,
 }
 
+impl Expected {
+    /// The instances that it is for alone.
+    pub fn instances(&self) -> &[InstanceId] {
+        match self {
+            Expected::Exclusive { instances, .. } => instances,
+            Expected::AnyMember => &[],
+        }
+    }
+}
+
 /// All images Incus has a use for.
 pub type Images = BTreeMap<ImageName, Expected>;
 

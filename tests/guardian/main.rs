@@ -15,6 +15,7 @@ mod reach;
 mod recording;
 mod takeover;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use model::{Model, id};
@@ -382,6 +383,37 @@ fn a_member_that_is_back_before_its_heal_is_stranded_with_commands() {
     model.run(60 * SECOND);
     assert!(model.alarms().contains("returned-stale"));
     assert_eq!(model.state("n2"), "stranded", "that its instances run nowhere comes first");
+}
+
+/// An instance that may run nowhere else keeps no healing from ending: from Incus 7.0.1 on candidates are filtered, and none is no error.
+#[test]
+fn what_healing_left_on_a_sealed_member_is_stranded_and_what_it_moves_is_not() {
+    let mut model = sealed("n2");
+    let evacuated = |model: &mut Model, healing: bool| {
+        model.view.members.get_mut("n2").unwrap().status = MemberStatus::Evacuated;
+        let heal = Operation {
+            id: "heal".to_owned(),
+            kind: OperationKind::Heal,
+            location: "n1".to_owned(),
+            instances: BTreeSet::new(),
+        };
+        model.view.operations = Some(if healing { vec![heal] } else { Vec::new() });
+    };
+    evacuated(&mut model, true);
+    model.run(60 * SECOND);
+    assert!(!model.alarms().contains("stranded"), "its healing is under way");
+    evacuated(&mut model, false);
+    model.until("stranded", |model| model.alarms().contains("stranded"));
+    let alarm = model.guardian.alarms().into_iter().find(|alarm| alarm.code == "stranded").unwrap();
+    assert!(alarm.text.contains("c2") && alarm.text.contains("restricted.cluster.groups"), "{alarm:?}");
+    assert!(alarm.advice.iter().any(|advice| advice.contains("incus move c2")), "{alarm:?}");
+
+    let instances = model.view.instances.as_mut().unwrap();
+    instances
+        .values_mut()
+        .filter(|instance| instance.location == "n2")
+        .for_each(|instance| instance.location = "n1".to_owned());
+    model.until("moved", |model| !model.alarms().contains("stranded"));
 }
 
 #[test]

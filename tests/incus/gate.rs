@@ -74,8 +74,8 @@ fn nothing_is_placed_elsewhere_before_the_seal() {
     let (lost, other) = (others[0], others[1]);
     // A member without instances is healed without asking anybody, and then counts as evacuated.
     site.cluster.set(&[("cluster.healing_threshold", "0")]).unwrap();
-    incus(&site, &["project", "set", "default", "user.of-the-site", "kept"]).unwrap();
-    incus(&site, &["config", "set", "instances.placement.scriptlet", SITE]).unwrap();
+    incus(&site, &["project", "set", "default", "user.of-the-site=kept"]).unwrap();
+    incus(&site, &["config", "set", &format!("instances.placement.scriptlet={SITE}")]).unwrap();
     let before = (scriptlet(&site), configuration(&site));
 
     // A member that is down while it is installed.
@@ -163,7 +163,7 @@ fn nothing_is_placed_elsewhere_before_the_seal() {
         assert_eq!((moved.member.as_deref(), moved.why), (Some(lost), Why::NotSealed), "to {at}");
         assert_eq!(site.listed("c1"), lost);
     };
-    incus(&site, &["project", "set", "default", &seal, "sealed"]).unwrap();
+    incus(&site, &["project", "set", "default", &format!("{seal}=sealed")]).unwrap();
     not_sealed(other);
     let (_, answer) = gate(&site, "show");
     assert_eq!(answer["project"][&seal], "sealed", "{answer}");
@@ -204,7 +204,7 @@ fn nothing_is_placed_elsewhere_before_the_seal() {
 
     // A gate that was changed by hand.
     let edited = scriptlet(&site).unwrap().replace("== epoch", "!= \"\"");
-    incus(&site, &["config", "set", "instances.placement.scriptlet", &edited]).unwrap();
+    incus(&site, &["config", "set", &format!("instances.placement.scriptlet={edited}")]).unwrap();
     let Answer { exit, stderr: said, .. } = site.guardian(&["gate", "remove"]);
     assert!(exit == 4 && said.contains("+ ") && said.contains("!= \"\""), "{said}");
     let said = site.guardian(&["gate", "remove", "--force"]).stderr;

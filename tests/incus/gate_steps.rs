@@ -9,7 +9,7 @@ use crate::common::dice::Dice;
 use crate::common::guarded::{Guarded, MEMBERS, SOON, member};
 use crate::common::guardian::{Guardian, leader};
 use crate::gate_eye::{Sample, nobody_unsealed_was_open, watched};
-use crate::manual::{seal_key, writes_anew};
+use crate::manual::{not_sealed, seal_key, writes_anew};
 use crate::story::usable;
 use jiff::Timestamp;
 use lab::incus::{Container, ContainerWriter};
@@ -340,8 +340,7 @@ fn late(scene: &Scene<'_>) {
     println!("late by {:.1?}, to contents that are as they were: {written}", monotonic() - halted);
     assert!(!written[seal_key(lost)].is_null(), "{written:#}");
     let moved = site.cluster.member(taker).incus(&["move", "c1", "--target", taker]);
-    let error = format!("{:#}", moved.expect_err("opened by a late write"));
-    assert!(error.contains("is not sealed"), "{error}");
+    not_sealed(&moved.expect_err("opened by a late write"), lost);
     for guardian in [first, second] {
         guardian.with_daemon(|daemon| daemon.cont()).unwrap();
     }

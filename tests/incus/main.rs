@@ -14,6 +14,7 @@ mod gate_steps;
 mod leads;
 mod live;
 mod manual;
+mod no_candidate;
 mod returns;
 mod second_writer;
 mod story;

@@ -23,6 +23,9 @@ pub struct Evidence {
     pub state: Option<(Duration, Result<MemberState, String>)>,
     /// When one of its storage clients was seen last.
     pub clients_seen: Option<Duration>,
+    /// Since when it has been evacuated with no healing under way.
+    #[serde(default)]
+    pub evacuated: Option<Duration>,
 }
 
 /// What the evidence comes to.
@@ -43,6 +46,8 @@ pub enum Health {
 const CLIENT_LAPSES: Duration = Duration::from_secs(30);
 /// A ping is an answer for so long.
 const PING_LASTS: Duration = Duration::from_secs(5);
+/// A reading is not of one instant: what healing has moved in the last of them counts as placed where it was for so long.
+const EVACUATION_SETTLES: Duration = Duration::from_secs(10);
 /// An announcement of healing counts for so long: the next tick of healing makes a new one (facts/incus.md §1).
 const HEALING_LASTS: Duration = Duration::from_secs(75);
 
@@ -59,6 +64,17 @@ impl Evidence {
                 *self = Self { state: self.state.take(), clients_seen: self.clients_seen, ..Self::default() };
             }
         }
+    }
+
+    /// As [`Evidence::note_status`]; `healing`: whether a healing is under way, or may be.
+    pub fn note_evacuation(&mut self, status: &MemberStatus, healing: bool, began: Duration) {
+        let over = *status == MemberStatus::Evacuated && !healing;
+        self.evacuated = over.then(|| self.evacuated.unwrap_or(began));
+    }
+
+    /// Has Incus evacuated it, and moved what it was going to move?
+    pub fn is_evacuated(&self, now: Duration) -> bool {
+        self.evacuated.is_some_and(|since| now.saturating_sub(since) >= EVACUATION_SETTLES)
     }
 
     /// Does its cluster count it as lost?

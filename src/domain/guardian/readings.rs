@@ -96,6 +96,7 @@ impl Guardian {
         for (name, member) in &merged.members {
             let evidence = self.evidence.entry(name.clone()).or_default();
             evidence.note_status(&member.status, began);
+            evidence.note_evacuation(&member.status, healing || merged.operations.is_none(), began);
             let due = merged.thresholds.healing.zip(member.heartbeat_age).is_some_and(|(at, age)| age >= at);
             if healing && due && evidence.is_lost() {
                 evidence.healing = Some(self.now.boot);

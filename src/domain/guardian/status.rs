@@ -22,6 +22,7 @@ use crate::domain::plan::Target;
 use crate::domain::record::{FenceRecord, FenceState, Source};
 use crate::domain::refusal::Refusal;
 use crate::domain::view::{InstanceId, MemberStatus};
+use crate::domain::volume::Expected;
 
 /// The whole picture.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -237,20 +238,31 @@ impl Guardian {
         self.cases.values().map(one).collect()
     }
 
-    /// Instances of a sealed member that run nowhere: its healing never came, or did not end.
+    /// Instances of a sealed member that run nowhere: its healing never came or did not end, or it left them where they were.
     pub(super) fn stranded(&self, name: &str) -> BTreeSet<InstanceId> {
-        let Some(view) = &self.view else { return BTreeSet::new() };
-        let back = view.members.get(name).is_some_and(|member| match member.status {
-            MemberStatus::Online | MemberStatus::Restoring => true,
+        let Some(view) = self.view.as_ref().filter(|_| self.is_open(name)) else { return BTreeSet::new() };
+        let Some(member) = view.members.get(name) else { return BTreeSet::new() };
+        let here = |(_, instance): &(&InstanceId, &crate::domain::view::Instance)| instance.location == name;
+        let instances = view.instances.iter().flatten().filter(here).map(|(id, _)| id);
+        match member.status {
+            MemberStatus::Online | MemberStatus::Restoring => instances.cloned().collect(),
+            MemberStatus::Evacuated if self.was_healed(name) => {
+                // An instance on storage of the member alone is never moved, and no seal keeps it from its disk.
+                let sealed: BTreeSet<&InstanceId> =
+                    self.images.values().flat_map(Expected::instances).collect();
+                instances.filter(|id| sealed.contains(id)).cloned().collect()
+            }
             MemberStatus::Offline
             | MemberStatus::Evacuating
             | MemberStatus::Evacuated
             | MemberStatus::Blocked
-            | MemberStatus::Other(_) => false,
-        });
-        let here = |(_, instance): &(&InstanceId, &crate::domain::view::Instance)| instance.location == name;
-        let instances = view.instances.iter().flatten().filter(here).map(|(id, _)| id.clone());
-        if back && self.is_open(name) { instances.collect() } else { BTreeSet::new() }
+            | MemberStatus::Other(_) => BTreeSet::new(),
+        }
+    }
+
+    /// Incus has moved what it was going to move of a lost member.
+    fn was_healed(&self, name: &str) -> bool {
+        self.evidence.get(name).is_some_and(|evidence| evidence.is_evacuated(self.now.boot))
     }
 
     /// Items of the last osdmap and sweep that were not understood.
@@ -306,10 +318,16 @@ impl Guardian {
             let stranded = self.stranded(name);
             if !stranded.is_empty() {
                 let names: Vec<String> = stranded.iter().map(ToString::to_string).collect();
-                let text = format!(
-                    "it is sealed and back before its instances were healed: {} cannot write",
-                    names.join(", ")
-                );
+                let names = names.join(", ");
+                let text = if self.was_healed(name) {
+                    format!(
+                        "Incus has healed it and moved everything but {names}, which it found no member for (restricted.cluster.groups of \
+                         the project, the instance's cluster group, its architecture, scheduler.instance) or which is not to be moved \
+                         (cluster.evacuate); sealed, they run nowhere"
+                    )
+                } else {
+                    format!("it is sealed and back before its instances were healed: {names} cannot write")
+                };
                 alarm("stranded", Some(name), text, self.rescue(name, &stranded));
             }
         }
