@@ -13,6 +13,7 @@ mod pools;
 mod reach;
 mod recording;
 mod takeover;
+mod world;
 
 use std::time::Duration;
 
