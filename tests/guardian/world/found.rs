@@ -14,6 +14,12 @@ fn a_listing_that_fails_is_not_asked_for_again_at_once() {
     History::of(&[Partial(5), Evacuate(1), Pass(1)]).holds();
 }
 
+/// The storage was looked at again and again, as fast as it answered, while an operator's fence waited for Incus.
+#[test]
+fn the_storage_is_looked_at_once_for_a_fence_that_waits_for_incus() {
+    History::of(&[PowerOff(0), TakeOver(2), Lose(1), Fence(0, true)]).holds();
+}
+
 #[test]
 fn inv1_a_client_at_a_second_address_is_refused_as_well() {
     if on(Facet::SecondAddresses) {
