@@ -14,6 +14,7 @@ mod pools;
 mod reach;
 mod recording;
 mod takeover;
+mod world;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

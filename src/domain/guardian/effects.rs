@@ -38,6 +38,9 @@ pub(super) enum Lane {
 pub(super) struct Schedule {
     pub(super) view: Duration,
     pub(super) whole: Duration,
+    /// When instances, pools and volumes were asked for last.
+    #[serde(default)]
+    pub(super) whole_asked: Option<Duration>,
     /// When the osdmap was read last.
     pub(super) maps: Option<Duration>,
     pub(super) look: Duration,
@@ -365,6 +368,7 @@ impl Guardian {
             self.schedule.view = now + if watching || lost { VIEW_OFTEN } else { VIEW_EVERY };
             if whole {
                 self.schedule.whole = now + WHOLE_EVERY;
+                self.schedule.whole_asked = Some(now);
             }
             return Some(Effect::ReadView { whole });
         }

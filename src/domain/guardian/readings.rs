@@ -367,7 +367,9 @@ impl Guardian {
         if judged.is_none() {
             // Those that are over are told so at once as well, and do not count as seen in two sweeps in a row.
             if !conflicts.is_empty() || !self.seen_before.is_empty() {
-                self.schedule.whole = self.now.boot;
+                // Not at once again where the last one lacked something: a listing that fails may cost much.
+                let again = self.schedule.whole_asked.map_or(self.now.boot, |asked| asked + LOOKS_AGAIN);
+                self.schedule.whole = self.schedule.whole.min(again.max(self.now.boot));
             }
             return;
         }

@@ -246,9 +246,10 @@ impl Guardian {
         self.want(target, Want { why, by, reason, permits, requests, since, wanted: since });
     }
 
-    /// Is a look needed, because something wanted is newer than the last one?
+    /// Is a look needed, because something wanted is newer than the last one? What waits for something else needs no
+    /// second one.
     pub(super) fn needs_look(&self) -> bool {
-        !self.wants.is_empty() || self.world.is_none()
+        self.wants.values().any(|want| !want.since.is_zero()) || self.world.is_none()
     }
 
     /// The storage was looked at.

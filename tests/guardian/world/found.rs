@@ -1,0 +1,115 @@
+//! Histories that were drawn, broke something, and were made as short as they can be; and for each point that a facet of
+//! the worlds waits for, the shortest that shows it.
+
+use super::History;
+use super::events::Event::*;
+use super::facets::{Facet, on};
+use super::state::{DataPool, Shape};
+
+/// A listing that failed was asked for again in the moment it had failed, as long as a sweep showed a user that could not
+/// be judged without it.
+#[test]
+fn a_listing_that_fails_is_not_asked_for_again_at_once() {
+    History::of(&[Lose(1), Partial(3), Pass(44)]).holds();
+    History::of(&[Partial(5), Evacuate(1), Pass(1)]).holds();
+}
+
+/// The storage was looked at again and again, as fast as it answered, while an operator's fence waited for Incus.
+#[test]
+fn the_storage_is_looked_at_once_for_a_fence_that_waits_for_incus() {
+    History::of(&[PowerOff(0), TakeOver(2), Lose(1), Fence(0, true)]).holds();
+}
+
+#[test]
+fn inv1_a_client_at_a_second_address_is_refused_as_well() {
+    if on(Facet::SecondAddresses) {
+        History::shaped(|shape| shape.second_ips = true, &[Lose(1), Pass(60)]).holds();
+    }
+}
+
+#[test]
+fn inv6_a_backup_host_that_opened_an_image_is_never_fenced() {
+    if on(Facet::Backups) {
+        for seconds in 1..8 {
+            let events = [Lag(20), Pass(seconds), Backup(13), Lag(0), Pass(10), Lose(3), Pass(60)];
+            History::shaped(|shape| shape.members = 5, &events).holds();
+        }
+    }
+}
+
+#[test]
+fn inv6_an_address_that_a_member_gave_up_is_not_fenced() {
+    if on(Facet::Renumbering) {
+        for said in [false, true] {
+            let special = |shape: &mut Shape| (shape.said, shape.hyperconverged) = (said, true);
+            History::shaped(special, &[Renumber(1), Lose(1), Pass(60)]).holds();
+        }
+    }
+}
+
+#[test]
+fn inv3_the_release_of_one_fence_lifts_no_other() {
+    if on(Facet::TwoFences) {
+        for first in 0..2 {
+            let events = [Lose(1), Pass(60), FenceAddress(1), Pass(5), Release(first), Pass(30)];
+            History::of(&events).holds();
+        }
+    }
+}
+
+#[test]
+fn inv6_a_member_that_answers_is_not_fenced_while_it_is_evacuated() {
+    if on(Facet::Answering) {
+        History::of(&[Lose(1), Pass(22), Return(1, 14), Pass(4), Evacuate(1), Pass(10)]).holds();
+    }
+}
+
+#[test]
+fn inv3_an_entry_is_put_back_while_incus_hangs() {
+    if on(Facet::HangingIncus) {
+        for nth in 0..3 {
+            History::of(&[Lose(1), Pass(60), IncusHangs(25), RemoveEntry(nth), Pass(40)]).holds();
+        }
+    }
+}
+
+#[test]
+fn inv2_a_guardian_without_incus_releases_nobody_whose_gate_is_open() {
+    if on(Facet::WithoutIncus) {
+        History::of(&[Lose(1), Pass(60), PowerOff(1), TakeOver(1), Release(0), Pass(20)]).holds();
+    }
+}
+
+#[test]
+fn inv1_every_pool_that_images_lie_in_is_proved() {
+    if on(Facet::DataPools) {
+        for data in [DataPool::Apart, DataPool::TaggedForFiles, DataPool::Excepted] {
+            History::shaped(|shape| shape.data = data, &[Stick(1), Lose(1), Pass(60)]).holds();
+        }
+    }
+}
+
+#[test]
+fn what_waits_for_long_is_an_alarm() {
+    if on(Facet::WaitsAreAlarms) {
+        History::of(&[Stick(0), Lose(1), Pass(120)]).holds();
+        History::of(&[Unreadable(1), Lose(2), Pass(120)]).holds();
+        History::of(&[Partial(1), Lose(2), Pass(120)]).holds();
+        History::of(&[Lose(1), Pass(60), LookUnread(true), Reboot(1), Pass(120)]).holds();
+    }
+}
+
+#[test]
+fn a_floating_address_holds_no_fence_back() {
+    if on(Facet::Floating) {
+        let events = [Lose(0), Pass(5), Float(1), TakeOver(0), Pass(60)];
+        History::shaped(|shape| shape.floating = true, &events).holds();
+    }
+}
+
+#[test]
+fn inv6_nothing_is_learnt_from_another_cluster_of_the_same_name() {
+    if on(Facet::SecondCluster) {
+        History::shaped(|shape| shape.second_cluster = true, &[Lose(1), Pass(60)]).holds();
+    }
+}
