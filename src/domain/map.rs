@@ -58,6 +58,9 @@ pub struct Guarded {
     pub except: Vec<String>,
 }
 
+/// Missed maps are read and examined in parts of at most so many: each holds the whole blocklist.
+pub const MAPS_AT_ONCE: usize = 32;
+
 /// A map this old says nothing of the monitors' clock but that it is later. The configuration lets a new entry stand at
 /// least a day longer than is required of it.
 const DAY: SignedDuration = SignedDuration::from_hours(24);

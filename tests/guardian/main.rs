@@ -12,6 +12,7 @@ mod model;
 mod pools;
 mod reach;
 mod recording;
+mod storage;
 mod takeover;
 
 use std::time::Duration;

@@ -516,7 +516,8 @@ impl Model {
                 }
                 fence::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
                 fence::Effect::ReadMap => Input::Map(id, Some(self.map().clone())),
-                fence::Effect::Barrier { pools } => {
+                fence::Effect::Barrier { pools, epoch } => {
+                    assert!(epoch > 0 && epoch <= self.map().epoch, "asked with epoch {epoch}");
                     self.boot += STEP;
                     let silent = |pool: &PoolToProve| self.silent.range(..pool.pg_num).copied().collect();
                     let proof = |pool| PoolProof { pending: silent(&pool), pool, trouble: None };

@@ -54,7 +54,7 @@ fn covers(model: &Model) -> bool {
 fn is_proved_first(mut model: Model) {
     let asked = |model: &Model| {
         let asks = |effect: &&Effect| {
-            matches!(effect, Effect::Fence(_, fence::Effect::Barrier { pools })
+            matches!(effect, Effect::Fence(_, fence::Effect::Barrier { pools, .. })
                 if pools.iter().any(|pool| pool.name == "second"))
         };
         model.effects.iter().filter(asks).count()

@@ -12,7 +12,7 @@ use super::io::{Id, StaleLock};
 use super::proof::{self, Baseline};
 use super::report::Level;
 use crate::domain::guard::{self, Conflict, ImageUse};
-use crate::domain::map::OsdMap;
+use crate::domain::map::{MAPS_AT_ONCE, OsdMap};
 use crate::domain::record::{FenceState, UptimeSample};
 use crate::domain::view::{MemberState, Notice, OperationKind, View};
 use crate::domain::volume::{Expected, images};
@@ -262,6 +262,11 @@ impl Guardian {
         match maps {
             Ok(maps) => {
                 self.map_failed = None;
+                self.tell_trimmed(&maps);
+                if maps.len() >= MAPS_AT_ONCE {
+                    // There are more.
+                    self.schedule.maps = None;
+                }
                 maps.into_iter().for_each(|map| self.note_map(Arc::new(map)));
             }
             Err(why) => {
@@ -275,6 +280,21 @@ impl Guardian {
                 }
                 self.map_failed = Some(why);
             }
+        }
+    }
+
+    /// Epochs that the monitors do not have any more and that no fence was shown. Whether an entry was gone in one of them
+    /// is told by its end, which is another one then (INV-3).
+    fn tell_trimmed(&mut self, maps: &[OsdMap]) {
+        let (Some(known), Some(first)) = (&self.map, maps.first()) else { return };
+        if first.epoch > known.epoch.saturating_add(1) {
+            let text = format!(
+                "the monitors dropped the osdmap epochs {} to {} before this guardian read them: an entry that stands \
+                 until another moment than before is taken for one that was gone",
+                known.epoch + 1,
+                first.epoch - 1
+            );
+            self.log(Level::Warn, "epochs-trimmed", None, text);
         }
     }
 
