@@ -16,7 +16,7 @@ use rbd_guardian::domain::guardian::recorder::{LIMIT, Recorder};
 use rbd_guardian::domain::guardian::replay::replay;
 use rbd_guardian::domain::guardian::report::{Outcome, Report};
 use rbd_guardian::domain::guardian::settings::Settings;
-use rbd_guardian::domain::map::{OsdMap, Pool};
+use rbd_guardian::domain::map::{MAPS_AT_ONCE, OsdMap, Pool};
 use rbd_guardian::domain::member::Members;
 use rbd_guardian::domain::policy::Policy;
 use rbd_guardian::domain::record::{FenceState, Records, Removal};
@@ -173,7 +173,12 @@ impl Model {
     }
 
     fn platform(&mut self, members: u8) {
-        let remote = StoragePool { driver: "ceph".into(), osd_pool: Some("incus".into()), cluster: None };
+        let remote = StoragePool {
+            driver: "ceph".into(),
+            osd_pool: Some("incus".into()),
+            data_pool: None,
+            cluster: None,
+        };
         let mut gate = GateView::default();
         let (mut instances, mut volumes) = (BTreeMap::new(), Vec::new());
         for n in 1..=members {
@@ -492,7 +497,8 @@ impl Model {
             Effect::Ping(name) => Input::Pinged(name, Ok(false)),
             Effect::Look => Input::Looked(Ok(self.look())),
             Effect::ReadMaps { after } => {
-                let maps = self.maps.iter().filter(|map| map.epoch > after).cloned().collect::<Vec<_>>();
+                let maps = self.maps.iter().filter(|map| map.epoch > after).take(MAPS_AT_ONCE);
+                let maps = maps.cloned().collect::<Vec<_>>();
                 let newest = || vec![self.map().clone()];
                 Input::Maps(Ok(if after == 0 || maps.is_empty() { newest() } else { maps }))
             }

@@ -31,9 +31,9 @@ fn inv3_missed_maps_are_examined_part_by_part_without_a_pause() {
     }
     let (newest, before) = (model.map().epoch, asked_for_maps(&model).len());
     let began = model.now().boot;
-    model.until("caught up", |model| asked_for_maps(model).last() == Some(&newest));
+    model.until("caught up", |model| asked_for_maps(model).last().is_some_and(|after| *after >= newest));
     let parts = asked_for_maps(&model).len() - before;
-    assert!(parts >= 4, "{parts}");
+    assert!(parts >= 3, "{parts}");
     assert!(model.now().boot - began < 5 * SECOND, "{:?}", model.now().boot - began);
     assert!(model.logs().iter().any(|line| line.contains("breached")), "{:#?}", model.logs());
 }

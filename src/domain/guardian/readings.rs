@@ -12,7 +12,7 @@ use super::io::{Id, StaleLock};
 use super::proof::{self, Baseline};
 use super::report::Level;
 use crate::domain::guard::{self, Conflict, ImageUse};
-use crate::domain::map::{MAPS_AT_ONCE, OsdMap};
+use crate::domain::map::{Guarded, MAPS_AT_ONCE, OsdMap};
 use crate::domain::record::{FenceState, UptimeSample};
 use crate::domain::view::{MemberState, Notice, OperationKind, View};
 use crate::domain::volume::{Expected, images};
@@ -25,6 +25,23 @@ pub(super) const NOT_PLACED_LASTS: Duration = Duration::from_secs(90);
 const LOOKS_AGAIN: Duration = Duration::from_secs(1);
 
 impl Guardian {
+    /// The pools that a seal covers, and that sweeps go through.
+    pub fn guarded(&self) -> &Guarded {
+        &self.settings.policy.guarded
+    }
+
+    /// INV-1: what the platform names is guarded, whatever its tags say; what comes to be named is proved first.
+    pub(super) fn guard_what_is_named(&mut self) {
+        let Some(view) = self.view.as_ref().filter(|view| view.pools.is_some()) else { return };
+        let named = gate::named(view, &self.settings.storage);
+        if named != self.settings.policy.guarded.named {
+            self.settings.policy.guarded.named = named;
+            for case in self.cases.values_mut() {
+                case.guard(&self.settings.policy.guarded);
+            }
+        }
+    }
+
     pub(super) fn note(&mut self, notice: &Notice) {
         let now = self.now.boot;
         match notice {
@@ -113,6 +130,7 @@ impl Guardian {
         self.starting = starting.map(|operation| operation.id.clone()).collect();
         self.starting_known = merged.operations.is_some();
         self.view = Some(Arc::new(merged));
+        self.guard_what_is_named();
         self.view_began = began;
         self.note_foreign_keys();
         self.swept();
