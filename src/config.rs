@@ -203,7 +203,7 @@ impl Config {
         let raw: Raw = toml::from_str(text).map_err(|error| malformed(&error))?;
         let check = Check { path };
         let members = check.members(raw.members)?;
-        let guarded = Guarded { except: raw.ceph.except_pools.clone() };
+        let guarded = Guarded { except: raw.ceph.except_pools.clone(), ..Guarded::default() };
         let policy = Policy { guarded, ..check.policy(raw.policy)? };
         let incus = check.incus(raw.incus)?;
         let ledger = check.ledger(raw.ledger)?;

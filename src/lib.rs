@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod deadline;
+pub mod descriptors;
 pub mod domain;
 pub mod incus;
 pub mod ledger;

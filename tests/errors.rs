@@ -188,6 +188,77 @@ impl World {
     }
 }
 
+/// What librados answers with one errno, ends the process at or prints on stdout has its own sentence and code, and stdout
+/// stays the answer's.
+#[test]
+fn a_ceph_configuration_that_cannot_work_gets_its_own_sentence() {
+    let folder = std::env::temp_dir().join(format!("rbd-guardian-ceph-conf-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    let at = |name: &str| folder.join(name).display().to_string();
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    write("config.toml", "");
+    let keyring = |client: &str, key: &str| format!("[{client}]\n\tkey = {key}\n");
+    let aes = "AQAj4V1mAAAAABAAg5IaCOsKXKMXxSjCkCRWxA==";
+    write("keyring", &keyring("client.guardian", aes));
+    write("stranger", &keyring("client.stranger", aes));
+    write("broken", &keyring("client.guardian", "hello"));
+    // As `ceph-authtool --gen-key` of 20.2.4 makes them: 60 characters.
+    let newer = "AgAj4V1mAAAAACAABwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+    assert_eq!(newer.len(), 60);
+    write("newer", &keyring("client.guardian", newer));
+    // Nobody listens there.
+    let here = "[global]\nmon host = 127.0.0.1:1\n";
+    let log = at("librados.log");
+    let cases: &[(&str, &str, &str, i32, &[&str])] = &[
+        (
+            "no monitors",
+            "[global]\nfsid = 6f1c0a52-7ed5-4a8e-8a3c-9f0f0d8a4d10\n",
+            "keyring",
+            2,
+            &["mon_host", "--conf"],
+        ),
+        (
+            "a name",
+            "[global]\nmon host = mon.nowhere.invalid\n",
+            "keyring",
+            5,
+            &["mon.nowhere.invalid", "DNS"],
+        ),
+        (
+            "one name",
+            "[global]\nmon host = 127.0.0.1:1,mon.nowhere.invalid\n",
+            "keyring",
+            5,
+            &["mon.nowhere.invalid"],
+        ),
+        ("no address", "[global]\nmon host = [v2:1.2.3:x\n", "keyring", 2, &["mon_host"]),
+        ("a BOM", &format!("\u{feff}{here}"), "keyring", 2, &["line 1", "byte order mark"]),
+        ("an NBSP", &format!("{here}mon\u{a0}x = 1\n"), "keyring", 2, &["line 3", "non-breaking space"]),
+        ("an umlaut", &format!("{here}\n[client.b\u{fc}ro]\n"), "keyring", 2, &["line 4", "U+00FC"]),
+        (
+            "a comment",
+            &format!("{here}# b\u{fc}ro\nlog file = {log}\n"),
+            "keyring",
+            5,
+            &["127.0.0.1", "quorum"],
+        ),
+        ("a stranger's key", here, "stranger", 2, &["client.guardian", "stranger", "ceph auth get"]),
+        ("a broken key", here, "broken", 2, &["damaged", "broken"]),
+        ("a newer key", here, "newer", 2, &["aes256k", "19.2.6", "20.2.4", "newer"]),
+    ];
+    for (what, conf, keyring, exit, names) in cases {
+        write("ceph.conf", conf);
+        let (config, conf, keyring) = (at("config.toml"), at("ceph.conf"), at(keyring));
+        let words = ["-c", &config, "--conf", &conf, "--keyring", &keyring, "plan", "--address", "10.0.0.5"];
+        let said = said(Command::new(PROGRAM).args(words).args(["--timeout", "3s", "--json"]));
+        println!("{what}: {exit}  {}", said.stderr);
+        assert_eq!((said.exit, said.stdout.as_str()), (Some(*exit), ""), "{what}: {said:#?}");
+        said.last_line(names);
+    }
+    assert!(!folder.join("librados.log").exists(), "a log file of librados");
+    fs::remove_dir_all(folder).unwrap();
+}
+
 #[test]
 fn a_bad_world_gets_one_line_that_says_what_to_do_and_nothing_is_half_done() {
     let world = World::new();

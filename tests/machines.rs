@@ -241,7 +241,7 @@ fn run_fence(storage: &mut Storage, plan: Plan, may_tamper: bool) -> Result<Fenc
             Effect::ReadMap => fence.handle_map(Some(storage.map().clone().into())),
             Effect::Add(entries) => fence.handle_added(storage.add(&entries)),
             Effect::Remove(entries) => fence.handle_removed(storage.remove(&entries)),
-            Effect::Barrier { pools } => fence.handle_barrier(storage.barrier(&pools)),
+            Effect::Barrier { pools, .. } => fence.handle_barrier(storage.barrier(&pools)),
             Effect::FailOver(_) | Effect::ReadDaemons => unreachable!("no daemons here"),
         }
         if storage.tampered {

@@ -133,6 +133,66 @@ fn as_rbd_shows(lab: &Lab, image: &Value) {
     assert_eq!(image["lock"].is_object(), locked, "{spec}");
 }
 
+const LOCKS: &str = "
+import os, rados, sys, subprocess
+cluster = rados.Rados(conffile=''); cluster.connect()
+io = cluster.open_ioctx('images')
+image = sys.argv[1]
+id = io.read('rbd_id.' + image)[4:].decode()
+name = 'rbd_header.' + id
+lock = io.get_xattr(name, 'lock.rbd_lock')
+# The owner's address without its socket address, as clients of 16 to 18 left it: info, address and list are shorter by it.
+at = lock.index(bytes.fromhex('0101')+bytes([28, 0, 0, 0]))
+blank = lock[:at] + bytes.fromhex('0101') + bytes([12, 0, 0, 0]) + bytes(12) + lock[at + 6 + 28:]
+def shorter(text, place):
+    size = int.from_bytes(text[place:place + 4], 'little') - 16
+    return text[:place] + size.to_bytes(4, 'little') + text[place + 4:]
+info = 6 + 4 + 6 + int.from_bytes(lock[12:16], 'little') + 2
+io.set_xattr(name, 'lock.rbd_lock', shorter(shorter(blank, info), 2))
+";
+
+/// A lock whose owner has no address, a blank blocklist key and a shared lock cost nothing beside themselves.
+#[test]
+fn what_is_not_understood_costs_nothing_beside_it() {
+    let site = Site::small();
+    let lab = &site.lab;
+    lab.pool("images", Pool::replicated(8, 2)).unwrap();
+    lab.image_with("images", "locked", 16, &["--image-feature=exclusive-lock"]).unwrap();
+    lab.image("images", "both", 16).unwrap();
+    let writer = lab.host("n1").writer("images", "locked", 1).unwrap();
+    writer.wait_for_acks(1, SOON).unwrap();
+    lab.rbd(&["lock", "add", "--shared", "tag", "images/both", "one"]).unwrap();
+    lab.rbd(&["lock", "add", "--shared", "tag", "images/both", "two"]).unwrap();
+    let image = |name: &str| find(&site.guardian(&["watchers"]).expect(0).json, name).clone();
+    assert_eq!(image("both")["locks"].as_array().unwrap().len(), 2, "{:#}", image("both"));
+    let before = image("locked");
+    assert_eq!(before["locks"][0]["address"], writer.client_address());
+    let mut blanked = lab.host("admin").bounded("/usr/bin/python3", common::LIMIT);
+    let blanked = blanked.args(["-c", LOCKS, "locked"]).output().unwrap();
+    assert!(blanked.status.success(), "{}", String::from_utf8_lossy(&blanked.stderr));
+    let after = image("locked");
+    assert_eq!(
+        (&after["watchers"], &after["verdict"]),
+        (&before["watchers"], &before["verdict"]),
+        "{after:#}"
+    );
+    // Known by its watch.
+    assert_eq!((&after["locks"], &after["unknown"]), (&before["locks"], &json!([])), "{after:#}");
+
+    // librados adds it for a client without an address.
+    let blank = json!({"prefix": "osd blocklist", "blocklistop": "add", "addr": "-", "expire": 3600.0});
+    lab.ceph_json(&blank).unwrap();
+    let keys = site.blocklist();
+    println!("{keys:?}");
+    let sealed = site.guardian(&["fence", "n1"]).expect(0).json;
+    assert_eq!(sealed["state"], "sealed", "{sealed:#}");
+    let checks = site.guardian(&["doctor"]).json;
+    let told = checks.as_array().unwrap().iter().any(|check| check["check"] == "not understood");
+    assert!(told, "{checks:#}");
+    let words = ["release", "n1", "--assert-powered-off", "--reason", "test"];
+    assert_eq!(site.guardian(&words).expect(0).json["state"], "released");
+}
+
 const CREATE: &str = "
 import rados, rbd, sys
 from concurrent.futures import ThreadPoolExecutor

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rbd_guardian::ceph::barrier::{ProbeNames, barrier};
+use rbd_guardian::ceph::barrier::{Probes, barrier};
 use rbd_guardian::ceph::cluster::{Cluster, Options};
 use rbd_guardian::ceph::look::look;
 use rbd_guardian::ceph::osdmap;
@@ -52,11 +52,12 @@ fn barriers(cluster: &Cluster, deadline: &Deadline) -> Result<Value> {
         .into_iter()
         .map(|(id, pool)| PoolToProve { id, name: pool.name.clone(), pg_num: pool.pg_num })
         .collect();
-    let mut names = ProbeNames::default();
+    let mut names = Probes::default();
     let (mut seconds, cpu_before) = (Vec::new(), cpu()?);
-    for _ in 0..BARRIERS {
+    // What was proved stays proved: each round asks for a later epoch.
+    for epoch in (map.epoch..).take(BARRIERS) {
         let began = Instant::now();
-        let proofs = barrier(cluster, &pools, &mut names, deadline, &mut |_| ());
+        let proofs = barrier(cluster, &pools, epoch, &mut names, deadline, &mut |_| ());
         seconds.push(began.elapsed().as_secs_f64());
         ensure!(proofs.iter().all(|proof| proof.is_complete()), "{proofs:?}");
     }

@@ -3,11 +3,15 @@
 //! The operation waits in its PG until the PG has the sender's epoch (`PrimaryLogPG::do_request`,
 //! facts/ceph.md §2.2), so an answer from the PG proves that the PG enforces that epoch, and a PG that cannot
 //! answer is exactly one that might still take a stale write.
+//!
+//! A PG may need a minute for its answer. So what was asked stays asked when a call of [`barrier`] ends ([`Probes`]), and
+//! what its answer proves counts for every later call that needs no newer epoch: the map of a PG only moves forward.
+//! Operations on the guardian's own connection end after 15 s; those on its patient one do not.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -16,150 +20,341 @@ use super::completion::Done;
 use super::errno::{Meaning, meaning};
 use super::ioctx::IoCtx;
 use super::lane;
+use crate::clock;
 use crate::deadline::Deadline;
+use crate::descriptors;
 use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::map::PoolId;
 
 /// Probes under way at once; the connection admits more (`objecter_inflight_ops`), so silent PGs never stop others.
 const WINDOW: usize = 16_384;
+/// Probes of one PG under way at once, on one connection: one of before, and one that carries the epoch needed now.
+const OF_ONE: u8 = 2;
 
 /// How long a probe that failed waits before it is sent again.
 const RETRY: Duration = Duration::from_millis(100);
+/// A PG that is silent for longer is asked on the patient connection as well.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long that connection is waited for before silent PGs are looked at again.
+const CONNECT: Duration = Duration::from_secs(2);
 
-/// Asks every PG of the pools and returns when all have answered, or at the deadline with those that have not.
-/// `progress` is told now and then what is still missing.
+/// Asks every PG of the pools and returns when all have answered to an operation that carried this epoch or a later one,
+/// or at the deadline with those that have not. `progress` is told now and then what is still missing.
 ///
-/// The caller must read the map again before it believes the result: for a pool deleted meanwhile the client
-/// makes up an ENOENT of its own, and PGs may have been split.
+/// The caller has read a map of this epoch, and must read the map again before it believes the result: for a pool
+/// deleted meanwhile the client makes up an ENOENT of its own, and PGs may have been split.
 pub fn barrier(
     cluster: &Cluster,
     pools: &[PoolToProve],
-    names: &mut ProbeNames,
+    epoch: u32,
+    probes: &mut Probes,
     deadline: &Deadline,
     progress: &mut dyn FnMut(&[PoolProof]),
 ) -> Vec<PoolProof> {
-    let mut proofs: Vec<PoolProof> = pools.iter().map(unproved).collect();
-    let handles = match open(cluster, pools, deadline) {
-        Ok(handles) => handles,
-        Err(why) => {
-            proofs.iter_mut().for_each(|proof| proof.trouble = Some(why.clone()));
-            return proofs;
-        }
-    };
-    let mut run = Run::new(handles, &mut proofs, names);
-    while run.has_pending() {
-        run.submit();
-        let slice = deadline.at_most(RETRY);
-        match slice.receive(&run.answers) {
-            Ok(Some(done)) => run.take(&done),
-            Ok(None) => break,
-            Err(_) => {
-                if deadline.left().is_err() {
-                    break;
-                }
-                run.requeue_failed();
-                progress(run.proofs);
-            }
+    probes.belong_to(cluster);
+    probes.note_answers();
+    let began = clock::monotonic();
+    let mut troubles = Troubles::default();
+    let mut patient = Patient::NotAsked;
+    let mut missing: usize = pools.iter().map(|pool| probes.pending(pool, epoch).len()).sum();
+    if missing > 0 {
+        match latest(cluster, deadline) {
+            Ok(()) => probes.ask(cluster, pools, epoch, Way::Own, &mut troubles),
+            Err(why) => troubles.all = Some(why),
         }
     }
-    proofs
+    while troubles.all.is_none() && missing > 0 {
+        match deadline.at_most(RETRY).receive(&probes.answers) {
+            Ok(Some(done)) => {
+                missing -= usize::from(probes.take(&done, epoch, pools, &mut troubles));
+                while let Ok(done) = probes.answers.try_recv() {
+                    missing -= usize::from(probes.take(&done, epoch, pools, &mut troubles));
+                }
+            }
+            Ok(None) => break,
+            Err(_) if deadline.left().is_err() => break,
+            Err(_) => {
+                probes.ask(cluster, pools, epoch, Way::Own, &mut troubles);
+                if clock::monotonic().duration_since(began) > PATIENCE || probes.is_slow() {
+                    patient = patient.go_on(cluster, deadline);
+                    if let Patient::There(other) = &patient {
+                        probes.ask(other, pools, epoch, Way::Patient, &mut troubles);
+                    }
+                }
+                progress(&probes.proofs(pools, epoch, &troubles));
+                continue;
+            }
+        }
+        // Where not all fit at once.
+        if probes.under_way < WINDOW / 2 && probes.left_out {
+            probes.ask(cluster, pools, epoch, Way::Own, &mut troubles);
+        }
+    }
+    probes.proofs(pools, epoch, &troubles)
 }
 
-/// Gets the newest osdmap, whose epoch all probes will carry, and then a handle of each pool. Both may block without
-/// limit while there is no quorum.
-fn open(
-    cluster: &Cluster,
-    pools: &[PoolToProve],
-    deadline: &Deadline,
-) -> Result<Vec<Result<IoCtx, Errno>>, String> {
-    let (cluster, ids) = (cluster.clone(), pools.iter().map(|pool| pool.id).collect::<Vec<_>>());
-    let open = move || {
-        cluster.wait_for_latest_osdmap()?;
-        Ok(ids.into_iter().map(|id| cluster.pool(id)).collect())
-    };
-    match lane::one(open, deadline) {
-        Ok(handles) => handles.map_err(trouble),
+/// Gets the newest osdmap, whose epoch all probes will carry. May block without limit while there is no quorum.
+fn latest(cluster: &Cluster, deadline: &Deadline) -> Result<(), String> {
+    let cluster = cluster.clone();
+    match lane::one(move || cluster.wait_for_latest_osdmap(), deadline) {
+        Ok(got) => got.map_err(trouble),
         Err(_) => Err("the monitors did not give the newest osdmap in time".to_owned()),
     }
 }
 
-fn unproved(pool: &PoolToProve) -> PoolProof {
-    PoolProof { pool: pool.clone(), pending: (0..pool.pg_num).collect(), trouble: None }
+/// The connection whose operations are not given up, as far as one call of the barrier has come with it.
+enum Patient {
+    NotAsked,
+    There(Cluster),
+    /// It cannot be had, or does not have the newest map: the next call tries again.
+    Missing,
 }
 
-struct Run<'a> {
-    proofs: &'a mut [PoolProof],
-    handles: Vec<Option<(IoCtx, Vec<String>)>>,
-    to_send: Vec<(usize, u32)>,
-    failed: Vec<(usize, u32)>,
+impl Patient {
+    fn go_on(self, cluster: &Cluster, deadline: &Deadline) -> Self {
+        match self {
+            Self::NotAsked => {}
+            Self::There(_) | Self::Missing => return self,
+        }
+        let deadline = deadline.at_most(CONNECT);
+        let cluster = cluster.clone();
+        match lane::one(move || cluster.patient(), &deadline) {
+            Ok(Ok(patient)) if latest(&patient, &deadline).is_ok() => Self::There(patient),
+            Ok(_) | Err(_) => Self::Missing,
+        }
+    }
+}
+
+/// Which connection a probe goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Own,
+    Patient,
+}
+
+/// Why PGs do not answer, where something else than silence is known.
+#[derive(Debug, Default)]
+struct Troubles {
+    all: Option<String>,
+    pools: BTreeMap<PoolId, String>,
+}
+
+/// What was asked and what was answered, over all calls on one connection.
+#[derive(Debug)]
+pub struct Probes {
+    cluster: Option<Cluster>,
+    /// An object name for each PG, found by trying; the same serve as long as `pg_num` stays.
+    names: BTreeMap<(PoolId, u32), Arc<Vec<String>>>,
+    pools: BTreeMap<(PoolId, u32), Asked>,
+    /// By tag: which PG, with which epoch, on which way, since when.
+    sent: BTreeMap<u64, Probe>,
+    next_tag: u64,
     under_way: usize,
+    /// Some were not sent because enough are under way.
+    left_out: bool,
     submit_to: Sender<Done<()>>,
     answers: Receiver<Done<()>>,
 }
 
-impl<'a> Run<'a> {
-    fn new(opened: Vec<Result<IoCtx, Errno>>, proofs: &'a mut [PoolProof], names: &mut ProbeNames) -> Self {
-        let (submit_to, answers) = channel();
-        let mut handles = Vec::new();
-        let mut to_send = Vec::new();
-        for (index, (io, proof)) in opened.into_iter().zip(proofs.iter_mut()).enumerate() {
-            let handle = io.and_then(|io| {
-                let names = names.of(&io, &proof.pool)?;
-                Ok((io, names))
-            });
-            match &handle {
-                Ok(_) => to_send.extend((0..proof.pool.pg_num).map(|pg| (index, pg))),
-                Err(errno) => proof.trouble = Some(trouble(*errno)),
-            }
-            handles.push(handle.ok());
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    pool: (PoolId, u32),
+    pg: u32,
+    epoch: u32,
+    way: Way,
+    since: Instant,
+}
+
+/// One pool with so many PGs.
+#[derive(Debug, Default)]
+struct Asked {
+    own: Option<IoCtx>,
+    patient: Option<IoCtx>,
+    pgs: Vec<Pg>,
+}
+
+/// What is known of one PG.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pg {
+    /// It answered to an operation with this epoch.
+    proved: u32,
+    /// The newest epoch that an operation under way carries, and how many are.
+    own: (u32, u8),
+    patient: (u32, u8),
+}
+
+impl Pg {
+    fn on(&mut self, way: Way) -> &mut (u32, u8) {
+        match way {
+            Way::Own => &mut self.own,
+            Way::Patient => &mut self.patient,
         }
-        to_send.reverse();
-        Self { proofs, handles, to_send, failed: Vec::new(), under_way: 0, submit_to, answers }
+    }
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        let (submit_to, answers) = channel();
+        Self {
+            cluster: None,
+            names: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            next_tag: 0,
+            under_way: 0,
+            left_out: false,
+            submit_to,
+            answers,
+        }
+    }
+}
+
+impl Probes {
+    /// Another connection may be to another cluster: nothing that was answered counts there.
+    fn belong_to(&mut self, cluster: &Cluster) {
+        if !self.cluster.as_ref().is_some_and(|known| known.is(cluster)) {
+            *self = Self { cluster: Some(cluster.clone()), ..Self::default() };
+        }
     }
 
-    /// Pools that could not be opened stay pending, but nothing is to be waited for.
-    fn has_pending(&self) -> bool {
-        self.under_way + self.to_send.len() + self.failed.len() > 0
+    /// Answers that came since the last call.
+    fn note_answers(&mut self) {
+        let mut none = Troubles::default();
+        while let Ok(done) = self.answers.try_recv() {
+            self.take(&done, 0, &[], &mut none);
+        }
     }
 
-    fn submit(&mut self) {
-        while self.under_way < WINDOW {
-            let Some((index, pg)) = self.to_send.pop() else {
-                return;
-            };
-            let Some((io, names)) = &self.handles[index] else {
+    fn pending(&self, pool: &PoolToProve, epoch: u32) -> BTreeSet<u32> {
+        let asked = self.pools.get(&(pool.id, pool.pg_num));
+        // An epoch of 0 would be proved by nothing.
+        let proved = |pg: u32| {
+            let known = asked.and_then(|asked| asked.pgs.get(usize::try_from(pg).ok()?));
+            known.is_some_and(|known| known.proved >= epoch.max(1))
+        };
+        (0..pool.pg_num).filter(|pg| !proved(*pg)).collect()
+    }
+
+    /// Is a probe under way that was sent long ago, by this call or one before?
+    fn is_slow(&self) -> bool {
+        let now = clock::monotonic();
+        self.sent.values().any(|probe| now.duration_since(probe.since) > PATIENCE)
+    }
+
+    /// Sends a probe to each PG that is pending and has none under way that would prove it.
+    fn ask(
+        &mut self,
+        cluster: &Cluster,
+        pools: &[PoolToProve],
+        epoch: u32,
+        way: Way,
+        troubles: &mut Troubles,
+    ) {
+        self.left_out = false;
+        // Of a pool that was split or merged the old number tells nothing any more.
+        let stale = |key: &(PoolId, u32)| pools.iter().any(|pool| pool.id == key.0 && pool.pg_num != key.1);
+        self.pools.retain(|key, _| !stale(key));
+        self.names.retain(|key, _| !stale(key));
+        for pool in pools {
+            let pending = self.pending(pool, epoch);
+            if pending.is_empty() {
+                continue;
+            }
+            if let Err(errno) = self.ask_pool(cluster, pool, &pending, epoch, way)
+                && way == Way::Own
+            {
+                troubles.pools.insert(pool.id, trouble(errno));
+            }
+        }
+    }
+
+    fn ask_pool(
+        &mut self,
+        cluster: &Cluster,
+        pool: &PoolToProve,
+        pending: &BTreeSet<u32>,
+        epoch: u32,
+        way: Way,
+    ) -> Result<(), Errno> {
+        let key = (pool.id, pool.pg_num);
+        let asked = self.pools.entry(key).or_default();
+        asked.pgs.resize(usize::try_from(pool.pg_num).unwrap_or(usize::MAX), Pg::default());
+        let io = match way {
+            Way::Own => &mut asked.own,
+            Way::Patient => &mut asked.patient,
+        };
+        let io = match io {
+            Some(io) => io,
+            None => io.insert(cluster.pool(pool.id)?),
+        };
+        let names = match self.names.get(&key) {
+            Some(names) => Arc::clone(names),
+            None => {
+                let found = Arc::new(find_names(pool.pg_num, |name| io.pg_of(name))?);
+                self.names.insert(key, Arc::clone(&found));
+                found
+            }
+        };
+        for pg in pending {
+            let Some((name, known)) =
+                usize::try_from(*pg).ok().and_then(|at| Some((names.get(at)?, asked.pgs.get_mut(at)?)))
+            else {
                 continue;
             };
-            let name = usize::try_from(pg).ok().and_then(|pg| names.get(pg));
-            let sent = name.map_or(Err(Errno::EINVAL), |name| io.stat(name, tag(index, pg), &self.submit_to));
-            match sent {
-                Ok(()) => self.under_way += 1,
-                Err(errno) => self.fail(index, pg, errno),
+            let (newest, count) = known.on(way);
+            if (*count > 0 && *newest >= epoch) || *count >= OF_ONE {
+                continue;
             }
+            if self.under_way >= WINDOW && way == Way::Own {
+                self.left_out = true;
+                break;
+            }
+            let tag = self.next_tag;
+            io.stat(name, tag, &self.submit_to)?;
+            (*newest, *count) = (epoch, *count + 1);
+            self.sent.insert(tag, Probe { pool: key, pg: *pg, epoch, way, since: clock::monotonic() });
+            self.next_tag += 1;
+            self.under_way += usize::from(way == Way::Own);
         }
+        Ok(())
     }
 
-    fn take(&mut self, done: &Done<()>) {
-        self.under_way -= 1;
-        let (index, pg) = untag(done.tag);
+    /// Does it prove, for the first time, what these pools are to be proved for?
+    fn take(&mut self, done: &Done<()>, epoch: u32, pools: &[PoolToProve], troubles: &mut Troubles) -> bool {
+        let Some(probe) = self.sent.remove(&done.tag) else { return false };
+        self.under_way -= usize::from(probe.way == Way::Own);
+        let known = self.pools.get_mut(&probe.pool);
+        // `None`: the pool was split since.
+        let Some(known) = known.and_then(|asked| asked.pgs.get_mut(usize::try_from(probe.pg).ok()?)) else {
+            return false;
+        };
+        known.on(probe.way).1 -= 1;
         match done.result {
             Ok(()) | Err(Errno::ENOENT) => {
-                self.proofs[index].pending.remove(&pg);
-                if self.proofs[index].pending.is_empty() {
-                    self.proofs[index].trouble = None;
-                }
+                let before = known.proved;
+                known.proved = before.max(probe.epoch.max(1));
+                let counts = before < epoch.max(1) && known.proved >= epoch.max(1);
+                counts && pools.iter().any(|pool| (pool.id, pool.pg_num) == probe.pool)
             }
-            Err(errno) => self.fail(index, pg, errno),
+            Err(errno) => {
+                troubles.pools.insert(probe.pool.0, trouble(errno));
+                false
+            }
         }
     }
 
-    fn fail(&mut self, index: usize, pg: u32, errno: Errno) {
-        self.proofs[index].trouble = Some(trouble(errno));
-        self.failed.push((index, pg));
-    }
-
-    fn requeue_failed(&mut self) {
-        self.to_send.append(&mut self.failed);
+    fn proofs(&self, pools: &[PoolToProve], epoch: u32, troubles: &Troubles) -> Vec<PoolProof> {
+        let exhausted = descriptors::exhausted();
+        let proof = |pool: &PoolToProve| {
+            let pending = self.pending(pool, epoch);
+            let why = || {
+                let known = troubles.all.as_ref().or_else(|| troubles.pools.get(&pool.id));
+                exhausted.clone().or_else(|| known.cloned())
+            };
+            let trouble = if pending.is_empty() { None } else { why() };
+            PoolProof { pool: pool.clone(), pending, trouble }
+        };
+        pools.iter().map(proof).collect()
     }
 }
 
@@ -171,28 +366,6 @@ fn trouble(errno: Errno) -> String {
         Meaning::Blocklisted => "this guardian is itself blocklisted".to_owned(),
         Meaning::Silence => "no answer".to_owned(),
         Meaning::Rejected | Meaning::Other => errno.to_string(),
-    }
-}
-
-fn tag(index: usize, pg: u32) -> u64 {
-    (u64::try_from(index).unwrap_or(u64::MAX) << u32::BITS) | u64::from(pg)
-}
-
-#[allow(clippy::cast_possible_truncation)] // Both halves were made by `tag` from values that fit.
-fn untag(tag: u64) -> (usize, u32) {
-    ((tag >> u32::BITS) as usize, tag as u32)
-}
-
-/// An object name for each PG of a pool, found by trying; the same names serve as long as `pg_num` stays.
-#[derive(Debug, Default)]
-pub struct ProbeNames(BTreeMap<(PoolId, u32), Vec<String>>);
-
-impl ProbeNames {
-    fn of(&mut self, io: &IoCtx, pool: &PoolToProve) -> Result<Vec<String>, Errno> {
-        match self.0.entry((pool.id, pool.pg_num)) {
-            Entry::Occupied(known) => Ok(known.get().clone()),
-            Entry::Vacant(new) => Ok(new.insert(find_names(pool.pg_num, |name| io.pg_of(name))?).clone()),
-        }
     }
 }
 
@@ -231,10 +404,5 @@ mod tests {
     #[test]
     fn gives_up_on_a_pg_that_no_name_reaches() {
         assert_eq!(find_names(8, |name| Ok(crc32fast::hash(name.as_bytes()) % 4)), Err(Errno::EAGAIN));
-    }
-
-    #[test]
-    fn tags_carry_pool_and_pg() {
-        assert_eq!(untag(tag(3, 0xffff_fffe)), (3, 0xffff_fffe));
     }
 }

@@ -1,15 +1,15 @@
 //! The connection to a Ceph cluster.
 
 use std::ffi::{CStr, CString, c_char, c_int};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 
+use super::diagnosis;
 use super::ioctx::{IoCtx, c_string, check};
 
 /// The client used if none is named; its caps are in `deploy/ceph`.
@@ -58,6 +58,68 @@ pub enum ConnectError {
         /// Where it was looked for.
         path: String,
     },
+    /// Bytes that librados' parser does not survive, or cannot read.
+    #[error(
+        "{path}, line {line}: {what}, which Ceph's parser does not take: remove it, or put the value in quotes"
+    )]
+    ConfText {
+        /// The file.
+        path: String,
+        /// The line.
+        line: usize,
+        /// What is there.
+        what: String,
+    },
+    /// No monitor is named anywhere.
+    #[error("the Ceph configuration names no monitors: set mon_host, or name the right file with --conf")]
+    NoMonitors,
+    /// Names that DNS does not know.
+    #[error(
+        "nobody knows the address of {names}, as mon_host names the monitors: correct it, or this host's DNS"
+    )]
+    UnknownMonitors {
+        /// The names.
+        names: String,
+    },
+    /// The file is there and cannot be read.
+    #[error("cannot read the keyring {path}: {why}")]
+    KeyringUnreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// Another client's keyring.
+    #[error(
+        "the keyring {path} has no key of {client}: add it with `ceph auth get {client} -o FILE`, or name another with --keyring"
+    )]
+    NoKey {
+        /// `client.guardian`.
+        client: String,
+        /// The file.
+        path: String,
+    },
+    /// Not what Ceph writes.
+    #[error("the key of {client} in {path} is damaged: write it anew with `ceph auth get {client} -o FILE`")]
+    BrokenKey {
+        /// `client.guardian`.
+        client: String,
+        /// The file.
+        path: String,
+    },
+    /// The library is older than the key.
+    #[error(
+        "the key of {client} in {path} is of the type {kind}, which this host's librados is too old for: install librados 19.2.6, \
+         20.2.4 or later, or give {client} a key of the type aes"
+    )]
+    NewerKey {
+        /// `client.guardian`.
+        client: String,
+        /// The file.
+        path: String,
+        /// The type.
+        kind: String,
+    },
     /// The mons answered, and said no.
     #[error(
         "the Ceph monitors refuse {client} ({errno}): compare its key and caps with `ceph auth get {client}`"
@@ -101,6 +163,8 @@ pub struct CommandError {
 /// The longest an operation waits for a PG. Whoever wants to wait longer asks again: operations to PGs that never
 /// answer would pile up otherwise.
 const OSD_SECONDS: u64 = 15;
+/// The same on a patient connection, where each PG has one or two operations under way.
+const PATIENT_SECONDS: u64 = 600;
 
 /// A connection; clones share it. The last one dropped ends it, which may block for moments: never inside a librados
 /// callback, where it would wait for itself ([`completion`](super::completion) says why that cannot happen).
@@ -110,6 +174,9 @@ pub struct Cluster(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     raw: ceph_sys::rados_t,
+    /// What it was made with, for another one.
+    options: Options,
+    patient: Mutex<Option<Cluster>>,
 }
 
 // SAFETY: librados' cluster handle belongs to no thread.
@@ -131,12 +198,44 @@ impl Cluster {
     /// # Errors
     /// See [`ConnectError`].
     pub fn connect(options: &Options) -> Result<Self, ConnectError> {
+        Self::connect_with(options, OSD_SECONDS)
+    }
+
+    /// Another connection of this guardian, whose operations wait ten minutes for their PG: made when it is first asked
+    /// for, and kept. Blocks as [`Cluster::connect`] does.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub fn patient(&self) -> Result<Self, ConnectError> {
+        let mut known = self.0.patient.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(patient) = &*known {
+            return Ok(patient.clone());
+        }
+        let patient = Self::connect_with(&self.0.options, PATIENT_SECONDS)?;
+        *known = Some(patient.clone());
+        Ok(patient)
+    }
+
+    /// The patient connection, if there is one: an address of this guardian as well.
+    pub fn patient_if_connected(&self) -> Option<Self> {
+        // One that is being made is none yet, and its maker may wait for monitors.
+        self.0.patient.try_lock().ok()?.clone()
+    }
+
+    /// Are both the same connection?
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn connect_with(options: &Options, osd_seconds: u64) -> Result<Self, ConnectError> {
         let client = format!("client.{}", options.id.as_deref().unwrap_or(DEFAULT_ID));
-        let inner = Inner::create(options.cluster.as_deref().unwrap_or("ceph"), &client)?;
+        let mut inner = Inner::create(options.cluster.as_deref().unwrap_or("ceph"), &client)?;
+        let name = options.cluster.as_deref().unwrap_or("ceph");
+        diagnosis::conf_is_readable(options.conf.as_deref(), name)?;
         inner.read_conf(options.conf.as_deref())?;
         let seconds = options.timeout.as_secs() + u64::from(options.timeout.subsec_nanos() > 0);
         let seconds = seconds.max(1);
-        inner.set_options(seconds)?;
+        inner.set_options(seconds, osd_seconds)?;
         if let Some(keyring) = &options.keyring {
             let path = keyring.display().to_string();
             if !keyring.is_file() {
@@ -147,8 +246,16 @@ impl Cluster {
 
         // SAFETY: the handle is not connected and nobody else has it.
         let rc = unsafe { ceph_sys::rados_connect(inner.raw) };
+        if rc < 0
+            && let Some(cause) = inner.cause(-rc, &client)
+        {
+            return Err(cause);
+        }
         match -rc {
-            0 => Ok(Self(Arc::new(inner))),
+            0 => {
+                inner.options = options.clone();
+                Ok(Self(Arc::new(inner)))
+            }
             libc::EACCES | libc::EPERM => Err(ConnectError::Refused { client, errno: Errno::from_raw(-rc) }),
             libc::ETIMEDOUT => Err(ConnectError::Unreachable { seconds, mons: inner.get("mon_host") }),
             libc::ENOENT => Err(ConnectError::KeyringNotFound { client, path: inner.get("keyring") }),
@@ -288,7 +395,7 @@ impl Inner {
         // SAFETY: `raw` can be written to and the strings are NUL-terminated.
         check(unsafe { ceph_sys::rados_create2(&raw mut raw, name.as_ptr(), user.as_ptr(), 0) })
             .map_err(bad)?;
-        Ok(Self { raw })
+        Ok(Self { raw, options: Options::default(), patient: Mutex::new(None) })
     }
 
     fn read_conf(&self, path: Option<&Path>) -> Result<(), ConnectError> {
@@ -308,8 +415,9 @@ impl Inner {
     }
 
     /// What the guardian needs whatever the file says.
-    fn set_options(&self, seconds: u64) -> Result<(), ConnectError> {
-        let osd_seconds = seconds.min(OSD_SECONDS).to_string();
+    fn set_options(&self, seconds: u64, osd_seconds: u64) -> Result<(), ConnectError> {
+        let osd_seconds =
+            if osd_seconds == OSD_SECONDS { seconds.min(OSD_SECONDS) } else { osd_seconds }.to_string();
         let seconds = seconds.to_string();
         for (option, value) in [
             // All three are unlimited or minutes by default, and a call that never returns holds a fence up.
@@ -320,6 +428,10 @@ impl Inner {
             ("objecter_inflight_ops", "65536"),
             // Several guardians and commands on a host would fight over one path, and nothing reads it.
             ("admin_socket", ""),
+            // What there is to say is said by the guardian; a file would be written to by several at once, as root.
+            ("log_file", ""),
+            ("log_to_file", "false"),
+            ("log_to_stderr", "false"),
         ] {
             self.set(option, value)?;
         }
@@ -343,18 +455,35 @@ impl Inner {
         check(unsafe { ceph_sys::rados_conf_set(self.raw, option.as_ptr(), value.as_ptr()) })
     }
 
+    /// What is known to be wrong where librados answered with this errno.
+    fn cause(&self, errno: c_int, client: &str) -> Option<ConnectError> {
+        let value = |option| self.value(option).unwrap_or_default();
+        // Only these have more causes than one; a keyring without the client's key is told as silence.
+        if ![libc::ENOENT, libc::EINVAL, libc::EIO, libc::ETIMEDOUT, libc::EACCES, libc::EPERM, libc::EISDIR]
+            .contains(&errno)
+        {
+            return None;
+        }
+        let keyring = (value("key").is_empty() && value("keyfile").is_empty()).then(|| value("keyring"));
+        // The names of a cluster that answered are right.
+        let answered = [libc::EACCES, libc::EPERM].contains(&errno);
+        let mons = if answered { "127.0.0.1".to_owned() } else { value("mon_host") };
+        let cephx = !value("auth_client_required").eq_ignore_ascii_case("none");
+        diagnosis::cause(client, &mons, keyring.as_deref().filter(|_| cephx))
+    }
+
     /// An option's value for a message; says so if there is none.
     fn get(&self, option: &str) -> String {
+        let value = self.value(option).filter(|value| !value.is_empty());
+        value.unwrap_or_else(|| format!("({option} is not set)"))
+    }
+
+    fn value(&self, option: &str) -> Option<String> {
         let mut text = [0; 1024];
-        let known = c_string(option).and_then(|name| {
-            // SAFETY: the handle lives, the name is NUL-terminated, there is room for `text.len()` bytes.
-            check(unsafe { ceph_sys::rados_conf_get(self.raw, name.as_ptr(), text.as_mut_ptr(), text.len()) })
-        });
-        let mut value = from_nul_terminated(&text);
-        if known.is_err() || value.is_empty() {
-            let _ = write!(value, "({option} is not set)");
-        }
-        value
+        let name = c_string(option).ok()?;
+        // SAFETY: the handle lives, the name is NUL-terminated, there is room for `text.len()` bytes.
+        let rc = unsafe { ceph_sys::rados_conf_get(self.raw, name.as_ptr(), text.as_mut_ptr(), text.len()) };
+        check(rc).ok().map(|()| from_nul_terminated(&text))
     }
 }
 

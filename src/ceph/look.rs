@@ -100,6 +100,14 @@ fn note(image: &ImageUse, found: &mut FoundClients) {
 /// # Errors
 /// They are not known or not understood; without them nothing may be fenced (INV-6).
 pub fn own(cluster: &Cluster) -> Result<Vec<EntityAddr>, ReadError> {
+    let mut own = addresses(cluster)?;
+    if let Some(patient) = cluster.patient_if_connected() {
+        own.extend(addresses(&patient)?);
+    }
+    Ok(own)
+}
+
+fn addresses(cluster: &Cluster) -> Result<Vec<EntityAddr>, ReadError> {
     let failed = |error: &dyn std::fmt::Display| ReadError::unreadable("rados_getaddrs", error);
     let text = cluster.addresses().map_err(|errno| failed(&errno))?;
     let one: Result<EntityAddr, _> = text.parse();

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::deadline::Deadline;
 use crate::domain::addr::EntityAddr;
 use crate::domain::blocklist::Blocklist;
-use crate::domain::map::{OsdMap, Pool, PoolId};
+use crate::domain::map::{MAPS_AT_ONCE, OsdMap, Pool, PoolId};
 
 /// An osdmap and where its OSDs are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,30 +41,74 @@ pub fn dump(cluster: &Cluster) -> Result<Dump, ReadError> {
     parse(&read(cluster, &serde_json::json!({"prefix": "osd dump", "format": "json"}))?)
 }
 
-/// Reads every map after this epoch that the monitors still have, oldest first; with 0, or where there is none after
-/// it, the newest alone. The newest is always the last.
+/// Reads the maps after this epoch, oldest first, at most [`MAPS_AT_ONCE`] of them, so that a cluster that made thousands
+/// meanwhile is caught up with in bounded memory: fewer means that the newest is among them, or that the time was over.
+/// With 0, or where there is none after it, the newest alone.
 ///
 /// # Errors
-/// See [`ReadError`]. A map that the monitors trimmed is left out; one that was not answered is an error.
+/// See [`ReadError`]. Maps that the monitors trimmed are left out: the first map that they have follows. One that was not
+/// answered ends the list; it is an error where nothing else was read.
 pub fn since(cluster: &Cluster, after: u32, deadline: &Deadline) -> Result<Vec<OsdMap>, ReadError> {
     let newest = dump(cluster)?.map;
-    let between = if after == 0 { 0..0 } else { after.saturating_add(1)..newest.epoch };
-    let calls = between.clone().map(|epoch| {
+    since_by(newest, after, deadline, {
         let cluster = cluster.clone();
-        move || at(&cluster, epoch)
+        move |epoch| at(&cluster, epoch)
+    })
+}
+
+fn since_by<F>(newest: OsdMap, after: u32, deadline: &Deadline, at: F) -> Result<Vec<OsdMap>, ReadError>
+where
+    F: Fn(u32) -> Result<Option<OsdMap>, ReadError> + Clone + Send + 'static,
+{
+    let silent = || ReadError::NoAnswer { command: "osd dump".to_owned() };
+    let mut first = after.saturating_add(1);
+    if after == 0 || first >= newest.epoch {
+        return Ok(vec![newest]);
+    }
+    let one = |epoch: u32| {
+        let at = at.clone();
+        lane::one(move || at(epoch), deadline).map_err(|_| silent())?
+    };
+    // What is trimmed is trimmed from the oldest on.
+    if one(first)?.is_none() {
+        let mut kept = newest.epoch;
+        while kept - first > 1 {
+            let middle = first + (kept - first) / 2;
+            if one(middle)?.is_none() { first = middle } else { kept = middle }
+        }
+        first = kept;
+    }
+    let last = newest.epoch.min(first.saturating_add(u32::try_from(MAPS_AT_ONCE).unwrap_or(u32::MAX)));
+    let between = first..last;
+    let calls = between.clone().map(|epoch| {
+        let at = at.clone();
+        move || at(epoch)
     });
     let answers = lane::each(calls.collect(), ABREAST);
-    let mut maps: Vec<Option<OsdMap>> = Vec::new();
+    let mut maps: Vec<Option<Result<Option<OsdMap>, ReadError>>> = Vec::new();
     maps.resize_with(between.len(), || None);
     let mut answered = 0;
     while answered < between.len() {
         match deadline.receive(&answers) {
-            Ok(Some((index, map))) => maps[index] = map?,
-            Ok(None) | Err(_) => return Err(ReadError::NoAnswer { command: "osd dump".to_owned() }),
+            Ok(Some((index, map))) => maps[index] = Some(map),
+            Ok(None) | Err(_) => break,
         }
         answered += 1;
     }
-    Ok(maps.into_iter().flatten().chain([newest]).collect())
+    let mut read = Vec::new();
+    for map in maps {
+        match map {
+            Some(Ok(map)) => read.extend(map),
+            // What comes after it would hide that it was not read.
+            Some(Err(_)) | None if !read.is_empty() => return Ok(read),
+            Some(Err(error)) => return Err(error),
+            None => return Err(silent()),
+        }
+    }
+    if read.len() < MAPS_AT_ONCE {
+        read.push(newest);
+    }
+    Ok(read)
 }
 
 /// The map of an epoch; `None` if it was trimmed, which the monitors tell with ENOENT (`OSDMonitor.cc`).
@@ -292,6 +336,8 @@ impl AddrVec {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -422,5 +468,48 @@ mod tests {
         for text in ["", ".", "1.", ".5", "-5.0", "5", "1e3.0", "99999999999.0", "5.1234567"] {
             assert_eq!(time(text), None, "{text}");
         }
+    }
+
+    /// Asks for what is after this epoch, of a cluster whose newest is `newest` and that has trimmed all before `kept`.
+    fn missed(after: u32, kept: u32, newest: u32, silent: Option<u32>) -> Result<Vec<u32>, ReadError> {
+        let map = |epoch| OsdMap { epoch, ..read(&captured()).map };
+        let at = move |epoch| match silent {
+            Some(silent) if silent == epoch => Err(ReadError::NoAnswer { command: "osd dump".to_owned() }),
+            _ => Ok((epoch >= kept).then(|| map(epoch))),
+        };
+        let deadline = Deadline::after(std::time::Duration::from_secs(30), Arc::default());
+        Ok(since_by(map(newest), after, &deadline, at)?.iter().map(|map| map.epoch).collect())
+    }
+
+    /// INV-3: nothing that the monitors still have is skipped, however much was missed, and it comes in parts.
+    #[test]
+    fn inv3_missed_maps_come_in_parts_without_a_gap() {
+        let (mut after, newest) = (7, 7 + 10 * u32::try_from(MAPS_AT_ONCE).unwrap() + 3);
+        let mut seen = Vec::new();
+        while after < newest {
+            let part = missed(after, 1, newest, None).unwrap();
+            assert!(!part.is_empty() && part.len() <= MAPS_AT_ONCE, "{part:?}");
+            after = *part.last().unwrap();
+            seen.extend(part);
+        }
+        assert_eq!(seen, (8..=newest).collect::<Vec<_>>());
+        assert_eq!(missed(newest, 1, newest, None).unwrap(), [newest]);
+        assert_eq!(missed(0, 1, newest, None).unwrap(), [newest]);
+        assert_eq!(missed(newest - 1, 1, newest, None).unwrap(), [newest]);
+    }
+
+    #[test]
+    fn what_was_trimmed_is_left_out_and_the_first_that_is_there_follows() {
+        for kept in [8, 9, 10, 500, 9_990, 10_000] {
+            let part = missed(7, kept, 10_000, None).unwrap();
+            assert_eq!(part[0], kept, "{part:?}");
+            assert!(part.windows(2).all(|two| two[1] == two[0] + 1), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_read_before_a_silence_counts_and_nothing_after_it() {
+        assert_eq!(missed(7, 1, 100, Some(12)).unwrap(), [8, 9, 10, 11]);
+        assert!(missed(7, 1, 100, Some(8)).is_err());
     }
 }

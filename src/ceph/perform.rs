@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::barrier::{ProbeNames, barrier};
+use super::barrier::{Probes, barrier};
 use super::blocklist::{self, Change, change};
 use super::cluster::Cluster;
 use super::command::ReadError;
@@ -41,8 +41,8 @@ pub enum Step {
     Remove(Vec<Entry>),
     /// Read the osdmap.
     ReadMap,
-    /// Ask every PG of these pools.
-    Barrier(Vec<PoolToProve>),
+    /// Ask every PG of these pools, with an osdmap of this epoch or a later one.
+    Barrier(Vec<PoolToProve>, u32),
     /// Ask every monitor and every image for its clients.
     ReadClients,
 }
@@ -86,7 +86,7 @@ impl From<fence::Effect> for Step {
             fence::Effect::Add(entries) => Self::Add(entries),
             fence::Effect::Remove(entries) => Self::Remove(entries),
             fence::Effect::ReadMap => Self::ReadMap,
-            fence::Effect::Barrier { pools } => Self::Barrier(pools),
+            fence::Effect::Barrier { pools, epoch } => Self::Barrier(pools, epoch),
         }
     }
 }
@@ -107,7 +107,7 @@ impl Storage {
     pub fn perform(
         &self,
         step: Step,
-        names: &mut ProbeNames,
+        names: &mut Probes,
         deadline: &Deadline,
         progress: &mut dyn FnMut(&[PoolProof]),
     ) -> Outcome {
@@ -129,8 +129,8 @@ impl Storage {
                 Outcome::Removed(change(&self.cluster, &entries, Change::Remove, deadline))
             }
             Step::ReadMap => Outcome::Map(self.read(deadline, |cluster| Ok(osdmap::dump(cluster)?.map))),
-            Step::Barrier(pools) => {
-                Outcome::Proved(barrier(&self.cluster, &pools, names, deadline, progress))
+            Step::Barrier(pools, epoch) => {
+                Outcome::Proved(barrier(&self.cluster, &pools, epoch, names, deadline, progress))
             }
             Step::ReadClients => Outcome::Clients(self.clients(deadline)),
         }

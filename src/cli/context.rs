@@ -1,6 +1,5 @@
 //! What every verb has: the configuration, a connection, and so much time.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::error::Fault;
+use super::out;
 use super::{Common, Format};
 use crate::ceph::cluster::{Cluster, Options};
 use crate::ceph::command::ReadError;
@@ -93,7 +93,7 @@ pub(super) fn print<T: Serialize>(
         Format::Table => text(answer).trim_end().to_owned(),
     };
     printed.push('\n');
-    match std::io::stdout().write_all(printed.as_bytes()) {
+    match out::answer().write_all(printed.as_bytes()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error.into()),

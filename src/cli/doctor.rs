@@ -1,5 +1,6 @@
 //! `doctor`: what would stop a fence from working here. Changes nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,12 +10,14 @@ use super::Exit;
 use super::answer::table;
 use super::context::Context;
 use super::error::Fault;
-use crate::ceph::barrier::{ProbeNames, barrier};
+use crate::ceph::barrier::{Probes, barrier};
 use crate::ceph::cluster::Cluster;
 use crate::ceph::errno::{Meaning, meaning};
 use crate::ceph::look::CLIENTS_WITHIN;
 use crate::ceph::{daemons, osdmap, sessions, watchers};
 use crate::clock;
+use crate::descriptors;
+use crate::domain::addr::EntityAddr;
 use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::map::OsdMap;
 use crate::domain::plan::{Request, Target, plan};
@@ -48,8 +51,10 @@ fn check(name: impl Into<String>, verdict: Verdict, detail: impl Into<String>) -
 
 pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
     let mut checks = Vec::new();
-    let map = context.read(osdmap::dump)?.map;
+    let dump = context.read(osdmap::dump)?;
+    let map = dump.map;
     checks.push(check("osdmap", Verdict::Ok, format!("epoch {}", map.epoch)));
+    checks.push(files(&dump.osds));
     checks.extend(pools(context, &map));
     checks.extend(or_why("capabilities", capabilities(context)));
     checks.extend(or_why("cap `lock break_lock`", breakable(context, &map)));
@@ -72,6 +77,19 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
         rows.to_string()
     })?;
     Ok(if checks.iter().any(|check| check.verdict == Verdict::Fail) { Exit::Failed } else { Exit::Done })
+}
+
+/// Ceph takes a socket for each OSD.
+fn files(osds: &[(i64, EntityAddr)]) -> Check {
+    let osds = osds.iter().map(|(number, _)| number).collect::<BTreeSet<_>>().len();
+    let (limit, needed) = (descriptors::limit(), descriptors::needed(osds));
+    let compared = format!("{limit} allowed, {osds} OSDs need {needed}");
+    if limit >= needed {
+        return check("file descriptors", Verdict::Ok, compared);
+    }
+    let detail =
+        format!("{compared}: no fence could be sealed; raise LimitNOFILE of the service, or `ulimit -n`");
+    check("file descriptors", Verdict::Fail, detail)
 }
 
 /// A part that could not be checked is a finding, not the end of the report.
@@ -243,8 +261,8 @@ fn provable(context: &Context, map: &OsdMap) -> Vec<Check> {
     let guarded = context.config.policy.guarded.pools(map).into_iter();
     let pools: Vec<_> = guarded.map(|(id, pool)| PoolToProve::new(id, pool)).collect();
     let deadline = context.deadline.at_most(PROVE_WITHIN);
-    let names = &mut ProbeNames::default();
-    let proofs = barrier(&context.cluster, &pools, names, &deadline, &mut |_| {});
+    let names = &mut Probes::default();
+    let proofs = barrier(&context.cluster, &pools, map.epoch, names, &deadline, &mut |_| {});
     let proof = |proof: &PoolProof| {
         let (verdict, why) = match &proof.trouble {
             _ if proof.is_complete() => (Verdict::Ok, String::new()),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::error::Fault;
 use super::progress::Progress;
-use crate::ceph::barrier::ProbeNames;
+use crate::ceph::barrier::Probes;
 use crate::ceph::perform::{Outcome, Step, Storage, Unread};
 use crate::clock;
 use crate::deadline::Deadline;
@@ -159,7 +159,7 @@ pub(super) fn troubles<'p>(proofs: impl IntoIterator<Item = &'p PoolProof>) -> S
 struct Drive<'c> {
     context: &'c Context,
     storage: Storage,
-    names: ProbeNames,
+    names: Probes,
     /// The command's, except between the removal of a short client entry and the moment it stands again.
     deadline: Deadline,
     progress: Progress,
@@ -179,7 +179,7 @@ impl<'c> Drive<'c> {
         Self {
             context,
             storage,
-            names: ProbeNames::default(),
+            names: Probes::default(),
             deadline: context.deadline.clone(),
             progress: Progress::new(),
             read_last: false,
@@ -201,7 +201,7 @@ impl<'c> Drive<'c> {
                     self.pause()?;
                 }
             }
-            Step::Barrier(_) => within = self.deadline.at_most(ROUND),
+            Step::Barrier(..) => within = self.deadline.at_most(ROUND),
             Step::Add(_) | Step::Remove(_) | Step::ReadClients => {}
         }
         let removed_client = matches!(&step, Step::Remove(entries) if entries.iter().any(|e| !e.is_host()));

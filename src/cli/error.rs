@@ -109,9 +109,15 @@ impl Fault {
             Self::Connect(error) => match error {
                 ConnectError::ConfNotFound { .. }
                 | ConnectError::BadConf { .. }
-                | ConnectError::KeyringNotFound { .. } => Exit::Usage,
+                | ConnectError::ConfText { .. }
+                | ConnectError::NoMonitors
+                | ConnectError::KeyringNotFound { .. }
+                | ConnectError::KeyringUnreadable { .. }
+                | ConnectError::NoKey { .. }
+                | ConnectError::BrokenKey { .. }
+                | ConnectError::NewerKey { .. } => Exit::Usage,
                 ConnectError::Refused { .. } | ConnectError::Other { .. } => Exit::Failed,
-                ConnectError::Unreachable { .. } => Exit::CannotTell,
+                ConnectError::Unreachable { .. } | ConnectError::UnknownMonitors { .. } => Exit::CannotTell,
             },
             Self::NoLedger(error) => match error {
                 OpenError::NoPool { .. } | OpenError::ErasureCoded { .. } | OpenError::OneCopy { .. } => {

@@ -138,7 +138,9 @@ async fn publish(client: &Client) -> Result<(), Fault> {
     let pools: Vec<api::Pool> = client.get("/1.0/storage-pools?recursion=1").await?;
     let pools: BTreeMap<String, StoragePool> = pools
         .into_iter()
-        .map(|pool| (pool.name, StoragePool { driver: pool.driver, osd_pool: None, cluster: None }))
+        .map(|pool| {
+            (pool.name, StoragePool { driver: pool.driver, osd_pool: None, data_pool: None, cluster: None })
+        })
         .collect();
     let local = local_pools(&pools);
     // No guardian is asked here what it recorded; it overwrites what it does not know.

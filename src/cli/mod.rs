@@ -10,6 +10,7 @@ mod fence;
 mod gate;
 mod incus;
 mod ledger;
+mod out;
 mod passed;
 mod plan;
 mod progress;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use crate::descriptors;
 use crate::domain::addr::{Entry, parse_target};
 use crate::domain::permits::{Over, Permits};
 use crate::domain::plan::{Request, Target};
@@ -338,7 +340,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    match run(&cli) {
+    descriptors::raise();
+    match out::keep().map_err(Fault::from).and_then(|()| run(&cli)) {
         Ok(exit) => exit.into(),
         Err(fault) => {
             eprintln!("rbd-guardian: {fault}");

@@ -1,13 +1,14 @@
 //! `replay`: does this version decide as the one that made a recording?
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
 use super::error::Fault;
+use super::out;
 use super::{Common, Exit, Format};
 use crate::domain::guardian::replay::{Difference, Replayed, replay};
 
@@ -20,7 +21,7 @@ pub(super) struct ReplayArgs {
 pub(super) fn run(common: &Common, args: &ReplayArgs) -> Result<Exit, Fault> {
     let unread = |why: io::Error| Fault::NoRecording { file: args.file.clone(), why };
     let replayed = replay(File::open(&args.file).map_err(unread)?);
-    let mut out = io::stdout().lock();
+    let mut out = out::answer();
     match common.format() {
         Format::Json => writeln!(out, "{:#}", answer(&replayed))?,
         Format::Table => writeln!(out, "{}", text(&args.file, &replayed))?,

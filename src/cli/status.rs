@@ -13,7 +13,7 @@ use super::error::Fault;
 use super::progress::Progress;
 use super::served::{Opening, daemon_status, say};
 use super::{Common, Exit, StatusArgs, drive};
-use crate::ceph::barrier::{ProbeNames, barrier};
+use crate::ceph::barrier::{Probes, barrier};
 use crate::ceph::osdmap;
 use crate::clock;
 use crate::domain::addr::Entry;
@@ -164,7 +164,7 @@ fn served_text(status: &Value) -> String {
 }
 
 fn alone(mut context: Context, mut standby: Option<Value>, args: &StatusArgs) -> Result<Exit, Fault> {
-    let mut names = ProbeNames::default();
+    let mut names = Probes::default();
     if let Some(standby) = &standby {
         let trouble = standby["trouble"].as_str().unwrap_or("it is not clear yet who leads");
         say(&format!("the guardian of this host does not lead: {trouble}"));
@@ -188,12 +188,7 @@ fn alone(mut context: Context, mut standby: Option<Value>, args: &StatusArgs) ->
     }
 }
 
-fn show(
-    context: &Context,
-    names: &mut ProbeNames,
-    standby: Option<Value>,
-    before: &str,
-) -> Result<bool, Fault> {
+fn show(context: &Context, names: &mut Probes, standby: Option<Value>, before: &str) -> Result<bool, Fault> {
     let (map, proofs) = prove(context, names)?;
     let now = map.clock(clock::wall());
     let proved = !proofs.is_empty() && proofs.iter().all(PoolProof::is_complete);
@@ -216,7 +211,7 @@ fn show(
 
 /// A map, and what PGs prove of it; no proofs if no member is fenced. The map is read again afterwards: what was
 /// proved holds only if it shows the same entries and pools.
-fn prove(context: &Context, names: &mut ProbeNames) -> Result<(OsdMap, Vec<PoolProof>), Fault> {
+fn prove(context: &Context, names: &mut Probes) -> Result<(OsdMap, Vec<PoolProof>), Fault> {
     let members = &context.config.members.0;
     let fenced = |map: &OsdMap| {
         let mut ips = members.iter().flat_map(|member| &member.addresses);
@@ -232,7 +227,7 @@ fn prove(context: &Context, names: &mut ProbeNames) -> Result<(OsdMap, Vec<PoolP
         let pools: Vec<_> = guarded.into_iter().map(|(id, pool)| PoolToProve::new(id, pool)).collect();
         let within = context.deadline.at_most(PROVE_WITHIN);
         let say = &mut |proofs: &[PoolProof]| progress.say(|| drive::unproved(proofs));
-        let proofs = barrier(&context.cluster, &pools, names, &within, say);
+        let proofs = barrier(&context.cluster, &pools, map.epoch, names, &within, say);
         let after = context.read(osdmap::dump)?.map;
         if after.blocklist == map.blocklist && after.pools == map.pools {
             return Ok((after, proofs));

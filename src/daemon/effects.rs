@@ -11,7 +11,7 @@ use hyper::Uri;
 use super::halt::Halt;
 use super::tenure::Tenure;
 use super::{log, platform};
-use crate::ceph::barrier::ProbeNames;
+use crate::ceph::barrier::Probes;
 use crate::ceph::blocklist::{Change, change};
 use crate::ceph::locks::LockOwner;
 use crate::ceph::perform::{Outcome, Step, Storage};
@@ -53,7 +53,7 @@ pub(super) struct Hands {
     pub(super) tenure: Tenure,
     /// None is configured, or its files cannot be used.
     pub(super) incus: Option<Client>,
-    names: Arc<Mutex<ProbeNames>>,
+    names: Arc<Mutex<Probes>>,
     proved: Arc<Mutex<platform::Proved>>,
     /// Fences whose last step read the map: two in a row are paced.
     read_last: BTreeSet<String>,
@@ -214,9 +214,9 @@ impl Hands {
             self.read_last.remove(&fence);
         }
         let names = Arc::clone(&self.names);
-        let time = if matches!(step, Step::Barrier(_)) { ROUND } else { STEP };
+        let time = if matches!(step, Step::Barrier(..)) { ROUND } else { STEP };
         let performed = self.on_lane(failed, time, move |storage, deadline| {
-            // Another fence's barrier may be at work with them: then names are found anew, which takes milliseconds.
+            // One barrier is on its way at a time. Where one was given up, what it knew is asked anew.
             let mut known = std::mem::take(&mut *names.lock().unwrap_or_else(PoisonError::into_inner));
             let outcome = halt.around(|| storage.perform(step, &mut known, deadline, &mut |_| {}));
             *names.lock().unwrap_or_else(PoisonError::into_inner) = known;
@@ -398,7 +398,7 @@ pub(super) fn failed(effect: Effect, why: &str) -> Input {
             F::Add(entries) => Input::Added(fence, unknown(entries)),
             F::Remove(entries) => Input::Removed(fence, unknown(entries)),
             F::ReadMap => Input::Map(fence, None),
-            F::Barrier { pools } => Input::Proved(fence, silent(pools)),
+            F::Barrier { pools, .. } => Input::Proved(fence, silent(pools)),
         },
         Effect::Release(fence, effect) => match effect {
             R::ReadMap => Input::Map(fence, None),

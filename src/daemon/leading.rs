@@ -106,6 +106,10 @@ impl Leading {
     /// Begins what the core wants done, and tells what it has to tell.
     pub(super) fn flush(&mut self) -> Vec<(Effect, Performing)> {
         let mut begun = Vec::new();
+        // What the platform names is swept as well.
+        if self.hands.storage.guarded != *self.guardian.guarded() {
+            self.hands.storage.guarded.clone_from(self.guardian.guarded());
+        }
         while let Some(effect) = self.guardian.next_effect() {
             begun.push((effect.clone(), self.hands.perform(effect, self.guardian.view())));
         }

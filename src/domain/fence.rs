@@ -32,10 +32,15 @@ pub enum Effect {
     Remove(Vec<Entry>),
     /// Read an osdmap that is at least as new as everything answered so far.
     ReadMap,
-    /// Ask every PG of these pools with an operation that carries the newest epoch.
+    /// Ask every PG of these pools with an operation that carries this epoch or a later one. What a PG answered to such an
+    /// operation counts whenever it was asked: its map only moves forward.
     Barrier {
         /// The pools.
         pools: Vec<PoolToProve>,
+        /// The epoch in which the entries were read back, held without interruption since. 0 in older recordings, whose
+        /// shell asked with the newest.
+        #[serde(default)]
+        epoch: u32,
     },
 }
 
@@ -216,13 +221,11 @@ impl Fence {
             self.failure = Some(Failure::Uncovered { entry });
             return None;
         }
-        if self.committed.is_none() {
-            return Some(Effect::ReadMap);
-        }
+        let Some(epoch) = self.committed else { return Some(Effect::ReadMap) };
         let pools = self.unproved(map);
         if !pools.is_empty() {
             self.asked = self.committed;
-            return Some(Effect::Barrier { pools });
+            return Some(Effect::Barrier { pools, epoch });
         }
         if !self.verified {
             return Some(Effect::ReadMap);

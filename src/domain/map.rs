@@ -1,6 +1,6 @@
 //! What the guardian needs of an osdmap.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,13 @@ pub struct Pool {
 pub struct Guarded {
     /// Pools the operator vouches for: no member writes there.
     pub except: Vec<String>,
+    /// Pools that the platform keeps images or their data in, whatever their tags say. Guardians of before went by tags alone.
+    #[serde(default)]
+    pub named: BTreeSet<String>,
 }
+
+/// Missed maps are read and examined in parts of at most so many: each holds the whole blocklist.
+pub const MAPS_AT_ONCE: usize = 32;
 
 /// A map this old says nothing of the monitors' clock but that it is later. The configuration lets a new entry stand at
 /// least a day longer than is required of it.
@@ -75,7 +81,8 @@ impl OsdMap {
 impl Guarded {
     /// The guarded pools of a map.
     pub fn pools<'m>(&self, map: &'m OsdMap) -> BTreeMap<PoolId, &'m Pool> {
-        let guarded = |pool: &Pool| pool.may_hold_images() && !self.except.contains(&pool.name);
+        let holds = |pool: &Pool| pool.may_hold_images() || self.named.contains(&pool.name);
+        let guarded = |pool: &Pool| holds(pool) && !self.except.contains(&pool.name);
         map.pools.iter().filter(|(_, pool)| guarded(pool)).map(|(id, pool)| (*id, pool)).collect()
     }
 }

@@ -16,6 +16,10 @@ pub struct StoragePool {
     pub driver: String,
     /// `ceph.osd.pool_name`, for the driver `ceph`.
     pub osd_pool: Option<String>,
+    /// `ceph.osd.data_pool_name`, for the driver `ceph`: where the data of its images is, if not beside their headers. Older
+    /// recordings did not look at it.
+    #[serde(default)]
+    pub data_pool: Option<String>,
     /// `ceph.cluster_name`, for the driver `ceph`.
     pub cluster: Option<String>,
 }
@@ -255,6 +259,7 @@ mod tests {
         let pool = |driver: &str, osd: Option<&str>| StoragePool {
             driver: driver.to_owned(),
             osd_pool: osd.map(str::to_owned),
+            data_pool: None,
             cluster: None,
         };
         let pools =

@@ -201,8 +201,9 @@ async fn stored(
     });
     let pools = pools.into_iter().map(|pool| {
         let of = |key: &str| pool.config.get(key).filter(|_| pool.driver == "ceph").cloned();
-        let (osd_pool, cluster) = (of("ceph.osd.pool_name"), of("ceph.cluster_name"));
-        (pool.name, StoragePool { driver: pool.driver, osd_pool, cluster })
+        let (data_pool, cluster) = (of("ceph.osd.data_pool_name"), of("ceph.cluster_name"));
+        let osd_pool = of("ceph.osd.pool_name").or_else(|| of("source"));
+        (pool.name, StoragePool { driver: pool.driver, osd_pool, data_pool, cluster })
     });
     (Ok(pools.collect()), volumes)
 }

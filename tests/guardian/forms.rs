@@ -187,7 +187,7 @@ fn effects() -> Vec<Effect> {
         fence::Effect::Add(entries()),
         fence::Effect::Remove(entries()),
         fence::Effect::ReadMap,
-        fence::Effect::Barrier { pools },
+        fence::Effect::Barrier { pools, epoch: 7 },
     ];
     let releases = [
         release::Effect::ReadMap,

@@ -13,6 +13,7 @@ mod model;
 mod pools;
 mod reach;
 mod recording;
+mod storage;
 mod takeover;
 mod world;
 

@@ -16,7 +16,7 @@ use rbd_guardian::domain::guardian::recorder::{LIMIT, Recorder};
 use rbd_guardian::domain::guardian::replay::replay;
 use rbd_guardian::domain::guardian::report::{Outcome, Report};
 use rbd_guardian::domain::guardian::settings::Settings;
-use rbd_guardian::domain::map::{OsdMap, Pool};
+use rbd_guardian::domain::map::{MAPS_AT_ONCE, OsdMap, Pool};
 use rbd_guardian::domain::member::Members;
 use rbd_guardian::domain::policy::Policy;
 use rbd_guardian::domain::record::{FenceState, Records, Removal};
@@ -176,7 +176,12 @@ impl Model {
     }
 
     fn platform(&mut self, members: u8) {
-        let remote = StoragePool { driver: "ceph".into(), osd_pool: Some("incus".into()), cluster: None };
+        let remote = StoragePool {
+            driver: "ceph".into(),
+            osd_pool: Some("incus".into()),
+            data_pool: None,
+            cluster: None,
+        };
         let mut gate = GateView::default();
         let (mut instances, mut volumes) = (BTreeMap::new(), Vec::new());
         for n in 1..=members {
@@ -496,7 +501,8 @@ impl Model {
             Effect::Ping(name) => Input::Pinged(name, Ok(false)),
             Effect::Look => Input::Looked(Ok(self.look())),
             Effect::ReadMaps { after } => {
-                let maps = self.maps.iter().filter(|map| map.epoch > after).cloned().collect::<Vec<_>>();
+                let maps = self.maps.iter().filter(|map| map.epoch > after).take(MAPS_AT_ONCE);
+                let maps = maps.cloned().collect::<Vec<_>>();
                 let newest = || vec![self.map().clone()];
                 Input::Maps(Ok(if after == 0 || maps.is_empty() { newest() } else { maps }))
             }
@@ -520,7 +526,8 @@ impl Model {
                 }
                 fence::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
                 fence::Effect::ReadMap => Input::Map(id, Some(self.map().clone())),
-                fence::Effect::Barrier { pools } => {
+                fence::Effect::Barrier { pools, epoch } => {
+                    assert!(epoch > 0 && epoch <= self.map().epoch, "asked with epoch {epoch}");
                     self.boot += STEP;
                     let silent = |pool: &PoolToProve| self.silent.range(..pool.pg_num).copied().collect();
                     let proof = |pool| PoolProof { pending: silent(&pool), pool, trouble: None };

@@ -12,7 +12,7 @@ use rbd_guardian::domain::policy::Policy;
 use crate::model::{Model, settings};
 use crate::{SECOND, fence};
 
-/// A second storage pool on this pool of the storage.
+/// A second pool of the storage, and a storage pool on it unless it is said to be for something else.
 fn second(model: &mut Model, applications: &[&str]) {
     let pool = Pool {
         name: "second".into(),
@@ -23,6 +23,13 @@ fn second(model: &mut Model, applications: &[&str]) {
         applications: applications.iter().map(|&app| app.to_owned()).collect(),
     };
     model.change(|map| map.pools.extend([(2, pool)]));
+    if !applications.contains(&"cephfs") {
+        name_it(model);
+    }
+}
+
+/// Incus gets a storage pool on it.
+fn name_it(model: &mut Model) {
     let pools = model.view.pools.as_mut().unwrap();
     let mut storage = pools["remote"].clone();
     storage.osd_pool = Some("second".into());
@@ -31,7 +38,10 @@ fn second(model: &mut Model, applications: &[&str]) {
 
 fn except(second: bool) -> Settings {
     let except = second.then(|| "second".to_owned()).into_iter().collect();
-    Settings { policy: Policy { guarded: Guarded { except }, ..Policy::default() }, ..settings() }
+    Settings {
+        policy: Policy { guarded: Guarded { except, ..Guarded::default() }, ..Policy::default() },
+        ..settings()
+    }
 }
 
 /// Open for n2, and `second` is not guarded.
@@ -54,7 +64,7 @@ fn covers(model: &Model) -> bool {
 fn is_proved_first(mut model: Model) {
     let asked = |model: &Model| {
         let asks = |effect: &&Effect| {
-            matches!(effect, Effect::Fence(_, fence::Effect::Barrier { pools })
+            matches!(effect, Effect::Fence(_, fence::Effect::Barrier { pools, .. })
                 if pools.iter().any(|pool| pool.name == "second"))
         };
         model.effects.iter().filter(asks).count()
@@ -86,7 +96,57 @@ fn inv1_a_pool_that_is_tagged_for_images_later_is_proved_before_the_gate_is_open
     let mut model = held(&["cephfs"]);
     model.silent = [12].into();
     model.change(|map| map.pools.get_mut(&2).unwrap().applications.push("rbd".into()));
+    name_it(&mut model);
     is_proved_first(model);
+}
+
+/// Incus keeps images there, whatever the tags of the pool say.
+#[test]
+fn inv1_a_pool_that_incus_names_later_is_proved_before_the_gate_is_open_for_it() {
+    let mut model = held(&["cephfs"]);
+    model.silent = [12].into();
+    name_it(&mut model);
+    is_proved_first(model);
+}
+
+/// The pool of the headers is proved from the beginning; the data lies in another one, tagged for something else.
+#[test]
+fn inv1_the_data_pool_of_a_storage_pool_is_proved_before_the_gate_is_open_for_it() {
+    let mut model = held(&["cephfs"]);
+    model.silent = [12].into();
+    let pools = model.view.pools.as_mut().unwrap();
+    let mut storage = pools["remote"].clone();
+    storage.data_pool = Some("second".into());
+    pools.insert("more".into(), storage);
+    is_proved_first(model);
+}
+
+/// A part that the operator excepts is not proved, so what lies in it is not covered, and that is an alarm.
+#[test]
+fn inv1_a_storage_pool_with_an_excepted_part_is_not_covered_and_an_alarm_says_so() {
+    let mut model = Model::new();
+    second(&mut model, &["cephfs"]);
+    model.view.pools.as_mut().unwrap().get_mut("remote").unwrap().data_pool = Some("second".into());
+    model.guardian.reconfigure(except(true));
+    model.run(10 * SECOND);
+    model.lose_until_open("n2");
+    assert!(
+        !model
+            .keys_of("n1")
+            .unwrap()
+            .get(POOLS)
+            .is_some_and(|pools| pools.split(',').any(|pool| pool == "remote"))
+    );
+    assert!(model.alarms().contains("pool-excepted"), "{:?}", model.alarms());
+    model.guardian.reconfigure(except(false));
+    model.until("covered", |model| {
+        model.seals().contains("n2")
+            && model.keys_of("n1").unwrap()[POOLS].split(',').any(|pool| pool == "remote")
+    });
+    assert!(!model.alarms().contains("pool-excepted"), "{:?}", model.alarms());
+    let proved =
+        model.ledger.fences.values().any(|fence| fence.proofs.iter().any(|proof| proof.pool == "second"));
+    assert!(proved, "{:#?}", model.ledger.fences);
 }
 
 #[test]
@@ -94,6 +154,7 @@ fn inv8_that_one_more_pool_is_proved_is_told_when_it_is_recorded() {
     let mut model = held(&["cephfs"]);
     model.ledger_down = true;
     model.change(|map| map.pools.get_mut(&2).unwrap().applications.push("rbd".into()));
+    name_it(&mut model);
     model.run(10 * SECOND);
     model.ask(1, fence("n2"));
     model.run(10 * SECOND);
@@ -125,6 +186,7 @@ fn a_pool_that_is_guarded_no_more_is_not_waited_for() {
     let mut model = held(&["cephfs"]);
     model.silent = [12].into();
     model.change(|map| map.pools.get_mut(&2).unwrap().applications.push("rbd".into()));
+    name_it(&mut model);
     model.until("pending", |model| model.state("n2") == "pending");
     model.run(Duration::from_secs(20));
     assert_eq!(model.seals().len(), 0);

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::map::OsdMap;
 use crate::domain::policy::Policy;
 use crate::domain::view::{GateView, MemberStatus, MemberView, View};
+use crate::domain::volume::StoragePool;
 
 /// What all keys of the guardian begin with.
 pub const KEYS: &str = "user.rbd-guardian.";
@@ -193,13 +194,23 @@ pub fn sealed_anywhere(gate: &GateView) -> BTreeSet<String> {
 /// internal/server/storage/drivers, 6.0.4 and 7.3).
 pub const LOCAL: [&str; 4] = ["btrfs", "dir", "lvm", "zfs"];
 
+/// Pools of this storage cluster that storage pools keep images or their data in.
+pub fn named(view: &View, storage: &str) -> BTreeSet<String> {
+    let here = |pool: &&StoragePool| {
+        pool.driver == "ceph" && pool.cluster.as_deref().is_none_or(|cluster| cluster == storage)
+    };
+    let pools = view.pools.iter().flatten().map(|(_, pool)| pool).filter(here);
+    pools.flat_map(|pool| pool.osd_pool.iter().chain(&pool.data_pool)).cloned().collect()
+}
+
 /// Storage pools of which every image lies in a guarded pool of this storage cluster, those of single members, and
 /// guarded pools as the source of a disk names them (`ceph:CLUSTER/POOL`).
 pub fn covered(view: &View, map: &OsdMap, policy: &Policy, storage: &str) -> BTreeSet<String> {
     let guarded: BTreeSet<&str> = policy.guarded.pools(map).values().map(|pool| pool.name.as_str()).collect();
     let covered = view.pools.iter().flatten().filter(|(_, pool)| {
         let here = pool.cluster.as_deref().is_none_or(|cluster| cluster == storage);
-        let whole = pool.osd_pool.as_ref().is_some_and(|osd_pool| guarded.contains(osd_pool.as_str()));
+        let parts = pool.osd_pool.iter().chain(&pool.data_pool);
+        let whole = pool.osd_pool.is_some() && parts.into_iter().all(|part| guarded.contains(part.as_str()));
         LOCAL.contains(&pool.driver.as_str()) || (here && whole && pool.driver == "ceph")
     });
     let sources = guarded.iter().map(|pool| format!("ceph:{storage}/{pool}"));

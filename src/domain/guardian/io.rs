@@ -52,8 +52,8 @@ pub enum Effect {
     Ping(String),
     /// Look at the storage as a plan needs it. Answer: [`Input::Looked`].
     Look,
-    /// Read every osdmap after this epoch, oldest first, the newest included; 0: only the newest.
-    /// Answer: [`Input::Maps`].
+    /// Read the osdmaps after this epoch, oldest first and without a gap, at most
+    /// [`MAPS_AT_ONCE`](crate::domain::map::MAPS_AT_ONCE) of them; 0: only the newest. Answer: [`Input::Maps`].
     ReadMaps {
         /// The last epoch that was examined.
         after: u32,

@@ -256,7 +256,8 @@ impl Guardian {
     }
 
     /// Other settings, from now on.
-    pub fn reconfigure(&mut self, settings: Settings) {
+    pub fn reconfigure(&mut self, mut settings: Settings) {
+        settings.policy.guarded.named.clone_from(&self.settings.policy.guarded.named);
         for case in self.cases.values_mut() {
             case.guard(&settings.policy.guarded);
         }

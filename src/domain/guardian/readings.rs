@@ -12,7 +12,7 @@ use super::io::{Id, StaleLock};
 use super::proof::{self, Baseline};
 use super::report::Level;
 use crate::domain::guard::{self, Conflict, ImageUse};
-use crate::domain::map::OsdMap;
+use crate::domain::map::{Guarded, MAPS_AT_ONCE, OsdMap};
 use crate::domain::record::{FenceState, UptimeSample};
 use crate::domain::view::{MemberState, Notice, OperationKind, View};
 use crate::domain::volume::{Expected, images};
@@ -25,6 +25,23 @@ pub(super) const NOT_PLACED_LASTS: Duration = Duration::from_secs(90);
 const LOOKS_AGAIN: Duration = Duration::from_secs(1);
 
 impl Guardian {
+    /// The pools that a seal covers, and that sweeps go through.
+    pub fn guarded(&self) -> &Guarded {
+        &self.settings.policy.guarded
+    }
+
+    /// INV-1: what the platform names is guarded, whatever its tags say; what comes to be named is proved first.
+    pub(super) fn guard_what_is_named(&mut self) {
+        let Some(view) = self.view.as_ref().filter(|view| view.pools.is_some()) else { return };
+        let named = gate::named(view, &self.settings.storage);
+        if named != self.settings.policy.guarded.named {
+            self.settings.policy.guarded.named = named;
+            for case in self.cases.values_mut() {
+                case.guard(&self.settings.policy.guarded);
+            }
+        }
+    }
+
     pub(super) fn note(&mut self, notice: &Notice) {
         let now = self.now.boot;
         match notice {
@@ -114,6 +131,7 @@ impl Guardian {
         self.starting = starting.map(|operation| operation.id.clone()).collect();
         self.starting_known = merged.operations.is_some();
         self.view = Some(Arc::new(merged));
+        self.guard_what_is_named();
         self.view_began = began;
         self.note_foreign_keys();
         self.swept();
@@ -263,6 +281,11 @@ impl Guardian {
         match maps {
             Ok(maps) => {
                 self.map_failed = None;
+                self.tell_trimmed(&maps);
+                if maps.len() >= MAPS_AT_ONCE {
+                    // There are more.
+                    self.schedule.maps = None;
+                }
                 let maps: Vec<_> = maps.into_iter().map(Arc::new).collect();
                 maps.iter().for_each(|map| self.note_map(Arc::clone(map)));
                 self.date_breaches(&maps);
@@ -278,6 +301,21 @@ impl Guardian {
                 }
                 self.map_failed = Some(why);
             }
+        }
+    }
+
+    /// Epochs that the monitors do not have any more and that no fence was shown. Whether an entry was gone in one of them
+    /// is told by its end, which is another one then (INV-3).
+    fn tell_trimmed(&mut self, maps: &[OsdMap]) {
+        let (Some(known), Some(first)) = (&self.map, maps.first()) else { return };
+        if first.epoch > known.epoch.saturating_add(1) {
+            let text = format!(
+                "the monitors dropped the osdmap epochs {} to {} before this guardian read them: an entry that stands \
+                 until another moment than before is taken for one that was gone",
+                known.epoch + 1,
+                first.epoch - 1
+            );
+            self.log(Level::Warn, "epochs-trimmed", None, text);
         }
     }
 

@@ -53,7 +53,9 @@ impl SharedSteps {
                 pools.push(pool.clone());
             }
         }
-        Some(Effect::Fence(id, fence::Effect::Barrier { pools }))
+        // Whose entries stand since the latest epoch needs it of every PG; for the others it is as good.
+        let epoch = self.barrier.served.values().map(epoch_of).max().unwrap_or_default();
+        Some(Effect::Fence(id, fence::Effect::Barrier { pools, epoch }))
     }
 
     /// A map was read: for whom.
@@ -83,5 +85,9 @@ impl Shared {
 }
 
 fn pools_of(effect: &Effect) -> &[PoolToProve] {
-    if let Effect::Fence(_, fence::Effect::Barrier { pools }) = effect { pools } else { &[] }
+    if let Effect::Fence(_, fence::Effect::Barrier { pools, .. }) = effect { pools } else { &[] }
+}
+
+fn epoch_of(effect: &Effect) -> u32 {
+    if let Effect::Fence(_, fence::Effect::Barrier { epoch, .. }) = effect { *epoch } else { 0 }
 }

@@ -265,6 +265,20 @@ impl Guardian {
         self.evidence.get(name).is_some_and(|evidence| evidence.is_evacuated(self.now.boot))
     }
 
+    /// Storage pools of this storage cluster with a part that the configuration excepts.
+    fn excepted(&self) -> Vec<(&str, &str)> {
+        let except = &self.settings.policy.guarded.except;
+        let storage = &self.settings.storage;
+        let pools = self.view.iter().filter_map(|view| view.pools.as_ref()).flatten();
+        let here = pools.filter(|(_, pool)| {
+            pool.driver == "ceph" && pool.cluster.as_deref().is_none_or(|cluster| cluster == storage)
+        });
+        let parts = here.flat_map(|(name, pool)| {
+            pool.osd_pool.iter().chain(&pool.data_pool).map(move |part| (name.as_str(), part.as_str()))
+        });
+        parts.filter(|(_, part)| except.iter().any(|excepted| excepted == part)).collect()
+    }
+
     /// Items of the last osdmap and sweep that were not understood.
     fn not_understood(&self) -> Vec<String> {
         let map = self.map.iter().flat_map(|map| map.not_understood.iter().cloned());
@@ -349,6 +363,14 @@ impl Guardian {
             );
             let fence = |name: &&str| format!("if {name} is lost for certain: rbd-guardian fence {name}");
             alarm("view-doubtful", None, text, doubtful.iter().map(fence).collect());
+        }
+        for (storage, part) in self.excepted() {
+            let text = format!(
+                "storage pool {storage} keeps images in the pool '{part}', which ceph.except_pools excepts: it is not covered, and no \
+                 instance on it is placed elsewhere"
+            );
+            let advice = vec![format!("take '{part}' out of ceph.except_pools, and reload")];
+            alarm("pool-excepted", None, text, advice);
         }
         let unclear = self.not_understood();
         if !unclear.is_empty() {

@@ -190,7 +190,12 @@ mod tests {
 
     #[test]
     fn a_pool_of_many_members_is_not_local() {
-        let pool = |driver: &str| StoragePool { driver: driver.to_owned(), osd_pool: None, cluster: None };
+        let pool = |driver: &str| StoragePool {
+            driver: driver.to_owned(),
+            osd_pool: None,
+            data_pool: None,
+            cluster: None,
+        };
         let pools = ["dir", "zfs", "ceph", "cephfs", "lvmcluster", "linstor", "truenas", "unheard-of"];
         let pools = pools.map(|driver| (driver.to_owned(), pool(driver))).into();
         assert_eq!(local_pools(&pools), ["dir".to_owned(), "zfs".to_owned()].into());

@@ -1,0 +1,29 @@
+//! The way out of the answer. librados prints on the standard output now and then ("server name not found: …"), which would
+//! break what scripts read: so descriptor 1 leads to the log from the start, and what it led to is kept for the answer.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+use std::sync::OnceLock;
+
+static ANSWER: OnceLock<File> = OnceLock::new();
+
+/// Keeps the standard output for the answer. Before the first call of librados.
+///
+/// # Errors
+/// There is no descriptor left.
+pub(super) fn keep() -> io::Result<()> {
+    let kept = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    nix::unistd::dup2_stdout(io::stderr())?;
+    // A second call would keep the log.
+    let _ = ANSWER.set(kept);
+    Ok(())
+}
+
+/// Where the answer goes.
+pub(super) fn answer() -> Box<dyn Write> {
+    match ANSWER.get() {
+        Some(kept) => Box::new(kept),
+        None => Box::new(io::stdout()),
+    }
+}
