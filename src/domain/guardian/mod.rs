@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod gate;
 mod ground;
 pub mod io;
+mod known;
 pub mod maps;
 pub mod proof;
 mod reach;
@@ -22,6 +23,7 @@ pub mod replay;
 pub mod report;
 mod retire;
 pub mod settings;
+pub mod sightings;
 pub mod status;
 
 mod effects;
@@ -43,12 +45,13 @@ use gate::{Desk, GateState};
 use ground::{GateClosed, Ground};
 use io::{Id, Input, Now, Recorded, StaleLock};
 use proof::NotProved;
+use readings::Sweep;
 use report::{Level, Outcome, Report};
 use settings::Settings;
 use shared::SharedSteps;
 use wants::{Refused, Want};
 
-use crate::domain::guard::{Conflict, ImageUse};
+use crate::domain::guard::Conflict;
 use crate::domain::map::OsdMap;
 use crate::domain::member::Members;
 use crate::domain::origin::Other;
@@ -95,9 +98,11 @@ pub struct Guardian {
     retired: Option<Duration>,
     /// Breaches whose culprit is looked for.
     searches: BTreeMap<Id, culprit::Search>,
-    sweep: Option<(Duration, Vec<ImageUse>, Vec<String>)>,
+    sweep: Option<Sweep>,
     /// Sweep and reading that the conflicts were judged by, so that each pair is judged once.
     judged: Option<Duration>,
+    /// The sweep that a whole reading was asked for, to judge it by.
+    asked_for: Option<Duration>,
     conflicts: Vec<Conflict>,
     /// Those of the last sweep, told or not.
     seen_before: Vec<Conflict>,
@@ -161,10 +166,11 @@ impl Guardian {
             searches: BTreeMap::new(),
             sweep: None,
             judged: None,
+            asked_for: None,
             conflicts: Vec::new(),
             seen_before: Vec::new(),
             stale_before: BTreeSet::new(),
-            book: Book { members: records.members.clone() },
+            book: Book::of_records(records.members.clone()),
             evidence: BTreeMap::new(),
             returned: BTreeMap::new(),
             cases: BTreeMap::new(),
@@ -266,14 +272,8 @@ impl Guardian {
             Input::MemberState(name, state) => self.read_member_state(&name, state),
             Input::Networks(name, networks) => {
                 self.free(&Lane::Networks(name.clone()));
-                if let (Ok(networks), Some(world)) = (networks, &self.world) {
-                    let before = self.book.contradictions();
-                    self.book.networks(&name, &networks, world, &self.settings.members);
-                    // The others' own interfaces settle what these contradict.
-                    let new = self.book.contradictions().into_iter().filter(|one| !before.contains(one));
-                    for other in new.flat_map(|one| one.members).filter(|other| *other != name) {
-                        self.networks_read.remove(&other);
-                    }
+                if let Ok(networks) = networks {
+                    self.read_networks(&name, &networks);
                 }
             }
             Input::Pinged(name, answered) => {
@@ -285,7 +285,7 @@ impl Guardian {
             Input::Audit(id, removals) => self.audited(&id, removals),
             Input::Swept { began, uses, unread } => {
                 self.free(&Lane::Sweep);
-                self.sweep = Some((began, uses, unread));
+                self.sweep = Some(Sweep { began, ended: now.boot, uses, unread });
                 self.swept();
             }
             Input::Recorded(recorded) => self.recorded(recorded),
@@ -366,6 +366,7 @@ impl Guardian {
         self.tell_entries_apart();
         self.want_what_is_lost();
         self.plan_what_is_wanted();
+        self.forget_placements();
         self.finish();
         self.tell_alarms();
     }

@@ -14,7 +14,7 @@ use super::io::{Id, Now};
 use super::readings::NOT_PLACED_LASTS;
 use super::report::Alarm;
 use crate::domain::addr::{ClientAddr, Entry};
-use crate::domain::guard::ImageUse;
+use crate::domain::guard::{Conflict, ImageUse};
 use crate::domain::origin::{Origin, Other, others};
 use crate::domain::plan::Target;
 use crate::domain::record::{FenceRecord, FenceState, Source};
@@ -220,6 +220,15 @@ impl Guardian {
             if !uncovered.is_empty() {
                 return Some(format!("the PGs of {}, guarded since it was sealed", uncovered.join(", ")));
             }
+            let free = self.unrefused(case);
+            if !case.clear && !free.is_empty() {
+                let free = free.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                return Some(format!(
+                    "{free}, seen at {member}'s images and not refused: name its address in \
+                     user.rbd-guardian.ceph-addresses if it is {member}'s, or go on without it: \
+                     `rbd-guardian fence {member} --accept-incomplete`"
+                ));
+            }
             if !case.clear {
                 return Some(format!("a sweep that shows no user of {member}'s images outside of the fence"));
             }
@@ -254,7 +263,7 @@ impl Guardian {
     /// Items of the last osdmap and sweep that were not understood.
     fn not_understood(&self) -> Vec<String> {
         let map = self.map.iter().flat_map(|map| map.not_understood.iter().cloned());
-        let uses = self.sweep.iter().flat_map(|(_, uses, _)| uses);
+        let uses = self.sweep.iter().flat_map(|sweep| &sweep.uses);
         let users =
             uses.flat_map(|one| one.unknown.iter().map(|what| format!("image {}: {what}", one.image)));
         map.chain(users).collect()
@@ -352,7 +361,10 @@ impl Guardian {
                 "{} is used by {} of {whose}, and is placed on {placed}",
                 conflict.image, conflict.client
             );
-            let advice = vec![format!("rbd-guardian fence --address {}", conflict.client)];
+            let advice = match member {
+                Some(_) => vec![format!("rbd-guardian fence --address {}", conflict.client)],
+                None => ways_to_tell_whose(conflict),
+            };
             alarm("second-writer", member, text, advice);
         }
         for contradiction in self.book.contradictions() {
@@ -361,6 +373,10 @@ impl Guardian {
             let advice = vec!["set user.rbd-guardian.ceph-addresses on the members".to_owned()];
             alarm("address-contradiction", None, text, advice);
         }
+        alarms.extend(self.crowds());
+        let mut alarm = |code, member: Option<&str>, text: String, advice: Vec<String>| {
+            alarms.push(Alarm { code, member: member.map(str::to_owned), text, advice });
+        };
         match self.gate_state() {
             GateState::Off => {
                 let text =
@@ -471,7 +487,7 @@ impl Guardian {
     /// or that look like a guardian's; and clients that look like a guardian's and are alive. What others add is theirs.
     fn orphans(&self) -> impl Iterator<Item = &Other> {
         let wanted = |name: &String| self.wants.contains_key(&Target::Member(name.clone()));
-        let swept = || self.sweep.iter().flat_map(|(_, uses, _)| uses).flat_map(ImageUse::clients);
+        let swept = || self.sweep.iter().flat_map(|sweep| &sweep.uses).flat_map(ImageUse::clients);
         let alive = LazyCell::new(move || swept().collect::<BTreeSet<ClientAddr>>());
         let orphaned = move |other: &&Other| {
             let leftover = other.origin == Origin::Leftover;
@@ -510,4 +526,17 @@ impl Guardian {
         }
         advice
     }
+}
+
+/// What to do about a client that nothing shows to be anybody's: it may be a second client of the member itself.
+fn ways_to_tell_whose(conflict: &Conflict) -> Vec<String> {
+    let ip = conflict.client.ip;
+    let own = |name: &String| {
+        format!(
+            "if it is a client of {name} as well: set user.rbd-guardian.ceph-addresses of {name} to all its addresses, {ip} \
+             among them"
+        )
+    };
+    let other = format!("if {ip} is a host that may use any image: add it to guard.admin_hosts");
+    conflict.placed.iter().map(own).chain([other]).collect()
 }
