@@ -242,6 +242,7 @@ fn a_vm_that_migrates_live_is_used_by_both_members_and_afterwards_by_one() {
         let grounds = Grounds {
             images: &images,
             members: &Members(members.into()),
+            clients: &BTreeMap::new(),
             blocklist: &Blocklist::default(),
             operations: view.operations.as_deref().unwrap(),
             admin_hosts: &[],

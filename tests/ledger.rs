@@ -259,6 +259,8 @@ fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
 
 fn member(name: &str, clients: impl IntoIterator<Item = ClientAddr>) -> MemberRecord {
     MemberRecord {
+        others: Some(BTreeSet::new()),
+        interfaces: None,
         name: name.to_owned(),
         addresses: [(client(1, 0).ip, [Source::Watcher, Source::Session].into())].into(),
         clients: clients.into_iter().collect(),

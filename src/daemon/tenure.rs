@@ -191,7 +191,7 @@ impl Candidate {
             let _ = ledger.ready(readiness, &self.guardian, READY, &call());
         }
         let Records { leader, members, .. } = known.records().clone();
-        let book = Book { members };
+        let book = Book::of_records(members);
         Ok(Bade::Waits(Box::new(Waiting { ledger, own, leader, book, yields })))
     }
 }

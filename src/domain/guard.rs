@@ -80,6 +80,8 @@ pub struct Grounds<'a> {
     pub images: &'a Images,
     /// Whose address is whose.
     pub members: &'a Members,
+    /// Whose each client is that was learnt, whatever its address: a member may have several.
+    pub clients: &'a BTreeMap<ClientAddr, &'a str>,
     /// Clients that are refused already can harm nobody; their watches lapse within half a minute.
     pub blocklist: &'a Blocklist,
     /// Operations under way.
@@ -114,9 +116,12 @@ fn conflicts_of(one: &ImageUse, grounds: Grounds<'_>) -> Vec<Conflict> {
     // Before its first client is seen a member has no address, and this may be the one.
     let unlearnt = |name: &String| grounds.members.get(name).is_none_or(|member| member.addresses.is_empty());
     let may_be_the_first = ips.len() == 1 && locations.iter().any(unlearnt);
+    let owner = |client: &ClientAddr| {
+        let of_address = || grounds.members.owner(client.ip).map(|member| member.name.as_str());
+        grounds.clients.get(client).copied().or_else(of_address)
+    };
     let explained = |client: &ClientAddr| {
-        let owner = grounds.members.owner(client.ip).map(|member| &member.name);
-        owner.map_or(may_be_the_first, |owner| locations.contains(owner))
+        owner(client).map_or(may_be_the_first, |owner| locations.iter().any(|location| location == owner))
             || grounds.blocklist.refuses(*client)
             || grounds.admin_hosts.iter().any(|hosts| hosts.contains(&client.ip))
             || grounds.own.iter().any(|own| own.ip == client.ip && own.nonce == client.nonce)
@@ -124,7 +129,7 @@ fn conflicts_of(one: &ImageUse, grounds: Grounds<'_>) -> Vec<Conflict> {
     let conflict = |client: ClientAddr| Conflict {
         image: one.image.clone(),
         instances: instances.iter().cloned().collect(),
-        member: grounds.members.owner(client.ip).map(|member| member.name.clone()),
+        member: owner(&client).map(str::to_owned),
         client,
         placed: locations.iter().cloned().collect(),
     };
@@ -205,6 +210,7 @@ mod tests {
             let grounds = Grounds {
                 images: &self.images,
                 members: &self.members,
+                clients: &BTreeMap::new(),
                 blocklist: &self.blocklist,
                 operations: &self.operations,
                 admin_hosts: &admin,

@@ -40,6 +40,8 @@ pub struct Request {
     pub held: BTreeSet<String>,
     /// Members that answer now, and what shows it.
     pub reachable: BTreeMap<String, Answers>,
+    /// What is known of the member beside its addresses.
+    pub known: Known,
 }
 
 /// What shows that a member answers.
@@ -51,6 +53,20 @@ pub struct Answers {
     pub runs: Option<Vec<String>>,
 }
 
+/// What is known of a member beside its addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Its client instances, whatever their IP.
+    pub clients: BTreeSet<ClientAddr>,
+    /// Client instances that use its images, or did when it was healthy, and that nothing shows to be anybody's; in words,
+    /// where each was seen. What covers none of these is incomplete.
+    pub others: BTreeMap<ClientAddr, String>,
+    /// Addresses of it whose other clients may not be its own, and why: no host entry.
+    pub single: BTreeMap<IpAddr, String>,
+    /// What is unknown of it, in words.
+    pub unknown: Vec<String>,
+}
+
 impl Request {
     /// Of somebody who permits nothing and knows of no other fence.
     pub fn of(target: Target) -> Self {
@@ -60,6 +76,7 @@ impl Request {
             in_doubt: BTreeSet::new(),
             held: BTreeSet::new(),
             reachable: BTreeMap::new(),
+            known: Known::default(),
         }
     }
 }
@@ -122,9 +139,15 @@ pub fn plan(
     world: &World,
     policy: &Policy,
 ) -> Result<Plan, Vec<Refusal>> {
-    let (member, mut entries) = resolve(&request.target, members).map_err(|refusal| vec![refusal])?;
+    let known = &request.known;
+    let (member, mut entries) = resolve(&request.target, members, known).map_err(|refusal| vec![refusal])?;
     let mut refusals = Vec::new();
     let mut notes = Vec::new();
+    for (ip, why) in known.single.iter().filter(|_| member.is_some()) {
+        if entries.remove(&Entry::Host(*ip)) {
+            notes.push(format!("no whole-host entry for {ip}: {why}"));
+        }
+    }
 
     let doubts = avoid_doubt(&mut entries, &request.in_doubt, world);
     let (permits, mut over) = (request.permits, Over::default());
@@ -142,6 +165,9 @@ pub fn plan(
     over.brake = permits.over.brake && brake.is_some();
     refusals.extend(brake.filter(|_| !over.brake));
     let hosts = host_ips(&entries);
+    if member.is_some() {
+        entries.extend(own_clients(known, world).map(Entry::Client));
+    }
     let mut fail_over = Vec::new();
     refusals.extend(shared_addresses(&hosts, members));
     match member {
@@ -170,21 +196,28 @@ pub fn plan(
     let known_clients = entries.iter().filter(|entry| !entry.is_host()).count();
     let required_until = policy.required_until(world.now);
     entries.extend(short_lived_clients(&hosts, world, required_until));
-    let coverage = if !hosts.is_empty() && hosts == host_ips(&entries) {
-        Coverage::WholeHost
-    } else if world.unread.is_empty() || member.is_none() {
-        Coverage::KnownClients
-    } else {
+    let mut unknown = if member.is_some() { uncovered(known, &entries, world) } else { Vec::new() };
+    let whole =
+        hosts == host_ips(&entries) && clients(&entries).iter().all(|client| hosts.contains(&client.ip));
+    if (!whole || hosts.is_empty()) && member.is_some() {
+        unknown.extend(world.unread.iter().cloned());
+    }
+    let coverage = if !unknown.is_empty() {
         Coverage::Incomplete
+    } else if whole && !hosts.is_empty() {
+        Coverage::WholeHost
+    } else {
+        Coverage::KnownClients
     };
     if coverage == Coverage::Incomplete && !permits.accept_incomplete {
-        refusals.push(Refusal::Incomplete { unread: world.unread.clone() });
+        refusals.push(Refusal::Incomplete { unread: unknown.clone() });
     }
     if entries.is_empty() && refusals.is_empty() {
         refusals.push(Refusal::Incomplete { unread: vec!["no client of it is known".to_owned()] });
     }
     let coverable = coverable(&entries, world);
     refusals.extend(short_entries(&entries, &coverable, world, required_until));
+    notes.extend(unknown.iter().filter(|what| !world.unread.contains(what)).cloned());
     notes.extend(world.unread.iter().map(|what| format!("not read: {what}")));
     notes.extend(world.map.not_understood.iter().map(|what| format!("not understood: {what}")));
     notes.extend(unused_hosts(&entries, world));
@@ -213,6 +246,7 @@ pub fn plan(
 fn resolve<'m>(
     target: &Target,
     members: &'m Members,
+    known: &Known,
 ) -> Result<(Option<&'m Member>, BTreeSet<Entry>), Refusal> {
     match target {
         Target::Addresses(entries) => Ok((None, entries.clone())),
@@ -221,7 +255,7 @@ fn resolve<'m>(
                 name: name.clone(),
                 known: members.0.iter().map(|member| member.name.clone()).collect(),
             })?;
-            if member.addresses.is_empty() {
+            if member.addresses.is_empty() && known.clients.is_empty() {
                 return Err(Refusal::NoAddress { member: name.clone() });
             }
             Ok((Some(member), member.addresses.iter().copied().map(Entry::Host).collect()))
@@ -422,6 +456,37 @@ fn clients(entries: &BTreeSet<Entry>) -> Vec<ClientAddr> {
         Entry::Host(_) | Entry::HostRange(_) => None,
     };
     entries.iter().filter_map(client).collect()
+}
+
+fn is_of_daemon(client: &ClientAddr, world: &World) -> bool {
+    world.daemons.iter().any(|daemon| daemon.clients.contains(client))
+}
+
+/// The member's client instances by what was learnt, also those at an IP that is not fenced whole.
+fn own_clients(known: &Known, world: &World) -> impl Iterator<Item = ClientAddr> {
+    let own = |client: &ClientAddr| world.own.iter().any(|own| own.client() == Some(*client));
+    let clients = known.clients.iter().copied();
+    clients.filter(move |client| !is_of_daemon(client, world) && !own(client))
+}
+
+/// Clients of the member's images that no entry covers, and what else is unknown of it, in words.
+fn uncovered(known: &Known, entries: &BTreeSet<Entry>, world: &World) -> Vec<String> {
+    let hosts = host_ips(entries);
+    let free = |client: &ClientAddr| {
+        !hosts.contains(&client.ip)
+            && !entries.contains(&Entry::Client(*client))
+            && !is_of_daemon(client, world)
+            && !world.map.blocklist.refuses(*client)
+    };
+    let others = known.others.iter().filter(|(client, _)| free(client));
+    let others = others.map(|(client, seen)| {
+        format!(
+            "{client} {seen}, and nothing shows whose it is: if it is the member's, name {} in \
+             user.rbd-guardian.ceph-addresses",
+            client.ip
+        )
+    });
+    others.chain(known.unknown.iter().cloned()).collect()
 }
 
 /// Client instances of the hosts. Those of a daemon are left out: it is failed over, and the monitors

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,9 +64,16 @@ pub struct MemberRecord {
     /// Its identity IPs, and what says so.
     #[serde(default)]
     pub addresses: BTreeMap<IpAddr, BTreeSet<Source>>,
-    /// The client instances seen of it.
+    /// The client instances seen of it, whatever their IP.
     #[serde(default)]
     pub clients: BTreeSet<ClientAddr>,
+    /// Client instances that use its images and that nothing shows to be anybody's. `None`: an older guardian recorded it,
+    /// which did not keep them.
+    #[serde(default)]
+    pub others: Option<BTreeSet<ClientAddr>>,
+    /// The addresses of its own interfaces, with their networks, as it told them last. `None`: it never did.
+    #[serde(default)]
+    pub interfaces: Option<BTreeSet<IpNet>>,
     /// `system.uuid`: tells one machine from another of the same name.
     #[serde(default)]
     pub machine: Option<String>,
@@ -75,6 +83,16 @@ pub struct MemberRecord {
 }
 
 impl MemberRecord {
+    /// Do its own interfaces show this address?
+    pub fn shows(&self, ip: IpAddr) -> bool {
+        self.interfaces.iter().flatten().any(|network| network.addr() == ip)
+    }
+
+    /// Did the operator name this address?
+    pub fn is_said(&self, ip: IpAddr) -> bool {
+        self.addresses.get(&ip).is_some_and(|sources| sources.contains(&Source::Operator))
+    }
+
     /// Such addresses are not known from this source any more.
     pub fn forget(&mut self, source: Source, which: impl Fn(&IpAddr) -> bool) {
         self.addresses.retain(|ip, sources| {

@@ -201,3 +201,66 @@ fn inv6_a_member_of_which_only_clients_are_fenced_counts_for_the_brake() {
     model.until("answered", |model| model.answers().iter().any(|(answered, _)| *answered == 4));
     assert!(matches!(model.answers().pop().unwrap(), (4, Outcome::Sealed(..))));
 }
+
+fn gate_writes(model: &Model) -> usize {
+    model.effects.iter().filter(|effect| matches!(effect, Effect::PutGate { .. })).count()
+}
+
+/// An agent on a half-fenced host runs a command every few seconds: each is a client, and gone at the next look.
+#[test]
+fn clients_that_are_gone_at_the_next_look_are_not_chased() {
+    let mut model = known_clients();
+    let (entries, writes) = (model.map().blocklist.entries.len(), gate_writes(&model));
+    for nonce in 1000..1100 {
+        let agents = client(&format!("10.0.0.2:0/{nonce}"));
+        model.sessions.insert(agents);
+        model.run(5 * SECOND);
+        model.sessions.remove(&agents);
+    }
+    assert!(model.map().blocklist.entries.len() <= entries + 2, "{}", model.map().blocklist.entries.len());
+    assert!(gate_writes(&model) <= writes + 4, "{}", gate_writes(&model) - writes);
+}
+
+#[test]
+fn a_client_that_uses_an_image_is_chased_at_the_first_look_and_one_without_any_at_the_second() {
+    let mut model = known_clients();
+    let (user, agent) = (client("10.0.0.2:0/201"), client("10.0.0.2:0/202"));
+    model.sessions.extend([user, agent]);
+    model.uses[0].watchers.push(user.into());
+    model.until("chased", |model| model.map().blocklist.refuses(user));
+    assert!(!model.map().blocklist.refuses(agent));
+    model.until("seen twice", |model| model.map().blocklist.refuses(agent));
+}
+
+/// They stay in the monitors' lists for minutes, and new ones come with each look.
+#[test]
+fn chasing_ends_at_a_limit_with_an_alarm_and_a_gate_that_is_closed_once() {
+    let mut model = known_clients();
+    let writes = gate_writes(&model);
+    for burst in 0..40 {
+        for nonce in 0..10 {
+            model.sessions.insert(client(&format!("10.0.0.2:0/{}", 1000 + 10 * burst + nonce)));
+        }
+        model.run(5 * SECOND);
+    }
+    model.run(30 * SECOND);
+    assert!(record(&model).entries.len() <= 260, "{}", record(&model).entries.len());
+    assert!(model.alarms().contains("too-many-clients"), "{:?}", model.alarms());
+    assert!(model.seals().is_empty(), "some are free");
+    assert!(gate_writes(&model) <= writes + 4, "{}", gate_writes(&model) - writes);
+    // They are gone.
+    model.sessions.clear();
+    model.until("open", |model| model.seals().contains("n2"));
+    assert!(!model.alarms().contains("too-many-clients"));
+}
+
+#[test]
+fn more_clients_under_a_host_entry_than_are_remembered_are_told() {
+    let mut model = crate::sealed("n2");
+    for nonce in 0..1200 {
+        model.sessions.insert(client(&format!("10.0.0.2:0/{}", 1000 + nonce)));
+    }
+    model.run(180 * SECOND);
+    assert_eq!(record(&model).seen.len(), 1000);
+    assert!(model.alarms().contains("too-many-clients") && model.seals().contains("n2"));
+}

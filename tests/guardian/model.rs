@@ -445,7 +445,8 @@ impl Model {
         self.change(|map| {
             for entry in entries {
                 match *entry {
-                    Entry::Host(ip) => set(map, format!("{ip}:0/0"), until),
+                    Entry::Host(ip @ std::net::IpAddr::V4(_)) => set(map, format!("{ip}:0/0"), until),
+                    Entry::Host(ip @ std::net::IpAddr::V6(_)) => set(map, format!("[{ip}]:0/0"), until),
                     Entry::Client(client) => set(map, client.to_string(), until),
                     Entry::HostRange(ip) => {
                         map.blocklist.ranges.remove(&ip.into());

@@ -5,17 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::addr::ClientAddr;
-use crate::domain::guard::ImageUse;
 use crate::domain::member::{Member, Members};
+use crate::domain::pairs;
 use crate::domain::record::{MemberRecord, Source};
-use crate::domain::view::{MemberStatus, OperationKind, View};
-use crate::domain::volume::{Expected, Images};
-use crate::domain::world::{Daemon, World};
+use crate::domain::view::View;
+use crate::domain::world::Daemon;
 
 /// Two members with one address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,24 +31,36 @@ pub struct Contradiction {
 pub struct Book {
     /// By member. Kept apart from the ledger's records: what is newer here is to be recorded.
     pub members: BTreeMap<String, MemberRecord>,
+    /// Since when a client of a member was not seen at any image.
+    #[serde(with = "pairs")]
+    pub(super) unseen: BTreeMap<ClientAddr, Duration>,
+    /// Clients of nobody that two sweeps or more showed.
+    pub(super) lasting: BTreeSet<ClientAddr>,
 }
 
 /// Everything but the operator's word.
-const LEARNT: [Source; 4] = [Source::Watcher, Source::Locker, Source::Session, Source::Network];
+pub(super) const LEARNT: [Source; 4] = [Source::Watcher, Source::Locker, Source::Session, Source::Network];
 
 impl Book {
+    /// What the ledger holds of members.
+    pub fn of_records(members: BTreeMap<String, MemberRecord>) -> Self {
+        Self { members, ..Self::default() }
+    }
+
     /// A member's record.
     pub fn of(&mut self, name: &str) -> &mut MemberRecord {
         self.members.entry(name.to_owned()).or_insert_with(|| MemberRecord {
             name: name.to_owned(),
             addresses: BTreeMap::new(),
             clients: BTreeSet::new(),
+            others: Some(BTreeSet::new()),
+            interfaces: None,
             machine: None,
             uptime: None,
         })
     }
 
-    fn add(&mut self, name: &str, ip: IpAddr, source: Source) {
+    pub(super) fn add(&mut self, name: &str, ip: IpAddr, source: Source) {
         self.of(name).addresses.entry(ip).or_default().insert(source);
     }
 
@@ -61,92 +73,117 @@ impl Book {
         for ip in ips {
             self.add(name, *ip, Source::Operator);
         }
-        let said: BTreeSet<IpAddr> = ips
-            .iter()
-            .chain(configured.get(name).into_iter().flat_map(|member| &member.addresses))
-            .copied()
-            .collect();
-        for member in self.members.values_mut().filter(|member| member.name != name) {
+        let said = self.said(name, configured).unwrap_or_default();
+        for member in self.members.values_mut() {
+            let is_it = member.name == name && !said.is_empty();
             for source in LEARNT {
-                member.forget(source, |ip| said.contains(ip));
+                member.forget(source, |ip| said.contains(ip) != is_it);
+            }
+            if member.name != name {
+                member.clients.retain(|client| !said.contains(&client.ip));
             }
         }
+    }
+
+    /// The addresses that the operator named for a member, at the member or in the configuration: then these are all it
+    /// has. `None`: the operator named none.
+    pub fn said(&self, name: &str, configured: &Members) -> Option<BTreeSet<IpAddr>> {
+        let record = self.members.get(name);
+        let of_record = record.into_iter().flat_map(|record| &record.addresses);
+        let named = of_record.filter(|(_, sources)| sources.contains(&Source::Operator)).map(|(ip, _)| *ip);
+        let of_config = configured.get(name).into_iter().flat_map(|member| &member.addresses);
+        let said: BTreeSet<IpAddr> = named.chain(of_config.copied()).collect();
+        (!said.is_empty()).then_some(said)
     }
 
     /// Is it another member's by the operator's word?
-    fn is_anothers(&self, name: &str, ip: IpAddr, configured: &Members) -> bool {
-        let said = |member: &MemberRecord| {
-            member.addresses.get(&ip).is_some_and(|sources| sources.contains(&Source::Operator))
-        };
+    pub(super) fn is_anothers(&self, name: &str, ip: IpAddr, configured: &Members) -> bool {
         configured.0.iter().any(|member| member.name != name && member.addresses.contains(&ip))
-            || self.members.values().any(|member| member.name != name && said(member))
+            || self.members.values().any(|member| member.name != name && member.is_said(ip))
     }
 
-    /// All interfaces of a healthy member. Those in a network of the storage's daemons, or that a client was seen at, are
-    /// its addresses; earlier interfaces are so no more; and one that somebody else claims and that it does not have is not
-    /// its own, however that was learnt.
-    pub fn networks(&mut self, name: &str, networks: &BTreeSet<IpNet>, world: &World, configured: &Members) {
+    /// All interfaces of a healthy member: earlier interfaces are no longer its addresses, and neither is an address that
+    /// another member claims and that it does not have, however it was learnt.
+    pub fn networks(&mut self, name: &str, networks: &BTreeSet<IpNet>) {
         let has: BTreeSet<IpAddr> = networks.iter().map(IpNet::addr).collect();
         let claimed: BTreeSet<IpAddr> =
             self.contradictions().into_iter().map(|contradiction| contradiction.ip).collect();
-        if let Some(member) = self.members.get_mut(name) {
-            member.forget(Source::Network, |ip| !has.contains(ip));
-            for source in LEARNT {
-                member.forget(source, |ip| !has.contains(ip) && claimed.contains(ip));
-            }
+        let anothers: BTreeSet<IpAddr> = {
+            let others = self.members.values().filter(|member| member.name != name);
+            others.flat_map(|member| member.addresses.keys().copied()).collect()
+        };
+        let member = self.of(name);
+        member.interfaces = Some(networks.clone());
+        member.forget(Source::Network, |ip| !has.contains(ip));
+        for source in LEARNT {
+            member.forget(source, |ip| !has.contains(ip) && claimed.contains(ip));
         }
+        // Nobody's until now, and its own as it shows.
+        let is_own = |client: &ClientAddr| has.contains(&client.ip) && !anothers.contains(&client.ip);
+        let own: Vec<ClientAddr> = member.others.iter().flatten().copied().filter(is_own).collect();
+        member.others.iter_mut().for_each(|others| others.retain(|client| !is_own(client)));
+        member.clients.extend(own);
+    }
+
+    /// Interfaces in a network of the storage's daemons, or that a client was seen at, are addresses of their members.
+    pub fn judge(&mut self, daemons: &[Daemon], clients: &BTreeSet<IpAddr>, configured: &Members) {
+        let daemons: BTreeSet<IpAddr> =
+            daemons.iter().flat_map(|daemon| daemon.ips.iter().copied()).collect();
         let of_storage = |network: &IpNet| {
             let ip = network.addr();
-            let daemon =
-                |daemon: &Daemon| daemon.ips.iter().any(|other| *other != ip && network.contains(other));
             let is_subnet = network.prefix_len() < network.max_prefix_len();
-            (is_subnet && world.daemons.iter().any(daemon))
-                || world.clients.keys().any(|client| client.ip == ip)
+            (is_subnet && daemons.iter().any(|other| *other != ip && network.contains(other)))
+                || clients.contains(&ip)
         };
-        let usable = networks.iter().filter(|network| !network.addr().is_loopback());
-        for network in usable.filter(|network| of_storage(network)) {
-            if !self.is_anothers(name, network.addr(), configured) {
-                self.add(name, network.addr(), Source::Network);
+        let mut found = Vec::new();
+        for member in self.members.values() {
+            let said = self.said(&member.name, configured);
+            let usable = member.interfaces.iter().flatten().filter(|network| !network.addr().is_loopback());
+            let new = usable.filter(|network| {
+                let known = member.addresses.get(&network.addr());
+                let named = said.as_ref().is_none_or(|said| said.contains(&network.addr()));
+                named
+                    && known.is_none_or(|sources| !sources.contains(&Source::Network))
+                    && of_storage(network)
+            });
+            for ip in new.map(IpNet::addr) {
+                if !self.is_anothers(&member.name, ip, configured) {
+                    found.push((member.name.clone(), ip));
+                }
             }
+        }
+        for (name, ip) in found {
+            self.add(&name, ip, Source::Network);
         }
     }
 
-    /// Users of images of a healthy member's running instances. An address somebody has is not learnt again: a stale
-    /// writer must not pass for the new owner. Nor is one learnt where two addresses use the image.
-    pub fn uses(
-        &mut self,
-        uses: &[ImageUse],
-        images: &Images,
-        view: &View,
-        admin_hosts: &[IpNet],
-        configured: &Members,
-    ) {
-        let mut clients: BTreeMap<String, BTreeSet<ClientAddr>> = BTreeMap::new();
-        for one in uses {
-            let Some(name) = healthy_owner(one, images, view) else { continue };
-            let ips: BTreeSet<IpAddr> = one.clients().iter().map(|client| client.ip).collect();
-            let [ip] = ips.iter().copied().collect::<Vec<_>>()[..] else { continue };
-            let admins = admin_hosts.iter().any(|hosts| hosts.contains(&ip));
-            let claimed =
-                self.claims(ip).any(|other| other != name) || self.is_anothers(&name, ip, configured);
-            if admins || claimed {
-                continue;
+    /// A live member's interfaces beat what a lost one said before: the address moved. Which of which, and where it is now.
+    pub fn moved(&mut self, lost: impl Fn(&str) -> bool) -> Vec<(IpAddr, String, String)> {
+        let mut moved = Vec::new();
+        for Contradiction { ip, members } in self.contradictions() {
+            let shown = |name: &&String| {
+                !lost(name) && self.members.get(*name).is_some_and(|member| member.shows(ip))
+            };
+            let Some(now) = members.iter().find(shown).cloned() else { continue };
+            for name in members.iter().filter(|name| lost(name)) {
+                let Some(member) = self.members.get_mut(name).filter(|member| !member.is_said(ip)) else {
+                    continue;
+                };
+                for source in LEARNT {
+                    member.forget(source, |known| *known == ip);
+                }
+                // What it told is out of date.
+                member
+                    .interfaces
+                    .iter_mut()
+                    .for_each(|networks| networks.retain(|network| network.addr() != ip));
+                moved.push((ip, name.clone(), now.clone()));
             }
-            if one.watchers.iter().any(|watcher| watcher.ip == ip) {
-                self.add(&name, ip, Source::Watcher);
-            }
-            if one.locks.iter().any(|lock| lock.address.is_some_and(|address| address.ip == ip)) {
-                self.add(&name, ip, Source::Locker);
-            }
-            clients.entry(name).or_default().extend(one.clients());
         }
-        // Those of this sweep alone: instances that ended would pile up.
-        for (name, clients) in clients {
-            self.of(&name).clients = clients;
-        }
+        moved
     }
 
-    fn claims(&self, ip: IpAddr) -> impl Iterator<Item = &str> {
+    pub(super) fn claims(&self, ip: IpAddr) -> impl Iterator<Item = &str> {
         let claims = self.members.values().filter(move |member| member.addresses.contains_key(&ip));
         claims.map(|member| member.name.as_str())
     }
@@ -169,28 +206,36 @@ impl Book {
             names.extend(fresh.filter(|name| !self.members.contains_key(*name)));
         }
         let addresses = |name: &String| {
-            let mut ips: BTreeSet<IpAddr> =
-                configured.get(name).into_iter().flat_map(|m| m.addresses.clone()).collect();
-            ips.extend(
-                self.members.get(name).into_iter().flat_map(|member| member.addresses.keys().copied()),
-            );
-            ips.into_iter().collect()
+            let said = self.said(name, configured);
+            let learnt = || self.members.get(name).into_iter().flat_map(|member| member.addresses.keys());
+            said.unwrap_or_else(|| learnt().copied().collect()).into_iter().collect()
         };
         Members(
             names.into_iter().map(|name| Member { name: name.clone(), addresses: addresses(name) }).collect(),
         )
     }
-}
 
-/// The member an image is placed on, if it is online, runs the instance by its own word, and nothing is moving.
-fn healthy_owner(one: &ImageUse, images: &Images, view: &View) -> Option<String> {
-    let Some(Expected::Exclusive { instances, locations }) = images.get(&one.image) else { return None };
-    let [name] = locations.as_slice() else { return None };
-    let online = view.members.get(name)?.status == MemberStatus::Online;
-    let all = view.instances.as_ref()?;
-    let runs = |id| all.get(id).and_then(|one| one.details.as_ref()).is_some_and(|details| details.running);
-    let moving = view.operations.as_ref()?.iter().any(|operation| {
-        operation.kind != OperationKind::Other && instances.iter().any(|id| operation.instances.contains(id))
-    });
-    (online && !moving && instances.iter().any(runs)).then(|| name.clone())
+    /// Whose each client is that is known to be a member's.
+    pub fn clients(&self) -> BTreeMap<ClientAddr, &str> {
+        let members = self.members.values();
+        let of = |member| -> Vec<_> {
+            let MemberRecord { name, clients, .. }: &MemberRecord = member;
+            clients.iter().map(|client| (*client, name.as_str())).collect()
+        };
+        members.flat_map(of).collect()
+    }
+
+    /// The clients that are kept, as some member's or as nobody's.
+    pub fn kept(&self) -> BTreeSet<ClientAddr> {
+        let members = self.members.values();
+        members
+            .flat_map(|member| member.clients.iter().chain(member.others.iter().flatten()))
+            .copied()
+            .collect()
+    }
+
+    /// Members that the platform does not have any more; a record that a fence rests on stays.
+    pub fn end(&mut self, stays: impl Fn(&str) -> bool) {
+        self.members.retain(|name, _| stays(name));
+    }
 }

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::breach;
+use super::chase::Crowd;
 use super::ground::{GateClosed, Ground};
 use super::io::{Effect, Id, Now};
 use crate::domain::addr::{ClientAddr, Entry};
@@ -55,7 +56,9 @@ pub struct Case {
     /// It is to be released.
     pub release: Option<Releasing>,
     /// Clients that appeared since, to be fenced as well as soon as nothing is on its way.
-    to_chase: BTreeSet<Entry>,
+    pub(super) to_chase: BTreeSet<Entry>,
+    /// What the last look showed of such clients.
+    pub(super) crowd: Crowd,
     /// The last failure, in words, and when to try again.
     pub trouble: Option<(String, Duration)>,
     /// Begun after a restart from what the ledger holds, and not proved again yet.
@@ -68,7 +71,7 @@ pub struct Case {
     pub recorded_at: Option<Duration>,
     /// Something was sent that may have changed the blocklist.
     began: bool,
-    plan: Plan,
+    pub(super) plan: Plan,
     stage: Stage,
     held: Option<Effect>,
     in_flight: bool,
@@ -80,8 +83,6 @@ enum Stage {
     Releasing(Box<Release>),
 }
 
-/// So many clients that appear under a host entry are remembered: each try of its platform to reach the storage is one.
-const REMEMBERED: usize = 1000;
 /// After a failure that repeating does not mend, the world may have changed.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -181,6 +182,7 @@ impl Case {
             clear: false,
             release: None,
             to_chase: BTreeSet::new(),
+            crowd: Crowd::default(),
             trouble: None,
             sent: BTreeSet::new(),
             waits_for: None,
@@ -211,31 +213,6 @@ impl Case {
     /// Its whole-host IPs.
     pub fn hosts(&self) -> BTreeSet<IpAddr> {
         self.plan.hosts()
-    }
-
-    /// Fences these clients as well, which no entry refuses; those it did not know before.
-    pub fn chase(&mut self, clients: impl Iterator<Item = ClientAddr>) -> Vec<ClientAddr> {
-        let mut new = Vec::new();
-        for client in clients {
-            if !self.plan.entries.contains(&Entry::Client(client))
-                && self.to_chase.insert(Entry::Client(client))
-            {
-                self.record.seen.insert(client);
-                new.push(client);
-            }
-        }
-        new
-    }
-
-    /// Remembers clients of a refused host, for the release.
-    pub fn remember(&mut self, clients: impl Iterator<Item = ClientAddr>) {
-        for client in clients {
-            if !self.record.entries.contains_key(&Entry::Client(client))
-                && self.record.seen.len() < REMEMBERED
-            {
-                self.record.seen.insert(client);
-            }
-        }
     }
 
     /// Begins with what is to be chased. Not while something is on its way: an answer of before would count for what is
@@ -300,6 +277,7 @@ impl Case {
             && covered
             && self.clear
             && self.to_chase.is_empty()
+            && !self.crowd.is_open()
             && self.trouble.is_none()
             // Last: it goes through all pools.
             && map.is_some_and(|map| self.uncovered(recorded, map).is_empty())

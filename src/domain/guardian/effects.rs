@@ -76,6 +76,8 @@ const STATE_EVERY: Duration = Duration::from_secs(60);
 const STATE_OFTEN: Duration = Duration::from_secs(2);
 /// Addresses of interfaces.
 const NETWORKS_EVERY: Duration = Duration::from_secs(600);
+/// The same while a member is lost and not fenced: a floating address may have moved to another one.
+pub(super) const NETWORKS_OFTEN: Duration = Duration::from_secs(20);
 /// The scriptlet is sent again so often to members that lack it.
 const PUSH_EVERY: Duration = Duration::from_secs(15);
 /// After a write of the gate that failed.
@@ -203,7 +205,16 @@ impl Guardian {
             .filter(|member| self.records.members.get(&member.name) != Some(member))
             .map(|member| Change::Put(Record::Member(member.clone())))
             .collect();
-        (!changed.is_empty()).then(|| (changed, "address book".to_owned(), "learnt while healthy".to_owned()))
+        if !changed.is_empty() {
+            return Some((changed, "address book".to_owned(), "learnt while healthy".to_owned()));
+        }
+        let ended = self.records.members.keys().filter(|name| {
+            !self.book.members.contains_key(*name)
+                && self.view.as_ref().is_some_and(|view| !view.members.contains_key(*name))
+                && !self.stays_in_book(name)
+        });
+        let ended: Vec<Change> = ended.map(|name| Change::Remove(Key::Member(name.clone()))).collect();
+        (!ended.is_empty()).then(|| (ended, "address book".to_owned(), "removed from the cluster".to_owned()))
     }
 
     /// The next step of a fence or release.
@@ -390,7 +401,7 @@ impl Guardian {
 
     /// Does a gate wait for a sweep that began after its fence was sealed?
     fn sweep_is_old(&self, now: Duration) -> bool {
-        let began = self.sweep.as_ref().map(|(began, ..)| *began);
+        let began = self.sweep.as_ref().map(|sweep| sweep.began);
         let sealed = self.cases.values().filter(|case| !case.clear).filter_map(|case| case.sealed_at).max();
         match (began, sealed) {
             (Some(began), Some(sealed)) => began < sealed || now.saturating_sub(began) >= SWEEP_OFTEN,
@@ -441,7 +452,11 @@ impl Guardian {
     }
 
     fn networks_are_due(&self, name: &str) -> bool {
-        self.networks_read.get(name).is_none_or(|read| self.now.boot >= *read + NETWORKS_EVERY)
+        let lost = |(name, evidence): (&String, &super::evidence::Evidence)| {
+            evidence.is_lost() && self.case_of(name).is_none()
+        };
+        let every = if self.evidence.iter().any(lost) { NETWORKS_OFTEN } else { NETWORKS_EVERY };
+        self.networks_read.get(name).is_none_or(|read| self.now.boot >= *read + every)
     }
 
     fn schedule_networks(&mut self, name: String) {

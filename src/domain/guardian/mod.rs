@@ -15,6 +15,7 @@ pub mod gate;
 mod ground;
 mod history;
 pub mod io;
+mod known;
 pub mod maps;
 pub mod proof;
 mod reach;
@@ -24,6 +25,7 @@ pub mod replay;
 pub mod report;
 mod retire;
 pub mod settings;
+pub mod sightings;
 pub mod status;
 
 mod effects;
@@ -46,12 +48,13 @@ use gate::{Desk, GateState};
 use ground::GateClosed;
 use io::{Id, Input, Now, Recorded, StaleLock};
 use proof::NotProved;
+use readings::Sweep;
 use report::{Level, Outcome, Report};
 use settings::Settings;
 use shared::SharedSteps;
 use wants::{Refused, Want};
 
-use crate::domain::guard::{Conflict, ImageUse};
+use crate::domain::guard::Conflict;
 use crate::domain::map::OsdMap;
 use crate::domain::member::Members;
 use crate::domain::origin::Other;
@@ -101,9 +104,11 @@ pub struct Guardian {
     undated: BTreeMap<Id, bool>,
     /// Breaches whose culprit is looked for.
     searches: BTreeMap<Id, culprit::Search>,
-    sweep: Option<(Duration, Vec<ImageUse>, Vec<String>)>,
+    sweep: Option<Sweep>,
     /// Sweep and reading that the conflicts were judged by, so that each pair is judged once.
     judged: Option<Duration>,
+    /// The sweep that a whole reading was asked for, to judge it by.
+    asked_for: Option<Duration>,
     conflicts: Vec<Conflict>,
     /// Those of the last sweep, told or not.
     seen_before: Vec<Conflict>,
@@ -168,10 +173,11 @@ impl Guardian {
             searches: BTreeMap::new(),
             sweep: None,
             judged: None,
+            asked_for: None,
             conflicts: Vec::new(),
             seen_before: Vec::new(),
             stale_before: BTreeSet::new(),
-            book: Book { members: records.members.clone() },
+            book: Book::of_records(records.members.clone()),
             evidence: BTreeMap::new(),
             returned: BTreeMap::new(),
             cases: BTreeMap::new(),
@@ -274,14 +280,8 @@ impl Guardian {
             Input::MemberState(name, state) => self.read_member_state(&name, state),
             Input::Networks(name, networks) => {
                 self.free(&Lane::Networks(name.clone()));
-                if let (Ok(networks), Some(world)) = (networks, &self.world) {
-                    let before = self.book.contradictions();
-                    self.book.networks(&name, &networks, world, &self.settings.members);
-                    // The others' own interfaces settle what these contradict.
-                    let new = self.book.contradictions().into_iter().filter(|one| !before.contains(one));
-                    for other in new.flat_map(|one| one.members).filter(|other| *other != name) {
-                        self.networks_read.remove(&other);
-                    }
+                if let Ok(networks) = networks {
+                    self.read_networks(&name, &networks);
                 }
             }
             Input::Pinged(name, answered) => {
@@ -293,7 +293,7 @@ impl Guardian {
             Input::Audit(id, removals) => self.audited(&id, removals),
             Input::Swept { began, uses, unread } => {
                 self.free(&Lane::Sweep);
-                self.sweep = Some((began, uses, unread));
+                self.sweep = Some(Sweep { began, ended: now.boot, uses, unread });
                 self.swept();
             }
             Input::Recorded(recorded) => self.recorded(recorded),
@@ -379,6 +379,7 @@ impl Guardian {
         self.tell_entries_apart();
         self.want_what_is_lost();
         self.plan_what_is_wanted();
+        self.forget_placements();
         self.finish();
         self.tell_alarms();
     }

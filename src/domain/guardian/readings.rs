@@ -4,13 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
 use super::Guardian;
 use super::case::{GUARDIAN, Releasing};
-use super::effects::Lane;
+use super::effects::{Lane, NETWORKS_OFTEN};
+use super::evidence::Evidence;
 use super::gate::{self, GateState};
 use super::io::{Id, StaleLock};
+use super::known;
 use super::proof::{self, Baseline};
 use super::report::Level;
+use super::sightings::{Sightings, Strangers};
 use crate::domain::guard::{self, Conflict, ImageUse};
 use crate::domain::map::{Guarded, MAPS_AT_ONCE, OsdMap};
 use crate::domain::record::{FenceState, UptimeSample};
@@ -23,6 +29,22 @@ pub(super) const NOT_PLACED_LASTS: Duration = Duration::from_secs(90);
 /// What a sweep finds amiss is told when one that begins so much later still finds it: a copy of an instance to another
 /// member opens its image there for a moment, and instances move between a sweep and a reading.
 const LOOKS_AGAIN: Duration = Duration::from_secs(1);
+
+/// So many placements that the gate refused for good are shown.
+const NOT_PLACED: usize = 50;
+
+/// The last sweep.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Sweep {
+    /// When it began.
+    pub(super) began: Duration,
+    /// When it had ended: what a reading that began earlier says of places may be out of date.
+    pub(super) ended: Duration,
+    /// Images with their users.
+    pub(super) uses: Vec<ImageUse>,
+    /// What could not be read.
+    pub(super) unread: Vec<String>,
+}
 
 impl Guardian {
     /// The pools that a seal covers, and that sweeps go through.
@@ -71,6 +93,11 @@ impl Guardian {
                 if self.not_placed.insert(why.clone(), now).is_none_or(|told| now >= told + NOT_PLACED_LASTS)
                 {
                     self.log(Level::Warn, "not-placed", None, why.clone());
+                }
+                if self.not_placed.len() > NOT_PLACED {
+                    let oldest =
+                        self.not_placed.iter().min_by_key(|(_, at)| **at).map(|(why, _)| why.clone());
+                    self.not_placed.retain(|why, _| oldest.as_ref() != Some(why));
                 }
             }
             Notice::Changed => self.schedule.changed(now),
@@ -123,6 +150,7 @@ impl Guardian {
             }
         }
         self.evidence.retain(|name, _| merged.members.contains_key(name));
+        self.networks_read.retain(|name, _| merged.members.contains_key(name));
         let starts = |kind: OperationKind| match kind {
             OperationKind::Heal | OperationKind::Migrate | OperationKind::Start => true,
             OperationKind::Evacuate | OperationKind::Other => false,
@@ -133,6 +161,7 @@ impl Guardian {
         self.view = Some(Arc::new(merged));
         self.guard_what_is_named();
         self.view_began = began;
+        self.end_records();
         self.note_foreign_keys();
         self.swept();
     }
@@ -244,6 +273,52 @@ impl Guardian {
         }
     }
 
+    /// The interfaces of a member, by its own word.
+    pub(super) fn read_networks(&mut self, name: &str, networks: &BTreeSet<IpNet>) {
+        let before = self.book.contradictions();
+        self.book.networks(name, networks);
+        self.judge_addresses();
+        // The others' own interfaces settle what these contradict.
+        let new = self.book.contradictions().into_iter().filter(|one| !before.contains(one));
+        for other in new.flat_map(|one| one.members).filter(|other| other != name) {
+            self.networks_read.remove(&other);
+        }
+        let lost = |name: &str| self.evidence.get(name).is_some_and(Evidence::is_lost);
+        for (ip, before, now) in self.book.moved(lost) {
+            let text =
+                format!("{ip} is on an interface of {now} now: it is an address of {before} no longer");
+            self.log(Level::Warn, "address-moved", Some(before), text);
+        }
+    }
+
+    /// Tells which interfaces are addresses of the storage, by the newest look and sweep.
+    pub(super) fn judge_addresses(&mut self) {
+        let swept = self.sweep.iter().flat_map(|sweep| &sweep.uses).flat_map(ImageUse::clients);
+        let looked = self.world.iter().flat_map(|world| world.clients.keys().copied());
+        let clients = swept.chain(looked).map(|client| client.ip).collect();
+        let daemons = self.world.as_ref().map(|world| world.daemons.as_slice()).unwrap_or_default();
+        self.book.judge(daemons, &clients, &self.settings.members);
+    }
+
+    /// Is a member's record kept though its cluster does not have it?
+    pub(super) fn stays_in_book(&self, name: &str) -> bool {
+        self.settings.members.get(name).is_some() || self.case_of(name).is_some()
+    }
+
+    /// Records of members that were removed from the cluster: one that is added under the name is another machine.
+    fn end_records(&mut self) {
+        let Some(view) = self.view.clone() else { return };
+        let gone = self.book.members.keys().filter(|name| !view.members.contains_key(*name));
+        let gone: BTreeSet<String> = gone.filter(|name| !self.stays_in_book(name)).cloned().collect();
+        self.book.end(|name| !gone.contains(name));
+    }
+
+    /// Refused placements are shown for a while.
+    pub(super) fn forget_placements(&mut self) {
+        let now = self.now.boot;
+        self.not_placed.retain(|_, at| now.saturating_sub(*at) < NOT_PLACED_LASTS);
+    }
+
     fn judge_reboot(&mut self, id: &Id, name: &str, state: &MemberState, asked: Duration) {
         let Some(case) = self.cases.get_mut(id) else { return };
         if case.record.state != FenceState::Sealed || case.release.is_some() {
@@ -334,17 +409,39 @@ impl Guardian {
 
     /// Judges a sweep once a whole reading that began after it is there: instances move between the two otherwise.
     pub(super) fn swept(&mut self) {
-        let (Some((began, uses, unread)), Some(view), Some(map)) = (&self.sweep, &self.view, &self.map)
-        else {
+        let (Some(sweep), Some(view), Some(map)) = (&self.sweep, &self.view, &self.map) else {
             return;
         };
-        let began = *began;
+        let Sweep { began, ended, uses, unread, .. } = sweep;
+        let (began, ended) = (*began, *ended);
         if self.judged == Some(began)
             && self.cases.values().all(|case| case.clear || case.sealed_at.is_none())
         {
             return;
         }
         let members = self.book.members(&self.settings.members, Some(view));
+        let judged = self.whole_began.filter(|whole| *whole >= ended);
+        let strangers = Strangers {
+            admin_hosts: &self.settings.guard.admin_hosts,
+            own: &self.settings.guard.own,
+            daemons: self.world.as_ref().map(|world| world.daemons.as_slice()).unwrap_or_default(),
+        };
+        if judged.is_some() && self.judged != Some(began) {
+            let seen = Sightings {
+                uses,
+                complete: unread.is_empty() && uses.iter().all(|one| one.unknown.is_empty()),
+                images: &self.images,
+                view,
+                strangers,
+                configured: &self.settings.members,
+                now: self.now.boot,
+            };
+            let new = self.book.uses(&seen);
+            let ips = uses.iter().flat_map(ImageUse::clients).map(|client| client.ip);
+            self.book.judge(strangers.daemons, &ips.collect(), &self.settings.members);
+            let now = self.now.boot;
+            self.networks_read.retain(|name, read| !new.contains(name) || now < *read + NETWORKS_OFTEN);
+        }
         for case in self.cases.values_mut() {
             let since = case.sealed_at.is_some_and(|sealed| began >= sealed);
             let epoch = case.record.proofs.iter().map(|proof| proof.epoch).max();
@@ -366,7 +463,8 @@ impl Guardian {
                 !one.unknown.is_empty() || one.clients().iter().any(|client| !map.blocklist.refuses(*client))
             };
             // Once it was clear the gate opens, and then the new owners are there.
-            case.clear |= !uses.iter().filter(its).any(outside);
+            let free = known::unrefused(&self.book, case, &map.blocklist, strangers);
+            case.clear |= !uses.iter().filter(its).any(outside) && free.is_empty();
             let locks = uses.iter().filter(its).flat_map(|one| one.locks.iter().map(move |lock| (one, lock)));
             let locks = locks.filter_map(|(one, lock)| {
                 let address = lock.address?.client().filter(|client| map.blocklist.refuses(*client))?;
@@ -375,19 +473,11 @@ impl Guardian {
             });
             self.stale_locks.extend(locks);
         }
-        let judged = self.whole_began.filter(|whole| *whole >= began);
-        if judged.is_some() {
-            self.book.uses(
-                uses,
-                &self.images,
-                view,
-                &self.settings.guard.admin_hosts,
-                &self.settings.members,
-            );
-        }
+        let clients = self.book.clients();
         let grounds = guard::Grounds {
             images: &self.images,
             members: &members,
+            clients: &clients,
             blocklist: &map.blocklist,
             operations: view.operations.as_deref().unwrap_or_default(),
             admin_hosts: &self.settings.guard.admin_hosts,
@@ -404,7 +494,15 @@ impl Guardian {
         let conflicts = guard::conflicts(uses, grounds);
         if judged.is_none() {
             // Those that are over are told so at once as well, and do not count as seen in two sweeps in a row.
-            if !conflicts.is_empty() || !self.seen_before.is_empty() {
+            // And whose clients are is learnt soon: their member may be lost in a moment.
+            let kept = self.book.kept();
+            let is_new = |one: &ImageUse| {
+                let exclusive = matches!(self.images.get(&one.image), Some(Expected::Exclusive { .. }));
+                exclusive && one.clients().iter().any(|client| !kept.contains(client))
+            };
+            let unasked = self.asked_for != Some(began);
+            if unasked && (!conflicts.is_empty() || !self.seen_before.is_empty() || uses.iter().any(is_new)) {
+                self.asked_for = Some(began);
                 // Not at once again where the last one lacked something: a listing that fails may cost much.
                 let again = self.schedule.whole_asked.map_or(self.now.boot, |asked| asked + LOOKS_AGAIN);
                 self.schedule.whole = self.schedule.whole.min(again.max(self.now.boot));

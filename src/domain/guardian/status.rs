@@ -15,7 +15,7 @@ use super::io::{Id, Now};
 use super::readings::NOT_PLACED_LASTS;
 use super::report::Alarm;
 use crate::domain::addr::{ClientAddr, Entry};
-use crate::domain::guard::ImageUse;
+use crate::domain::guard::{Conflict, ImageUse};
 use crate::domain::member::Member;
 use crate::domain::origin::{Listed, Origin, Other, others};
 use crate::domain::plan::Target;
@@ -223,6 +223,15 @@ impl Guardian {
             if !uncovered.is_empty() {
                 return Some(format!("the PGs of {}, guarded since it was sealed", uncovered.join(", ")));
             }
+            let free = self.unrefused(case);
+            if !case.clear && !free.is_empty() {
+                let free = free.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                return Some(format!(
+                    "{free}, seen at {member}'s images and not refused: name its address in \
+                     user.rbd-guardian.ceph-addresses if it is {member}'s, or go on without it: \
+                     `rbd-guardian fence {member} --accept-incomplete`"
+                ));
+            }
             if !case.clear {
                 return Some(format!("a sweep that shows no user of {member}'s images outside of the fence"));
             }
@@ -282,7 +291,7 @@ impl Guardian {
     /// Items of the last osdmap and sweep that were not understood.
     fn not_understood(&self) -> Vec<String> {
         let map = self.map.iter().flat_map(|map| map.not_understood.iter().cloned());
-        let uses = self.sweep.iter().flat_map(|(_, uses, _)| uses);
+        let uses = self.sweep.iter().flat_map(|sweep| &sweep.uses);
         let users =
             uses.flat_map(|one| one.unknown.iter().map(|what| format!("image {}: {what}", one.image)));
         map.chain(users).collect()
@@ -394,7 +403,10 @@ impl Guardian {
                 "{} is used by {} of {whose}, and is placed on {placed}",
                 conflict.image, conflict.client
             );
-            let advice = vec![format!("rbd-guardian fence --address {}", conflict.client)];
+            let advice = match member {
+                Some(_) => vec![format!("rbd-guardian fence --address {}", conflict.client)],
+                None => ways_to_tell_whose(conflict),
+            };
             alarm("second-writer", member, text, advice);
         }
         for contradiction in self.book.contradictions() {
@@ -403,6 +415,10 @@ impl Guardian {
             let advice = vec!["set user.rbd-guardian.ceph-addresses on the members".to_owned()];
             alarm("address-contradiction", None, text, advice);
         }
+        alarms.extend(self.crowds());
+        let mut alarm = |code, member: Option<&str>, text: String, advice: Vec<String>| {
+            alarms.push(Alarm { code, member: member.map(str::to_owned), text, advice });
+        };
         match self.gate_state() {
             GateState::Off => {
                 let text =
@@ -519,7 +535,7 @@ impl Guardian {
             let hit = |member: &&Member| member.addresses.iter().any(|ip| range.contains(ip));
             members.0.iter().filter(hit).any(|member| self.case_of(&member.name).is_none())
         };
-        let swept = || self.sweep.iter().flat_map(|(_, uses, _)| uses).flat_map(ImageUse::clients);
+        let swept = || self.sweep.iter().flat_map(|sweep| &sweep.uses).flat_map(ImageUse::clients);
         let alive = LazyCell::new(move || swept().collect::<BTreeSet<ClientAddr>>());
         let orphaned = move |other: &&Other| {
             let leftover = other.origin == Origin::Leftover;
@@ -558,4 +574,17 @@ impl Guardian {
         }
         advice
     }
+}
+
+/// What to do about a client that nothing shows to be anybody's: it may be a second client of the member itself.
+fn ways_to_tell_whose(conflict: &Conflict) -> Vec<String> {
+    let ip = conflict.client.ip;
+    let own = |name: &String| {
+        format!(
+            "if it is a client of {name} as well: set user.rbd-guardian.ceph-addresses of {name} to all its addresses, {ip} \
+             among them"
+        )
+    };
+    let other = format!("if {ip} is a host that may use any image: add it to guard.admin_hosts");
+    conflict.placed.iter().map(own).chain([other]).collect()
 }

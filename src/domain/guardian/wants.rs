@@ -16,7 +16,7 @@ use super::{Guardian, Lane};
 use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::map::OsdMap;
 use crate::domain::permits::{Permits, reason};
-use crate::domain::plan::{self, Target, plan};
+use crate::domain::plan::{self, Known, Target, plan};
 use crate::domain::policy::minority;
 use crate::domain::record::{FenceRecord, FenceState};
 use crate::domain::refusal::Refusal;
@@ -267,6 +267,7 @@ impl Guardian {
                 }
                 let before = self.world.replace(world).map(|before| before.clients).unwrap_or_default();
                 self.looked_at = Some(began);
+                self.judge_addresses();
                 self.chase(&before);
                 for want in self.wants.values_mut() {
                     // A want that came while the storage was looked at is served by the next look.
@@ -295,6 +296,10 @@ impl Guardian {
 
     fn plan_one(&mut self, target: Target, want: Want) {
         let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
+        let known = match &target {
+            Target::Member(name) => self.known_of(name, &world),
+            Target::Addresses(_) => Known::default(),
+        };
         let recorded = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone());
         let deciding = self.cases.values().flat_map(|case| case.record.in_doubt.clone());
         let in_doubt = recorded.chain(deciding).collect();
@@ -305,6 +310,7 @@ impl Guardian {
             in_doubt,
             held,
             reachable: if self.is_begun(&target) { BTreeMap::new() } else { self.reachable() },
+            known,
         };
         match plan(&request, &self.members(), &world, &self.settings.policy) {
             Ok(mut plan) => {
