@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::clock;
 use crate::domain::guardian::gate::Contents;
-use crate::domain::view::{InstanceId, MemberState, MemberStatus, View};
+use crate::domain::guardian::io::Input;
+use crate::domain::view::{InstanceId, MemberStatus, View};
 use crate::incus::client::{Accepted, Client};
 use crate::incus::gate::keys::{Written, put_keys};
 use crate::incus::gate::place::{self, Standing};
@@ -105,8 +106,28 @@ fn held(proved: &Mutex<Proved>) -> MutexGuard<'_, Proved> {
     proved.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) async fn member_state(incus: &Client, member: &str) -> Result<MemberState, String> {
-    read::member_state(incus, member).await.map_err(|error| error.to_string())
+/// Members that answered when they were last asked.
+pub(super) type Answering = Mutex<BTreeSet<String>>;
+
+/// What a member says of itself. Only one that answered before has the time that its state takes: a fence of one that is
+/// lost waits for this (INV-6).
+pub(super) async fn member_state(incus: &Client, member: String, answering: &Answering) -> Input {
+    let known =
+        |members: &Answering| members.lock().unwrap_or_else(PoisonError::into_inner).contains(&member);
+    let answered = if known(answering) {
+        read::member_state(incus, &member).await.map(Some)
+    } else {
+        read::member_answers(incus, &member).await.map(|()| None)
+    };
+    {
+        let mut answering = answering.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = if answered.is_ok() { answering.insert(member.clone()) } else { answering.remove(&member) };
+    }
+    match answered {
+        Ok(Some(state)) => Input::MemberState(member, Ok(state)),
+        Ok(None) => Input::Answered(member),
+        Err(error) => Input::MemberState(member, Err(error.to_string())),
+    }
 }
 
 pub(super) async fn networks(incus: &Client, member: &str) -> Result<BTreeSet<IpNet>, String> {

@@ -30,6 +30,10 @@ pub const ADDRESSES_KEY: &str = "user.rbd-guardian.ceph-addresses";
 /// A member that tells its state runs `ceph df` for each of its pools, one after another
 /// (internal/server/cluster/member_state.go; seconds for each in the lab).
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A member that is asked whether it is there at all says so from memory.
+const PROMPT: Duration = Duration::from_millis(700);
+/// How much of that the usual endpoint has for itself: it may be the lost one.
+const USUAL: Duration = Duration::from_millis(200);
 const MEMBERS: &str = "/1.0/cluster/members?recursion=1";
 const ALL: &str = "recursion=1&all-projects=true";
 
@@ -119,6 +123,18 @@ async fn gather(
         gate: project.map(|project| GateView { scriptlets, project, members: keys, ..GateView::default() }),
     };
     Ok(Reading { view, missing })
+}
+
+/// Does a member answer? Forwarded to it, bounded by [`PROMPT`]: a fence of a lost one waits for this.
+///
+/// # Errors
+/// It did not answer.
+pub async fn member_answers(client: &Client, member: &str) -> Result<(), IncusError> {
+    let path = format!("/1.0?target={}", escape(member));
+    let prompt = client.within(PROMPT.min(client.timeout()));
+    let server: api::Server = prompt.first(&path, USUAL).await?;
+    let from = &server.environment.server_name;
+    if from == member { Ok(()) } else { Err(strange(client, &path, format!("{from} answered in its place"))) }
 }
 
 /// What a member says of itself: forwarded to it by whoever is asked, so an answer means that it is up.

@@ -1,6 +1,7 @@
 //! The guardian's core against a modelled world.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::wildcard_enum_match_arm)] // Tests.
 
+mod answers;
 mod bare;
 mod chase;
 mod five;

@@ -16,8 +16,8 @@ pub struct Ground<'a> {
     pub storage: Timestamp,
     /// What the ledger holds of this fence.
     pub recorded: Option<&'a FenceRecord>,
-    /// Still lost in a reading that began after the fence was wanted; `None` until there is one. Where nobody but the
-    /// operator is the judge, always `Some(true)`.
+    /// Still lost in a reading that began after the intent was recorded, and silent when it was asked itself since; `None`
+    /// until both are known. Where nobody but the operator is the judge, always `Some(true)`.
     pub still_wanted: Option<bool>,
     /// No seal key of the member is at the gate, as read back; or closing it failed and cannot be waited for.
     pub gate_closed: GateClosed,

@@ -5,6 +5,7 @@
 //! holds and what was last read, so that a guardian that begins anywhere, also after another one died there, goes on
 //! the same way. At most one effect of a kind is on its way.
 
+mod answers;
 pub mod book;
 pub mod case;
 mod chase;
@@ -264,6 +265,7 @@ impl Guardian {
             Input::Notice(notice) => self.note(&notice),
             Input::View { began, view } => self.read_view(began, view),
             Input::MemberState(name, state) => self.read_member_state(&name, state),
+            Input::Answered(name) => self.answered(&name),
             Input::Networks(name, networks) => {
                 self.free(&Lane::Networks(name.clone()));
                 if let (Ok(networks), Some(world)) = (networks, &self.world) {
@@ -615,15 +617,11 @@ impl Guardian {
         let recorded = self.records.fences.get(&case.id);
         let operators = case.record.by != case::GUARDIAN;
         let member = case.member().unwrap_or_default();
-        let evidence = self.evidence.get(member);
-        let read_since =
-            self.view_is_fresh() && case.recorded_at.is_some_and(|recorded| self.view_began >= recorded);
         let still_wanted = if operators || case.member().is_none() {
             Some(true)
-        } else if recorded.is_some() && read_since {
-            Some(evidence.is_some_and(Evidence::is_lost))
         } else {
-            None
+            let recorded_at = case.recorded_at.filter(|_| recorded.is_some());
+            recorded_at.and_then(|recorded| self.is_lost_since(member, recorded))
         };
         let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
         let writing = self.busy.contains_key(&Lane::Gate);

@@ -199,6 +199,12 @@ impl Guardian {
     pub(super) fn read_member_state(&mut self, name: &str, state: Result<MemberState, String>) {
         let asked = self.free(&Lane::State(name.to_owned()));
         let held = self.case_of(name).map(|case| case.id.clone());
+        let evidence = self.evidence.entry(name.to_owned()).or_default();
+        match &state {
+            Ok(_) if evidence.is_asked_on() => evidence.note_answer(asked),
+            Ok(_) => {}
+            Err(_) => evidence.note_silence(asked),
+        }
         if let Ok(state) = &state {
             match &held {
                 Some(id) => self.judge_reboot(&id.clone(), name, state, asked),
