@@ -65,7 +65,8 @@ pub struct MemberRecord {
     /// The client instances seen of it.
     #[serde(default)]
     pub clients: BTreeSet<ClientAddr>,
-    /// `system.uuid`: tells one machine from another of the same name.
+    /// What tells one machine from another of the same name ([`Machine`](super::machine::Machine)); an older version
+    /// recorded the `system.uuid` alone.
     #[serde(default)]
     pub machine: Option<String>,
     /// The last uptime it told while healthy.

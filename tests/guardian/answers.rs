@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rbd_guardian::domain::guardian::io::{Effect, Input};
 use rbd_guardian::domain::guardian::report::Outcome;
+use rbd_guardian::domain::plan::Target;
 use rbd_guardian::domain::view::{MemberState, MemberStatus};
 
 use crate::model::{Model, id};
-use crate::{SECOND, fence, healthy};
+use crate::{SECOND, fence_anyway, healthy};
 
 /// The member answers again; what its cluster says of it stays as it is.
 fn answers(model: &mut Model, member: &str) {
@@ -118,7 +119,7 @@ fn an_operators_fence_needs_no_silence_and_the_core_says_whether_the_member_answ
     let mut model = healthy();
     let since = model.boot;
     assert_eq!(model.guardian.answers_since("n2", since), None, "not asked since");
-    model.ask(1, fence("n2"));
+    model.ask(1, fence_anyway(Target::Member("n2".to_owned())));
     model.until("answered", |model| !model.answers().is_empty());
     assert!(matches!(model.answers()[0], (1, Outcome::Sealed(..))));
     assert_eq!(model.guardian.answers_since("n2", since), Some(true));
@@ -128,4 +129,18 @@ fn an_operators_fence_needs_no_silence_and_the_core_says_whether_the_member_answ
     let since = model.boot;
     model.run(Duration::from_secs(3));
     assert_eq!(model.guardian.answers_since("n2", since), Some(false));
+}
+
+#[test]
+fn instances_that_no_member_may_take_are_named() {
+    let mut model = crate::sealed("n2");
+    model.run(100 * SECOND);
+    assert!(!model.alarms().contains("stranded"), "healing may come yet");
+    model.run(150 * SECOND);
+    let alarm = model.guardian.alarms().into_iter().find(|alarm| alarm.code == "stranded").unwrap();
+    assert!(alarm.text.contains("c2") && alarm.text.contains("no member is a candidate"), "{alarm:?}");
+    assert!(alarm.advice[0].contains("incus move c2 --target"), "{alarm:?}");
+    evacuate(&mut model, "n2");
+    model.run(70 * SECOND);
+    assert!(!model.alarms().contains("stranded"), "{:?}", model.alarms());
 }

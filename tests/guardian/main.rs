@@ -8,6 +8,7 @@ mod five;
 mod forms;
 mod gates;
 mod hold;
+mod identity;
 mod many;
 mod model;
 mod pools;

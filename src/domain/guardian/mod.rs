@@ -13,6 +13,7 @@ mod culprit;
 pub mod evidence;
 pub mod gate;
 mod ground;
+mod identity;
 pub mod io;
 pub mod maps;
 pub mod proof;
@@ -28,6 +29,7 @@ pub mod status;
 mod effects;
 mod readings;
 mod shared;
+mod unplaced;
 mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -108,6 +110,12 @@ pub struct Guardian {
     evidence: BTreeMap<String, Evidence>,
     /// What a member that is back says that proves no reboot.
     returned: BTreeMap<String, NotProved>,
+    /// Instances with guarded images that the last whole reading showed at a member.
+    #[serde(default, with = "pairs")]
+    left_behind: BTreeMap<String, BTreeSet<InstanceId>>,
+    /// Members whose machine nothing tells from another.
+    #[serde(default)]
+    unidentified: BTreeSet<String>,
     cases: BTreeMap<Id, Case>,
     #[serde(default)]
     shared: SharedSteps,
@@ -168,6 +176,8 @@ impl Guardian {
             book: Book { members: records.members.clone() },
             evidence: BTreeMap::new(),
             returned: BTreeMap::new(),
+            left_behind: BTreeMap::new(),
+            unidentified: BTreeSet::new(),
             cases: BTreeMap::new(),
             shared: SharedSteps::default(),
             wants: BTreeMap::new(),

@@ -9,7 +9,7 @@ use super::case::{GUARDIAN, Releasing};
 use super::effects::Lane;
 use super::gate::{self, GateState};
 use super::io::{Id, StaleLock};
-use super::proof::{self, Baseline};
+use super::proof::{self, Baseline, NotProved};
 use super::report::Level;
 use crate::domain::guard::{self, Conflict, ImageUse};
 use crate::domain::map::OsdMap;
@@ -88,6 +88,7 @@ impl Guardian {
         if whole {
             self.whole_began = Some(began);
             self.images = images(&merged);
+            self.note_left_behind(&merged);
             // All that is wanted of them.
             merged.volumes = None;
         }
@@ -105,6 +106,7 @@ impl Guardian {
             }
         }
         self.evidence.retain(|name, _| merged.members.contains_key(name));
+        self.unidentified.retain(|name| merged.members.contains_key(name));
         let starts = |kind: OperationKind| match kind {
             OperationKind::Heal | OperationKind::Migrate | OperationKind::Start => true,
             OperationKind::Evacuate | OperationKind::Other => false,
@@ -229,9 +231,21 @@ impl Guardian {
         if state.machine.is_some() {
             member.machine.clone_from(&state.machine);
         }
+        self.note_identity(name);
+    }
+
+    /// The uptime of a machine that is known to be the same, fenced as it is: an uptime below it shows a reboot since, also
+    /// where the member was fenced soon after a boot.
+    fn remember_longer(&mut self, name: &str, state: &MemberState) {
+        let at = self.now.wall;
+        let sample = &mut self.book.of(name).uptime;
+        if sample.is_some_and(|known| state.uptime > known.uptime * 3 / 2) {
+            *sample = Some(UptimeSample { uptime: state.uptime, at });
+        }
     }
 
     fn judge_reboot(&mut self, id: &Id, name: &str, state: &MemberState, asked: Duration) {
+        let machine = self.machine_of(name).text();
         let Some(case) = self.cases.get_mut(id) else { return };
         if case.record.state != FenceState::Sealed || case.release.is_some() {
             return;
@@ -239,7 +253,7 @@ impl Guardian {
         let member = self.book.members.get(name);
         let mark = case.record.marks.get(&self.settings.boot_id);
         let baseline = Baseline {
-            machine: member.and_then(|member| member.machine.as_deref()),
+            machine: machine.as_deref(),
             uptime: member.and_then(|member| member.uptime).map(|sample| sample.uptime),
             since_seal: mark.map(|mark| asked.saturating_sub(*mark)),
         };
@@ -256,6 +270,9 @@ impl Guardian {
             }
             Ok(()) => drop(self.returned.remove(name)),
             Err(not) => {
+                if let NotProved::SameBoot { .. } = not {
+                    self.remember_longer(name, state);
+                }
                 if self.returned.insert(name.to_owned(), not.clone()).is_none() {
                     self.log(Level::Error, "returned-stale", Some(name.to_owned()), not.to_string());
                 }
