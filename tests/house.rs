@@ -47,6 +47,43 @@ fn nothing_unwraps_outside_of_tests() {
     assert!(files.len() > 30 && wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A name that is put into a path as it is ends it, or names something else.
+#[test]
+fn paths_of_the_api_are_built_by_their_builder_alone() {
+    let own = Path::new("src/incus/path.rs");
+    let of_a_path = |text: &str| {
+        let formed = text.contains("{}") || text.contains("{") && text.contains('}');
+        let query = ["?", "&"].iter().any(|begin| {
+            text.split(begin).skip(1).any(|rest| {
+                let name = rest.split('=').next().unwrap_or_default();
+                rest.contains("={") && name.chars().all(|c| c.is_ascii_alphabetic() || c == '-')
+            })
+        });
+        let path = text.trim_start_matches('"');
+        formed && (path.starts_with("/1.0") || query || path.contains("}/wait") || path.contains("}/state"))
+    };
+    let (mut built, mut wrong) = (0, Vec::new());
+    for file in rust_files(&["src"]) {
+        if file.ends_with(own) {
+            continue;
+        }
+        for token in flat(without_tests(tokens(&file))) {
+            built += usize::from(token == "ApiPath");
+            // Also what is put together without a macro: it ends where a name is to follow.
+            let open = token.starts_with("\"/1.0/") && (token.ends_with("/\"") || token.ends_with("=\""));
+            let taken_apart = token == "\"/1.0/\"";
+            if token.starts_with('"') && (of_a_path(&token) || (open && !taken_apart)) {
+                wrong.push(format!("{}: {token}", file.display()));
+            }
+        }
+    }
+    println!("{built} mentions of the builder");
+    assert!(built > 10 && wrong.is_empty(), "{wrong:#?}");
+    assert!(
+        of_a_path("\"/1.0/instances/{}/state?project={}\"") && of_a_path("\"{operation}/wait?timeout={N}\"")
+    );
+}
+
 #[test]
 fn no_file_is_too_long() {
     let files = rust_files(&["src", "ceph-sys", "tests"]);

@@ -478,3 +478,85 @@ fn who_cannot_be_listened_to_is_told_once_and_tried_again() {
         assert!(within(SHORT, listener.next()).await.is_err(), "told again");
     });
 }
+
+#[test]
+fn every_certificate_of_the_file_is_one_that_the_cluster_is_known_by() {
+    run(async {
+        let (pki, next) = (Pki::new(), Pki::new());
+        let file = pki.folder.join("cluster.crt");
+        let (ours, theirs) =
+            [&file, &next.folder.join("cluster.crt")].map(|f| fs::read_to_string(f).unwrap()).into();
+        let rotated = Server::answers(&next, http(200, "", &sync(&json!(1)))).await;
+        let before = Server::answers(&pki, http(200, "", &sync(&json!(1)))).await;
+
+        // Announced before it is in use.
+        fs::write(&file, format!("{ours}{theirs}")).unwrap();
+        for server in [&before, &rotated] {
+            assert_eq!(pki.client(&[&server.endpoint]).get::<Value>("/1.0").await.unwrap(), json!(1));
+        }
+        // Added after it is in use, without a reload.
+        fs::write(&file, &ours).unwrap();
+        let client = pki.client(&[&rotated.endpoint]);
+        let told = fails(&client).await.to_string();
+        assert!(told.contains("incus.cluster_certificate") && told.contains("cluster.crt"), "{told}");
+        fs::write(&file, format!("{ours}{theirs}")).unwrap();
+        assert_eq!(client.get::<Value>("/1.0").await.unwrap(), json!(1));
+        // A file that is of no use for a moment takes nothing away.
+        let client = pki.client(&[&rotated.endpoint]);
+        fs::write(&file, "").unwrap();
+        assert_eq!(client.get::<Value>("/1.0").await.unwrap(), json!(1));
+        // One that was taken out counts until another one is looked for.
+        fs::write(&file, &ours).unwrap();
+        let client = pki.client(&[&rotated.endpoint]);
+        assert!(matches!(fails(&client).await.cause, Cause::Certificate(CertificateFault::NotPinned { .. })));
+    });
+}
+
+#[test]
+fn a_working_key_is_replaced_only_once_the_new_one_is_trusted() {
+    run(async {
+        let pki = Pki::new();
+        let config = pki.config(&[]);
+        let files = [&config.key, &config.certificate, &config.cluster_certificate];
+        let content = || files.map(|file| fs::read(file).unwrap());
+        let before = content();
+        let now: Timestamp = "2026-08-24T12:00:00Z".parse().unwrap();
+        let own = Fingerprint::of(&pki.cluster.0);
+        let trusted = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let takes = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (knows, accepts) = (Arc::clone(&trusted), Arc::clone(&takes));
+        let server = Server::start(pki.server(None), move |mut stream, request| {
+            let posts = request.starts_with("POST");
+            let refused = r#"{"type":"error","error":"no","error_code":403}"#;
+            let answer = if posts && !accepts.load(Ordering::Relaxed) {
+                http(403, "", refused)
+            } else {
+                knows.fetch_or(posts, Ordering::Relaxed);
+                let auth = if knows.load(Ordering::Relaxed) { "trusted" } else { "untrusted" };
+                http(200, "", &sync(&json!({"auth": auth, "environment": {"server_clustered": false}})))
+            };
+            async move {
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            }
+        })
+        .await;
+        let good = token(&own, &[&server.endpoint], "0001-01-01T00:00:00Z");
+        let attempt = async |text: &str| enroll(&Token::parse(text).unwrap(), &config, true, now).await;
+        // Refused, unreachable, of another cluster: what works goes on to work.
+        assert!(matches!(attempt(&good).await.unwrap_err(), EnrollError::Refused { .. }));
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let nobody = format!("https://{closed}").parse().unwrap();
+        let unreachable = token(&own, &[&nobody], "0001-01-01T00:00:00Z");
+        assert!(matches!(attempt(&unreachable).await.unwrap_err(), EnrollError::NoAddress(_)));
+        let other = token(&Fingerprint::of(b"another"), &[&server.endpoint], "0001-01-01T00:00:00Z");
+        assert!(matches!(attempt(&other).await.unwrap_err(), EnrollError::NoAddress(_)));
+        assert!(content() == before, "a file was replaced in vain");
+        takes.store(true, Ordering::Relaxed);
+        assert!(!attempt(&good).await.unwrap().already);
+        assert!(content()[..2] != before[..2], "a new key, once it is trusted");
+        assert_eq!(fs::metadata(&config.key).unwrap().permissions().mode() & 0o777, 0o600);
+        let left: Vec<_> = fs::read_dir(&pki.folder).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 3, "{left:?}");
+    });
+}

@@ -18,7 +18,7 @@ use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::endpoint::Endpoint;
 use rbd_guardian::incus::error::Cause;
-use rbd_guardian::incus::read::{Reading, glance, member_addresses, member_state, read};
+use rbd_guardian::incus::read::{Reading, glance, member_addresses, member_answers, member_state, read};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
@@ -394,4 +394,88 @@ fn words_of_a_newer_version_are_kept_or_told() {
         told,
         [garbage("w1 of type 'wasm-module'"), garbage("volume odd of kind 'custom', content 'tape'")]
     );
+}
+
+/// Projects and members may have any letter in their names; Incus escapes them on its way out, and expects that.
+#[test]
+fn names_with_any_letter_are_read_and_asked_for() {
+    let mut member = Member::recorded();
+    let mut volumes = fixture("6.0.4/volumes.json");
+    volumes.as_array_mut().unwrap().push(json!({"name": "büro", "type": "custom", "content_type": "filesystem",
+        "project": "büro", "config": {}, "location": "",
+        "used_by": ["/1.0/instances/c9?project=b%C3%BCro", "/1.0/instances/c8?project=r%26d", "/1.0/instances/c7?project=a+b"]}));
+    member.set(&format!("/1.0/storage-pools/remote/volumes?{ALL}"), Answer::Metadata(volumes));
+    let mut operation = fixture("6.0.4/operations.json")["success"][0].clone();
+    (operation["description"], operation["status"]) = (json!("Migrating instance"), json!("Running"));
+    operation["resources"]["instances"] = json!(["/1.0/instances/c9?project=r%26d"]);
+    member.set(&format!("/1.0/operations?{ALL}"), Answer::Metadata(json!({"running": [operation]})));
+    let view = member.read(LONG, None).view;
+    let volume = view.volumes.unwrap().into_iter().find(|volume| volume.name == "büro").unwrap();
+    assert_eq!(volume.used_by, [id("büro", "c9"), id("r&d", "c8"), id("a b", "c7")].into());
+    assert_eq!(view.operations.unwrap()[0].instances, [id("r&d", "c9")].into());
+
+    member.set("/1.0/networks?target=n%262", Answer::Metadata(json!(["/1.0/networks/br%2F0"])));
+    let state = fixture("6.0.4/network-state.json");
+    member.set("/1.0/networks/br%2F0/state?target=n%262", Answer::Metadata(state));
+    let addresses = member.ask(LONG, async |client| member_addresses(&client, "n&2").await.unwrap());
+    assert_eq!(addresses.len(), 1);
+}
+
+/// A command in an instance may be as long as its caller likes, and is in its operation's metadata.
+#[test]
+fn operations_are_read_however_long_the_commands_are_that_they_tell() {
+    let mut member = Member::recorded();
+    let command = json!({"id": "1", "class": "websocket", "description": "Executing command", "status": "Running",
+        "location": "n1", "resources": {"instances": ["/1.0/instances/c1"]},
+        "metadata": {"command": ["x".repeat(24 * 1024 * 1024)]}});
+    let mut migration = command.clone();
+    (migration["id"], migration["description"]) = (json!("2"), json!("Migrating instance"));
+    let running = json!({"running": [command, command, command, migration]});
+    member.set(&format!("/1.0/operations?{ALL}"), Answer::Metadata(running));
+    let Reading { view, missing } = member.read(3 * LONG, None);
+    assert_eq!(missing, []);
+    let operations = view.operations.unwrap();
+    assert_eq!(operations.len(), 4);
+    assert_eq!(operations[3].kind, OperationKind::Migrate);
+    member.set(&format!("/1.0/operations?{ALL}"), Answer::Refused(500));
+    let Reading { view, missing } = member.read(LONG, None);
+    assert_eq!((view.operations, missing.len()), (None, 1));
+    assert!(matches!(missing[0].cause, Cause::Status { code: 500, .. }), "{missing:?}");
+}
+
+#[test]
+fn a_machine_is_told_by_whatever_it_shows() {
+    let mut member = Member::recorded();
+    let machine =
+        |member: &Member| member.ask(LONG, async |client| member_state(&client, "n2").await.unwrap()).machine;
+    let port = |address: &str| json!({"ports": [{"id": "eth0", "address": address}]});
+    let blank = json!({"uuid": "03000200-0400-0500-0006-000700080009", "serial": "Default string",
+        "motherboard": null, "chassis": {"serial": ""}});
+    let cards = json!([port("b0:7b:25:00:00:01"), {"ports": null}, port("00:00:00:00:00:00")]);
+    member.set(
+        "/1.0/resources?target=n2",
+        Answer::Metadata(json!({"system": blank, "network": {"cards": cards}})),
+    );
+    assert_eq!(machine(&member).as_deref(), Some("mac=b0:7b:25:00:00:01"));
+    member.set("/1.0/resources?target=n2", Answer::Metadata(json!({"system": blank, "network": null})));
+    assert_eq!(machine(&member), None);
+    let system = json!({"uuid": "", "serial": "PF2X", "motherboard": {"serial": "L1"}, "chassis": null});
+    member.set("/1.0/resources?target=n2", Answer::Metadata(json!({"system": system})));
+    assert_eq!(machine(&member).as_deref(), Some("system=pf2x board=l1"));
+}
+
+#[test]
+fn whether_a_member_answers_is_asked_of_itself_and_briefly() {
+    let mut member = Member::recorded();
+    let answers = |member: &Member| {
+        let began = std::time::Instant::now();
+        let answers = member.ask(LONG, async |client| member_answers(&client, "n2").await);
+        (answers, began.elapsed())
+    };
+    assert!(answers(&member).0.is_ok());
+    member.set("/1.0?target=n2", recorded("server"));
+    assert!(answers(&member).0.unwrap_err().to_string().contains("answered in its place"));
+    member.set("/1.0?target=n2", Answer::Never);
+    let (silent, after) = answers(&member);
+    assert!(silent.is_err() && after < Duration::from_secs(3), "{after:?}");
 }

@@ -160,6 +160,7 @@ impl Fault {
             Self::Ask(_) => Exit::CannotTell,
             Self::Enroll(error) => match error {
                 EnrollError::BadToken(_)
+                | EnrollError::NoToken { .. }
                 | EnrollError::Expired(_)
                 | EnrollError::InTheWay { .. }
                 | EnrollError::Setup(_) => Exit::Usage,

@@ -308,8 +308,12 @@ enum IncusVerb {
 
 #[derive(Args)]
 struct EnrollArgs {
-    /// What `incus config trust add rbd-guardian` printed
-    token: String,
+    /// What `incus config trust add rbd-guardian` printed; without it, or with `-`, it is read from standard input.
+    /// Other users of this host see what is given here
+    token: Option<String>,
+    /// Read it from this file
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<std::path::PathBuf>,
     /// Make a new key and certificate, and replace the cluster's certificate
     #[arg(long)]
     force: bool,

@@ -55,6 +55,7 @@ pub(super) struct Hands {
     pub(super) incus: Option<Client>,
     names: Arc<Mutex<Probes>>,
     proved: Arc<Mutex<platform::Proved>>,
+    answering: Arc<platform::Answering>,
     /// Fences whose last step read the map: two in a row are paced.
     read_last: BTreeSet<String>,
     /// Why no ping could be sent, told once.
@@ -65,9 +66,10 @@ pub(super) struct Hands {
 
 impl Hands {
     pub(super) fn new(storage: Storage, tenure: Tenure, incus: Option<Client>) -> Self {
-        let (names, proved, read_last) = (Arc::default(), Arc::default(), BTreeSet::new());
+        let (names, proved, answering) = (Arc::default(), Arc::default(), Arc::default());
+        let read_last = BTreeSet::new();
         let until = Arc::new(AtomicU64::new(millis(tenure.until)));
-        Self { storage, tenure, incus, names, proved, read_last, no_ping: None, until }
+        Self { storage, tenure, incus, names, proved, answering, read_last, no_ping: None, until }
     }
 
     /// Until when the lease lasts at least, by the boot clock.
@@ -109,9 +111,9 @@ impl Hands {
                 })
             }
             Effect::ReadMemberState(member) => {
+                let answering = Arc::clone(&self.answering);
                 self.ask(Effect::ReadMemberState(member.clone()), async move |incus| {
-                    let state = platform::member_state(&incus, &member).await;
-                    Input::MemberState(member, state)
+                    platform::member_state(&incus, member, &answering).await
                 })
             }
             Effect::ReadNetworks(member) => {
@@ -346,6 +348,7 @@ fn changes_nothing(input: &Input) -> bool {
         | Input::Notice(_)
         | Input::View { .. }
         | Input::MemberState(..)
+        | Input::Answered(_)
         | Input::Networks(..)
         | Input::Pinged(..)
         | Input::Looked(_)

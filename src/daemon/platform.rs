@@ -10,28 +10,87 @@ use serde_json::json;
 
 use crate::clock;
 use crate::domain::guardian::gate::Contents;
-use crate::domain::view::{InstanceId, MemberState, MemberStatus, View};
+use crate::domain::guardian::io::Input;
+use crate::domain::view::{InstanceId, MemberStatus, View};
 use crate::incus::client::{Accepted, Client};
 use crate::incus::gate::keys::{Written, put_keys};
 use crate::incus::gate::place::{self, Standing};
 use crate::incus::gate::{Scriptlet, again, is_of_another_version, marker};
+use crate::incus::path::ApiPath;
 use crate::incus::{api, read};
 
 pub(super) const OVER: &str = "the lease was over before it was sent";
 /// How long an instance may take to start before that counts as failed.
 const START_SECONDS: u64 = 30;
 
-/// How long a member that was seen to run the gate is believed to, while it shows the same text.
-const PROVED_FOR: Duration = Duration::from_secs(60);
+/// How often a member is probed that shows what it showed before: each probe is a failed request in its log.
+const PROBE_EVERY: Duration = Duration::from_secs(3600);
+/// Between two tries to probe a member that could not be asked.
+const TRY_EVERY: Duration = Duration::from_secs(5);
 
-/// What each member showed when it was last asked what it runs, and whether it is that; and when all were asked. What
-/// one runs does not change while it is silent: after a restart it loads what is stored.
+/// What each member showed when it was last probed, and whether it runs that. What one runs does not change while it is
+/// silent: after a restart it loads what is stored.
 #[derive(Debug, Default)]
 pub(super) struct Proved {
-    at: Option<Duration>,
-    runs: BTreeMap<String, (String, bool)>,
+    runs: BTreeMap<String, Run>,
+    /// When a member was last to be probed.
+    tried: BTreeMap<String, Duration>,
     /// Members that did not say what they run when the view was last read.
     silent: BTreeSet<String>,
+}
+
+/// What a probe said of a member.
+#[derive(Debug, PartialEq, Eq)]
+struct Run {
+    shown: String,
+    runs: bool,
+    at: Duration,
+    /// It was silent since: it may have been restarted.
+    left: bool,
+}
+
+impl Proved {
+    /// Members to be probed now, by what each shows: after a change, after a restart of one that did not run what it shows,
+    /// and now and then.
+    fn due(&mut self, shown: &BTreeMap<String, Result<String, String>>, now: Duration) -> BTreeSet<String> {
+        self.silent.clear();
+        let mut due = BTreeSet::new();
+        for (name, line) in shown {
+            let run = self.runs.get_mut(name);
+            let Ok(line) = line else {
+                self.silent.insert(name.clone());
+                if let Some(run) = run {
+                    run.left = true;
+                }
+                continue;
+            };
+            let known = run.is_some_and(|run| {
+                run.shown == *line && now.saturating_sub(run.at) < PROBE_EVERY && (run.runs || !run.left)
+            });
+            let tried = self.tried.get(name).is_some_and(|at| now.saturating_sub(*at) < TRY_EVERY);
+            // What is no gate is not probed.
+            if !known && !tried && !line.is_empty() {
+                self.tried.insert(name.clone(), now);
+                due.insert(name.clone());
+            }
+        }
+        due
+    }
+
+    fn note(&mut self, name: String, standing: Standing, at: Duration) {
+        let (shown, runs) = match standing {
+            Standing::Runs(marker) => (marker.to_string(), true),
+            Standing::Shows(marker) => (marker.to_string(), false),
+            Standing::None => (String::new(), false),
+        };
+        self.tried.remove(&name);
+        self.runs.insert(name, Run { shown, runs, at, left: false });
+    }
+
+    /// Was it seen to run what it shows now?
+    fn runs(&self, name: &str, line: &str) -> bool {
+        self.runs.get(name).is_some_and(|run| run.runs && run.shown == line)
+    }
 }
 
 /// The view, with the gate as members *run* it: what one shows proves nothing (`incus::gate::place`). They are asked
@@ -53,28 +112,17 @@ pub(super) async fn view(
         }
         *text = marker(text).map(|marker| marker.to_string()).unwrap_or_default();
     }
-    let known = |proved: &Proved| {
-        let fresh = proved.at.is_some_and(|at| clock::boot().saturating_sub(at) < PROVED_FOR);
-        let mut shown = gate.scriptlets.iter().filter_map(|(name, line)| Some((name, line.as_ref().ok()?)));
-        let asked = |name, line| proved.runs.get(name).is_some_and(|(shown, _)| shown == line);
-        fresh && shown.all(|(name, line)| line.is_empty() || asked(name, line))
-    };
-    let silent = |(name, line): (&String, &Result<_, _>)| line.is_err().then(|| name.clone());
-    held(proved).silent = gate.scriptlets.iter().filter_map(silent).collect();
-    if !known(&held(proved)) {
-        let at = clock::boot();
-        // Not of one that has just been silent: a fence may wait for this.
-        let answer = |name: &String| gate.scriptlets.get(name).is_some_and(Result::is_ok);
-        let standings = place::standings(incus, answer).await.map_err(|error| error.to_string())?;
-        let runs = standings.into_iter().filter_map(|(name, standing)| match standing.ok()? {
-            Standing::Runs(marker) => Some((name, (marker.to_string(), true))),
-            Standing::Shows(marker) => Some((name, (marker.to_string(), false))),
-            Standing::None => Some((name, (String::new(), false))),
-        });
-        let runs: Vec<_> = runs.collect();
+    let at = clock::boot();
+    // Not of one that has just been silent: a fence may wait for this.
+    let due = held(proved).due(&gate.scriptlets, at);
+    if !due.is_empty() {
+        let standings = place::standings(incus, |name| due.contains(name)).await;
         let mut proved = held(proved);
-        proved.at = Some(at);
-        proved.runs.extend(runs);
+        for (name, standing) in standings.map_err(|error| error.to_string())? {
+            if let Ok(standing) = standing {
+                proved.note(name, standing, at);
+            }
+        }
     }
     let proved = held(proved);
     let members = &view.members;
@@ -87,12 +135,12 @@ pub(super) async fn view(
             | MemberStatus::Other(_) => true,
             MemberStatus::Offline | MemberStatus::Evacuating | MemberStatus::Evacuated => false,
         });
-        if let (Err(_), Some((shown, true)), true) = (&line, proved.runs.get(name), counts) {
-            *line = Ok(shown.clone());
+        if let (Err(_), Some(run), true) = (&line, proved.runs.get(name).filter(|run| run.runs), counts) {
+            *line = Ok(run.shown.clone());
         }
         // Of a member that was never reached when all were asked, nothing is known.
         if let Ok(line) = line
-            && !proved.runs.get(name).is_some_and(|(shown, runs)| *runs && shown == line)
+            && !proved.runs(name, line)
         {
             line.clear();
         }
@@ -105,8 +153,28 @@ fn held(proved: &Mutex<Proved>) -> MutexGuard<'_, Proved> {
     proved.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) async fn member_state(incus: &Client, member: &str) -> Result<MemberState, String> {
-    read::member_state(incus, member).await.map_err(|error| error.to_string())
+/// Members that answered when they were last asked.
+pub(super) type Answering = Mutex<BTreeSet<String>>;
+
+/// What a member says of itself. Only one that answered before has the time that its state takes: a fence of one that is
+/// lost waits for this (INV-6).
+pub(super) async fn member_state(incus: &Client, member: String, answering: &Answering) -> Input {
+    let known =
+        |members: &Answering| members.lock().unwrap_or_else(PoisonError::into_inner).contains(&member);
+    let answered = if known(answering) {
+        read::member_state(incus, &member).await.map(Some)
+    } else {
+        read::member_answers(incus, &member).await.map(|()| None)
+    };
+    {
+        let mut answering = answering.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = if answered.is_ok() { answering.insert(member.clone()) } else { answering.remove(&member) };
+    }
+    match answered {
+        Ok(Some(state)) => Input::MemberState(member, Ok(state)),
+        Ok(None) => Input::Answered(member),
+        Err(error) => Input::MemberState(member, Err(error.to_string())),
+    }
 }
 
 pub(super) async fn networks(incus: &Client, member: &str) -> Result<BTreeSet<IpNet>, String> {
@@ -162,17 +230,92 @@ pub(super) async fn push_gate(incus: &Client) -> Result<(), String> {
 
 /// Starts an instance and waits until it runs. One that runs already is no error.
 pub(super) async fn start(incus: &Client, instance: &InstanceId) -> Result<(), String> {
-    let path = format!("/1.0/instances/{}/state?project={}", instance.name, instance.project);
+    let path = ApiPath::of(&["instances", &instance.name, "state"]).with("project", &instance.project).text();
     let body = json!({"action": "start", "timeout": START_SECONDS});
     let accepted = incus.put(&path, &body, None).await.map_err(|error| error.to_string())?;
     let Accepted::Operation(operation) = accepted else { return Ok(()) };
-    let operation = operation.split('?').next().unwrap_or_default();
-    let wait = format!("{operation}/wait?timeout={START_SECONDS}");
+    let wait = ApiPath::under(&operation, &["wait"]).with("timeout", &START_SECONDS.to_string()).text();
     let patient = incus.within(Duration::from_secs(START_SECONDS) + incus.timeout());
     let ended: api::Operation = patient.get(&wait).await.map_err(|error| error.to_string())?;
     match ended.status.as_str() {
         "Success" => Ok(()),
         _ if ended.err.contains("already running") => Ok(()),
         status => Err(format!("{status}: {}", ended.err)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn shown(lines: &[(&str, Result<&str, &str>)]) -> BTreeMap<String, Result<String, String>> {
+        let own = |line: &Result<&str, &str>| line.map(str::to_owned).map_err(str::to_owned);
+        lines.iter().map(|(name, line)| ((*name).to_owned(), own(line))).collect()
+    }
+
+    /// A member probed, in a world where each runs what it shows, or does not.
+    struct World {
+        proved: Proved,
+        now: Duration,
+        probes: BTreeMap<String, u32>,
+    }
+
+    impl World {
+        fn views(&mut self, count: u64, lines: &BTreeMap<String, Result<String, String>>, runs: bool) {
+            for _ in 0..count {
+                self.now += SECOND;
+                for name in self.proved.due(lines, self.now) {
+                    *self.probes.entry(name.clone()).or_default() += 1;
+                    let run = Run { shown: lines[&name].clone().unwrap(), runs, at: self.now, left: false };
+                    self.proved.tried.remove(&name);
+                    self.proved.runs.insert(name, run);
+                }
+            }
+        }
+
+        fn probes(&mut self) -> Vec<u32> {
+            std::mem::take(&mut self.probes).into_values().collect()
+        }
+    }
+
+    #[test]
+    fn a_member_is_probed_once_after_a_change_and_once_an_hour() {
+        let mut world = World { proved: Proved::default(), now: 10 * SECOND, probes: BTreeMap::new() };
+        let first = shown(&[("n1", Ok("gate 1 a")), ("n2", Ok("gate 1 a")), ("n3", Ok(""))]);
+        world.views(3000, &first, true);
+        assert_eq!(world.probes(), [1, 1], "at a takeover, and not of one without a gate");
+        world.views(3000, &first, true);
+        assert_eq!(world.probes(), [1, 1], "after an hour");
+        let second = shown(&[("n1", Ok("gate 1 b")), ("n2", Ok("gate 1 a")), ("n3", Ok(""))]);
+        world.views(100, &second, true);
+        assert_eq!(world.probes(), [1], "the one that changed");
+        let lost = shown(&[("n1", Err("silent")), ("n2", Ok("gate 1 a")), ("n3", Ok(""))]);
+        world.views(100, &lost, true);
+        world.views(100, &second, true);
+        assert_eq!(world.probes(), [0_u32; 0], "what one runs does not change while it is silent");
+    }
+
+    #[test]
+    fn one_that_did_not_run_what_it_shows_is_probed_again_once_it_was_away() {
+        let mut world = World { proved: Proved::default(), now: 10 * SECOND, probes: BTreeMap::new() };
+        let lines = shown(&[("n1", Ok("gate 1 a"))]);
+        world.views(600, &lines, false);
+        assert_eq!(world.probes(), [1]);
+        world.views(3, &shown(&[("n1", Err("restarts"))]), false);
+        world.views(600, &lines, true);
+        assert_eq!(world.probes(), [1]);
+        assert!(world.proved.runs("n1", "gate 1 a"));
+    }
+
+    #[test]
+    fn one_that_cannot_be_probed_is_tried_now_and_then() {
+        let mut proved = Proved::default();
+        let lines = shown(&[("n1", Ok("gate 1 a"))]);
+        let tries = (0..60).filter(|at| !proved.due(&lines, 10 * SECOND + *at * SECOND).is_empty()).count();
+        assert_eq!(tries, 12);
+        proved.note("n1".to_owned(), Standing::None, 70 * SECOND);
+        assert!(!proved.runs("n1", "gate 1 a"));
     }
 }

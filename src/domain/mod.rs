@@ -11,6 +11,7 @@ pub mod fence;
 pub mod fence_id;
 pub mod guard;
 pub mod guardian;
+pub mod machine;
 pub mod map;
 pub mod member;
 pub mod origin;

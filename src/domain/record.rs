@@ -74,7 +74,8 @@ pub struct MemberRecord {
     /// The addresses of its own interfaces, with their networks, as it told them last. `None`: it never did.
     #[serde(default)]
     pub interfaces: Option<BTreeSet<IpNet>>,
-    /// `system.uuid`: tells one machine from another of the same name.
+    /// What tells one machine from another of the same name ([`Machine`](super::machine::Machine)); an older version
+    /// recorded the `system.uuid` alone.
     #[serde(default)]
     pub machine: Option<String>,
     /// The last uptime it told while healthy.

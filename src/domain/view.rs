@@ -169,7 +169,8 @@ pub struct GateView {
 pub struct MemberState {
     /// Since it booted (`sysinfo.uptime`).
     pub uptime: Duration,
-    /// `system.uuid` of its resources: tells one machine from another of the same name.
+    /// What tells one machine from another of the same name, as [`Machine`](super::machine::Machine) writes it; `None` if
+    /// its API shows nothing that does.
     pub machine: Option<String>,
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::path::instance_of;
 use crate::domain::view::{InstanceId, InstanceKind, MemberStatus, OperationKind};
 use crate::domain::volume::{Content, VolumeKind};
 
@@ -101,14 +102,58 @@ pub struct Resources {
     /// The machine.
     #[serde(default)]
     pub system: System,
+    /// Its network cards.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub network: Network,
 }
 
 /// `system` of [`Resources`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct System {
-    /// The machine's, from DMI; empty where there is none.
+    /// The machine's, from DMI or `lshw`; empty where there is none, or a maker's placeholder.
     #[serde(default)]
     pub uuid: String,
+    /// Its serial number, as above.
+    #[serde(default)]
+    pub serial: String,
+    /// The board.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub motherboard: Numbered,
+    /// The chassis.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub chassis: Numbered,
+}
+
+/// A part that has a serial number.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Numbered {
+    /// Often empty or a placeholder.
+    #[serde(default)]
+    pub serial: String,
+}
+
+/// `network` of [`Resources`]: physical devices only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Network {
+    /// Each card.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub cards: Vec<Card>,
+}
+
+/// A network card; virtual functions have entries of their own within, which are not read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Card {
+    /// Each port.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub ports: Vec<Port>,
+}
+
+/// A port of a network card.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Port {
+    /// Its MAC address at this moment: a port of a bond has the bond's.
+    #[serde(default)]
+    pub address: String,
 }
 
 /// An item of `GET /1.0/instances?recursion=1&all-projects=true`.
@@ -234,9 +279,6 @@ pub struct Operation {
     /// Paths by kind: `instances` → `/1.0/instances/c1?project=p1`.
     #[serde(default, deserialize_with = "or_empty")]
     pub resources: BTreeMap<String, Option<Vec<String>>>,
-    /// What it says of its progress.
-    #[serde(default, deserialize_with = "or_empty")]
-    pub metadata: BTreeMap<String, serde_json::Value>,
 }
 
 /// `GET /1.0/operations?recursion=1&all-projects=true`: by status, in lower case.
@@ -357,19 +399,6 @@ impl Operation {
     pub fn instances(&self) -> impl Iterator<Item = InstanceId> {
         self.resources.get("instances").into_iter().flatten().flatten().filter_map(|path| instance_of(path))
     }
-}
-
-/// The instance a path names: `/1.0/instances/c1?project=p1`, of project `default` where it names none.
-pub fn instance_of(path: &str) -> Option<InstanceId> {
-    let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let name = path.strip_prefix("/1.0/instances/")?.split('/').next()?;
-    Some(InstanceId { project: project_of(query), name: name.to_owned() })
-}
-
-/// `project=P` of a query, or `default`. Project names have nothing that a URL escapes (api_project.go:2115).
-pub fn project_of(query: &str) -> String {
-    let named = query.split('&').find_map(|pair| pair.strip_prefix("project="));
-    named.map_or_else(default_project, str::to_owned)
 }
 
 fn default_project() -> String {

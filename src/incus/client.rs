@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::endpoint::Endpoint;
 use super::error::{Cause, IncusError, SetupFault};
-use super::exchange::{Answer, Question, Stream, exchange};
+use super::exchange::{Answer, Question, Stream, exchange, exchange_large};
 use super::tls::Tls;
 use crate::config::IncusConfig;
 use crate::deadline::within;
@@ -112,6 +112,29 @@ impl Client {
 
     async fn into_read<T: DeserializeOwned>(self, path: String) -> Result<T, IncusError> {
         self.get(&path).await
+    }
+
+    /// Reads what may be large and is hardly used: the answer is never held as a whole.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn get_large<T>(&self, path: &str) -> Result<T, IncusError>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        let ask = async |endpoint: &Endpoint| {
+            let (sent, body) = (AtomicBool::new(false), Bytes::new());
+            let question =
+                Question { method: Method::GET, path, authority: endpoint.authority(), body, etag: None };
+            let asked = within(self.timeout, async {
+                let stream = self.connect(endpoint).await?;
+                sent.store(true, Ordering::Relaxed);
+                exchange_large(stream, question).await
+            });
+            let late = |_| Cause::Late { timeout: self.timeout, sent: sent.load(Ordering::Relaxed) };
+            asked.await.map_err(late)?
+        };
+        Ok(self.any(&format!("GET {path}"), IncusError::is_the_endpoints, ask).await?.0)
     }
 
     /// Reads, and stays with the member that answered.

@@ -18,7 +18,8 @@ use super::api::{Member, Server};
 use super::client::Client;
 use super::endpoint::{self, Endpoint};
 use super::error::{Cause, Fingerprint, IncusError, SetupFault};
-use super::tls::{Tls, read_certificate};
+use super::path::ApiPath;
+use super::tls::{Tls, read_certificate, read_pins};
 use crate::config::IncusConfig;
 use crate::deadline::within;
 
@@ -51,6 +52,14 @@ pub enum EnrollError {
     /// That is no token.
     #[error("this is no token ({0}): paste what `incus config trust add rbd-guardian` prints")]
     BadToken(String),
+    /// It cannot be read.
+    #[error("cannot read the token from {from}: {error}")]
+    NoToken {
+        /// From where.
+        from: String,
+        /// Why.
+        error: io::Error,
+    },
     /// Its time is over.
     #[error("the token expired at {0}: make another with `incus config trust add rbd-guardian`")]
     Expired(Timestamp),
@@ -146,18 +155,56 @@ pub async fn enroll(
         return Err(EnrollError::Expired(at));
     }
     let cluster = &config.cluster_certificate;
-    if cluster.exists() && !force && Fingerprint::of(&read_certificate(cluster)?) != token.fingerprint {
+    if cluster.exists() && !force && !read_pins(cluster)?.contains(&token.fingerprint) {
         return Err(EnrollError::InTheWay {
             path: cluster.clone(),
             why: "is the certificate of another cluster",
         });
     }
-    keep_or_make(config, force)?;
+    if !force {
+        return enroll_with(token, config).await;
+    }
+    // What works is replaced only once the new pair is trusted.
+    let next = IncusConfig {
+        certificate: next_to(&config.certificate),
+        key: next_to(&config.key),
+        cluster_certificate: next_to(cluster),
+        ..config.clone()
+    };
+    if next.certificate.exists() != next.key.exists() {
+        for half in [&next.certificate, &next.key] {
+            let _ = fs::remove_file(half);
+        }
+    }
+    let enrolled = enroll_with(token, &next).await?;
+    for (new, path) in [
+        (&next.key, &config.key),
+        (&next.certificate, &config.certificate),
+        (&next.cluster_certificate, cluster),
+    ] {
+        fs::rename(new, path).map_err(|error| EnrollError::Unwritable { path: path.clone(), error })?;
+    }
+    Ok(enrolled)
+}
+
+/// Beside a file, until it is seen to work.
+fn next_to(path: &Path) -> PathBuf {
+    let mut next = path.as_os_str().to_owned();
+    next.push(".next");
+    next.into()
+}
+
+async fn enroll_with(token: &Token, config: &IncusConfig) -> Result<Enrolled, EnrollError> {
+    let cluster = &config.cluster_certificate;
+    keep_or_make(config)?;
     let tls = Tls::pinned(&config.certificate, &config.key, token.fingerprint.clone())?;
     let ours = read_certificate(&config.certificate)?;
     let (endpoint, presented) = reachable(token, &tls, config).await?;
     // Before the token is used up: without this file all would be in vain.
-    save(cluster, &pem("CERTIFICATE", &presented), 0o644, true)?;
+    // One that is known already may have others beside it.
+    if !cluster.exists() || !read_pins(cluster)?.contains(&token.fingerprint) {
+        save(cluster, &pem("CERTIFICATE", &presented), 0o644, true)?;
+    }
 
     let client = Client::new(vec![endpoint.clone()], tls, config.timeout);
     let already = client.get::<Server>("/1.0").await?.auth == "trusted";
@@ -185,7 +232,7 @@ pub async fn enroll(
     }
     let server: Server = client.get("/1.0").await?;
     let endpoints = if server.environment.server_clustered {
-        let members: Vec<Member> = client.get("/1.0/cluster/members?recursion=1").await?;
+        let members: Vec<Member> = client.get(&ApiPath::of(&["cluster", "members"]).whole().text()).await?;
         members.iter().filter_map(|member| member.url.parse().ok()).collect()
     } else {
         vec![endpoint]
@@ -225,15 +272,13 @@ async fn reachable(
 }
 
 /// A pair that is there is used, so that enrolling again after a failure does not end with another one.
-fn keep_or_make(config: &IncusConfig, force: bool) -> Result<(), EnrollError> {
+fn keep_or_make(config: &IncusConfig) -> Result<(), EnrollError> {
     let (certificate, key) = (&config.certificate, &config.key);
-    if !force {
-        match (certificate.exists(), key.exists()) {
-            (true, true) => return Ok(()),
-            (true, false) => return Err(in_the_way(certificate, "has no key beside it")),
-            (false, true) => return Err(in_the_way(key, "has no certificate beside it")),
-            (false, false) => {}
-        }
+    match (certificate.exists(), key.exists()) {
+        (true, true) => return Ok(()),
+        (true, false) => return Err(in_the_way(certificate, "has no key beside it")),
+        (false, true) => return Err(in_the_way(key, "has no certificate beside it")),
+        (false, false) => {}
     }
     let made = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
     // Valid from 1975 to 4096, rcgen's default: what ends the trust is `incus config trust remove`, and a date would
@@ -243,8 +288,8 @@ fn keep_or_make(config: &IncusConfig, force: bool) -> Result<(), EnrollError> {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let signed = params.self_signed(&made)?;
-    save(key, &made.serialize_pem(), 0o600, force)?;
-    save(certificate, &signed.pem(), 0o644, force)
+    save(key, &made.serialize_pem(), 0o600, false)?;
+    save(certificate, &signed.pem(), 0o644, false)
 }
 
 fn in_the_way(path: &Path, why: &'static str) -> EnrollError {

@@ -120,8 +120,10 @@ pub enum Cause {
 pub enum CertificateFault {
     /// It presents another certificate than the one it is known by.
     #[error(
-        "presents the certificate {found}, not {pinned}, by which the cluster is known: if it was renewed on purpose, \
-         enroll again with --force and `systemctl reload rbd-guardian`; otherwise somebody is in between"
+        "presents the certificate {found}, and the cluster is known by {pinned}: if it was renewed on purpose, append the new \
+         one to the file that incus.cluster_certificate names, on each guardian's host (on a member: \
+         `cat /var/lib/incus/cluster.crt`; its fingerprint: `incus info | grep certificate_fingerprint`); it is used at once. \
+         Or enroll again with --force and `systemctl reload rbd-guardian`. Otherwise somebody is in between"
     )]
     NotPinned {
         /// What was found.

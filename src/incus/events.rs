@@ -5,27 +5,27 @@
 //! again, and order is by timestamp.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::Value;
-use tokio::sync::mpsc::error::TrySendError;
+use ring::digest::{Context, SHA256};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::task::JoinSet;
-use tokio_tungstenite::client_async_with_config;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::Instant;
 
-use super::api::{Operation, project_of};
+use super::api::Operation;
 use super::client::Client;
 use super::endpoint::Endpoint;
 use super::error::{Cause, IncusError};
-use super::{exchange, tls};
+use super::frames::{Frames, Heard};
+use super::path::{decode, parts, project_of};
+use super::tls;
 use crate::deadline::{rest, within};
 
 const PATH: &str = "/1.0/events?type=lifecycle,operation,logging&all-projects=true";
@@ -38,8 +38,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const QUEUE: usize = 4096;
 /// How many events are remembered to tell the same one told by another member.
 const REMEMBERED: usize = 4096;
-/// An event carries an operation's metadata at most.
+/// How many bytes of events may wait.
+const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// The longest event that is read. It carries an operation's metadata, and of a command in an instance that is what
+/// its caller sent: whatever is longer is a missed event.
 const LONGEST: usize = 4 * 1024 * 1024;
+/// The longest text of an event that is kept.
+const TEXT: usize = 16 * 1024;
+/// So long a connection has to last before its loss is no failure to connect.
+const LASTED: Duration = Duration::from_secs(10);
+/// How often missed events are told at most: everything is read again each time.
+const OVERFLOW_EVERY: Duration = Duration::from_secs(5);
+/// How many events are told in a row before others have their turn.
+const IN_A_ROW: u32 = 64;
 
 /// What a listener hears.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,7 +69,8 @@ pub enum Signal {
     },
     /// Something happened.
     Event(Event),
-    /// So many events were not kept, because the receiver was slow: everything is to be read.
+    /// So many events were not kept, because they came too fast or were too long or not understood: everything is to be
+    /// read. Told at most every few seconds.
     Overflow {
         /// How many.
         lost: u64,
@@ -109,8 +121,8 @@ pub struct Logging {
     /// The message.
     #[serde(default)]
     pub message: String,
-    /// Its fields; values of any kind as text.
-    #[serde(default, deserialize_with = "super::api::texts")]
+    /// Of its fields those that name a member or are the gate's words; values of any kind as text.
+    #[serde(default, deserialize_with = "context")]
     pub context: BTreeMap<String, String>,
 }
 
@@ -118,9 +130,19 @@ pub struct Logging {
 #[derive(Debug)]
 pub struct Listener {
     signals: Receiver<Raw>,
-    lost: Arc<AtomicU64>,
+    queue: Arc<Queue>,
     told: Told,
+    overflow_at: Option<Instant>,
+    in_a_row: u32,
     _tasks: JoinSet<()>,
+}
+
+/// What waits to be received.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Events that were not kept and not told yet.
+    lost: AtomicU64,
+    bytes: AtomicUsize,
 }
 
 /// As it comes from one member.
@@ -129,10 +151,12 @@ enum Raw {
     Connected(Endpoint),
     Lost(IncusError),
     Event(Event, Key),
+    /// Wakes who waits: something was missed.
+    Missed,
 }
 
-/// What makes two events the same: each member stamps and marks its own ones before it passes them on.
-type Key = (Timestamp, String, String);
+/// What makes two events the same, in short: each member stamps and marks its own ones before it passes them on.
+type Key = [u8; 16];
 
 impl Listener {
     /// Starts to listen; within a runtime.
@@ -142,37 +166,90 @@ impl Listener {
 
     fn with(client: &Client, queue: usize, silence: Duration) -> Self {
         let (sender, signals) = channel(queue);
-        let lost = Arc::new(AtomicU64::new(0));
+        let queue = Arc::<Queue>::default();
         let mut tasks = JoinSet::new();
         for endpoint in client.endpoints() {
             let ear = Ear {
                 client: client.clone(),
                 endpoint: endpoint.clone(),
                 signals: sender.clone(),
-                lost: Arc::clone(&lost),
+                queue: Arc::clone(&queue),
                 silence,
             };
             tasks.spawn(ear.listen());
         }
-        Self { signals, lost, told: Told::default(), _tasks: tasks }
+        Self { signals, queue, told: Told::default(), overflow_at: None, in_a_row: 0, _tasks: tasks }
     }
 
     /// The next signal. Cancelling it loses nothing.
     pub async fn next(&mut self) -> Signal {
+        if self.in_a_row >= IN_A_ROW {
+            self.in_a_row = 0;
+            yield_now().await;
+        }
         loop {
-            let lost = self.lost.swap(0, Ordering::Relaxed);
-            if lost > 0 {
+            if let Some(lost) = self.overflow() {
                 return Signal::Overflow { lost };
             }
-            match self.signals.recv().await {
+            let rests = self.overflow_at.filter(|_| self.queue.lost.load(Ordering::Relaxed) > 0);
+            let received = match rests {
+                Some(at) => tokio::select! {
+                    received = self.signals.recv() => received,
+                    () = tokio::time::sleep_until(at) => continue,
+                },
+                None => self.signals.recv().await,
+            };
+            self.in_a_row += 1;
+            match received {
                 Some(Raw::Connected(endpoint)) => return Signal::Connected { endpoint },
                 Some(Raw::Lost(why)) => return Signal::Lost { endpoint: why.endpoint.clone(), why },
-                Some(Raw::Event(event, key)) if self.told.is_new(&key) => return Signal::Event(event),
-                Some(Raw::Event(..)) => {}
+                Some(Raw::Missed) => {}
+                Some(Raw::Event(event, key)) => {
+                    self.queue.bytes.fetch_sub(event.weight(), Ordering::Relaxed);
+                    if self.told.is_new(&key) {
+                        return Signal::Event(event);
+                    }
+                }
                 // Every task holds a sender and none of them ends.
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// How many events were missed, if that is to be told now.
+    fn overflow(&mut self) -> Option<u64> {
+        let now = Instant::now();
+        if self.overflow_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        let lost = Some(self.queue.lost.swap(0, Ordering::Relaxed)).filter(|lost| *lost > 0);
+        if lost.is_some() {
+            self.overflow_at = Some(now + OVERFLOW_EVERY);
+        }
+        lost
+    }
+}
+
+impl Event {
+    /// About how many bytes it takes.
+    fn weight(&self) -> usize {
+        let texts = match &self.what {
+            What::Lifecycle(what) => {
+                what.action.len() + what.source.len() + what.project.len() + what.name.len()
+            }
+            What::Operation(what) => {
+                what.id.len()
+                    + what.description.len()
+                    + what.status.len()
+                    + what.err.len()
+                    + what.location.len()
+            }
+            What::Logging(what) => {
+                let context: usize = what.context.iter().map(|(key, value)| key.len() + value.len()).sum();
+                what.message.len() + what.level.len() + context
+            }
+        };
+        size_of::<Raw>() + self.location.len() + texts
     }
 }
 
@@ -181,7 +258,7 @@ struct Ear {
     client: Client,
     endpoint: Endpoint,
     signals: Sender<Raw>,
-    lost: Arc<AtomicU64>,
+    queue: Arc<Queue>,
     silence: Duration,
 }
 
@@ -190,10 +267,14 @@ impl Ear {
         let mut pause = FIRST_PAUSE;
         let mut told = false;
         loop {
+            let began = Instant::now();
             let (connected, cause) = self.listen_once().await;
             if connected {
-                pause = FIRST_PAUSE;
                 told = false;
+            }
+            // One that is lost at once, each time, is no better than none: what is read again for it costs as much.
+            if connected && began.elapsed() >= LASTED {
+                pause = FIRST_PAUSE;
             }
             if !told {
                 let request = "listening to events".to_owned();
@@ -214,14 +295,10 @@ impl Ear {
         let timeout = self.client.timeout();
         let connecting = within(timeout, async {
             let stream = self.client.connect(&self.endpoint).await?;
-            let url = format!("ws://{}{PATH}", self.endpoint.authority());
-            let request = url.into_client_request().map_err(|error| Cause::Garbage(error.to_string()))?;
-            let limits =
-                WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST));
-            client_async_with_config(request, stream, Some(limits)).await.map_err(cause)
+            Frames::open(stream, &self.endpoint.authority(), PATH, LONGEST).await
         });
-        let mut socket = match connecting.await {
-            Ok(Ok((socket, _))) => socket,
+        let mut frames = match connecting.await {
+            Ok(Ok(frames)) => frames,
             Ok(Err(cause)) => return (false, cause),
             Err(_) => return (false, Cause::Late { timeout, sent: false }),
         };
@@ -229,58 +306,45 @@ impl Ear {
             return (true, Cause::Lost("nobody listens".to_owned()));
         }
         loop {
-            let message = match within(self.silence, socket.next()).await {
-                Ok(Some(Ok(message))) => message,
-                Ok(Some(Err(error))) => return (true, cause(error)),
-                Ok(None) => return (true, Cause::Lost("closed by the member".to_owned())),
+            match within(self.silence, frames.next()).await {
+                Ok(Ok(Heard::Message(text))) => self.hear(&text),
+                Ok(Ok(Heard::TooLong)) => self.miss(),
+                Ok(Ok(Heard::Alive)) => {}
+                Ok(Ok(Heard::Closed)) => return (true, Cause::Lost("closed by the member".to_owned())),
+                Ok(Err(error)) => return (true, tls::cause(&error)),
                 Err(_) => return (true, Cause::Late { timeout: self.silence, sent: true }),
-            };
-            match message {
-                Message::Text(text) => self.hear(text.as_bytes()),
-                Message::Binary(bytes) => self.hear(&bytes),
-                Message::Close(_) => return (true, Cause::Lost("closed by the member".to_owned())),
-                // A ping is answered by the library, and counts as a sign of life like anything else.
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
             }
         }
     }
 
     fn hear(&self, text: &[u8]) {
-        let sent = match parse(text) {
-            Ok(Some((event, key))) => self.signals.try_send(Raw::Event(event, key)),
-            Ok(None) => Ok(()),
-            // Something happened and cannot be understood: as good as not kept.
-            Err(_) => {
-                self.lost.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-        };
-        if let Err(TrySendError::Full(_)) = sent {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        // Something happened and cannot be understood: as good as not kept.
+        let Ok(parsed) = parse(text) else { return self.miss() };
+        let Some((event, key)) = parsed else { return };
+        let weight = event.weight();
+        let fits = self.queue.bytes.fetch_add(weight, Ordering::Relaxed) + weight <= QUEUE_BYTES;
+        if !fits || self.signals.try_send(Raw::Event(event, key)).is_err() {
+            self.queue.bytes.fetch_sub(weight, Ordering::Relaxed);
+            self.miss();
         }
     }
-}
 
-fn cause(error: WsError) -> Cause {
-    if let WsError::Io(error) = &error {
-        return tls::cause(error);
+    fn miss(&self) {
+        self.queue.lost.fetch_add(1, Ordering::Relaxed);
+        // Where there is no room for it, who receives is awake.
+        let _ = self.signals.try_send(Raw::Missed);
     }
-    if let WsError::Http(response) = &error {
-        let body = response.body().as_deref().unwrap_or_default();
-        return exchange::refusal(response.status().as_u16(), body);
-    }
-    Cause::Lost(error.to_string())
 }
 
 #[derive(Deserialize)]
-struct Wire {
+struct Wire<'a> {
     #[serde(rename = "type")]
     kind: String,
     timestamp: Timestamp,
     #[serde(default)]
     location: String,
-    #[serde(default)]
-    metadata: Value,
+    #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -294,24 +358,156 @@ struct WireLifecycle {
 /// An event and what tells it from others; `None` for what is not kept: other types, and chatter of the log.
 fn parse(text: &[u8]) -> Result<Option<(Event, Key)>, serde_json::Error> {
     let Wire { kind, timestamp: at, location, metadata } = serde_json::from_slice(text)?;
+    let metadata = metadata.map_or("null", RawValue::get);
     let what = match kind.as_str() {
-        "lifecycle" => What::Lifecycle(Lifecycle::from(WireLifecycle::deserialize(&metadata)?)),
-        "operation" => What::Operation(Operation::deserialize(&metadata)?),
-        "logging" => What::Logging(Logging::deserialize(&metadata)?),
+        "lifecycle" => What::Lifecycle(Lifecycle::from(serde_json::from_str::<WireLifecycle>(metadata)?)),
+        "operation" => What::Operation(Operation {
+            // What it is about is read, where it matters.
+            resources: BTreeMap::new(),
+            ..serde_json::from_str(metadata)?
+        }),
+        "logging" => What::Logging(serde_json::from_str(metadata)?),
         _ => return Ok(None),
     };
     // A member told to log all it does would fill the queue with it.
     if matches!(&what, What::Logging(log) if ["debug", "trace"].contains(&log.level.as_str())) {
         return Ok(None);
     }
-    let key = (at, location.clone(), metadata.to_string());
-    Ok(Some((Event { at, location, what }, key)))
+    let mut hash = Context::new(&SHA256);
+    for part in [at.to_string().as_str(), &location, metadata] {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    let mut key = Key::default();
+    key.copy_from_slice(&hash.finish().as_ref()[..size_of::<Key>()]);
+    Ok(Some((Event { at, location: short(location), what: what.short() }, key)))
+}
+
+impl What {
+    /// Without the length that somebody else may give it.
+    fn short(self) -> Self {
+        match self {
+            Self::Lifecycle(what) => Self::Lifecycle(Lifecycle {
+                action: short(what.action),
+                source: short(what.source),
+                project: short(what.project),
+                name: short(what.name),
+            }),
+            Self::Operation(what) => Self::Operation(Operation {
+                id: short(what.id),
+                description: short(what.description),
+                status: short(what.status),
+                err: short(what.err),
+                location: short(what.location),
+                resources: what.resources,
+            }),
+            Self::Logging(what) => Self::Logging(Logging {
+                level: short(what.level),
+                message: short(what.message),
+                context: what.context,
+            }),
+        }
+    }
+}
+
+fn short(mut text: String) -> String {
+    if text.len() > TEXT {
+        text.truncate(text.floor_char_boundary(TEXT));
+    }
+    // What it was cut from is not held either.
+    text.shrink_to_fit();
+    text
+}
+
+/// The fields of a logged line that are used: `server` and `name`, and what the gate said.
+fn context<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Fields;
+    impl<'de> Visitor<'de> for Fields {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the fields of a line")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut kept = BTreeMap::new();
+            while let Some(key) = map.next_key::<String>()? {
+                let Field(value) = map.next_value()?;
+                let named = ["server", "name"].contains(&key.as_str());
+                if (named || value.contains(GATE)) && kept.len() < FIELDS {
+                    kept.insert(short(key), short(value));
+                }
+            }
+            Ok(kept)
+        }
+    }
+    deserializer.deserialize_any(Fields)
+}
+
+/// How the gate signs what it refuses.
+const GATE: &str = "rbd-guardian:";
+/// How many fields of a logged line are kept.
+const FIELDS: usize = 8;
+
+/// A value as text; lists and maps as nothing.
+struct Field(String);
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Field;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Field, E> {
+                Ok(Field(text.to_owned()))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Field, E> {
+                Ok(Field(value.to_string()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Field, E> {
+                Ok(Field(value.to_string()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Field, E> {
+                Ok(Field(value.to_string()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Field, E> {
+                Ok(Field(value.to_string()))
+            }
+
+            fn visit_unit<E>(self) -> Result<Field, E> {
+                Ok(Field(String::new()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Field, A::Error> {
+                while all.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Field(String::new()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Field, A::Error> {
+                while all.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Field(String::new()))
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
 }
 
 impl From<WireLifecycle> for Lifecycle {
     fn from(wire: WireLifecycle) -> Self {
-        let (source, query) = wire.source.split_once('?').unwrap_or((&wire.source, ""));
-        let last = || source.rsplit('/').next().unwrap_or_default().to_owned();
+        let (source, query) = parts(&wire.source);
+        let last = || decode(source.rsplit('/').next().unwrap_or_default());
         Self {
             action: wire.action,
             source: source.to_owned(),
@@ -347,9 +543,10 @@ impl Told {
 mod tests {
     use std::path::PathBuf;
 
-    use futures_util::SinkExt as _;
-    use serde_json::json;
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use serde_json::{Value, json};
     use tokio::net::{UnixListener, UnixStream};
+    use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::{WebSocketStream, accept_async};
 
     use super::*;
@@ -386,14 +583,17 @@ mod tests {
                 "metadata": {"evacuation_progress": "Migrating \"c1\" in project \"default\" to \"m3\""}}});
         let What::Operation(operation) = parsed(healing).unwrap().what else { panic!("no operation") };
         assert!(operation.is_under_way());
-        assert!(operation.metadata["evacuation_progress"].as_str().unwrap().contains("c1"));
+        assert_eq!(operation.kind(), crate::domain::view::OperationKind::Heal);
 
         let log = |level: &str| {
             json!({"type": "logging", "timestamp": "2026-08-24T12:00:31Z", "location": "m2", "metadata":
-                {"message": "Cluster member isn't responding", "level": level, "context": {"name": "m1", "n": 1}}})
+                {"message": "Cluster member isn't responding", "level": level, "context":
+                    {"name": "m1", "server": 1, "args": ["x"], "err": "rbd-guardian: not sealed", "other": "x".repeat(9)}}})
         };
         let What::Logging(logged) = parsed(log("warning")).unwrap().what else { panic!("no log") };
-        assert_eq!((logged.context["name"].as_str(), logged.context["n"].as_str()), ("m1", "1"));
+        assert_eq!((logged.context["name"].as_str(), logged.context["server"].as_str()), ("m1", "1"));
+        assert_eq!(logged.context["err"], "rbd-guardian: not sealed");
+        assert_eq!(logged.context.len(), 3, "what is not used is not held");
         assert_eq!(parsed(log("debug")), None);
         assert_eq!(parsed(json!({"type": "network-acl", "timestamp": "2026-08-24T12:00:31Z"})), None);
         assert!(parse(b"{}").is_err());
@@ -402,7 +602,11 @@ mod tests {
     #[test]
     fn the_same_event_is_told_once_as_long_as_it_is_remembered() {
         let mut told = Told::default();
-        let key = |n: usize| (Timestamp::UNIX_EPOCH, n.to_string(), String::new());
+        let key = |n: usize| {
+            let mut key = Key::default();
+            key[..8].copy_from_slice(&n.to_le_bytes());
+            key
+        };
         assert!(told.is_new(&key(0)) && !told.is_new(&key(0)));
         for n in 1..=REMEMBERED {
             assert!(told.is_new(&key(n)));
@@ -524,6 +728,137 @@ mod tests {
             connected(&mut listener).await;
             send(&mut member, &started("c1", "m1")).await;
             assert!(matches!(next(&mut listener).await, Signal::Event(_)));
+        });
+    }
+
+    fn command(number: usize, bytes: usize) -> Value {
+        json!({"type": "operation", "timestamp": "2026-08-24T12:00:31Z", "location": "m2", "project": "p",
+            "metadata": {"id": format!("op-{number}"), "class": "websocket", "description": "Executing command",
+                "status": "Running", "resources": {"instances": ["/1.0/instances/c1"]},
+                "metadata": {"command": ["x".repeat(bytes)], "environment": {"A": "y".repeat(bytes)}}}})
+    }
+
+    #[test]
+    fn of_a_command_in_an_instance_nothing_is_held_but_that_it_was() {
+        let (event, _) = parse(command(1, 1_000_000).to_string().as_bytes()).unwrap().unwrap();
+        assert!(event.weight() < 1000, "{}", event.weight());
+        let long = json!({"type": "operation", "timestamp": "2026-08-24T12:00:31Z",
+            "metadata": {"id": "1", "description": "x", "err": "z".repeat(1_000_000)}});
+        let (event, _) = parse(long.to_string().as_bytes()).unwrap().unwrap();
+        assert!(event.weight() < 2 * TEXT, "{}", event.weight());
+        let (_, one) = parse(command(1, 10).to_string().as_bytes()).unwrap().unwrap();
+        let (_, other) = parse(command(1, 11).to_string().as_bytes()).unwrap().unwrap();
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_one_missed_event_and_the_connection_stays() {
+        run(async {
+            let stage = Stage::new("long");
+            let mut listener = listener(&[&stage], 16, LONG);
+            let mut member = stage.accept().await;
+            connected(&mut listener).await;
+            let sending = async {
+                send(&mut member, &command(1, LONGEST)).await;
+                send(&mut member, &started("c1", "m1")).await;
+                member
+            };
+            let hearing = async {
+                let mut heard = Vec::new();
+                while heard.len() < 2 {
+                    match next(&mut listener).await {
+                        Signal::Overflow { lost } => heard.push(format!("{lost} missed")),
+                        Signal::Event(event) => heard.push(event.location),
+                        other @ (Signal::Connected { .. } | Signal::Lost { .. }) => panic!("{other:?}"),
+                    }
+                }
+                heard
+            };
+            let (mut member, mut heard) = futures_util::future::join(sending, hearing).await;
+            heard.sort();
+            assert_eq!(heard, ["1 missed", "m1"]);
+            // It still answers.
+            member.send(Message::Ping("x".into())).await.unwrap();
+            let pong = within(LONG, member.next()).await.unwrap().unwrap().unwrap();
+            assert!(pong.is_pong(), "{pong:?}");
+        });
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes() {
+        run(async {
+            let stage = Stage::new("bytes");
+            let mut listener = listener(&[&stage], 100_000, LONG);
+            let mut member = stage.accept().await;
+            connected(&mut listener).await;
+            let count = 2 * QUEUE_BYTES / TEXT;
+            for number in 0..count {
+                let failed = json!({"type": "operation", "timestamp": "2026-08-24T12:00:31Z",
+                    "metadata": {"id": number.to_string(), "err": "e".repeat(2 * TEXT)}});
+                send(&mut member, &failed).await;
+            }
+            member.send(Message::Ping("x".into())).await.unwrap();
+            within(LONG, member.next()).await.unwrap().unwrap().unwrap();
+            assert!(listener.queue.bytes.load(Ordering::Relaxed) <= QUEUE_BYTES);
+            let Signal::Overflow { lost } = next(&mut listener).await else { panic!("nothing was missed") };
+            assert!(lost as usize > count / 3, "{lost} of {count}");
+            // The rest is heard, and makes room.
+            for _ in lost as usize..count {
+                let Signal::Event(_) = next(&mut listener).await else { panic!("no event") };
+            }
+            assert_eq!(listener.queue.bytes.load(Ordering::Relaxed), 0);
+        });
+    }
+
+    #[test]
+    fn a_flood_leaves_others_their_turn_and_is_told_now_and_then() {
+        run(async {
+            let stage = Stage::new("flood");
+            let mut listener = listener(&[&stage], 1000, LONG);
+            let mut member = stage.accept().await;
+            connected(&mut listener).await;
+            for number in 0..900 {
+                send(&mut member, &started(&format!("c{number}"), "m1")).await;
+            }
+            for _ in 0..3 {
+                send(&mut member, &json!({"what": "is this?"})).await;
+            }
+            member.send(Message::Ping("x".into())).await.unwrap();
+            within(LONG, member.next()).await.unwrap().unwrap().unwrap();
+            let (mut events, mut turns, mut told) = (0, 0, 0);
+            while events < 900 {
+                tokio::select! {
+                    biased;
+                    signal = listener.next() => match signal {
+                        Signal::Event(_) => events += 1,
+                        Signal::Overflow { .. } => told += 1,
+                        other @ (Signal::Connected { .. } | Signal::Lost { .. }) => panic!("{other:?}"),
+                    },
+                    () = std::future::ready(()) => turns += 1,
+                }
+            }
+            assert!(turns >= 900 / IN_A_ROW, "{turns} turns in {events} events");
+            assert_eq!(told, 1);
+            send(&mut member, &json!({"what": "is this?"})).await;
+            let later = within(Duration::from_millis(500), listener.next()).await;
+            assert!(later.is_err(), "told again at once: {later:?}");
+        });
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_at_once_is_not_tried_faster_and_faster() {
+        run(async {
+            let stage = Stage::new("brief");
+            let mut listener = listener(&[&stage], 16, LONG);
+            let mut gaps = Vec::new();
+            for _ in 0..4 {
+                let since = Instant::now();
+                drop(stage.accept().await);
+                gaps.push(since.elapsed());
+                connected(&mut listener).await;
+                let Signal::Lost { .. } = next(&mut listener).await else { panic!("no loss") };
+            }
+            assert!(gaps[3] >= FIRST_PAUSE * 3, "{gaps:?}");
         });
     }
 }

@@ -1,14 +1,15 @@
 //! One request and its answer over one connection.
 
 use std::error::Error as _;
-use std::io;
+use std::io::{self, BufReader};
 use std::pin::pin;
 
 use futures_util::future::{Either, select};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Bytes};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, ETAG, HOST, IF_MATCH, USER_AGENT};
+use hyper::http::response::Parts;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -74,6 +75,82 @@ impl Answer {
 
 /// Sends a question and reads its answer. Bounded in time by the caller, in size here.
 pub(super) async fn exchange(stream: Stream, question: Question<'_>) -> Result<Answer, Cause> {
+    converse(stream, question, async |head, body| {
+        let body = collected(body).await?;
+        let etag = head.headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        judge(head.status.as_u16(), etag, body)
+    })
+    .await
+}
+
+/// The same for an answer of which little is used and much may come: it is read as it comes, and the rest never held.
+pub(super) async fn exchange_large<T: DeserializeOwned + Send + 'static>(
+    stream: Stream,
+    question: Question<'_>,
+) -> Result<T, Cause> {
+    converse(stream, question, async |head, mut body: Incoming| {
+        let status = head.status.as_u16();
+        if status != 200 {
+            return Err(judge(status, None, collected(body).await?)
+                .err()
+                .unwrap_or(Cause::Garbage(format!("status {status}"))));
+        }
+        let (sender, pieces) = tokio::sync::mpsc::channel(4);
+        let reading = tokio::task::spawn_blocking(move || {
+            serde_json::from_reader::<_, Envelope<T>>(BufReader::new(Pieces { pieces, piece: Bytes::new() }))
+        });
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|error| lost(&error))?.into_data() else { continue };
+            // Whoever reads has seen enough.
+            if sender.send(data).await.is_err() {
+                break;
+            }
+        }
+        drop(sender);
+        let envelope = reading.await.map_err(|error| Cause::Garbage(error.to_string()))?;
+        let envelope = envelope.map_err(|error| Cause::Garbage(error.to_string()))?;
+        if envelope.kind == "error" {
+            let code = envelope.error_code.unwrap_or(status);
+            return Err(Cause::Status { code, message: envelope.error.unwrap_or_default() });
+        }
+        envelope.metadata.ok_or_else(|| Cause::Garbage("it has no metadata".to_owned()))
+    })
+    .await
+}
+
+/// Pieces of a body, for a thread of their own.
+struct Pieces {
+    pieces: tokio::sync::mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+impl io::Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            let Some(piece) = self.pieces.blocking_recv() else { return Ok(0) };
+            self.piece = piece;
+        }
+        let here = self.piece.len().min(buffer.len());
+        buffer[..here].copy_from_slice(&self.piece.split_to(here));
+        Ok(here)
+    }
+}
+
+async fn collected(body: Incoming) -> Result<Bytes, Cause> {
+    whole(Limited::new(body, LONGEST)).await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            Cause::TooLarge { limit: LONGEST }
+        } else {
+            error.downcast_ref::<hyper::Error>().map_or_else(|| Cause::Lost(error.to_string()), lost)
+        }
+    })
+}
+
+async fn converse<T>(
+    stream: Stream,
+    question: Question<'_>,
+    read: impl AsyncFnOnce(Parts, Incoming) -> Result<T, Cause>,
+) -> Result<T, Cause> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(&e))?;
     let mut request = Request::builder()
         .method(question.method)
@@ -92,15 +169,7 @@ pub(super) async fn exchange(stream: Stream, question: Question<'_>) -> Result<A
     let answer = async move {
         let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
         let (head, body) = response.into_parts();
-        let body = whole(Limited::new(body, LONGEST)).await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                Cause::TooLarge { limit: LONGEST }
-            } else {
-                error.downcast_ref::<hyper::Error>().map_or_else(|| Cause::Lost(error.to_string()), lost)
-            }
-        })?;
-        let etag = head.headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-        judge(head.status.as_u16(), etag, body)
+        read(head, body).await
     };
     // The connection moves the bytes; once it has ended, the answer knows all it ever will.
     match select(pin!(answer), pin!(connection)).await {
@@ -149,7 +218,7 @@ pub(super) fn refusal(status: u16, body: &[u8]) -> Cause {
 }
 
 /// A failure below HTTP: TLS says more than the connection that broke.
-fn lost(error: &hyper::Error) -> Cause {
+pub(super) fn lost(error: &hyper::Error) -> Cause {
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(io) = inner.downcast_ref::<io::Error>() {

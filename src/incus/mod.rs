@@ -10,7 +10,9 @@ pub mod enroll;
 pub mod error;
 pub mod events;
 mod exchange;
+mod frames;
 pub mod gate;
+pub mod path;
 pub mod read;
 pub mod tls;
 

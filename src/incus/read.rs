@@ -13,11 +13,13 @@ use futures_util::future::{join, join_all, join4};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::api::{self, instance_kind, instance_of};
+use super::api::{self, instance_kind};
 use super::client::Client;
 use super::error::{Cause, IncusError};
+use super::path::{ApiPath, instance_of, name_of};
 use crate::config::host;
 use crate::domain::guardian::gate::{KEYS, is_own};
+use crate::domain::machine::{Machine, Part};
 use crate::domain::view::{
     Details, GateView, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation, Thresholds,
     View,
@@ -30,8 +32,11 @@ pub const ADDRESSES_KEY: &str = "user.rbd-guardian.ceph-addresses";
 /// A member that tells its state runs `ceph df` for each of its pools, one after another
 /// (internal/server/cluster/member_state.go; seconds for each in the lab).
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A member that is asked whether it is there at all says so from memory.
+const PROMPT: Duration = Duration::from_millis(700);
+/// How much of that the usual endpoint has for itself: it may be the lost one.
+const USUAL: Duration = Duration::from_millis(200);
 const MEMBERS: &str = "/1.0/cluster/members?recursion=1";
-const ALL: &str = "recursion=1&all-projects=true";
 
 /// A view, and what is missing from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,18 +126,41 @@ async fn gather(
     Ok(Reading { view, missing })
 }
 
+/// Does a member answer? Forwarded to it, bounded by [`PROMPT`]: a fence of a lost one waits for this.
+///
+/// # Errors
+/// It did not answer.
+pub async fn member_answers(client: &Client, member: &str) -> Result<(), IncusError> {
+    let path = ApiPath::of(&[]).at(member).text();
+    let prompt = client.within(PROMPT.min(client.timeout()));
+    let server: api::Server = prompt.first(&path, USUAL).await?;
+    let from = &server.environment.server_name;
+    if from == member { Ok(()) } else { Err(strange(client, &path, format!("{from} answered in its place"))) }
+}
+
 /// What a member says of itself: forwarded to it by whoever is asked, so an answer means that it is up.
 ///
 /// # Errors
 /// It did not answer.
 pub async fn member_state(client: &Client, member: &str) -> Result<MemberState, IncusError> {
-    let name = escape(member);
     // One that is gone is told by this; the other takes its time at one that is there.
-    let resources: api::Resources = client.get(&format!("/1.0/resources?target={name}")).await?;
+    let resources: api::Resources = client.get(&ApiPath::of(&["resources"]).at(member).text()).await?;
     let patient = client.within(PATIENCE.max(client.timeout()));
-    let state: api::MemberState = patient.get(&format!("/1.0/cluster/members/{name}/state")).await?;
-    let machine = Some(resources.system.uuid).filter(|uuid| !uuid.is_empty());
-    Ok(MemberState { uptime: Duration::from_secs(state.sysinfo.uptime), machine })
+    let state = ApiPath::of(&["cluster", "members", member, "state"]).text();
+    let state: api::MemberState = patient.get(&state).await?;
+    Ok(MemberState { uptime: Duration::from_secs(state.sysinfo.uptime), machine: machine(&resources).text() })
+}
+
+/// What tells the machine from another.
+fn machine(resources: &api::Resources) -> Machine {
+    let (system, mut machine) = (&resources.system, Machine::default());
+    machine.add(Part::Uuid, &system.uuid);
+    machine.add(Part::System, &system.serial);
+    machine.add(Part::Board, &system.motherboard.serial);
+    machine.add(Part::Chassis, &system.chassis.serial);
+    let ports = resources.network.cards.iter().flat_map(|card| &card.ports);
+    machine.add_cards(ports.map(|port| port.address.as_str()));
+    machine
 }
 
 /// The global addresses of a member's own interfaces, with their networks.
@@ -140,15 +168,14 @@ pub async fn member_state(client: &Client, member: &str) -> Result<MemberState, 
 /// # Errors
 /// It did not answer.
 pub async fn member_addresses(client: &Client, member: &str) -> Result<BTreeSet<IpNet>, IncusError> {
-    let target = escape(member);
     // Names alone: with `recursion=1` 6.0.4 leaves out interfaces of kinds it does not know.
-    let networks: Vec<String> = client.get(&format!("/1.0/networks?target={target}")).await?;
-    let names = networks.iter().filter_map(|path| path.strip_prefix("/1.0/networks/"));
+    let networks: Vec<String> = client.get(&ApiPath::of(&["networks"]).at(member).text()).await?;
+    let names = networks.iter().filter_map(|path| name_of(path, "networks"));
     // Each instance has an interface on the host, which never has an address.
     let own = names.filter(|name| !name.starts_with("veth") && !name.starts_with("tap"));
     let mut addresses = BTreeSet::new();
     for name in own {
-        let path = format!("/1.0/networks/{name}/state?target={target}");
+        let path = ApiPath::of(&["networks", &name, "state"]).at(member).text();
         match client.get::<api::NetworkState>(&path).await {
             Ok(state) => {
                 let global = state.addresses.iter().filter(|address| address.scope == "global");
@@ -209,7 +236,7 @@ async fn stored(
 }
 
 async fn volumes(here: &Client, pool: &str) -> Result<(Vec<Volume>, Vec<IncusError>), IncusError> {
-    let path = format!("/1.0/storage-pools/{}/volumes?{ALL}", escape(pool));
+    let path = ApiPath::of(&["storage-pools", pool, "volumes"]).whole().everywhere().text();
     let listed: Vec<ListedVolume> = here.get(&path).await?;
     let (mut volumes, mut odd) = (Vec::with_capacity(listed.len()), Vec::new());
     for volume in listed {
@@ -261,7 +288,7 @@ async fn instances(
     here: &Client,
     previous: Option<&View>,
 ) -> Result<(Instances, Vec<IncusError>), IncusError> {
-    let path = format!("/1.0/instances?{ALL}");
+    let path = ApiPath::of(&["instances"]).whole().everywhere().text();
     // A member that is lost but does not count as offline yet is waited for, for up to 30 s (instances_get.go:522).
     let error = match here.within(here.timeout() / 2).get::<Vec<Listed>>(&path).await {
         Ok(listed) => {
@@ -324,7 +351,8 @@ impl From<api::Instance> for Listed {
 }
 
 async fn operations(here: &Client) -> Result<Vec<Operation>, IncusError> {
-    let listed: api::Operations = here.get(&format!("/1.0/operations?{ALL}")).await?;
+    let listed: api::Operations =
+        here.get_large(&ApiPath::of(&["operations"]).whole().everywhere().text()).await?;
     let under_way = listed.into_values().flatten().flatten().filter(api::Operation::is_under_way);
     Ok(under_way.map(operation).collect())
 }
@@ -351,7 +379,7 @@ async fn scriptlets(
             return (name.clone(), Err(member.message.clone()));
         }
         let patience = here.timeout() / if silent.contains(name) { 40 } else { 8 };
-        let server = here.within(patience).get::<api::Server>(&format!("/1.0?target={}", escape(name))).await;
+        let server = here.within(patience).get::<api::Server>(&ApiPath::of(&[]).at(name).text()).await;
         let scriptlet = server.map_err(|error| error.to_string()).and_then(|server| {
             let from = &server.environment.server_name;
             if from == name {
@@ -395,13 +423,4 @@ fn strange(here: &Client, path: &str, what: String) -> IncusError {
 /// As Incus reads booleans (shared/util.IsTrue).
 fn is_true(value: Option<&String>) -> bool {
     value.is_some_and(|value| ["true", "1", "yes", "on"].contains(&value.to_ascii_lowercase().as_str()))
-}
-
-/// A name as a part of a URL.
-pub(super) fn escape(name: &str) -> String {
-    let escaped = name.bytes().map(|byte| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    });
-    escaped.collect()
 }

@@ -1,13 +1,13 @@
 //! TLS as Incus does it: 1.3, a client certificate, and a cluster known by its certificate alone.
 //!
-//! All members present the same self-signed certificate (facts/incus.md §5), so it is pinned: neither names nor
-//! authorities are looked at, its time is.
+//! All members present the same self-signed certificate (facts/incus.md §5), so it is pinned, and with it those that may
+//! come after it: neither names nor authorities are looked at, its time is.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -28,13 +28,14 @@ use super::error::{Cause, CertificateFault, Fingerprint, SetupFault};
 pub struct Tls(Option<Arc<ClientConfig>>);
 
 impl Tls {
-    /// From the files the configuration names.
+    /// From the files the configuration names. Every certificate in `cluster` is one that the cluster is known by, and the
+    /// file is read again when another one is presented: the next one can be put there before it is in use, or after.
     ///
     /// # Errors
     /// One of them cannot be used, or others can read the key.
     pub fn open(certificate: &Path, key: &Path, cluster: &Path) -> Result<Self, SetupFault> {
-        let pinned = Fingerprint::of(&read_certificate(cluster)?);
-        Self::pinned(certificate, key, pinned)
+        let pins = Pins { known: RwLock::new(read_pins(cluster)?), file: Some(cluster.to_owned()) };
+        Self::with(certificate, key, pins)
     }
 
     /// The same for a cluster whose certificate is known by its fingerprint only.
@@ -42,9 +43,13 @@ impl Tls {
     /// # Errors
     /// As for [`Tls::open`].
     pub fn pinned(certificate: &Path, key: &Path, pinned: Fingerprint) -> Result<Self, SetupFault> {
+        Self::with(certificate, key, Pins { known: RwLock::new(vec![pinned]), file: None })
+    }
+
+    fn with(certificate: &Path, key: &Path, pins: Pins) -> Result<Self, SetupFault> {
         let provider = Arc::new(ring::default_provider());
         let ours = (read_certificate(certificate)?, read_key(key)?);
-        let verifier = Arc::new(Pinned { fingerprint: pinned, provider: Arc::clone(&provider) });
+        let verifier = Arc::new(Pinned { pins, provider: Arc::clone(&provider) });
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .and_then(|builder| {
@@ -72,6 +77,21 @@ pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, SetupFau
         .map_err(|_| SetupFault::NotPem { path: path.to_owned(), expected: "certificate" })
 }
 
+/// The fingerprints of all certificates of a file, in its order; one at least.
+///
+/// # Errors
+/// There is none, or a part of it is none.
+pub fn read_pins(path: &Path) -> Result<Vec<Fingerprint>, SetupFault> {
+    let no = |_| SetupFault::NotPem { path: path.to_owned(), expected: "certificate" };
+    let pem = read(path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let pins: Vec<Fingerprint> = all.map_err(no)?.iter().map(|one| Fingerprint::of(one)).collect();
+    if pins.is_empty() {
+        return Err(SetupFault::NotPem { path: path.to_owned(), expected: "certificate" });
+    }
+    Ok(pins)
+}
+
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, SetupFault> {
     let pem = read(path)?;
     let mode = fs::metadata(path).map_err(|error| unreadable(path, &error))?.permissions().mode() & 0o7777;
@@ -90,10 +110,38 @@ fn unreadable(path: &Path, error: &io::Error) -> SetupFault {
     SetupFault::Unreadable { path: path.to_owned(), why: error.to_string() }
 }
 
-/// Accepts one certificate while it is valid, whatever its names and its issuer.
+/// The certificates that a cluster is known by.
+#[derive(Debug)]
+struct Pins {
+    /// One at least.
+    known: RwLock<Vec<Fingerprint>>,
+    /// Where they were read.
+    file: Option<PathBuf>,
+}
+
+impl Pins {
+    /// Is it one of them, also of those that were put into the file since?
+    fn have(&self, found: &Fingerprint) -> bool {
+        let known = || self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(found) {
+            return true;
+        }
+        // A file that is being written is read again the next time.
+        let Some(pins) = self.file.as_deref().and_then(|file| read_pins(file).ok()) else { return false };
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = pins;
+        known().contains(found)
+    }
+
+    fn first(&self) -> Fingerprint {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.first().cloned().unwrap_or_else(|| Fingerprint::of(&[]))
+    }
+}
+
+/// Accepts certificates that are pinned while they are valid, whatever their names and issuers.
 #[derive(Debug)]
 struct Pinned {
-    fingerprint: Fingerprint,
+    pins: Pins,
     provider: Arc<CryptoProvider>,
 }
 
@@ -107,8 +155,8 @@ impl ServerCertVerifier for Pinned {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let found = Fingerprint::of(end_entity);
-        if found != self.fingerprint {
-            let fault = CertificateFault::NotPinned { found, pinned: self.fingerprint.clone() };
+        if !self.pins.have(&found) {
+            let fault = CertificateFault::NotPinned { found, pinned: self.pins.first() };
             return Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(fault)))));
         }
         // Asked only for the time, which is looked at before anything else of the chain: a cluster certificate that

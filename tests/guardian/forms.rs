@@ -136,6 +136,7 @@ fn inputs() -> Vec<Input> {
         Input::View { began, view: Err(no()) },
         Input::MemberState("n2".into(), Ok(state)),
         Input::MemberState("n2".into(), Err(no())),
+        Input::Answered("n2".into()),
         Input::Networks("n2".into(), Ok(networks)),
         Input::Pinged("n2".into(), Ok(true)),
         Input::Looked(Ok(world)),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::wildcard_enum_match_arm)] // Tests.
 
 mod addresses;
+mod answers;
 mod bare;
 mod chase;
 mod fences;
@@ -9,6 +10,7 @@ mod five;
 mod forms;
 mod gates;
 mod hold;
+mod identity;
 mod many;
 mod model;
 mod pools;

@@ -49,6 +49,8 @@ pub(crate) struct Model {
     pub(crate) uses: Vec<ImageUse>,
     /// What members answer when they are asked themselves.
     pub(crate) states: BTreeMap<String, MemberState>,
+    /// Members that leave a question open, without an error.
+    pub(crate) unanswered: BTreeSet<String>,
     pub(crate) reports: Vec<Report>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) started: Vec<InstanceId>,
@@ -131,6 +133,7 @@ impl Model {
             view: View::default(),
             uses: Vec::new(),
             states: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
             reports: Vec::new(),
             effects: Vec::new(),
             started: Vec::new(),
@@ -491,6 +494,7 @@ impl Model {
                 }
                 Input::View { began, view: Ok(view) }
             }
+            Effect::ReadMemberState(name) if self.unanswered.contains(&name) => Input::Tick,
             Effect::ReadMemberState(name) => {
                 let state = self.states.get(&name).cloned().filter(|_| !self.platform_down);
                 Input::MemberState(name, state.ok_or_else(silence))

@@ -427,9 +427,10 @@ impl Guardian {
             let evidence = self.evidence.get(name).cloned().unwrap_or_default();
             let held = self.case_of(name).is_some();
             let every = if held { STATE_OFTEN } else { STATE_EVERY };
-            let asked = evidence.state.as_ref().map(|(asked, _)| *asked);
+            let asked = evidence.state.as_ref().map(|(asked, _)| *asked).max(evidence.answered);
             let online = member.status == MemberStatus::Online;
-            if (held || online) && asked.is_none_or(|asked| now >= asked + every) {
+            let states = (held || online) && asked.is_none_or(|asked| now >= asked + every);
+            if states || self.answer_is_due(name, asked) {
                 due = Some((Lane::State(name.clone()), Effect::ReadMemberState(name.clone())));
             } else if online && self.world.is_some() && self.networks_are_due(name) {
                 due = Some((Lane::Networks(name.clone()), Effect::ReadNetworks(name.clone())));

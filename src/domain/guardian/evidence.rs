@@ -21,6 +21,10 @@ pub struct Evidence {
     pub ping: Option<(Duration, Result<bool, String>)>,
     /// What it last said of itself, and when it was asked.
     pub state: Option<(Duration, Result<MemberState, String>)>,
+    /// It answered a question of this time while its cluster called it lost, and no question since was left unanswered.
+    /// It is asked on as long as that lasts.
+    #[serde(default)]
+    pub answered: Option<Duration>,
     /// When one of its storage clients was seen last.
     pub clients_seen: Option<Duration>,
     /// Since when it has been evacuated with no healing under way.
@@ -56,10 +60,15 @@ impl Evidence {
     pub fn note_status(&mut self, status: &MemberStatus, began: Duration) {
         match status {
             MemberStatus::Offline => {
-                self.offline_since.get_or_insert(began);
+                // INV-6: the heartbeat of one that answers is only not written yet.
+                if self.answered.is_none() {
+                    self.offline_since.get_or_insert(began);
+                }
             }
             // Healing sets these too, and then nobody can tell from them whether the member is reachable.
-            MemberStatus::Evacuating | MemberStatus::Evacuated | MemberStatus::Restoring => {}
+            MemberStatus::Evacuating | MemberStatus::Evacuated | MemberStatus::Restoring => {
+                self.answered = None;
+            }
             MemberStatus::Online | MemberStatus::Blocked | MemberStatus::Other(_) => {
                 *self = Self { state: self.state.take(), clients_seen: self.clients_seen, ..Self::default() };
             }
@@ -77,7 +86,23 @@ impl Evidence {
         self.evacuated.is_some_and(|since| now.saturating_sub(since) >= EVACUATION_SETTLES)
     }
 
-    /// Does its cluster count it as lost?
+    /// It answered a question asked then: what spoke for its loss is over (INV-6).
+    pub fn note_answer(&mut self, asked: Duration) {
+        let (state, clients_seen) = (self.state.take(), self.clients_seen);
+        *self = Self { state, clients_seen, answered: Some(asked), ..Self::default() };
+    }
+
+    /// It did not answer a question asked then.
+    pub fn note_silence(&mut self, asked: Duration) {
+        self.answered = self.answered.filter(|answered| *answered > asked);
+    }
+
+    /// Does what an answer would settle hang on it: its cluster calls it lost, or did until it answered?
+    pub fn is_asked_on(&self) -> bool {
+        self.is_lost() || self.answered.is_some()
+    }
+
+    /// Does its cluster count it as lost, without an answer of its own that says otherwise?
     pub fn is_lost(&self) -> bool {
         self.offline_since.is_some()
     }

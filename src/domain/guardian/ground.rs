@@ -21,8 +21,8 @@ pub struct Ground<'a> {
     pub storage: Timestamp,
     /// What the ledger holds of this fence.
     pub recorded: Option<&'a FenceRecord>,
-    /// Still lost in a reading that began after the fence was wanted; `None` until there is one. Where nobody but the
-    /// operator is the judge, always `Some(true)`.
+    /// Still lost in a reading that began after the intent was recorded, and silent when it was asked itself since; `None`
+    /// until both are known. Where nobody but the operator is the judge, always `Some(true)`.
     pub still_wanted: Option<bool>,
     /// No seal key of the member is at the gate, as read back; or closing it failed and cannot be waited for.
     pub gate_closed: GateClosed,
@@ -47,15 +47,11 @@ impl Guardian {
         let recorded = self.records.fences.get(&case.id);
         let operators = case.record.by != case::GUARDIAN;
         let member = case.member().unwrap_or_default();
-        let evidence = self.evidence.get(member);
-        let read_since =
-            self.view_is_fresh() && case.recorded_at.is_some_and(|recorded| self.view_began >= recorded);
         let still_wanted = if operators || case.member().is_none() {
             Some(true)
-        } else if recorded.is_some() && read_since {
-            Some(evidence.is_some_and(Evidence::is_lost))
         } else {
-            None
+            let recorded_at = case.recorded_at.filter(|_| recorded.is_some());
+            recorded_at.and_then(|recorded| self.is_lost_since(member, recorded))
         };
         let gate_closed = self.gate_closed(case);
         let starting = Some(&self.starting)

@@ -44,7 +44,8 @@ pub enum Effect {
         /// Everything, or only what changes by the second.
         whole: bool,
     },
-    /// Ask a member for its own state, over the API that forwards the question to it. Answer: [`Input::MemberState`].
+    /// Ask a member for its own state, over the API that forwards the question to it. One that was silent before
+    /// has less than a second: a fence waits for that. Answer: [`Input::MemberState`] or [`Input::Answered`].
     ReadMemberState(String),
     /// Ask a member for the addresses of its interfaces. Answer: [`Input::Networks`].
     ReadNetworks(String),
@@ -152,6 +153,8 @@ pub enum Input {
     },
     /// What a member says of itself, or why it says nothing.
     MemberState(String, Result<MemberState, String>),
+    /// The member that was asked for its state answers, and has not told its state: asked again, it has more time.
+    Answered(String),
     /// A member's addresses with their networks.
     Networks(String, Result<BTreeSet<IpNet>, String>),
     /// Did the member's host answer? `Err` if it could not be asked.

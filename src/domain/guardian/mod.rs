@@ -5,6 +5,7 @@
 //! holds and what was last read, so that a guardian that begins anywhere, also after another one died there, goes on
 //! the same way. At most one effect of a kind is on its way.
 
+mod answers;
 pub mod book;
 mod breach;
 pub mod case;
@@ -14,6 +15,7 @@ pub mod evidence;
 pub mod gate;
 mod ground;
 mod history;
+mod identity;
 pub mod io;
 mod known;
 pub mod maps;
@@ -118,6 +120,9 @@ pub struct Guardian {
     evidence: BTreeMap<String, Evidence>,
     /// What a member that is back says that proves no reboot.
     returned: BTreeMap<String, NotProved>,
+    /// Members whose machine nothing tells from another.
+    #[serde(default)]
+    unidentified: BTreeSet<String>,
     cases: BTreeMap<Id, Case>,
     #[serde(default)]
     shared: SharedSteps,
@@ -180,6 +185,7 @@ impl Guardian {
             book: Book::of_records(records.members.clone()),
             evidence: BTreeMap::new(),
             returned: BTreeMap::new(),
+            unidentified: BTreeSet::new(),
             cases: BTreeMap::new(),
             shared: SharedSteps::default(),
             wants: BTreeMap::new(),
@@ -278,6 +284,7 @@ impl Guardian {
             Input::Notice(notice) => self.note(&notice),
             Input::View { began, view } => self.read_view(began, view),
             Input::MemberState(name, state) => self.read_member_state(&name, state),
+            Input::Answered(name) => self.answered(&name),
             Input::Networks(name, networks) => {
                 self.free(&Lane::Networks(name.clone()));
                 if let Ok(networks) = networks {

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::machine::{Alike, Machine};
 use crate::domain::view::MemberState;
 
 /// What was known of the member before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Baseline<'a> {
-    /// `system.uuid` while it was healthy.
+    /// The machine's marks while it was healthy ([`Machine`]), without those that another member has as well.
     pub machine: Option<&'a str>,
-    /// The last uptime it told while healthy.
+    /// The longest uptime that it told while it was healthy, or since.
     pub uptime: Option<Duration>,
     /// How long ago it was sealed, at the moment it was asked: never more than the truth.
     pub since_seal: Option<Duration>,
@@ -26,6 +27,12 @@ pub enum NotProved {
     /// Nobody knows when it was sealed, by a clock that can be trusted.
     #[error("this guardian does not know how long ago it was sealed")]
     NoSeal,
+    /// Nothing was known that tells its machine from another.
+    #[error(
+        "nothing was recorded while it was healthy that tells its machine from another: no UUID, serial number or \
+         address of a network card that it alone has"
+    )]
+    NoIdentity,
     /// Another machine under the same name, or one that does not tell.
     #[error("its machine identity is {now}, and was {before} while it was healthy")]
     OtherMachine {
@@ -34,8 +41,9 @@ pub enum NotProved {
         /// Now.
         now: String,
     },
-    /// It has run for longer than it had when it was healthy.
-    #[error("it is up for {} s, and was up for {} s when it was last healthy: it has not rebooted", .now.as_secs(), .before.as_secs())]
+    /// It has run for longer than it had when it last told. Where that was soon after a boot, a paused machine looks like
+    /// a rebooted one.
+    #[error("it is up for {} s, and had told an uptime of {} s before: that shows no reboot since", .now.as_secs(), .before.as_secs())]
     SameBoot {
         /// The last healthy sample.
         before: Duration,
@@ -62,13 +70,7 @@ const ROUNDING: Duration = Duration::from_secs(2);
 pub fn rebooted(before: &Baseline<'_>, now: &MemberState) -> Result<(), NotProved> {
     let healthy = before.uptime.ok_or(NotProved::NoSample)?;
     let since_seal = before.since_seal.ok_or(NotProved::NoSeal)?;
-    if before.machine.is_none() || before.machine != now.machine.as_deref() {
-        let told = |machine: Option<&str>| machine.unwrap_or("unknown").to_owned();
-        return Err(NotProved::OtherMachine {
-            before: told(before.machine),
-            now: told(now.machine.as_deref()),
-        });
-    }
+    is_the_same(before.machine, now.machine.as_deref())?;
     if now.uptime + ROUNDING > healthy {
         return Err(NotProved::SameBoot { before: healthy, now: now.uptime });
     }
@@ -76,6 +78,24 @@ pub fn rebooted(before: &Baseline<'_>, now: &MemberState) -> Result<(), NotProve
         return Err(NotProved::BootedBeforeSeal { now: now.uptime, since_seal });
     }
     Ok(())
+}
+
+/// Is it the machine that was healthy?
+///
+/// # Errors
+/// Another one, or nothing tells.
+pub fn is_the_same(before: Option<&str>, now: Option<&str>) -> Result<(), NotProved> {
+    let known = Machine::parse(before.unwrap_or_default());
+    if !known.is_known() {
+        return Err(NotProved::NoIdentity);
+    }
+    match known.compare(&Machine::parse(now.unwrap_or_default())) {
+        Alike::Same => Ok(()),
+        Alike::Other | Alike::Unknown => {
+            let told = |machine: Option<&str>| machine.unwrap_or("unknown").to_owned();
+            Err(NotProved::OtherMachine { before: told(before), now: told(now) })
+        }
+    }
 }
 
 #[cfg(test)]
@@ -107,6 +127,6 @@ mod tests {
         let unknown = Baseline { since_seal: None, ..before.clone() };
         assert_eq!(rebooted(&unknown, &state(Some("m"), 50)), Err(NotProved::NoSeal));
         let unknown = Baseline { machine: None, ..before };
-        assert!(matches!(rebooted(&unknown, &state(None, 50)), Err(NotProved::OtherMachine { .. })));
+        assert_eq!(rebooted(&unknown, &state(None, 50)), Err(NotProved::NoIdentity));
     }
 }

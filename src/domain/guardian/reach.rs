@@ -41,6 +41,8 @@ impl Guardian {
         let age = |at: Duration| self.now.boot.saturating_sub(at);
         let itself = |at: Duration| format!("answered {} s ago when it was asked itself", age(at).as_secs());
         let lost_since = evidence.and_then(|evidence| evidence.offline_since);
+        // Asked while its cluster called it lost.
+        let at_last = evidence.and_then(|evidence| evidence.answered);
         match &member.status {
             MemberStatus::Online | MemberStatus::Blocked => self
                 .view_is_fresh()
@@ -59,6 +61,9 @@ impl Guardian {
             | MemberStatus::Evacuated
             | MemberStatus::Restoring
             | MemberStatus::Other(_) => {
+                if let Some(at) = at_last {
+                    return Some(itself(at));
+                }
                 let since = lost_since?;
                 answered.filter(|at| *at > since && age(*at) < ANSWER_STANDS).map(itself)
             }

@@ -14,7 +14,7 @@ use super::evidence::Evidence;
 use super::gate::{self, GateState};
 use super::io::{Id, StaleLock};
 use super::known;
-use super::proof::{self, Baseline};
+use super::proof::{self, Baseline, NotProved};
 use super::report::Level;
 use super::sightings::{Sightings, Strangers};
 use crate::domain::guard::{self, Conflict, ImageUse};
@@ -151,6 +151,7 @@ impl Guardian {
         }
         self.evidence.retain(|name, _| merged.members.contains_key(name));
         self.networks_read.retain(|name, _| merged.members.contains_key(name));
+        self.unidentified.retain(|name| merged.members.contains_key(name));
         let starts = |kind: OperationKind| match kind {
             OperationKind::Heal | OperationKind::Migrate | OperationKind::Start => true,
             OperationKind::Evacuate | OperationKind::Other => false,
@@ -247,6 +248,12 @@ impl Guardian {
     pub(super) fn read_member_state(&mut self, name: &str, state: Result<MemberState, String>) {
         let asked = self.free(&Lane::State(name.to_owned()));
         let held = self.case_of(name).map(|case| case.id.clone());
+        let evidence = self.evidence.entry(name.to_owned()).or_default();
+        match &state {
+            Ok(_) if evidence.is_asked_on() => evidence.note_answer(asked),
+            Ok(_) => {}
+            Err(_) => evidence.note_silence(asked),
+        }
         if let Ok(state) = &state {
             match &held {
                 Some(id) => self.judge_reboot(&id.clone(), name, state, asked),
@@ -270,6 +277,17 @@ impl Guardian {
         }
         if state.machine.is_some() {
             member.machine.clone_from(&state.machine);
+        }
+        self.note_identity(name);
+    }
+
+    /// The uptime of a machine that is known to be the same, fenced as it is: an uptime below it shows a reboot since, also
+    /// where the member was fenced soon after a boot.
+    fn remember_longer(&mut self, name: &str, state: &MemberState) {
+        let at = self.now.wall;
+        let sample = &mut self.book.of(name).uptime;
+        if sample.is_some_and(|known| state.uptime > known.uptime * 3 / 2) {
+            *sample = Some(UptimeSample { uptime: state.uptime, at });
         }
     }
 
@@ -320,6 +338,7 @@ impl Guardian {
     }
 
     fn judge_reboot(&mut self, id: &Id, name: &str, state: &MemberState, asked: Duration) {
+        let machine = self.machine_of(name).text();
         let Some(case) = self.cases.get_mut(id) else { return };
         if case.record.state != FenceState::Sealed || case.release.is_some() {
             return;
@@ -327,7 +346,7 @@ impl Guardian {
         let member = self.book.members.get(name);
         let mark = case.record.marks.get(&self.settings.boot_id);
         let baseline = Baseline {
-            machine: member.and_then(|member| member.machine.as_deref()),
+            machine: machine.as_deref(),
             uptime: member.and_then(|member| member.uptime).map(|sample| sample.uptime),
             since_seal: mark.map(|mark| asked.saturating_sub(*mark)),
         };
@@ -344,6 +363,9 @@ impl Guardian {
             }
             Ok(()) => drop(self.returned.remove(name)),
             Err(not) => {
+                if let NotProved::SameBoot { .. } = not {
+                    self.remember_longer(name, state);
+                }
                 if self.returned.insert(name.to_owned(), not.clone()).is_none() {
                     self.log(Level::Error, "returned-stale", Some(name.to_owned()), not.to_string());
                 }

@@ -127,6 +127,7 @@ impl Again {
             | Input::Notice(_)
             | Input::View { view: Err(_), .. }
             | Input::MemberState(..)
+            | Input::Answered(_)
             | Input::Networks(..)
             | Input::Pinged(..)
             | Input::Looked(_)

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::Guardian;
 use super::evidence::{Evidence, Health};
 use super::gate::{self, GateState};
+use super::identity::ways_back;
 use super::io::{Id, Now};
 use super::readings::NOT_PLACED_LASTS;
 use super::report::Alarm;
@@ -299,7 +300,7 @@ impl Guardian {
 
     /// What is not as it should be, with what to do.
     pub fn alarms(&self) -> Vec<Alarm> {
-        let mut alarms = Vec::new();
+        let mut alarms = self.unidentified();
         let mut alarm = |code, member: Option<&str>, text: String, advice: Vec<String>| {
             alarms.push(Alarm { code, member: member.map(str::to_owned), text, advice });
         };
@@ -332,10 +333,7 @@ impl Guardian {
                 alarm("gate-unseen", Some(name), text.to_owned(), advice);
             }
             if let Some(not) = self.returned.get(name) {
-                let advice = vec![
-                    format!("reboot {name}: it is released by itself when it has"),
-                    format!("do not run `incus cluster restore {name}` before: its old instances still run"),
-                ];
+                let advice = ways_back(name, not);
                 alarm("returned-stale", Some(name), not.to_string(), advice);
             }
             let stranded = self.stranded(name);

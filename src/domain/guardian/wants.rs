@@ -73,6 +73,10 @@ impl Guardian {
         let mut wanted = Vec::new();
         for (name, evidence) in &self.evidence {
             let Some(member) = view.members.get(name) else { continue };
+            // INV-6: one that answers is not lost, whatever its cluster says.
+            if !self.is_silent(name) {
+                continue;
+            }
             let why = if guarded {
                 evidence.with_gate(self.now.boot)
             } else {

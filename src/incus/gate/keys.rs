@@ -15,7 +15,8 @@ use crate::domain::volume::StoragePool;
 use crate::incus::api::{self, Keys, MemberObject, Project};
 use crate::incus::client::Client;
 use crate::incus::error::{Cause, IncusError};
-use crate::incus::read::{escape, own_keys, project_keys};
+use crate::incus::path::ApiPath;
+use crate::incus::read::{own_keys, project_keys};
 
 const PROJECT: &str = "/1.0/projects/default";
 const MEMBERS: &str = "/1.0/cluster/members?recursion=1";
@@ -120,7 +121,7 @@ pub fn local_pools(pools: &BTreeMap<String, StoragePool>) -> BTreeSet<String> {
 }
 
 fn path(member: &str) -> String {
-    format!("/1.0/cluster/members/{}", escape(member))
+    ApiPath::of(&["cluster", "members", member]).text()
 }
 
 fn with_keys(mut config: Keys, keys: &Keys) -> Keys {

@@ -19,7 +19,7 @@ use crate::incus::api::{self, Server};
 use crate::incus::client::Client;
 use crate::incus::endpoint::Endpoint;
 use crate::incus::error::{Cause, IncusError};
-use crate::incus::read::escape;
+use crate::incus::path::ApiPath;
 
 /// What the gate needs to know what it refuses: 6.0.3 and 6.6, which also ask it about a move to a named target.
 pub const EXTENSION: &str = "instances_scriptlet_get_instances_count";
@@ -86,7 +86,7 @@ pub async fn push(client: &Client, text: &str) -> Result<(), IncusError> {
     let (members, here) = client.settle::<Vec<api::Member>>("/1.0/cluster/members?recursion=1").await?;
     let alive = members.iter().filter(|member| member.status != MemberStatus::Offline);
     let ask = async |member: &api::Member| {
-        let path = format!("/1.0?target={}", escape(&member.server_name));
+        let path = ApiPath::of(&[]).at(&member.server_name).text();
         let IncusError { endpoint, request, cause } = here.get::<Server>(&path).await.err()?;
         let cause = Cause::Withheld { member: member.server_name.clone(), why: cause.to_string() };
         Some(IncusError { endpoint, request, cause })
