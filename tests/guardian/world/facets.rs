@@ -37,7 +37,6 @@ const WAIT: &[Facet] = &[
     Facet::TwoFences,
     Facet::Answering,
     Facet::HangingIncus,
-    Facet::WithoutIncus,
     Facet::DataPools,
     Facet::WaitsAreAlarms,
     Facet::LatePgs,
