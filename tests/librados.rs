@@ -181,7 +181,7 @@ fn refused_connections(facts: &Value) -> Result<()> {
     assert!(matches!(with(Some("broken.conf"), None, None), Some(ConnectError::BadConf { .. })));
     assert!(matches!(with(None, Some("nobody"), None), Some(ConnectError::KeyringNotFound { .. })));
     assert!(matches!(with(None, None, Some("absent")), Some(ConnectError::KeyringNotFound { .. })));
-    assert!(matches!(with(None, None, Some("broken.keyring")), Some(ConnectError::BadConf { .. })));
+    assert!(matches!(with(None, None, Some("broken.keyring")), Some(ConnectError::NoKey { .. })));
     let refused = ConnectError::Refused { client: "client.admin".to_owned(), errno: Errno::EACCES };
     assert_eq!(with(None, None, Some("wrong.keyring")), Some(refused));
     Ok(())
