@@ -160,7 +160,11 @@ impl Guardian {
     fn undone(&self, mut record: FenceRecord) -> Change {
         let stands =
             |entry: &Entry| self.map.as_ref().is_none_or(|map| map.blocklist.until(*entry).is_some());
-        record.entries.retain(|entry, _| !entry.is_host() && stands(entry));
+        let id = record.id.clone();
+        let elsewhere = |entry: &Entry| {
+            self.records.fences.values().any(|fence| fence.id != id && fence.entries.contains_key(entry))
+        };
+        record.entries.retain(|entry, _| !entry.is_host() && stands(entry) && !elsewhere(entry));
         record.state = FenceState::Released;
         if record.entries.is_empty() && record.in_doubt.is_empty() {
             Change::Remove(Key::Fence(record.id))
