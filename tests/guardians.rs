@@ -72,6 +72,20 @@ fn inv8_a_verb_reaches_the_leader_from_every_host_and_is_done_once() {
     every_leader_dies(&site, &one, &two, &far);
 }
 
+/// Every key of the answer is written down in docs/json.md for this verb, and those are there.
+#[track_caller]
+fn is_as_documented(verb: &str, answer: &Value, always: &[&str]) {
+    let text = include_str!("../docs/json.md");
+    let row = text.lines().find(|line| line.starts_with(&format!("| `{verb}` |"))).unwrap();
+    let said: Vec<&str> = row.split('`').skip(3).step_by(2).collect();
+    for key in answer.as_object().unwrap().keys() {
+        assert!(said.contains(&key.as_str()), "{verb} prints {key}, which docs/json.md does not name");
+    }
+    for key in always {
+        assert!(answer.get(key).is_some() && said.contains(key), "{verb} without {key}: {answer:#}");
+    }
+}
+
 /// `two` waits, and on the host of `far` no daemon runs.
 fn the_answer_is_the_same_everywhere(one: &Guardian, two: &Guardian, far: &Guardian) {
     let status = two.verb(&["status"]).expect(0).json;
@@ -82,6 +96,7 @@ fn the_answer_is_the_same_everywhere(one: &Guardian, two: &Guardian, far: &Guard
     println!("a fence through the ledger took {:.1?}", began.elapsed());
     assert!(told.stderr.contains("one on ") && told.stderr.contains("through the ledger"), "{told:#?}");
     assert_eq!(told.json["state"], "sealed", "{told:#?}");
+    is_as_documented("fence", &told.json, &["fence", "entries", "barrier", "timings_ms"]);
     let own = one.verb(&FENCE).expect(0).json;
     for other in [told.json, far.verb(&FENCE).expect(0).json] {
         assert_eq!(printed(other), printed(own.clone()));
@@ -90,10 +105,45 @@ fn the_answer_is_the_same_everywhere(one: &Guardian, two: &Guardian, far: &Guard
     let own = one.verb(&["fence", "n2"]).expect(4).json;
     assert_eq!(own["refusals"][0]["code"], "storm-brake", "{own:#}");
     assert_eq!([two, far].map(|other| other.verb(&["fence", "n2"]).expect(4).json), [own.clone(), own]);
+    // One view: what is fenced, by which fence, and what the next one would be, is the same on every host.
+    let shown = |guardian: &Guardian| {
+        let status = guardian.verb(&["status"]).expect(0).json;
+        let pick = |list: &str, keys: [&str; 3]| -> Vec<Value> {
+            let rows = status[list].as_array().unwrap().iter();
+            rows.map(|row| json!(keys.map(|key| row[key].clone()))).collect()
+        };
+        let (members, fences) =
+            (pick("members", ["name", "state", "fence"]), pick("fences", ["id", "state", "member"]));
+        (
+            members,
+            fences,
+            status["others"].clone(),
+            status["source"].clone(),
+            status["leader"]["guardian"].clone(),
+        )
+    };
+    let (members, fences, others, source, leader) = shown(one);
+    assert_eq!((source, &leader), (json!("leader"), &json!("one")));
+    assert_eq!(fences.len(), 1);
+    for other in [two, far] {
+        assert_eq!(
+            shown(other),
+            (members.clone(), fences.clone(), others.clone(), json!("ledger"), leader.clone())
+        );
+    }
+    for planner in [one, two, far] {
+        let plan = planner.verb(&["plan", "n2"]).expect(4).json;
+        assert_eq!(plan["refusals"][0]["code"], "storm-brake", "{plan:#}");
+        let over = ["plan", "n2", "--over-brake", "--reason", "x"];
+        let plan = planner.verb(&over).expect(0).json;
+        assert_eq!(plan["over_brake"], true);
+        is_as_documented("plan", &plan, &["fence", "why", "source", "entries", "coverage"]);
+    }
     let own = one.verb(&["release", "n1"]).expect(4).json;
     assert_eq!(own["refusals"][0]["code"], "not-proved", "{own:#}");
     assert_eq!([two, far].map(|other| other.verb(&["release", "n1"]).expect(4).json), [own.clone(), own]);
     let released = far.verb(&RELEASE).expect(0).json;
+    is_as_documented("release", &released, &["fence", "state", "kept"]);
     assert_eq!((&released["state"], &released["member"]), (&json!("released"), &json!("n1")));
     assert_eq!(requests(one), Vec::<Value>::new(), "each is removed by who asked");
     assert_eq!(done(one, "takes request"), done(one, "answers request"));

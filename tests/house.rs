@@ -220,3 +220,18 @@ fn names(tokens: &[TokenTree]) -> Vec<String> {
     }
     found
 }
+
+/// What scripts may meet is written down.
+#[test]
+fn every_code_of_a_refusal_is_in_the_documentation() {
+    let (source, docs) = (include_str!("../src/domain/refusal.rs"), include_str!("../docs/json.md"));
+    let codes: Vec<&str> = source
+        .lines()
+        .filter(|line| line.contains("Self::") && line.contains("=> \""))
+        .filter_map(|line| line.split('"').nth(1))
+        .collect();
+    assert!(codes.len() > 20, "{codes:?}");
+    for code in codes {
+        assert!(docs.contains(&format!("`{code}`")), "{code} is not in docs/json.md");
+    }
+}

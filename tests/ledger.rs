@@ -396,6 +396,7 @@ fn requests_need_no_leader_and_change_nothing_else(a: &Guardian, b: &Guardian) -
         id: "R-2".to_owned(),
         request: Request::Release {
             fence: "n1".to_owned(),
+            since: None,
             assert_powered_off: true,
             reason: None,
             by: "b".to_owned(),

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 
 use super::cluster::Cluster;
 use super::completion::Done;
-use super::errno::{Meaning, meaning};
+use super::errno::{BLOCKLISTED, Meaning, meaning};
 use super::ioctx::IoCtx;
 use super::lane;
 use crate::clock;
@@ -363,7 +363,7 @@ fn trouble(errno: Errno) -> String {
     match meaning(errno) {
         Meaning::MadeUp => "the pool has the eio flag: its PGs are not asked at all".to_owned(),
         Meaning::Denied => "the key lacks osd `allow r object_prefix rbd-guardian.` (deploy/ceph)".to_owned(),
-        Meaning::Blocklisted => "this guardian is itself blocklisted".to_owned(),
+        Meaning::Blocklisted => BLOCKLISTED.to_owned(),
         Meaning::Silence => "no answer".to_owned(),
         Meaning::Rejected | Meaning::Other => errno.to_string(),
     }

@@ -19,6 +19,9 @@ pub enum Meaning {
     Other,
 }
 
+/// What is said of [`Meaning::Blocklisted`].
+pub const BLOCKLISTED: &str = "this guardian is blocklisted itself: Ceph refuses its host, which is fenced";
+
 /// Classifies.
 #[allow(clippy::wildcard_enum_match_arm)] // No state of ours: the kernel's list, of which these matter.
 pub fn meaning(errno: Errno) -> Meaning {

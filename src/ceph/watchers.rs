@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use super::cluster::Cluster;
 use super::completion::{Done, Header, Watcher};
+use super::errno::BLOCKLISTED;
 use super::ioctx::IoCtx;
 use super::lane;
 use super::locks::{self, LockOwner};
@@ -165,7 +166,7 @@ impl PoolSweep {
                 .unread
                 .push(format!("{place}: the key lacks osd `allow r object_prefix {prefix}` (deploy/ceph)")),
             Err(Stopped::Failed(Errno::ESHUTDOWN)) => {
-                self.unread.push(format!("{place}: this guardian is itself blocklisted"));
+                self.unread.push(format!("{place}: {BLOCKLISTED}"));
             }
             Err(Stopped::Failed(errno)) => self.unread.push(format!("{place}: {errno}")),
         }

@@ -60,6 +60,10 @@ pub(super) enum Fault {
         "{why}, and the release is recorded in the ledger: the guardian that leads next goes on with it; run it again"
     )]
     Releasing { why: String },
+    #[error(
+        "what guardians remember cannot be read, so what a fence would do is unknown: {why}; run it again"
+    )]
+    NoMemory { why: String },
     #[error("{why}: nothing of it is recorded, so nothing was begun; run it again")]
     NotBegun { why: String },
     #[error(transparent)]
@@ -131,7 +135,11 @@ impl Fault {
                 OpenError::Unread(_) | OpenError::Late(_) | OpenError::Unusable { .. } => Exit::Failed,
             },
             Self::Ledger(ledger::ReadError::Silent { .. }) => Exit::CannotTell,
-            Self::Ledger(ledger::ReadError::Denied { .. } | ledger::ReadError::Failed { .. }) => Exit::Failed,
+            Self::Ledger(
+                ledger::ReadError::Denied { .. }
+                | ledger::ReadError::Blocklisted { .. }
+                | ledger::ReadError::Failed { .. },
+            ) => Exit::Failed,
             Self::NotAsked(error) => match error {
                 NotWritten::Denied { .. }
                 | NotWritten::Refused { .. }
@@ -148,6 +156,7 @@ impl Fault {
             | Self::Handed { .. }
             | Self::Intended { .. }
             | Self::Releasing { .. }
+            | Self::NoMemory { .. }
             | Self::NotBegun { .. } => Exit::CannotTell,
             Self::Read(error) if error.is_transient() => Exit::CannotTell,
             Self::Read(_) | Self::Output(_) => Exit::Failed,

@@ -1,16 +1,23 @@
 //! `gate`: puts the placement scriptlet into Incus, shows where it stands, takes it out again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::answer::table;
-use super::context::print;
+use super::context::{Context, interrupted, print};
 use super::error::Fault;
-use super::{Common, Exit, Format, GateArgs, GateVerb};
+use super::seen::{Memory, memory};
+use super::served::{self, Opening, Served, operator, say};
+use super::{Common, Exit, GateArgs, GateVerb};
 use crate::config::Config;
-use crate::deadline::within;
-use crate::domain::guardian::gate::{Contents, OVERRIDE, epoch, is_plausible};
+use crate::daemon::wire::{Line, Reason};
+use crate::deadline::{Deadline, within};
+use crate::domain::guardian::gate::{Contents, OVERRIDE, epoch, is_plausible, seals};
+use crate::domain::guardian::io;
+use crate::domain::record::FenceState;
+use crate::domain::refusal::gate_removal;
 use crate::domain::volume::StoragePool;
 use crate::incus::api::Keys;
 use crate::incus::client::Client;
@@ -40,10 +47,26 @@ struct GateAnswer {
 pub(super) fn run(common: &Common, args: &GateArgs) -> Result<Exit, Fault> {
     let config = Config::load(common.config.as_deref())?;
     let client = Client::open(&config.incus)?;
+    let format = common.format();
+    match &args.verb {
+        GateVerb::Show => {}
+        GateVerb::Install { .. } => note(common, "gate install", None),
+        GateVerb::Remove { force, reason } => {
+            let held = held(common, config);
+            let read = async { keys::read(&client).await };
+            let (keys, _) = incus::block_on(within(common.timeout, read))???;
+            let named = keys.values().flat_map(seals).collect();
+            let held = held.as_ref().map_err(String::as_str);
+            if let Err(refusal) = gate_removal(&named, held, *force, reason.as_deref()) {
+                return served::refuse(format, None, [Reason::from(&refusal)]);
+            }
+            note(common, "gate remove", reason.clone());
+        }
+    }
     let work = async {
-        let refused = match args.verb {
-            GateVerb::Install { force } => install(&client, force).await?,
-            GateVerb::Remove { force } => remove(&client, force).await?,
+        let refused = match &args.verb {
+            GateVerb::Install { force } => install(&client, *force).await?,
+            GateVerb::Remove { force, .. } => remove(&client, *force).await?,
             GateVerb::Show => None,
         };
         Ok::<_, Fault>(match refused {
@@ -55,7 +78,6 @@ pub(super) fn run(common: &Common, args: &GateArgs) -> Result<Exit, Fault> {
         Ok(answer) => answer,
         Err(exit) => return Ok(exit),
     };
-    let format = if common.json { Format::Json } else { common.format };
     print(format, &answer, text)?;
     Ok(match (&args.verb, answer.state) {
         (_, "partial") => Exit::Pending,
@@ -119,9 +141,54 @@ async fn remove(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
             humantime::format_duration(threshold)
         );
     }
-    settle(remove_keys(client).await)?;
-    Ok(None)
+    // A guardian that leads may have a write on its way, which comes after the removal.
+    for _ in 0..REMOVALS {
+        settle(remove_keys(client).await)?;
+        let (keys, project) = keys::read(client).await?;
+        if keys.values().all(BTreeMap::is_empty) && project.is_empty() {
+            return Ok(None);
+        }
+    }
+    Err(Fault::Raced)
 }
+
+/// Members, or fences of addresses, that are held; or why that is unknown.
+fn held(common: &Common, config: Config) -> Result<BTreeSet<String>, String> {
+    let interrupted = interrupted().map_err(|error| error.to_string())?;
+    let deadline = Deadline::after(common.timeout.min(PATIENCE), interrupted);
+    let context = Context::connect(common, config, deadline).map_err(|fault| fault.to_string())?;
+    match memory(&context) {
+        Memory::None => Ok(BTreeSet::new()),
+        Memory::Unread(why) => Err(why),
+        Memory::Ledger(records) => {
+            let held = records.fences.into_values().filter(|fence| fence.state != FenceState::Released);
+            Ok(held.map(|fence| fence.member.unwrap_or(fence.id)).collect())
+        }
+    }
+}
+
+/// Has it recorded who does this and why. Where no guardian keeps a ledger, or none can be written, that is said and no
+/// more: the gate is Incus's.
+fn note(common: &Common, what: &str, reason: Option<String>) {
+    let request = io::Request::Note { what: what.to_owned(), reason, by: operator() };
+    let asked = Opening::new(common).and_then(|mut opening| {
+        opening.deadline = opening.deadline.at_most(PATIENCE);
+        opening.request(request)
+    });
+    let why = match asked {
+        Ok(Served::Answered(Line::Noted)) => return,
+        Ok(Served::Alone(_)) => "no guardian keeps a ledger here".to_owned(),
+        Ok(Served::Answered(Line::Failed(why) | Line::Unavailable(why) | Line::Elsewhere(why))) => why,
+        Ok(Served::Answered(_) | Served::Underway { .. }) => "the guardian gave another answer".to_owned(),
+        Err(fault) => fault.to_string(),
+    };
+    say(&format!("`{what}` is not in the audit trail: {why}"));
+}
+
+/// How long the ledger may take to tell whether a member is fenced, or to record what is done.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Removals of keys until none is left.
+const REMOVALS: usize = 3;
 
 fn edited(ours: &str, theirs: &str) -> Exit {
     eprintln!(

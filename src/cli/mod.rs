@@ -17,6 +17,7 @@ mod progress;
 mod release;
 mod replay;
 mod run;
+mod seen;
 mod served;
 mod status;
 mod watchers;
@@ -284,10 +285,15 @@ enum GateVerb {
     /// Show which members run it, its keys, and the site's scriptlet in it
     Show,
     /// Put the site's own scriptlet back and remove all keys, the seals too
+    ///
+    /// Refused while a member is fenced, or while that is unknown, without --force and --reason.
     Remove {
-        /// Also a gate that was changed by hand
+        /// Also a gate that was changed by hand, and also while a member is fenced (then with --reason)
         #[arg(long)]
         force: bool,
+        /// Why: recorded
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: Option<String>,
     },
 }
 
@@ -364,9 +370,30 @@ fn usage(error: &clap::Error) -> ExitCode {
     let (what, usage) = text.split_once("Usage: ").unwrap_or((&text, ""));
     let line = what.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = line.replace(" tip: ", "; tip: ");
-    let usage = usage.lines().next().map_or_else(String::new, |usage| format!("; usage: {usage}"));
+    let usage =
+        usage.lines().next().map_or_else(String::new, |usage| format!("; usage: {}", optional(usage)));
     eprintln!("rbd-guardian: {line}{usage}");
     Exit::Usage.into()
+}
+
+/// A usage line names the common options that were given, as if they were required.
+fn optional(usage: &str) -> String {
+    const COMMON: [&str; 8] = [
+        "--config <FILE>",
+        "--conf <FILE>",
+        "--id <ID>",
+        "--cluster <NAME>",
+        "--keyring <FILE>",
+        "--format <FORMAT>",
+        "--timeout <D>",
+        "--json",
+    ];
+    let shorter =
+        COMMON.iter().fold(usage.to_owned(), |usage, option| usage.replace(&format!(" {option}"), ""));
+    if shorter == usage || shorter.contains("[OPTIONS]") {
+        return shorter;
+    }
+    shorter.replacen("rbd-guardian", "rbd-guardian [OPTIONS]", 1)
 }
 
 fn run(cli: &Cli) -> Result<Exit, Fault> {
@@ -414,6 +441,20 @@ fn timeout(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_usage_line_shows_no_common_option_as_required() {
+        let words = ["rbd-guardian", "--config", "x", "--json", "--timeout", "3s", "fence", "--forse"];
+        let text = Cli::try_parse_from(words).err().unwrap().render().to_string();
+        let (_, usage) = text.split_once("Usage: ").unwrap();
+        assert!(usage.contains("--config <FILE>"), "clap does not do it any more: {usage}");
+        let shown = optional(usage.lines().next().unwrap());
+        assert!(
+            !shown.contains("--config") && !shown.contains("--json") && shown.contains("[OPTIONS]"),
+            "{shown}"
+        );
+        assert!(shown.contains("fence"), "{shown}");
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -49,7 +49,7 @@ pub(super) fn pass(context: &Context, ledger: &Ledger, request: Request) -> Resu
     if waiting >= MOST {
         return Err(Fault::Crowded { waiting });
     }
-    let mut asked = Asked::new(context, ledger, request)?;
+    let mut asked = Asked::new(context, ledger, of_now(ledger, request, deadline)?)?;
     match asked.leave(&mut seen) {
         // Refused for certain, so it is not there.
         Err(Fault::NotAsked(why)) => return Err(why.into()),
@@ -57,6 +57,17 @@ pub(super) fn pass(context: &Context, ledger: &Ledger, request: Request) -> Resu
         Ok(()) => {}
     }
     asked.wait(&mut seen).or_else(|fault| asked.give_up(&fault))
+}
+
+/// A request that waits in the ledger is of the fence that is held now, and of no later one of the same name.
+fn of_now(ledger: &Ledger, mut request: Request, deadline: &Deadline) -> Result<Request, Fault> {
+    if let Request::Release { fence: name, since, .. } = &mut request {
+        let snapshot = ledger.read(deadline)?;
+        let mut fences = snapshot.records().fences.values();
+        let held = fences.find(|fence| is_named(fence, name) && fence.state != FenceState::Released);
+        *since = held.map(|fence| fence.since);
+    }
+    Ok(request)
 }
 
 /// One request on its way.
@@ -225,6 +236,7 @@ pub(super) fn came(request: &Request, records: &Records) -> Came {
             Some(fence) if fence.state == FenceState::Releasing => Came::Releasing,
             Some(_) | None => Came::Nowhere,
         },
+        Request::Note { .. } => Came::Nowhere,
     }
 }
 

@@ -5,17 +5,30 @@ use serde::Serialize;
 use super::answer::{CoverageAnswer, EntryAnswer, coverage_text, entries_table};
 use super::context::Context;
 use super::error::Fault;
+use super::seen::{Source, known};
+use super::served::say;
 use super::{Exit, Format, served};
+use crate::clock;
 use crate::daemon::wire::Reason;
 use crate::domain::fence_id::FenceId;
+use crate::domain::guardian::io::{Input, Now};
+use crate::domain::permits::Over;
 use crate::domain::plan::{Plan, Request, Target, plan};
 use crate::domain::refusal::Refusal;
+use crate::domain::world::World;
 
 #[derive(Serialize)]
 struct PlanAnswer {
     fence: FenceId,
     member: Option<String>,
     state: &'static str,
+    /// What the plan rests on.
+    source: Source,
+    /// What the guardian that leads would do by itself now, and why.
+    why: Vec<String>,
+    /// Rules that stand against it and are gone over.
+    #[serde(flatten)]
+    over: Over,
     /// `until` is set for entries that are there already.
     entries: Vec<EntryAnswer>,
     fail_over: Vec<String>,
@@ -24,16 +37,47 @@ struct PlanAnswer {
 }
 
 pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, Fault> {
+    // First, as it takes longer than a reading of Incus stays fresh.
     let world = context.look()?;
-    let plan = match plan(request, &context.config.members, &world, &context.config.policy) {
+    let Some((mut core, _)) = known(context)? else {
+        let planned = plan(request, &context.config.members, &world, &context.config.policy);
+        return show(context, request, planned, &world, Source::Ceph, Vec::new());
+    };
+    core.handle(Now { boot: clock::boot(), wall: clock::wall() }, Input::Looked(Ok(world.clone())));
+    let Request { target, permits, .. } = request;
+    let why = match target {
+        Target::Member(name) => core.why(name),
+        Target::Addresses(_) => Vec::new(),
+    };
+    let planned = core.plan(target.clone(), *permits).unwrap_or_else(|| Err(Vec::new()));
+    show(context, request, planned, &world, Source::Ledger, why)
+}
+
+fn show(
+    context: &Context,
+    request: &Request,
+    planned: Result<Plan, Vec<Refusal>>,
+    world: &World,
+    source: Source,
+    why: Vec<String>,
+) -> Result<Exit, Fault> {
+    let plan = match planned {
         Ok(plan) => plan,
-        Err(refusals) => return refuse(context.format, &request.target, &refusals),
+        Err(refusals) => {
+            for line in &why {
+                say(line);
+            }
+            return refuse(context.format, &request.target, &refusals);
+        }
     };
     let there = |entry| (entry, world.map.blocklist.until(entry));
     let answer = PlanAnswer {
         fence: plan.fence.clone(),
         member: plan.member.clone(),
         state: "planned",
+        source,
+        why,
+        over: plan.over,
         entries: plan.entries.iter().copied().map(there).map(EntryAnswer::new).collect(),
         fail_over: plan.fail_over.iter().map(ToString::to_string).collect(),
         coverage: CoverageAnswer::new(&plan),
@@ -44,7 +88,11 @@ pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, Fault> {
 }
 
 fn text(answer: &PlanAnswer, plan: &Plan) -> String {
-    let mut text = format!("would fence {}, changing nothing now:\n", name(plan));
+    let mut text = answer.why.iter().map(|line| format!("{line}\n")).collect::<String>();
+    text.push_str(&format!("`fence` would fence {} so (nothing is changed now):\n", name(plan)));
+    if plan.over.any() {
+        text.push_str(&format!("going over {}\n", plan.over.words()));
+    }
     for daemon in &answer.fail_over {
         text.push_str(&format!("first fail over {daemon} to a standby elsewhere\n"));
     }

@@ -57,6 +57,7 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
     let request = io::Request::Release {
         // Who leads knows the member's fence, and addresses of it that this configuration may not know.
         fence: args.fence.clone().or_else(|| args.member.clone()).unwrap_or_default(),
+        since: None,
         assert_powered_off: args.assert_powered_off,
         reason: args.reason.clone(),
         by: operator(),

@@ -98,6 +98,7 @@ impl<'c> Opening<'c> {
         let is = |fence: &FenceRecord| match request {
             Request::Fence { target, .. } => is_of(fence, target),
             Request::Release { fence: name, .. } => is_named(fence, name),
+            Request::Note { .. } => false,
         };
         let fences = status["fences"].as_array().into_iter().flatten();
         let mut all = fences.filter_map(|fence| Some((from_record(fence)?, fence)));
@@ -168,7 +169,7 @@ fn kept(context: &Context) -> Result<Option<Ledger>, Fault> {
         Err(error) if watched => Err(error.into()),
         // A key that is for fences alone, as it was before there were ledgers; or one that is fenced itself, which the
         // plan refuses in better words.
-        Err(ReadError::Denied { .. } | ReadError::Failed { .. }) => Ok(None),
+        Err(ReadError::Denied { .. } | ReadError::Blocklisted { .. } | ReadError::Failed { .. }) => Ok(None),
         // An operator without Incus has only this verb: it must not wait for what it may never have used.
         Err(error @ ReadError::Silent { .. }) => {
             say(&format!("{error}; going on with the storage alone"));
@@ -236,6 +237,8 @@ pub(super) fn otherwise(common: &Common, member: Option<String>, line: Line) -> 
             Ok(Exit::CannotTell)
         }
         // Each verb takes its own.
-        Line::Progress(_) | Line::Status(_) | Line::Sealed { .. } | Line::Released { .. } => Ok(Exit::Done),
+        Line::Progress(_) | Line::Status(_) | Line::Sealed { .. } | Line::Released { .. } | Line::Noted => {
+            Ok(Exit::Done)
+        }
     }
 }

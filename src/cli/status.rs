@@ -11,6 +11,7 @@ use super::answer::{EntryAnswer, PoolAnswer, barrier_text, table};
 use super::context::{Context, print};
 use super::error::Fault;
 use super::progress::Progress;
+use super::seen::{Memory, Source, core, is_more_than_storage, memory, who_leads};
 use super::served::{Opening, daemon_status, say};
 use super::{Common, Exit, StatusArgs, drive};
 use crate::ceph::barrier::{Probes, barrier};
@@ -22,13 +23,17 @@ use crate::domain::fence_id::FenceId;
 use crate::domain::map::OsdMap;
 use crate::domain::member::Member;
 use crate::domain::origin::{self, Listed, Origin, Other};
-use crate::ledger::Ledger;
+use crate::domain::record::Records;
 
 #[derive(Serialize)]
 struct StatusAnswer {
     /// What the guardian of this host says of who leads, if it is there and does not.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     standby: Option<Standby>,
+    source: Source,
+    /// Why the ledger could not be read: then it is unknown whose the entries are, and none is to be removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ledger_unread: Option<String>,
     epoch: u32,
     members: Vec<MemberAnswer>,
     /// Entries at addresses of no member, and those that are none of a host or client.
@@ -43,8 +48,8 @@ struct OtherAnswer {
     entry: Listed,
     kind: &'static str,
     until: Timestamp,
-    /// Whose it looks like.
-    origin: Origin,
+    /// Whose it looks like; `null` if the ledger could not be read.
+    origin: Option<Origin>,
     member: Option<String>,
 }
 
@@ -81,9 +86,6 @@ enum MemberState {
 const PROVE_WITHIN: Duration = Duration::from_secs(2);
 const REPEAT: Duration = Duration::from_secs(2);
 
-/// How long the ledger may take to tell which entries are of fences.
-const REMEMBERED_WITHIN: Duration = Duration::from_secs(2);
-
 /// Looks repeated when the cluster changed under the proof.
 const ROUNDS: usize = 3;
 /// Home and clear: the next picture replaces this one.
@@ -95,7 +97,10 @@ pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit, Fault> {
     loop {
         let opening = Opening::new(common)?;
         let status = match opening.status()? {
-            Some(status) if status["stage"] == "leading" => status,
+            Some(mut status) if status["stage"] == "leading" => {
+                set(&mut status, "source", &Source::Leader);
+                status
+            }
             status @ (Some(_) | None) => return alone(opening.context()?, status, args),
         };
         let shown = print(common.format(), &status, |status| format!("{before}{}", served_text(status)))?;
@@ -105,17 +110,26 @@ pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit, Fault> {
     }
 }
 
+fn set(status: &mut Value, key: &str, value: &impl Serialize) {
+    if let Some(fields) = status.as_object_mut() {
+        fields.insert(key.to_owned(), serde_json::to_value(value).unwrap_or_default());
+    }
+}
+
 fn served_text(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let list = |key: &str| status[key].as_array().cloned().unwrap_or_default();
     let leader = &status["leader"];
-    let mut shown = format!(
-        "{} on {} leads (epoch {}); gate {}\n",
-        text(&status["guardian"]),
-        text(&status["host"]),
-        leader["epoch"],
-        text(&status["gate"]["state"]),
-    );
+    let gate = text(&status["gate"]["state"]);
+    let mut shown = match (status["here"].as_str(), status["leads"].as_str()) {
+        (Some(here), Some(leads)) => format!("{leads}; {here}; gate {gate}\n"),
+        _ => format!(
+            "{} on {} leads (epoch {}); gate {gate}\n",
+            text(&status["guardian"]),
+            text(&status["host"]),
+            leader["epoch"],
+        ),
+    };
     if let Some(holds) = status["holds"].as_str() {
         shown.push_str(&format!("{holds}\n"));
     }
@@ -135,6 +149,16 @@ fn served_text(status: &Value) -> String {
         rows.add_row([name, status, health, state, fence]);
     }
     shown.push_str(&format!("{rows}\n"));
+    let mut rows = table(["FENCE OF ADDRESSES", "STATE", "ENTRIES"]);
+    let fences = list("fences");
+    for fence in fences.iter().filter(|fence| fence["member"].is_null()) {
+        let entries: Vec<String> =
+            fence["entries"].as_object().into_iter().flatten().map(|(entry, _)| entry.clone()).collect();
+        rows.add_row([text(&fence["id"]), text(&fence["state"]), entries.join(" ")]);
+    }
+    if !rows.is_empty() {
+        shown.push_str(&format!("\n{rows}\n"));
+    }
     for member in list("members") {
         if let Some(waits) = member["waits"].as_str() {
             shown.push_str(&format!("{}: waits for {waits}\n", text(&member["name"])));
@@ -151,7 +175,7 @@ fn served_text(status: &Value) -> String {
     }
     let others = list("others");
     if !others.is_empty() {
-        shown.push_str(&others_text(&others));
+        shown.push_str(&others_text("entries that no fence accounts for", &others));
     }
     for alarm in list("alarms") {
         let about = alarm["member"].as_str().map(|member| format!(" {member}")).unwrap_or_default();
@@ -165,19 +189,15 @@ fn served_text(status: &Value) -> String {
 
 fn alone(mut context: Context, mut standby: Option<Value>, args: &StatusArgs) -> Result<Exit, Fault> {
     let mut names = Probes::default();
-    if let Some(standby) = &standby {
-        let trouble = standby["trouble"].as_str().unwrap_or("it is not clear yet who leads");
-        say(&format!("the guardian of this host does not lead: {trouble}"));
-    }
     loop {
         let shown = show(&context, &mut names, standby.take(), if args.watch { CLEAR } else { "" });
         match shown {
-            Ok(true) if args.watch => {}
+            Ok((true, _)) if args.watch => {}
             // A monitor election is no reason to stop watching.
             Err(fault) if args.watch && fault.exit() == Exit::CannotTell => {
                 eprintln!("rbd-guardian: {fault}")
             }
-            Ok(_) => return Ok(Exit::Done),
+            Ok((_, exit)) => return Ok(exit),
             Err(fault) => return Err(fault),
         }
         context.restart();
@@ -188,7 +208,20 @@ fn alone(mut context: Context, mut standby: Option<Value>, args: &StatusArgs) ->
     }
 }
 
-fn show(context: &Context, names: &mut Probes, standby: Option<Value>, before: &str) -> Result<bool, Fault> {
+fn show(
+    context: &Context,
+    names: &mut Probes,
+    standby: Option<Value>,
+    before: &str,
+) -> Result<(bool, Exit), Fault> {
+    let memory = memory(context);
+    if let Memory::Ledger(records) = memory {
+        return known(context, *records, standby, before);
+    }
+    if is_more_than_storage(context, &memory) && memory.unread().is_none() {
+        return known(context, Records::default(), standby, before);
+    }
+    let unread = memory.unread().map(str::to_owned);
     let (map, proofs) = prove(context, names)?;
     let now = map.clock(clock::wall());
     let proved = !proofs.is_empty() && proofs.iter().all(PoolProof::is_complete);
@@ -199,14 +232,57 @@ fn show(context: &Context, names: &mut Probes, standby: Option<Value>, before: &
             leader: status["leader"].clone(),
             trouble: status["trouble"].clone(),
         }),
+        source: Source::Ceph,
         epoch: map.epoch,
         members: members
             .map(|member| describe(member, &map, context.config.policy.required_until(now), proved))
             .collect(),
-        other_entries: others(context, &map, now),
+        other_entries: others(context, &map, now, unread.is_none()),
+        ledger_unread: unread,
         barrier: proofs.iter().map(PoolAnswer::new).collect(),
     };
-    context.print(&answer, |answer| format!("{before}{}", text(answer)))
+    let shown = context.print(&answer, |answer| format!("{before}{}", text(answer)))?;
+    let Some(why) = &answer.ledger_unread else { return Ok((shown, Exit::Done)) };
+    say(&format!("the ledger cannot be read: whose these entries are is not known; remove none ({why})"));
+    Ok((shown, Exit::CannotTell))
+}
+
+/// By the ledger's records, and Incus and Ceph as they are now: what a leader would show.
+fn known(
+    context: &Context,
+    records: Records,
+    standby: Option<Value>,
+    before: &str,
+) -> Result<(bool, Exit), Fault> {
+    let leads = who_leads(context, records.leader.as_ref());
+    let leader = records.leader.clone();
+    let (core, now) = core(context, records)?;
+    let mut status = serde_json::to_value(core.status(now)).unwrap_or_default();
+    let socket = context.config.daemon.socket.display();
+    let (stage, trouble, here) = match &standby {
+        Some(standby) => {
+            let trouble = &standby["trouble"];
+            let why = trouble.as_str().map_or_else(String::new, |why| format!(" ({why})"));
+            (
+                standby["stage"].clone(),
+                trouble.clone(),
+                format!("the guardian of this host does not lead{why}"),
+            )
+        }
+        None => (Value::Null, Value::Null, format!("NO GUARDIAN RUNS ON THIS HOST ({socket})")),
+    };
+    set(&mut status, "source", &Source::Ledger);
+    set(&mut status, "stage", &stage);
+    set(&mut status, "trouble", &trouble);
+    set(&mut status, "leader", &leader);
+    set(&mut status, "leads", &leads);
+    set(&mut status, "here", &here);
+    // Those are the leader's: this command records nothing.
+    for key in ["guardian", "deposed", "cannot_record"] {
+        set(&mut status, key, &standby.as_ref().map(|standby| &standby[key]));
+    }
+    let shown = context.print(&status, |status| format!("{before}{}", served_text(status)))?;
+    Ok((shown, Exit::Done))
 }
 
 /// A map, and what PGs prove of it; no proofs if no member is fenced. The map is read again afterwards: what was
@@ -268,40 +344,32 @@ fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) ->
 }
 
 /// Those of members are told with them.
-fn others(context: &Context, map: &OsdMap, now: Timestamp) -> Vec<OtherAnswer> {
+fn others(context: &Context, map: &OsdMap, now: Timestamp, known: bool) -> Vec<OtherAnswer> {
     let required = context.config.policy.required_until(now);
-    let recorded = recorded(context);
     let members = &context.config.members;
-    let others = origin::others(&map.blocklist, |entry| recorded.contains(&entry), members, now, required);
+    let others = origin::others(&map.blocklist, |_| false, members, now, required);
     let others = others.into_iter().filter(|other| other.member.is_none() || other.entry.entry().is_none());
     let answer = |Other { entry, until, origin, member }: Other| {
         let until = Timestamp::from_second(until.as_second()).unwrap_or(until);
-        OtherAnswer { entry, kind: entry.kind(), until, origin, member }
+        OtherAnswer { entry, kind: entry.kind(), until, origin: Some(origin).filter(|_| known), member }
     };
     others.map(answer).collect()
 }
 
-/// What guardians remember of their fences; nothing where there is no ledger to be read.
-fn recorded(context: &Context) -> BTreeSet<Entry> {
-    let within = context.deadline.at_most(REMEMBERED_WITHIN);
-    let ledger = Ledger::open(&context.cluster, &context.config.ledger, &within);
-    let Some(read) = ledger.ok().and_then(|ledger| ledger.read(&within).ok()) else { return BTreeSet::new() };
-    read.records().fences.values().flat_map(|fence| fence.entries.keys().copied()).collect()
-}
-
-fn others_text(others: &[Value]) -> String {
+fn others_text(title: &str, others: &[Value]) -> String {
     /// More than so many are only counted: the JSON lists all.
     const SHOWN: usize = 20;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut rows = table(["ENTRY", "UNTIL", "MEMBER", "WHOSE"]);
     for other in others.iter().take(SHOWN) {
         let origin = serde_json::from_value::<Origin>(other["origin"].clone());
-        let whose = origin.map_or_else(|_| text(&other["origin"]), |origin| origin.to_string());
+        let whose = origin
+            .map_or_else(|_| "unknown: the ledger was not read".to_owned(), |origin| origin.to_string());
         rows.add_row([text(&other["entry"]), text(&other["until"]), text(&other["member"]), whose]);
     }
     let more = others.len().saturating_sub(SHOWN);
     let more = if more > 0 { format!("\n… and {more} more") } else { String::new() };
-    format!("\nentries that no fence accounts for:\n{rows}{more}\n")
+    format!("\n{title}:\n{rows}{more}\n")
 }
 
 fn text(answer: &StatusAnswer) -> String {
@@ -323,7 +391,7 @@ fn text(answer: &StatusAnswer) -> String {
     {
         text.push_str(&format!("{}: {note}\n", member.name));
     }
-    if answer.members.is_empty() {
+    if answer.members.is_empty() && answer.ledger_unread.is_none() {
         text.push_str("no members are configured: add [[member]] tables to the configuration\n");
     }
     if !answer.barrier.is_empty() {
@@ -332,7 +400,12 @@ fn text(answer: &StatusAnswer) -> String {
     if !answer.other_entries.is_empty() {
         let others: Vec<Value> =
             answer.other_entries.iter().filter_map(|other| serde_json::to_value(other).ok()).collect();
-        text.push_str(&others_text(&others));
+        let title = if answer.ledger_unread.is_some() {
+            "entries, and whose they are is unknown: remove none"
+        } else {
+            "other entries (no guardian keeps a ledger here, so a fence of addresses is among them)"
+        };
+        text.push_str(&others_text(title, &others));
     }
     text
 }

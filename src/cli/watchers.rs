@@ -7,12 +7,14 @@ use serde::Serialize;
 use super::answer::table;
 use super::context::Context;
 use super::error::Fault;
+use super::seen::known;
 use super::{Exit, WatchersArgs};
 use crate::ceph::locks::LockOwner;
 use crate::ceph::osdmap;
 use crate::ceph::watchers::{ImageUse, Scope, path, sweep};
 use crate::domain::addr::EntityAddr;
 use crate::domain::map::{OsdMap, Pool, PoolId};
+use crate::domain::member::Members;
 use crate::domain::verdict::{Verdict, judge};
 
 #[derive(Serialize)]
@@ -44,9 +46,10 @@ pub(super) fn run(context: &Context, args: &WatchersArgs) -> Result<Exit, Fault>
     let map = context.read(osdmap::dump)?.map;
     let pools = wanted(context, args, &map)?;
     let scope = Scope::of(&pools);
+    let members = known(context)?.map_or_else(|| context.config.members.clone(), |(core, _)| core.members());
     let mut images = Vec::new();
     let unread = sweep(&context.cluster, &scope, &context.deadline, &mut |image| {
-        images.push(answer(context, &map, image));
+        images.push(answer(&members, &map, image));
     });
     images.sort_by(|a, b| (&a.pool, &a.namespace, &a.image).cmp(&(&b.pool, &b.namespace, &b.image)));
     context.print(&images, |images| text(images))?;
@@ -83,11 +86,11 @@ fn wanted<'m>(
     Ok(wanted)
 }
 
-fn answer(context: &Context, map: &OsdMap, image: ImageUse) -> ImageAnswer {
+fn answer(members: &Members, map: &OsdMap, image: ImageUse) -> ImageAnswer {
     let mut users: Vec<EntityAddr> = image.watchers.iter().map(|watch| watch.address).collect();
     users.extend(image.locks.iter().filter_map(|lock| lock.address));
     let nameless = users.is_empty() && !(image.unknown.is_empty() && image.locks.is_empty());
-    let (verdict, member) = judge(&users, &context.config.members, &map.blocklist);
+    let (verdict, member) = judge(&users, members, &map.blocklist);
     let watchers = image.watchers.into_iter().map(|watch| WatcherAnswer {
         address: watch.address,
         client: format!("client.{}", watch.client),

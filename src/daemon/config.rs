@@ -8,7 +8,29 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::guardian::settings::{OnConflict, Trigger};
+use super::identity::Identity;
+use crate::config::Config;
+use crate::domain::addr::EntityAddr;
+use crate::domain::guardian::settings::{OnConflict, Settings, Trigger};
+
+impl Config {
+    /// What the core goes by, as the guardian of this identity whose own storage addresses are these.
+    pub fn settings(&self, identity: &Identity, own: &[EntityAddr]) -> Settings {
+        let Self { policy, members, incus, trigger, guard, .. } = self;
+        let mut settings = Settings::new(&identity.name, &identity.boot_id, policy.clone(), members.clone());
+        settings.platform = !incus.endpoints.is_empty();
+        settings.trigger = trigger.mode;
+        settings.lead = trigger.lead;
+        settings.cool_down = trigger.cool_down;
+        settings.auto_release = trigger.auto_release;
+        settings.guard.on_conflict = guard.on_conflict;
+        settings.guard.every = guard.every;
+        settings.guard.admin_hosts.clone_from(&guard.admin_hosts);
+        settings.guard.own = own.to_vec();
+        settings.storage = self.ceph.cluster.clone().unwrap_or(settings.storage);
+        settings
+    }
+}
 
 /// How the daemon runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -138,7 +138,9 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(origin: Origin, identity: Identity, config: Config) -> Self {
-        let recordings = Some(Recordings::new(config.daemon.recordings.clone()));
+        let recordings = Recordings::new(config.daemon.recordings.clone());
+        recordings.look();
+        let recordings = Some(recordings);
         Self {
             origin,
             identity,
@@ -404,7 +406,7 @@ impl Driver {
             });
         }
         self.waiting = None;
-        self.lasts = !error.may_be_the_connection();
+        self.lasts = error.lasts();
         self.not_further(Level::Error, "no-ledger", error.to_string(), self.config.daemon.lease / 4);
     }
 
@@ -453,20 +455,7 @@ impl Driver {
     }
 
     fn settings(&self, tenure: &Tenure) -> Settings {
-        let Config { policy, members, incus, trigger, guard, .. } = &self.config;
-        let mut settings =
-            Settings::new(&self.identity.name, &self.identity.boot_id, policy.clone(), members.clone());
-        settings.platform = !incus.endpoints.is_empty();
-        settings.trigger = trigger.mode;
-        settings.lead = trigger.lead;
-        settings.cool_down = trigger.cool_down;
-        settings.auto_release = trigger.auto_release;
-        settings.guard.on_conflict = guard.on_conflict;
-        settings.guard.every = guard.every;
-        settings.guard.admin_hosts.clone_from(&guard.admin_hosts);
-        settings.guard.own.clone_from(&tenure.own);
-        settings.storage = self.config.ceph.cluster.clone().unwrap_or(settings.storage);
-        settings
+        self.config.settings(&self.identity, &tenure.own)
     }
 
     fn renewed(&mut self, epoch: u64, renewed: Result<Duration, NotLeased>) {

@@ -143,12 +143,15 @@ impl Leading {
             match report {
                 Report::Log { level, code, member, text } => {
                     log::line(level, code, member.as_deref(), &text);
-                    self.guardian.told(code, member);
+                    // It may be about another member than the one that was asked for.
+                    let about = member.as_ref().filter(|member| !text.starts_with(member.as_str()));
+                    let said = about.map_or_else(|| text.clone(), |member| format!("{member}: {text}"));
                     // A reader who is slow misses steps, never the answer.
                     for answers in self.asked.values().filter(|to| level > Level::Debug && to.capacity() > 1)
                     {
-                        let _ = answers.try_send(Line::Progress(text.clone()));
+                        let _ = answers.try_send(Line::Progress(said.clone()));
                     }
+                    self.guardian.told(code, member);
                 }
                 Report::Answer(number, outcome) => {
                     if let Some(answers) = self.asked.remove(&number) {

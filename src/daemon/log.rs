@@ -15,23 +15,26 @@ use crate::domain::guardian::report::Level;
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// journald does not take it.
-    #[error("cannot log to journald: {0}")]
-    Journal(#[from] io::Error),
     /// The process has another one.
     #[error(transparent)]
     Twice(#[from] TryInitError),
 }
 
-/// Starts to log: to journald if stderr is its stream (`JOURNAL_STREAM`, systemd.exec(5)), else to stderr. Each value
+/// Starts to log: to journald if stderr is its stream (`JOURNAL_STREAM`, systemd.exec(5)) and its socket is there, else to
+/// stderr. Each value
 /// is a field of its own (`journalctl F_MEMBER=n1`).
 ///
 /// # Errors
 /// See [`LogError`].
 pub(super) fn start(form: LogForm) -> Result<(), LogError> {
     let registry = tracing_subscriber::registry().with(LevelFilter::INFO);
+    let mut without_journal = None;
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        return Ok(registry.with(tracing_journald::layer()?).try_init()?);
+        match tracing_journald::layer() {
+            Ok(layer) => return Ok(registry.with(layer).try_init()?),
+            // A guardian that cannot log there must guard all the same.
+            Err(error) => without_journal = Some(error),
+        }
     }
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(false);
     match form {
@@ -40,6 +43,14 @@ pub(super) fn start(form: LogForm) -> Result<(), LogError> {
             let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
             registry.with(lines).try_init()?;
         }
+    }
+    if let Some(error) = without_journal {
+        line(
+            Level::Warn,
+            "log",
+            None,
+            &format!("journald's socket does not take the log ({error}): it goes to stderr"),
+        );
     }
     Ok(())
 }

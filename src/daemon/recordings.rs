@@ -33,6 +33,17 @@ impl Recordings {
         Self { folder }
     }
 
+    /// Says so if it is not there: what led to an incident would be lost.
+    pub(super) fn look(&self) {
+        if let Err(error) = fs::read_dir(&self.folder) {
+            let folder = self.folder.display();
+            let text = format!(
+                "recordings cannot be saved in {folder}: {error} (daemon.recordings; mkdir -m 0700 {folder})"
+            );
+            log::line(Level::Warn, "recording", None, &text);
+        }
+    }
+
     /// Saves one, on a thread of its own: the loop waits for no disk.
     pub(super) fn begin_to_save(&self, recording: Vec<u8>, why: &'static str) {
         let this = self.clone();

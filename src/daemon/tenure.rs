@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::ceph::cluster::Cluster;
-use crate::ceph::look;
+use crate::ceph::{lane, look, osdmap};
 use crate::clock;
 use crate::deadline::Deadline;
-use crate::domain::addr::EntityAddr;
+use crate::domain::addr::{EntityAddr, Entry};
 use crate::domain::guardian::book::Book;
 use crate::domain::guardian::io::{Recorded, Request};
 use crate::domain::outlook::{Beside, Course, READY, Readiness, Unfit, course};
@@ -84,6 +84,11 @@ pub(super) enum NotLeading {
     NotWritten(#[from] NotWritten),
     #[error("the guardian's own address is not known ({0}): without it nothing may be fenced")]
     Nameless(String),
+    /// Its host is the fenced one. Every new connection would be one more client to be refused.
+    #[error(
+        "this guardian runs on a fenced host ({entry}): Ceph refuses it, and it goes on once the host is released"
+    )]
+    Fenced { entry: Entry },
     #[error("the bid for the lead ended without an answer")]
     Dropped,
 }
@@ -95,7 +100,8 @@ impl NotLeading {
             Self::Unopened(
                 OpenError::NoPool { .. } | OpenError::ErasureCoded { .. } | OpenError::OneCopy { .. },
             )
-            | Self::NotWritten(NotWritten::NewerLedger { .. } | NotWritten::Damaged { .. }) => false,
+            | Self::NotWritten(NotWritten::NewerLedger { .. } | NotWritten::Damaged { .. })
+            | Self::Fenced { .. } => false,
             Self::Unopened(OpenError::Unread(_) | OpenError::Late(_) | OpenError::Unusable { .. })
             | Self::Unread(_)
             | Self::NotLeased(_)
@@ -109,6 +115,13 @@ impl NotLeading {
             | Self::Nameless(_)
             | Self::Dropped => true,
         }
+    }
+}
+
+impl NotLeading {
+    /// Is it so until somebody does something to this guardian?
+    pub(super) fn lasts(&self) -> bool {
+        !self.may_be_the_connection() && !matches!(self, Self::Fenced { .. })
     }
 }
 
@@ -129,6 +142,13 @@ impl Candidate {
     /// Bids: the lease first, so that guardians do not depose each other in turns, then the leader record, which is
     /// what counts. One that is not fit does not bid while another one is ready.
     pub(super) fn bid(&self, cluster: &Cluster) -> Result<Bade, NotLeading> {
+        let failed = |error: NotLeading| {
+            if error.may_be_the_connection() { fenced(cluster).unwrap_or(error) } else { error }
+        };
+        self.try_to(cluster).map_err(failed)
+    }
+
+    fn try_to(&self, cluster: &Cluster) -> Result<Bade, NotLeading> {
         let own = look::own(cluster).map_err(|error| NotLeading::Nameless(error.to_string()))?;
         let ledger = match &self.opened {
             Some(ledger) => ledger.clone(),
@@ -194,6 +214,15 @@ impl Candidate {
         let book = Book::of_records(members);
         Ok(Bade::Waits(Box::new(Waiting { ledger, own, leader, book, yields })))
     }
+}
+
+/// Is this guardian's own host refused as a whole? The monitors answer a client that the OSDs refuse.
+fn fenced(cluster: &Cluster) -> Option<NotLeading> {
+    let own = look::own(cluster).ok()?;
+    let asked = cluster.clone();
+    let map = lane::one(move || osdmap::dump(&asked), &call()).ok()?.ok()?.map;
+    let (entry, _) = own.iter().find_map(|own| map.blocklist.hosts(own.ip).next())?;
+    Some(NotLeading::Fenced { entry })
 }
 
 /// Other guardians that wait.

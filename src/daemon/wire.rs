@@ -38,6 +38,8 @@ pub enum Line {
         /// As the ledger has it.
         fence: Box<FenceRecord>,
     },
+    /// It is in the trail.
+    Noted,
     /// Nothing was done, for these reasons.
     Refused(Vec<Reason>),
     /// It cannot be done.
@@ -109,6 +111,7 @@ impl Line {
             Self::Status(_)
             | Self::Sealed { .. }
             | Self::Released { .. }
+            | Self::Noted
             | Self::Refused(_)
             | Self::Failed(_)
             | Self::Unavailable(_)
@@ -125,6 +128,7 @@ impl From<Outcome> for Line {
             }
             Outcome::Released(fence) => Self::Released { fence },
             Outcome::Refused(refusals) => Self::Refused(refusals.iter().map(Reason::from).collect()),
+            Outcome::Noted => Self::Noted,
             Outcome::Failed(why) => Self::Failed(why),
         }
     }

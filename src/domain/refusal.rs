@@ -1,5 +1,6 @@
 //! Why a fence is refused. Each names both values: what was asked, and what stands against it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -120,6 +121,26 @@ pub enum Refusal {
         /// What was not read, so that something may be there.
         unread: Vec<String>,
     },
+    /// INV-2: the gate holds up what a fence has not proved yet, or keeps a seal's own record.
+    #[error(
+        "{} fenced: without the gate Incus re-places instances of lost members although their storage may still take \
+         writes, and a fence that is pending or breached holds nothing up any more; release first, or remove it all the \
+         same: --force --reason TEXT",
+        are(.members)
+    )]
+    GateNeeded {
+        /// Members whose fences are held, or that the gate names.
+        members: Vec<String>,
+    },
+    /// Whether the gate is needed is not known.
+    #[error(
+        "whether a member is fenced is unknown ({why}): without the gate Incus re-places instances of lost members \
+         although their storage may still take writes; to remove it all the same: --force --reason TEXT"
+    )]
+    FencesUnknown {
+        /// What was not read.
+        why: String,
+    },
     /// A rule is gone over without a word why.
     #[error("{} needs a reason, which is recorded: --reason TEXT", list(.flags))]
     NoReason {
@@ -226,6 +247,8 @@ impl Refusal {
             Self::Protected { .. } => "protected",
             Self::Reachable { .. } => "reachable",
             Self::UnknownAddress { .. } => "unknown-address",
+            Self::GateNeeded { .. } => "gate-needed",
+            Self::FencesUnknown { .. } => "fences-unknown",
             Self::NoReason { .. } => "no-reason",
             Self::NotProved { .. } => "not-proved",
             Self::NotHeld { .. } => "not-held",
@@ -256,11 +279,63 @@ fn because(why: Option<&str>) -> String {
     why.map_or_else(String::new, |why| format!(" ({why})"))
 }
 
+fn are(members: &[String]) -> String {
+    format!("{} {}", list(members), if members.len() == 1 { "is" } else { "are" })
+}
+
+/// May the gate be taken out of Incus? `named` are the members that its keys name, `held` those whose fences the ledger
+/// has, or why that is unknown.
+///
+/// # Errors
+/// What stands against it.
+pub fn gate_removal(
+    named: &BTreeSet<String>,
+    held: Result<&BTreeSet<String>, &str>,
+    force: bool,
+    reason: Option<&str>,
+) -> Result<(), Refusal> {
+    let refusal = match held {
+        Ok(held) if held.is_empty() && named.is_empty() => return Ok(()),
+        Err(why) if named.is_empty() => Refusal::FencesUnknown { why: why.to_owned() },
+        Ok(held) => Refusal::GateNeeded { members: named.union(held).cloned().collect() },
+        Err(_) => Refusal::GateNeeded { members: named.iter().cloned().collect() },
+    };
+    match (force, super::permits::reason(reason)) {
+        (true, Some(_)) => Ok(()),
+        (true, None) => Err(Refusal::NoReason { flags: vec!["--force".to_owned()] }),
+        (false, _) => Err(refusal),
+    }
+}
+
 /// Names for people: `a, b and c`.
 fn list(items: &[String]) -> String {
     match items {
         [] => "none".to_owned(),
         [one] => one.clone(),
         [rest @ .., last] => format!("{} and {last}", rest.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inv2_the_gate_stays_while_a_member_is_fenced_or_nobody_knows_whether_one_is() {
+        let none = BTreeSet::new();
+        let one = BTreeSet::from(["n2".to_owned()]);
+        assert_eq!(gate_removal(&none, Ok(&none), false, None), Ok(()));
+        let code =
+            |named, held, force, reason| gate_removal(named, held, force, reason).map_err(|r| r.code());
+        for (named, held, refused) in [
+            (&none, Ok(&one), "gate-needed"),
+            (&one, Ok(&none), "gate-needed"),
+            (&one, Err("silence"), "gate-needed"),
+            (&none, Err("silence"), "fences-unknown"),
+        ] {
+            assert_eq!(code(named, held, false, Some("why")), Err(refused));
+            assert_eq!(code(named, held, true, Some(" ")), Err("no-reason"));
+            assert_eq!(code(named, held, true, Some("why")), Ok(()));
+        }
     }
 }

@@ -43,8 +43,9 @@ pub enum Settled {
 
 /// What is to be done with a request by the leader of this epoch, unless it has it in hand.
 pub fn todo(record: &RequestRecord, epoch: u64, now: Timestamp) -> Todo {
-    let age = now.duration_since(record.at);
-    let older = |than: Duration| Duration::try_from(age).is_ok_and(|age| age > than);
+    // A clock that is ahead by more than the asker waits says as little of its age as one that is behind.
+    let age = now.duration_since(record.at).unsigned_abs();
+    let older = |than: Duration| age > than;
     match (&record.answer, record.taken) {
         (Some(_), _) if older(record.patience + KEPT) => Todo::Forget,
         (Some(_), _) => Todo::Leave,
@@ -72,6 +73,8 @@ pub fn settle(request: &Request, fences: &BTreeMap<String, FenceRecord>) -> Sett
             Some(fence) if fence.state == FenceState::Released => Settled::Released(Box::new(fence.clone())),
             Some(_) | None => Settled::Nothing,
         },
+        // Recorded twice it does no harm, lost it would.
+        Request::Note { .. } => Settled::GoesOn,
     }
 }
 
@@ -150,8 +153,10 @@ mod tests {
         assert_eq!(todo(&record(None, false), 7, at(61)), Todo::Expire);
         assert_eq!(todo(&record(Some(7), true), 7, at(660)), Todo::Leave);
         assert_eq!(todo(&record(Some(7), true), 7, at(661)), Todo::Forget);
-        // The asker's clock is ahead.
-        assert_eq!(todo(&record(None, false), 7, at(-100)), Todo::Take);
+        // The asker's clock is ahead: by less than it waits, or so far that the request would stay alive for hours.
+        assert_eq!(todo(&record(None, false), 7, at(-59)), Todo::Take);
+        assert_eq!(todo(&record(None, false), 7, at(-100)), Todo::Expire);
+        assert_eq!(todo(&record(None, false), 7, at(-36_000)), Todo::Expire);
     }
 
     #[test]
@@ -168,7 +173,7 @@ mod tests {
         for name in ["n1", &id, &other] {
             assert!(is_named(&fence("sealed"), name), "{name}");
             let (fence, reason, by) = (name.to_owned(), None, "root@elsewhere".to_owned());
-            let release = Request::Release { fence, assert_powered_off: true, reason, by };
+            let release = Request::Release { fence, since: None, assert_powered_off: true, reason, by };
             assert_eq!(settle(&release, &fences("sealed")), Settled::Nothing);
             assert_eq!(settle(&release, &fences("releasing")), Settled::GoesOn);
             assert!(matches!(settle(&release, &fences("released")), Settled::Released(_)));

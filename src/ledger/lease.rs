@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::store::{Ledger, OBJECT, ReadError};
-use crate::ceph::errno::{Meaning, meaning};
+use crate::ceph::errno::{BLOCKLISTED, Meaning, meaning};
 use crate::ceph::ioctx::IoCtx;
 use crate::ceph::lane;
 use crate::ceph::lease::{Locker, Take};
@@ -151,7 +151,8 @@ impl Ledger {
             Err(errno) => Err(match meaning(errno) {
                 Meaning::Denied => ReadError::Denied { pool: pool() },
                 Meaning::Silence => ReadError::Silent { pool: pool(), late: Late::Over },
-                Meaning::Rejected | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => {
+                Meaning::Blocklisted => ReadError::Blocklisted { pool: pool() },
+                Meaning::Rejected | Meaning::MadeUp | Meaning::Other => {
                     ReadError::Failed { pool: pool(), errno }
                 }
             }),
@@ -207,7 +208,8 @@ impl Ledger {
             (Errno::ENOENT, _) => NotLeased::Lost,
             (_, Meaning::Silence) => NotLeased::Unknown,
             (_, Meaning::Denied) => NotLeased::Denied { pool: self.config.pool.clone() },
-            (_, Meaning::Rejected | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other) => {
+            (_, Meaning::Blocklisted) => NotLeased::Refused { why: BLOCKLISTED.to_owned() },
+            (_, Meaning::Rejected | Meaning::MadeUp | Meaning::Other) => {
                 NotLeased::Refused { why: errno.to_string() }
             }
         }

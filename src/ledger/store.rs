@@ -118,6 +118,12 @@ pub enum ReadError {
         /// The pool.
         pool: String,
     },
+    /// The client is refused itself.
+    #[error("cannot read the ledger in pool '{pool}': {}", crate::ceph::errno::BLOCKLISTED)]
+    Blocklisted {
+        /// The pool.
+        pool: String,
+    },
     /// No answer in time.
     #[error("{late} before the ledger's PG in pool '{pool}' answered: are its OSDs up?")]
     Silent {
@@ -276,9 +282,8 @@ impl Ledger {
         let failed = |errno: Errno| match meaning(errno) {
             Meaning::Denied => ReadError::Denied { pool: pool() },
             Meaning::Silence => ReadError::Silent { pool: pool(), late: Late::Over },
-            Meaning::Rejected | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => {
-                ReadError::Failed { pool: pool(), errno }
-            }
+            Meaning::Blocklisted => ReadError::Blocklisted { pool: pool() },
+            Meaning::Rejected | Meaning::MadeUp | Meaning::Other => ReadError::Failed { pool: pool(), errno },
         };
         let (to, results) = channel();
         self.io.omap_page(OBJECT, after, max, 0, &to).map_err(failed)?;

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::codec::{LEADER, META, Meta, TRAIL, Trail, audit_key, encode, encode_record};
 use super::snapshot::Snapshot;
 use super::store::{Ledger, OBJECT};
-use crate::ceph::errno::{Meaning, meaning};
+use crate::ceph::errno::{BLOCKLISTED, Meaning, meaning};
 use crate::ceph::omap::OmapWrite;
 use crate::deadline::Deadline;
 use crate::domain::addr::ClientAddr;
@@ -280,9 +280,7 @@ impl Ledger {
             Failed::Otherwise(match meaning(errno) {
                 Meaning::Silence => NotWritten::Unknown,
                 Meaning::Denied => NotWritten::Denied { pool: self.config.pool.clone() },
-                Meaning::Blocklisted => {
-                    NotWritten::Refused { why: "this guardian is blocklisted itself".to_owned() }
-                }
+                Meaning::Blocklisted => NotWritten::Refused { why: BLOCKLISTED.to_owned() },
                 Meaning::Rejected | Meaning::MadeUp | Meaning::Other => {
                     NotWritten::Refused { why: errno.to_string() }
                 }

@@ -16,6 +16,7 @@ fn bare() -> Settings {
 fn release(member: &str) -> Request {
     Request::Release {
         fence: member.to_owned(),
+        since: None,
         assert_powered_off: true,
         reason: Some("pulled the plug".to_owned()),
         by: "root@h".to_owned(),

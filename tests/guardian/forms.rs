@@ -81,8 +81,13 @@ fn requests() -> Vec<Request> {
         reason: Some("why\n\"quoted\"".to_owned()),
         by: "root@h".to_owned(),
     };
-    let release =
-        Request::Release { fence: "F-1".into(), assert_powered_off: true, reason: None, by: "x".into() };
+    let release = Request::Release {
+        fence: "F-1".into(),
+        since: None,
+        assert_powered_off: true,
+        reason: None,
+        by: "x".into(),
+    };
     let addresses = Target::Addresses(entries().into_iter().collect());
     vec![fence(Target::Member("n2".to_owned())), fence(addresses), release]
 }

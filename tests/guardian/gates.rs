@@ -211,7 +211,7 @@ fn inv7_a_late_opening_of_an_earlier_leader_finds_nobody_released() {
     model.gate_held = Some(Vec::new());
     let fence = model.ledger.fences.keys().next().unwrap().clone();
     let (reason, by) = (Some("it is off".to_owned()), "root@h".to_owned());
-    model.ask(1, Request::Release { fence, assert_powered_off: true, reason, by });
+    model.ask(1, Request::Release { fence, since: None, assert_powered_off: true, reason, by });
     model.run(20 * SECOND);
     late.into_iter().for_each(|write| model.arrives(write));
     assert!(model.seals().contains("n2") && model.refuses("n2"), "open for a member that is released");

@@ -335,7 +335,10 @@ fn a_record_goes_with_its_last_entry_and_one_that_another_fence_holds_stays() {
     assert!(!model.audit.iter().any(|what| what.ends_with("breached")), "{:?}", model.audit);
     let fence = model.ledger.fences.keys().next().unwrap().clone();
     let reason = Some("gone".to_owned());
-    model.ask(2, Request::Release { fence, assert_powered_off: true, reason, by: "root@h".to_owned() });
+    model.ask(
+        2,
+        Request::Release { fence, since: None, assert_powered_off: true, reason, by: "root@h".to_owned() },
+    );
     model.until("released", |model| record(model).state == FenceState::Released);
     assert_eq!((record(&model).dead.len(), retired(&model)), (1, false));
     model.boot += SERVED;

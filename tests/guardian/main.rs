@@ -365,6 +365,7 @@ fn an_operators_release_without_proof_is_refused_and_with_an_assertion_done() {
     let fence = model.ledger.fences.keys().next().unwrap().clone();
     let release = |assert_powered_off| Request::Release {
         fence: fence.clone(),
+        since: None,
         assert_powered_off,
         reason: Some("pulled the plug".to_owned()),
         by: "root@h".to_owned(),

@@ -2,7 +2,7 @@
 //! says otherwise, with a reason.
 
 use rbd_guardian::domain::addr::Entry;
-use rbd_guardian::domain::guardian::io::{Input, Request};
+use rbd_guardian::domain::guardian::io::{Effect, Input, Request};
 use rbd_guardian::domain::guardian::report::Outcome;
 use rbd_guardian::domain::permits::{Over, Permits};
 use rbd_guardian::domain::plan::Target;
@@ -76,6 +76,7 @@ fn the_core_itself_demands_the_reason_of_each_permission() {
     }
     let release = |reason: Option<&str>| Request::Release {
         fence: "n2".to_owned(),
+        since: None,
         assert_powered_off: true,
         reason: reason.map(str::to_owned),
         by: "root@h".to_owned(),
@@ -152,4 +153,54 @@ fn inv6_a_member_in_maintenance_that_answers_itself_is_not_fenced_by_a_slip() {
     lost.run(5 * SECOND);
     lost.handle(Input::MemberState("n2".to_owned(), Err("no route".to_owned())));
     assert!(matches!(answer(&mut lost, 2, fence("n2")), Outcome::Sealed(..)));
+}
+
+/// Who, what and why: the member, its hosts, who asked or who removed an entry; and what an operator does beside.
+#[test]
+fn the_trail_names_the_member_its_hosts_the_operator_and_who_removed_an_entry() {
+    let mut model = healthy();
+    assert!(matches!(
+        answer(&mut model, 1, fence_anyway(Target::Member("n2".to_owned()))),
+        Outcome::Sealed(..)
+    ));
+    let whys = |model: &Model, state: &str| -> Vec<String> {
+        let of = |effect: &Effect| match effect {
+            Effect::Record { what, why, .. } if what.ends_with(state) => Some(why.clone()),
+            _ => None,
+        };
+        model.effects.iter().filter_map(of).collect()
+    };
+    let intended = whys(&model, " intended").remove(0);
+    assert!(intended.starts_with("member n2 at 10.0.0.2, "), "{intended}");
+    assert!(intended.contains("root@h"), "{intended}");
+    model.remove_entry("10.0.0.2:0/0");
+    model.until("breached", |model| !whys(model, " breached").is_empty());
+    let breached = whys(&model, " breached").remove(0);
+    assert!(breached.contains("an entry was removed in osdmap epoch"), "{breached}");
+
+    let (what, by) = ("gate remove".to_owned(), "root@h".to_owned());
+    let noted = answer(&mut model, 2, Request::Note { what, reason: Some("moving house".to_owned()), by });
+    assert!(matches!(noted, Outcome::Noted), "{noted:?}");
+    assert_eq!(whys(&model, "gate remove"), ["root@h: moving house"]);
+    assert!(model.audit.iter().any(|what| what == "gate remove"));
+}
+
+/// What `plan` shows is what `fence` would do, and it says why nothing does it by itself.
+#[test]
+fn a_plan_is_what_the_fence_is_and_changes_nothing() {
+    let mut model = healthy();
+    model.run(30 * SECOND);
+    let target = Target::Member("n2".to_owned());
+    let refused = model.guardian.plan(target.clone(), Permits::default()).unwrap().unwrap_err();
+    assert_eq!(refused[0].code(), "reachable");
+    let why = model.guardian.why("n2").join("; ");
+    assert!(why.contains("Incus says that n2 is Online: nothing fences it by itself"), "{why}");
+    model.lose("n2");
+    model.run(5 * SECOND);
+    let plan = model.guardian.plan(target.clone(), Permits::default()).unwrap().unwrap();
+    assert!(!model.changed_storage());
+    assert!(model.guardian.why("n2").join("; ").contains("it is fenced when its healing begins"));
+    let Outcome::Sealed(record, _) = answer(&mut model, 1, fence("n2")) else { panic!("not sealed") };
+    assert_eq!(record.entries.keys().copied().collect::<std::collections::BTreeSet<_>>(), plan.entries);
+    assert!(model.guardian.why("n2").join("; ").contains("is fenced already"));
 }

@@ -147,7 +147,8 @@ fn inv7_where_every_form_is_in_doubt_the_operators_word_ends_it_on_record() {
     );
     // It is over for the next fence as well.
     let (fence, reason, by) = ("n2".to_owned(), Some("off".to_owned()), "root@h".to_owned());
-    let gone = answer(&mut model, 4, Request::Release { fence, assert_powered_off: true, reason, by });
+    let gone =
+        answer(&mut model, 4, Request::Release { fence, since: None, assert_powered_off: true, reason, by });
     assert!(matches!(gone, Outcome::Released(..)), "{gone:?}");
     let sealed = answer(&mut model, 5, fence_n2(false, Some("again")));
     let Outcome::Sealed(record, _) = sealed else { panic!("{sealed:?}") };

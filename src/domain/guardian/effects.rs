@@ -9,7 +9,7 @@ use super::case::Case;
 use super::gate::{self, Contents, GateState};
 use super::io::{Effect, Id, Now};
 use super::report::{Level, Outcome, Report};
-use super::{Guardian, put, wants};
+use super::{Guardian, put, trail, wants};
 use crate::domain::addr::Entry;
 use crate::domain::record::{Change, FenceRecord, FenceState, GateRecord, Key, Record};
 use crate::domain::view::{GateView, InstanceId, MemberStatus};
@@ -131,6 +131,7 @@ impl Guardian {
             .withdrawn()
             .or_else(|| self.left_over())
             .or_else(|| self.unrecorded())
+            .or_else(|| self.note_to_record())
             .or_else(|| self.doubts_ended())
             .or_else(|| self.retirement())
             .or_else(|| self.forgotten())?;
@@ -191,11 +192,8 @@ impl Guardian {
     fn unrecorded(&self) -> Option<(Vec<Change>, String, String)> {
         let differs = |case: &&Case| self.records.fences.get(&case.id) != Some(&case.record);
         if let Some(case) = self.cases.values().find(differs) {
-            let why = case.release.as_ref().map_or_else(
-                || case.record.evidence.first().cloned().unwrap_or_default(),
-                |release| format!("{}: {}", release.by, release.why),
-            );
-            return Some((vec![put(case)], format!("{} {}", case.id, case.record.state), why));
+            let (what, why) = trail::of(case, self.records.fences.get(&case.id));
+            return Some((vec![put(case)], what, why));
         }
         if let Some(epoch) = self.next_gate_epoch()
             && self.records.gate.as_ref().is_none_or(|gate| gate.epoch < epoch || gate.open != self.open())

@@ -244,11 +244,24 @@ pub enum Request {
     Release {
         /// Which: its ID, or its member.
         fence: String,
+        /// When that fence was recorded first, as far as who asks could read it: a later one of the same name is
+        /// another fence.
+        #[serde(default)]
+        since: Option<Timestamp>,
         /// The operator asserts that the host was powered off or rebooted.
         assert_powered_off: bool,
         /// What the operator saw.
         reason: Option<String>,
         /// Who asks.
+        by: String,
+    },
+    /// Record in the trail what an operator does beside the guardian.
+    Note {
+        /// What.
+        what: String,
+        /// Why.
+        reason: Option<String>,
+        /// Who.
         by: String,
     },
 }
@@ -263,20 +276,23 @@ impl Request {
                 format!("fence {}", entries.join(" "))
             }
             Self::Release { fence, .. } => format!("release {fence}"),
+            Self::Note { what, .. } => format!("record: {what}"),
         }
     }
 
     /// Who asks.
     pub fn by(&self) -> &str {
         match self {
-            Self::Fence { by, .. } | Self::Release { by, .. } => by,
+            Self::Fence { by, .. } | Self::Release { by, .. } | Self::Note { by, .. } => by,
         }
     }
 
     /// Why, in the asker's words.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Fence { reason, .. } | Self::Release { reason, .. } => reason.as_deref(),
+            Self::Fence { reason, .. } | Self::Release { reason, .. } | Self::Note { reason, .. } => {
+                reason.as_deref()
+            }
         }
     }
 }

@@ -34,7 +34,9 @@ mod effects;
 mod readings;
 mod shared;
 mod telling;
+mod trail;
 mod wants;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -54,6 +56,7 @@ use readings::Sweep;
 use report::{Level, Outcome, Report};
 use settings::Settings;
 use shared::SharedSteps;
+use trail::Note;
 use wants::{Refused, Want};
 
 use crate::domain::guard::Conflict;
@@ -131,6 +134,9 @@ pub struct Guardian {
     #[serde(with = "pairs")]
     refused: BTreeMap<Target, Refused>,
     last_fence: Option<Duration>,
+    /// What operators do beside the guardian, and is to be recorded.
+    #[serde(default)]
+    notes: VecDeque<Note>,
     desk: Desk,
     /// Placements the gate refused for good, and when.
     not_placed: BTreeMap<String, Duration>,
@@ -191,6 +197,7 @@ impl Guardian {
             wants: BTreeMap::new(),
             refused: BTreeMap::new(),
             last_fence: None,
+            notes: VecDeque::new(),
             desk: Desk::default(),
             not_placed: BTreeMap::new(),
             stale_locks: BTreeSet::new(),
@@ -394,6 +401,7 @@ impl Guardian {
     fn recorded(&mut self, recorded: Recorded) {
         self.free(&Lane::Record);
         let changes = std::mem::take(&mut self.writing);
+        self.note_recorded(recorded == Recorded::Written);
         match recorded {
             Recorded::Written => {
                 if self.cannot_record.take().is_some() {

@@ -513,7 +513,13 @@ impl Guardian {
                 evidence.clients_seen = evidence.clients_seen.max(Some(began));
             }
         }
-        let conflicts = guard::conflicts(uses, grounds);
+        let mut conflicts = guard::conflicts(uses, grounds);
+        if !unread.is_empty() {
+            // INV-9: an image that no answer speaks of may have the same users as before.
+            let silent = |one: &&Conflict| !uses.iter().any(|read| read.image == one.image);
+            let before: Vec<Conflict> = self.conflicts.iter().filter(silent).cloned().collect();
+            conflicts.extend(before);
+        }
         if judged.is_none() {
             // Those that are over are told so at once as well, and do not count as seen in two sweeps in a row.
             // And whose clients are is learnt soon: their member may be lost in a moment.

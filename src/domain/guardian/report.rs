@@ -47,6 +47,8 @@ pub enum Outcome {
     Released(Box<FenceRecord>),
     /// Nothing was done, for each of these reasons.
     Refused(Vec<Refusal>),
+    /// It is in the trail.
+    Noted,
     /// It cannot be done.
     Failed(String),
 }

@@ -493,6 +493,8 @@ impl Guardian {
                 alarm("bad-addresses", Some(name), why.clone(), Vec::new());
             }
         }
+        alarms.sort();
+        alarms.dedup();
         alarms
     }
 

@@ -16,7 +16,7 @@ use super::{Guardian, Lane};
 use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::map::OsdMap;
 use crate::domain::permits::{Permits, reason};
-use crate::domain::plan::{self, Known, Target, plan};
+use crate::domain::plan::{self, Known, Plan, Target, plan};
 use crate::domain::policy::minority;
 use crate::domain::record::{FenceRecord, FenceState};
 use crate::domain::refusal::Refusal;
@@ -189,13 +189,16 @@ impl Guardian {
             Request::Fence { target, permits, reason, by } => {
                 self.want_by_request(number, target, permits, reason, by);
             }
+            Request::Note { what, reason, by } => self.note_what(number, &what, reason, &by),
             Request::Release { assert_powered_off: true, reason: why, .. }
                 if reason(why.as_deref()).is_none() =>
             {
                 self.refuse(number, Refusal::NoReason { flags: vec!["--assert-powered-off".to_owned()] });
             }
-            Request::Release { fence, assert_powered_off, reason, by } => {
-                let named = self.cases.values_mut().find(|case| is_named(&case.record, &fence));
+            Request::Release { fence, since, assert_powered_off, reason, by } => {
+                let meant = |case: &Case| since.is_none_or(|since| since == case.record.since);
+                let named =
+                    self.cases.values_mut().find(|case| is_named(&case.record, &fence) && meant(case));
                 let Some(case) = named else {
                     let name = |case: &Case| case.member().unwrap_or(&case.id).to_owned();
                     let held = self.cases.values().map(name).collect();
@@ -217,7 +220,7 @@ impl Guardian {
         }
     }
 
-    fn refuse(&mut self, number: u64, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, number: u64, refusal: Refusal) {
         self.reports.push_back(Report::Answer(number, Outcome::Refused(vec![refusal])));
     }
 
@@ -298,24 +301,30 @@ impl Guardian {
         }
     }
 
-    fn plan_one(&mut self, target: Target, want: Want) {
-        let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
+    /// `world` as [`Guardian::with_memory`] makes it.
+    fn plan_request(&self, target: Target, permits: Permits, world: &World) -> plan::Request {
         let known = match &target {
-            Target::Member(name) => self.known_of(name, &world),
+            Target::Member(name) => self.known_of(name, world),
             Target::Addresses(_) => Known::default(),
         };
         let recorded = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone());
         let deciding = self.cases.values().flat_map(|case| case.record.in_doubt.clone());
         let in_doubt = recorded.chain(deciding).collect();
         let held = self.cases.values().filter_map(Case::member).map(str::to_owned).collect();
-        let request = plan::Request {
-            target: target.clone(),
-            permits: want.permits,
-            in_doubt,
-            held,
-            reachable: if self.is_begun(&target) { BTreeMap::new() } else { self.reachable() },
-            known,
-        };
+        let reachable = if self.is_begun(&target) { BTreeMap::new() } else { self.reachable() };
+        plan::Request { target, permits, in_doubt, held, reachable, known }
+    }
+
+    /// What a fence would be, by all that is known now. Changes nothing. `None` before the storage was looked at.
+    pub fn plan(&self, target: Target, permits: Permits) -> Option<Result<Plan, Vec<Refusal>>> {
+        let world = self.with_memory(self.world.clone()?);
+        let request = self.plan_request(target, permits, &world);
+        Some(plan(&request, &self.members(), &world, &self.settings.policy))
+    }
+
+    fn plan_one(&mut self, target: Target, want: Want) {
+        let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
+        let request = self.plan_request(target.clone(), want.permits, &world);
         match plan(&request, &self.members(), &world, &self.settings.policy) {
             Ok(mut plan) => {
                 self.refused.remove(&target);
