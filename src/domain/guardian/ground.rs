@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use super::Guardian;
 use super::case::{self, Case};
 use super::effects::Lane;
-use super::evidence::Evidence;
 use super::gate::{self, GateState};
 use super::io::Now;
 use crate::domain::record::FenceRecord;

@@ -18,7 +18,7 @@ impl Guardian {
                    that no other member has): if it is fenced, no reboot proves that it may be released"
                 .to_owned(),
             advice: vec![
-                format!("see what it shows: incus query '/1.0/resources?target={name}'"),
+                format!("see what it shows: incus info --resources --target {name}"),
                 format!("after a fence and a reboot, release it by hand: {}", assert_off(name)),
             ],
         }
