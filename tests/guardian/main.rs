@@ -14,6 +14,7 @@ mod pools;
 mod reach;
 mod recording;
 mod takeover;
+mod waits;
 
 use std::time::Duration;
 

@@ -366,6 +366,7 @@ impl Guardian {
             if whole {
                 self.schedule.whole = now + WHOLE_EVERY;
             }
+            self.whole_asked = whole;
             return Some(Effect::ReadView { whole });
         }
         let every = if watching { MAPS_OFTEN } else { MAPS_EVERY };

@@ -30,6 +30,7 @@ mod effects;
 mod readings;
 mod shared;
 mod telling;
+mod waits;
 mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -99,6 +100,18 @@ pub struct Guardian {
     /// Fences whose last breach is to be dated by the osdmaps around it, and whether those are being read.
     #[serde(default)]
     undated: BTreeMap<Id, bool>,
+    /// What each fence waits for, by the code of its alarm, and since when.
+    #[serde(default)]
+    waiting: BTreeMap<String, (String, Duration)>,
+    /// Since when the listing of instances or volumes fails, and which.
+    #[serde(default)]
+    unlisted: Option<(Duration, String)>,
+    /// The reading that is on its way, or was last, is of everything.
+    #[serde(default)]
+    whole_asked: bool,
+    /// Users of images that no monitor knows of, and since when.
+    #[serde(default, with = "pairs")]
+    ghosts: BTreeMap<crate::domain::addr::ClientAddr, Duration>,
     /// Breaches whose culprit is looked for.
     searches: BTreeMap<Id, culprit::Search>,
     sweep: Option<(Duration, Vec<ImageUse>, Vec<String>)>,
@@ -165,6 +178,10 @@ impl Guardian {
             looked_at: None,
             retired: None,
             undated: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            unlisted: None,
+            whole_asked: false,
+            ghosts: BTreeMap::new(),
             searches: BTreeMap::new(),
             sweep: None,
             judged: None,
@@ -322,7 +339,8 @@ impl Guardian {
                     self.case(&id, |case| case.fence(|fence| fence.handle_barrier(proofs)));
                 }
             }
-            Input::Clients(id, clients) => self.case(&id, |case| case.clients(clients)),
+            Input::Clients(id, clients) => self.case(&id, |case| case.clients(clients, Vec::new())),
+            Input::Unread(id, unread) => self.case(&id, |case| case.clients(None, unread)),
             Input::GatePut(failed) => self.gate_put(failed),
             Input::GatePushed(pushed) => {
                 self.free(&Lane::Push);
@@ -379,6 +397,7 @@ impl Guardian {
         self.want_what_is_lost();
         self.plan_what_is_wanted();
         self.finish();
+        self.note_waits();
         self.tell_alarms();
     }
 

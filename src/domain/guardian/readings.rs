@@ -11,9 +11,11 @@ use super::gate::{self, GateState};
 use super::io::{Id, StaleLock};
 use super::proof::{self, Baseline};
 use super::report::Level;
+use super::waits;
 use crate::domain::guard::{self, Conflict, ImageUse};
 use crate::domain::map::OsdMap;
 use crate::domain::record::{FenceState, UptimeSample};
+use crate::domain::unread::Unread;
 use crate::domain::view::{MemberState, Notice, OperationKind, View};
 use crate::domain::volume::{Expected, images};
 
@@ -82,6 +84,9 @@ impl Guardian {
             self.log(Level::Info, "view-back", None, format!("{} answers for the cluster", view.from));
         }
         let whole = view.volumes.is_some() && view.instances.is_some();
+        if self.whole_asked {
+            self.note_listing(&view);
+        }
         let before = self.view.take();
         self.note_moves(before.as_deref(), &view);
         let mut merged = merge(before.map(Arc::unwrap_or_clone), view);
@@ -306,14 +311,11 @@ impl Guardian {
             return;
         }
         let members = self.book.members(&self.settings.members, Some(view));
+        let not_read = Unread::new(unread);
         for case in self.cases.values_mut() {
             let since = case.sealed_at.is_some_and(|sealed| began >= sealed);
             let epoch = case.record.proofs.iter().map(|proof| proof.epoch).max();
-            if !since
-                || epoch.is_none_or(|epoch| map.epoch < epoch)
-                || !unread.is_empty()
-                || self.whole_began.is_none()
-            {
+            if !since || epoch.is_none_or(|epoch| map.epoch < epoch) || self.whole_began.is_none() {
                 continue;
             }
             let member = case.member().unwrap_or_default().to_owned();
@@ -327,7 +329,21 @@ impl Guardian {
                 !one.unknown.is_empty() || one.clients().iter().any(|client| !map.blocklist.refuses(*client))
             };
             // Once it was clear the gate opens, and then the new owners are there.
-            case.clear |= !uses.iter().filter(its).any(outside);
+            let seen = uses.iter().filter(its).filter(|one| outside(one));
+            case.unclear = seen.map(|one| waits::used_outside(one, &map.blocklist, &members)).collect();
+            // What cannot be read elsewhere says nothing of this member's images.
+            if !unread.is_empty() {
+                let images = self.images.iter().filter(|(_, expected)| {
+                    matches!(expected, Expected::Exclusive { locations, .. } if locations.contains(&member))
+                });
+                let silent: BTreeSet<&str> = images.filter_map(|(image, _)| not_read.of(image)).collect();
+                case.unclear.extend(silent.into_iter().map(str::to_owned));
+            }
+            let free = |one: &ImageUse| {
+                one.clients().into_iter().filter(|client| !map.blocklist.refuses(*client)).collect::<Vec<_>>()
+            };
+            case.outside = uses.iter().filter(its).flat_map(free).collect();
+            case.clear |= case.unclear.is_empty();
             let locks = uses.iter().filter(its).flat_map(|one| one.locks.iter().map(move |lock| (one, lock)));
             let locks = locks.filter_map(|(one, lock)| {
                 let address = lock.address?.client().filter(|client| map.blocklist.refuses(*client))?;
