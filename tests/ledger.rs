@@ -254,6 +254,8 @@ fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
         released: Some(Timestamp::now()),
         dead: [client(1, 8)].into(),
         removals: Vec::new(),
+        sent: BTreeMap::new(),
+        refused_by: BTreeSet::new(),
     }
 }
 

@@ -79,8 +79,10 @@ fn read_mons(json: &[u8]) -> Result<Mons, ReadError> {
         match item {
             Item::Known(mon) => {
                 let ips = found.place(DaemonKind::Mon, &mon.name, &mon.public_addrs);
-                found.daemons.push(daemon(DaemonKind::Mon, &mon.name, ips, Role::Plain));
-                if dump.quorum.contains(&mon.rank) {
+                let in_quorum = dump.quorum.contains(&mon.rank);
+                let role = if in_quorum { Role::Plain } else { Role::Standby };
+                found.daemons.push(daemon(DaemonKind::Mon, &mon.name, ips, role));
+                if in_quorum {
                     missing.retain(|rank| *rank != mon.rank);
                     quorum.push(mon.name);
                 }

@@ -23,11 +23,18 @@ pub const CLIENTS_WITHIN: Duration = Duration::from_secs(3);
 /// # Errors
 /// See [`ReadError`]; a monitor or an image that does not answer is no error but noted in `unread`.
 pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result<World, ReadError> {
+    look_within(cluster, guarded, &deadline.at_most(CLIENTS_WITHIN))
+}
+
+/// The same, with its own time for the clients.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_within(cluster: &Cluster, guarded: &Guarded, within: &Deadline) -> Result<World, ReadError> {
     let dump = osdmap::dump(cluster)?;
     let mons = daemons::mons(cluster)?;
-    let within = deadline.at_most(CLIENTS_WITHIN);
     let FoundClients { clients, mut unread, unknown } =
-        clients(cluster, &mons, &guarded.pools(&dump.map), &within);
+        clients(cluster, &mons, &guarded.pools(&dump.map), within);
     unread.extend(unknown);
     // Last, because who is active can change while clients are looked for.
     let mut all = mons.daemons;

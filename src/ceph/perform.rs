@@ -7,7 +7,7 @@ use super::barrier::{Probes, barrier};
 use super::blocklist::{self, Change, change};
 use super::cluster::Cluster;
 use super::command::ReadError;
-use super::look::{self, CLIENTS_WITHIN};
+use super::look;
 use super::{daemons, lane, osdmap};
 use crate::deadline::{Deadline, Late};
 use crate::domain::addr::{ClientAddr, Entry};
@@ -161,7 +161,7 @@ impl Storage {
 
     fn clients(&self, deadline: &Deadline) -> Result<(BTreeSet<ClientAddr>, Vec<String>), Unread> {
         let guarded = self.guarded.clone();
-        let within = deadline.at_most(CLIENTS_WITHIN);
+        let within = deadline.clone();
         self.read(deadline, move |cluster| {
             let (map, mons) = (osdmap::dump(cluster)?.map, daemons::mons(cluster)?);
             let found = look::clients(cluster, &mons, &guarded.pools(&map), &within);

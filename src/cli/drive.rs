@@ -9,6 +9,7 @@ use super::context::Context;
 use super::error::Fault;
 use super::progress::Progress;
 use crate::ceph::barrier::Probes;
+use crate::ceph::look::CLIENTS_WITHIN;
 use crate::ceph::perform::{Outcome, Step, Storage, Unread};
 use crate::clock;
 use crate::deadline::Deadline;
@@ -167,6 +168,8 @@ struct Drive<'c> {
     read_last: bool,
     /// What could not be read when clients were asked for last.
     unread: Vec<String>,
+    /// How long they are asked for.
+    clients_within: Duration,
 }
 
 impl<'c> Drive<'c> {
@@ -184,6 +187,7 @@ impl<'c> Drive<'c> {
             progress: Progress::new(),
             read_last: false,
             unread: Vec::new(),
+            clients_within: CLIENTS_WITHIN,
         }
     }
 
@@ -202,7 +206,8 @@ impl<'c> Drive<'c> {
                 }
             }
             Step::Barrier(..) => within = self.deadline.at_most(ROUND),
-            Step::Add(_) | Step::Remove(_) | Step::ReadClients => {}
+            Step::ReadClients => within = self.deadline.at_most(self.clients_within),
+            Step::Add(_) | Step::Remove(_) => {}
         }
         let removed_client = matches!(&step, Step::Remove(entries) if entries.iter().any(|e| !e.is_host()));
         let progress = &mut |proofs: &[PoolProof]| self.progress.say(|| unproved(proofs));
@@ -232,6 +237,8 @@ impl<'c> Drive<'c> {
     }
 
     fn wait_for_sources(&mut self) -> Result<(), Fault> {
+        // One that answers late would never be heard.
+        self.clients_within *= 2;
         self.progress.say(|| format!("not every client is known yet: {}", self.unread.join("; ")));
         self.pause()
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper::Uri;
 
+use super::budget::Budget;
 use super::halt::Halt;
 use super::tenure::Tenure;
 use super::{log, platform};
@@ -39,8 +40,6 @@ const STEP: Duration = Duration::from_secs(10);
 const ROUND: Duration = Duration::from_secs(5);
 /// How long everything the storage shows may take.
 const LOOK: Duration = Duration::from_secs(10);
-/// How long a sweep may take: 20,000 images a second, and PGs that do not answer.
-const SWEEP: Duration = Duration::from_secs(20);
 /// How much later than its own deadline an effect is given up for lost.
 const GRACE: Duration = Duration::from_secs(10);
 /// Before an answer that made no difference is given: the machine would ask again at once.
@@ -54,6 +53,7 @@ pub(super) struct Hands {
     /// None is configured, or its files cannot be used.
     pub(super) incus: Option<Client>,
     names: Arc<Mutex<Probes>>,
+    budget: Arc<Budget>,
     proved: Arc<Mutex<platform::Proved>>,
     answering: Arc<platform::Answering>,
     /// Fences whose last step read the map: two in a row are paced.
@@ -69,7 +69,8 @@ impl Hands {
         let (names, proved, answering) = (Arc::default(), Arc::default(), Arc::default());
         let read_last = BTreeSet::new();
         let until = Arc::new(AtomicU64::new(millis(tenure.until)));
-        Self { storage, tenure, incus, names, proved, answering, read_last, no_ping: None, until }
+        let budget = Arc::default();
+        Self { storage, tenure, incus, names, budget, proved, answering, read_last, no_ping: None, until }
     }
 
     /// Until when the lease lasts at least, by the boot clock.
@@ -101,6 +102,7 @@ impl Hands {
     /// member does not tell any more.
     pub(super) fn perform(&mut self, effect: Effect, view: Option<&Arc<View>>) -> Performing {
         let halt = Halt::of(&effect);
+        let clients = self.budget.look();
         match effect {
             Effect::ReadView { whole } => {
                 let (before, proved) = (view.cloned(), Arc::clone(&self.proved));
@@ -152,8 +154,8 @@ impl Hands {
                     Input::Pinged(member, answered)
                 })
             }
-            Effect::Look => self.on_lane(Effect::Look, LOOK, |storage, deadline| {
-                let world = look::look(&storage.cluster, &storage.guarded, deadline);
+            Effect::Look => self.on_lane(Effect::Look, LOOK + clients, move |storage, deadline| {
+                let world = look::look_within(&storage.cluster, &storage.guarded, &deadline.at_most(clients));
                 Input::Looked(world.map_err(|error| error.to_string()))
             }),
             Effect::ReadMaps { after } => {
@@ -168,7 +170,16 @@ impl Hands {
                     Input::Audit(fence, removals.map_err(|error| error.to_string()))
                 })
             }
-            Effect::Sweep => self.on_lane(Effect::Sweep, SWEEP, sweep),
+            Effect::Sweep => {
+                let budget = Arc::clone(&self.budget);
+                self.on_lane(Effect::Sweep, budget.sweep(), move |storage, deadline| {
+                    let began = clock::boot();
+                    let input = sweep(storage, deadline);
+                    let complete = matches!(&input, Input::Swept { unread, .. } if unread.is_empty());
+                    budget.note_sweep(clock::boot().saturating_sub(began), complete);
+                    input
+                })
+            }
             Effect::Record { changes, what, why } => {
                 let tenure = self.tenure.clone();
                 let failed = Effect::Record { changes: Vec::new(), what: String::new(), why: String::new() };
@@ -216,12 +227,20 @@ impl Hands {
             self.read_last.remove(&fence);
         }
         let names = Arc::clone(&self.names);
-        let time = if matches!(step, Step::Barrier(..)) { ROUND } else { STEP };
+        let budget = Arc::clone(&self.budget);
+        let time = match &step {
+            Step::Barrier(..) => ROUND,
+            Step::ReadClients => budget.clients(),
+            Step::FailOver(_) | Step::ReadDaemons | Step::Add(_) | Step::Remove(_) | Step::ReadMap => STEP,
+        };
         let performed = self.on_lane(failed, time, move |storage, deadline| {
             // One barrier is on its way at a time. Where one was given up, what it knew is asked anew.
             let mut known = std::mem::take(&mut *names.lock().unwrap_or_else(PoisonError::into_inner));
             let outcome = halt.around(|| storage.perform(step, &mut known, deadline, &mut |_| {}));
             *names.lock().unwrap_or_else(PoisonError::into_inner) = known;
+            if let Outcome::Clients(read) = &outcome {
+                budget.note_clients(read.as_ref().is_ok_and(|(_, unread)| unread.is_empty()));
+            }
             input(fence, outcome)
         });
         Box::pin(async move {
@@ -332,17 +351,18 @@ fn input(fence: String, outcome: Outcome) -> Input {
         Outcome::Removed(sent) => Input::Removed(fence, sent),
         Outcome::Map(map) => Input::Map(fence, map.ok()),
         Outcome::Proved(proofs) => Input::Proved(fence, proofs),
-        Outcome::Clients(read) => {
-            let complete = read.ok().filter(|(_, unread)| unread.is_empty());
-            Input::Clients(fence, complete.map(|(clients, _)| clients))
-        }
+        Outcome::Clients(read) => match read {
+            Ok((clients, unread)) if unread.is_empty() => Input::Clients(fence, Some(clients)),
+            Ok((_, unread)) => Input::Unread(fence, unread),
+            Err(error) => Input::Unread(fence, vec![error.to_string()]),
+        },
     }
 }
 
 /// Would the machine ask the same again at once?
 fn changes_nothing(input: &Input) -> bool {
     match input {
-        Input::Daemons(..) | Input::Map(_, None) | Input::Clients(_, None) => true,
+        Input::Daemons(..) | Input::Map(_, None) | Input::Clients(_, None) | Input::Unread(..) => true,
         Input::Proved(_, proofs) => !proofs.iter().all(PoolProof::is_complete),
         Input::Tick
         | Input::Notice(_)
@@ -405,7 +425,7 @@ pub(super) fn failed(effect: Effect, why: &str) -> Input {
         },
         Effect::Release(fence, effect) => match effect {
             R::ReadMap => Input::Map(fence, None),
-            R::ReadClients => Input::Clients(fence, None),
+            R::ReadClients => Input::Unread(fence, vec![why()]),
             R::Add(entries) => Input::Added(fence, unknown(entries)),
             R::Remove(entries) => Input::Removed(fence, unknown(entries)),
         },

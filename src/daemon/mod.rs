@@ -4,6 +4,7 @@
 //! of it comes back as an input. The daemon starts without Ceph, without the ledger and without Incus, says so, and
 //! goes on when they come.
 
+mod budget;
 pub mod config;
 mod driver;
 mod effects;

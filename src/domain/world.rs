@@ -83,7 +83,7 @@ pub enum DaemonKind {
 pub enum Role {
     /// Holds a role that a standby can take over (mgr, mds).
     Active,
-    /// Could take one over.
+    /// Could take one over; a monitor outside of the quorum.
     Standby,
     /// Its kind has no such roles, or it is down.
     Plain,

@@ -18,6 +18,7 @@ mod reach;
 mod recording;
 mod storage;
 mod takeover;
+mod waits;
 mod world;
 
 use std::collections::BTreeSet;

@@ -58,6 +58,10 @@ pub(crate) struct Model {
     pub(crate) failing_starts: u32,
     /// The platform does not answer.
     pub(crate) platform_down: bool,
+    /// What a sweep cannot read, in its words.
+    pub(crate) unread: Vec<String>,
+    /// What is silent when all clients are asked for, for a release.
+    pub(crate) clients_unread: Vec<String>,
     /// Questions to the platform get no answer, not even that there is none.
     pub(crate) hangs: bool,
     /// Members whose configuration cannot be written.
@@ -139,6 +143,8 @@ impl Model {
             started: Vec::new(),
             failing_starts: 0,
             platform_down: false,
+            unread: Vec::new(),
+            clients_unread: Vec::new(),
             hangs: false,
             unwritable: BTreeSet::new(),
             gate_held: None,
@@ -512,7 +518,7 @@ impl Model {
                 Input::Maps(Ok(if after == 0 || maps.is_empty() { newest() } else { maps }))
             }
             Effect::ReadAudit(id) => Input::Audit(id, self.removals.clone().ok_or_else(silence)),
-            Effect::Sweep => Input::Swept { began, uses: self.uses.clone(), unread: Vec::new() },
+            Effect::Sweep => Input::Swept { began, uses: self.uses.clone(), unread: self.unread.clone() },
             Effect::Record { changes, what, .. } => {
                 if self.ledger_down {
                     let holds = None;
@@ -541,6 +547,10 @@ impl Model {
             },
             Effect::Release(id, effect) => match effect {
                 release::Effect::ReadMap => Input::Map(id, Some(self.map().clone())),
+                release::Effect::ReadClients if !self.clients_unread.is_empty() => {
+                    self.boot += STEP;
+                    Input::Unread(id, self.clients_unread.clone())
+                }
                 release::Effect::ReadClients => {
                     Input::Clients(id, Some(self.look().clients.into_keys().collect()))
                 }

@@ -5,6 +5,7 @@
 //! yet is held back, and the record that is missing is what [`Case::record`] differs in.
 
 mod sharing;
+pub(super) mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -53,6 +54,12 @@ pub struct Case {
     pub sealed_at: Option<Duration>,
     /// Nobody outside the fence uses the member's images, in a sweep since it was sealed.
     pub clear: bool,
+    /// What stands against that, by the last sweep: images that could not be read, users that the fence does not cover.
+    #[serde(default)]
+    pub unclear: Vec<String>,
+    /// Those users.
+    #[serde(default)]
+    pub outside: BTreeSet<ClientAddr>,
     /// It is to be released.
     pub release: Option<Releasing>,
     /// Clients that appeared since, to be fenced as well as soon as nothing is on its way.
@@ -65,6 +72,9 @@ pub struct Case {
     resumed: bool,
     /// Removals that this case put in doubt itself, and that were not answered yet.
     sent: BTreeSet<Entry>,
+    /// What could not be read when clients were asked for last, for the release.
+    #[serde(default)]
+    unread: Vec<String>,
     /// Operations that could start an instance when the gate was first seen closed for the release.
     waits_for: Option<BTreeSet<String>>,
     /// When the intent was in the ledger (boot clock).
@@ -180,11 +190,14 @@ impl Case {
             requests: BTreeSet::new(),
             sealed_at: None,
             clear: false,
+            unclear: Vec::new(),
+            outside: BTreeSet::new(),
             release: None,
             to_chase: BTreeSet::new(),
             crowd: Crowd::default(),
             trouble: None,
             sent: BTreeSet::new(),
+            unread: Vec::new(),
             waits_for: None,
             recorded_at: None,
             resumed,
@@ -613,8 +626,9 @@ impl Case {
     }
 
     /// Clients were read for the release.
-    pub fn clients(&mut self, clients: Option<BTreeSet<ClientAddr>>) {
+    pub fn clients(&mut self, clients: Option<BTreeSet<ClientAddr>>, unread: Vec<String>) {
         self.in_flight = false;
+        self.unread = unread;
         if let Stage::Releasing(release) = &mut self.stage {
             release.handle_clients(clients);
         }

@@ -26,7 +26,8 @@ impl Guardian {
     /// Is a look at clients due for the sake of a held fence?
     pub(super) fn chase_is_due(&self) -> bool {
         let held = |case: &&Case| case.member().is_some() && case.release.is_none();
-        let open = |case: &Case| self.chased_ips(case).next().is_some();
+        let hunts = self.hunts_ghosts();
+        let open = |case: &Case| hunts || self.chased_ips(case).next().is_some();
         let back = |case: &Case| case.member().is_some_and(|name| self.returned.contains_key(name));
         let mut every = self
             .cases

@@ -383,6 +383,7 @@ impl Guardian {
                 self.schedule.whole = now + WHOLE_EVERY;
                 self.schedule.whole_asked = Some(now);
             }
+            self.whole_asked = whole;
             return Some(Effect::ReadView { whole });
         }
         let every = if watching { MAPS_OFTEN } else { MAPS_EVERY };

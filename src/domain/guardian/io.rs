@@ -192,6 +192,8 @@ pub enum Input {
     Proved(Id, Vec<PoolProof>),
     /// The clients every source shows; `None` if one did not answer.
     Clients(Id, Option<BTreeSet<ClientAddr>>),
+    /// Not every client could be read: what was not, in words.
+    Unread(Id, Vec<String>),
     /// What became of a write to the gate: at which members it failed or nobody can tell, and why. Whatever it says,
     /// the keys are read back.
     GatePut(BTreeMap<String, String>),

@@ -35,6 +35,7 @@ mod readings;
 mod shared;
 mod telling;
 mod trail;
+mod waits;
 mod wants;
 mod why;
 
@@ -107,6 +108,18 @@ pub struct Guardian {
     /// Fences whose last breach is to be dated by the osdmaps around it, and whether those are being read.
     #[serde(default)]
     undated: BTreeMap<Id, bool>,
+    /// What each fence waits for, by the code of its alarm, and since when.
+    #[serde(default)]
+    waiting: BTreeMap<String, (String, Duration)>,
+    /// Since when the listing of instances or volumes fails, and which.
+    #[serde(default)]
+    unlisted: Option<(Duration, String)>,
+    /// The reading that is on its way, or was last, is of everything.
+    #[serde(default)]
+    whole_asked: bool,
+    /// Users of images that no monitor knows of, and since when.
+    #[serde(default, with = "pairs")]
+    ghosts: BTreeMap<crate::domain::addr::ClientAddr, Duration>,
     /// Breaches whose culprit is looked for.
     searches: BTreeMap<Id, culprit::Search>,
     sweep: Option<Sweep>,
@@ -181,6 +194,10 @@ impl Guardian {
             looked_at: None,
             retired: None,
             undated: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            unlisted: None,
+            whole_asked: false,
+            ghosts: BTreeMap::new(),
             searches: BTreeMap::new(),
             sweep: None,
             judged: None,
@@ -337,7 +354,8 @@ impl Guardian {
                     self.case(&id, |case| case.fence(|fence| fence.handle_barrier(proofs)));
                 }
             }
-            Input::Clients(id, clients) => self.case(&id, |case| case.clients(clients)),
+            Input::Clients(id, clients) => self.case(&id, |case| case.clients(clients, Vec::new())),
+            Input::Unread(id, unread) => self.case(&id, |case| case.clients(None, unread)),
             Input::GatePut(failed) => self.gate_put(failed),
             Input::GatePushed(pushed) => {
                 self.free(&Lane::Push);
@@ -395,6 +413,7 @@ impl Guardian {
         self.plan_what_is_wanted();
         self.forget_placements();
         self.finish();
+        self.note_waits();
         self.tell_alarms();
     }
 

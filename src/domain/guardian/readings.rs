@@ -17,9 +17,11 @@ use super::known;
 use super::proof::{self, Baseline, NotProved};
 use super::report::Level;
 use super::sightings::{Sightings, Strangers};
+use super::waits;
 use crate::domain::guard::{self, Conflict, ImageUse};
 use crate::domain::map::{Guarded, MAPS_AT_ONCE, OsdMap};
 use crate::domain::record::{FenceState, UptimeSample};
+use crate::domain::unread::Unread;
 use crate::domain::view::{MemberState, Notice, OperationKind, View};
 use crate::domain::volume::{Expected, images};
 
@@ -126,6 +128,9 @@ impl Guardian {
             self.log(Level::Info, "view-back", None, format!("{} answers for the cluster", view.from));
         }
         let whole = view.volumes.is_some() && view.instances.is_some();
+        if self.whole_asked {
+            self.note_listing(&view);
+        }
         let before = self.view.take();
         self.note_moves(before.as_deref(), &view);
         let mut merged = merge(before.map(Arc::unwrap_or_clone), view);
@@ -464,14 +469,11 @@ impl Guardian {
             let now = self.now.boot;
             self.networks_read.retain(|name, read| !new.contains(name) || now < *read + NETWORKS_OFTEN);
         }
+        let not_read = Unread::new(unread);
         for case in self.cases.values_mut() {
             let since = case.sealed_at.is_some_and(|sealed| began >= sealed);
             let epoch = case.record.proofs.iter().map(|proof| proof.epoch).max();
-            if !since
-                || epoch.is_none_or(|epoch| map.epoch < epoch)
-                || !unread.is_empty()
-                || self.whole_began.is_none()
-            {
+            if !since || epoch.is_none_or(|epoch| map.epoch < epoch) || self.whole_began.is_none() {
                 continue;
             }
             let member = case.member().unwrap_or_default().to_owned();
@@ -485,8 +487,28 @@ impl Guardian {
                 !one.unknown.is_empty() || one.clients().iter().any(|client| !map.blocklist.refuses(*client))
             };
             // Once it was clear the gate opens, and then the new owners are there.
-            let free = known::unrefused(&self.book, case, &map.blocklist, strangers);
-            case.clear |= !uses.iter().filter(its).any(outside) && free.is_empty();
+            let seen = uses.iter().filter(its).filter(|one| outside(one));
+            case.unclear = seen.map(|one| waits::used_outside(one, &map.blocklist, &members)).collect();
+            // What cannot be read elsewhere says nothing of this member's images.
+            if !unread.is_empty() {
+                let images = self.images.iter().filter(|(_, expected)| {
+                    matches!(expected, Expected::Exclusive { locations, .. } if locations.contains(&member))
+                });
+                let silent: BTreeSet<&str> = images.filter_map(|(image, _)| not_read.of(image)).collect();
+                case.unclear.extend(silent.into_iter().map(str::to_owned));
+            }
+            // Who is known to be a client of the member, or of nobody at its images, and shows in no sweep any more.
+            let hidden = known::unrefused(&self.book, case, &map.blocklist, strangers);
+            case.unclear.extend(
+                hidden
+                    .iter()
+                    .map(|client| format!("{client}, seen at {member}'s images before, is not refused")),
+            );
+            let free = |one: &ImageUse| {
+                one.clients().into_iter().filter(|client| !map.blocklist.refuses(*client)).collect::<Vec<_>>()
+            };
+            case.outside = uses.iter().filter(its).flat_map(free).chain(hidden).collect();
+            case.clear |= case.unclear.is_empty();
             let locks = uses.iter().filter(its).flat_map(|one| one.locks.iter().map(move |lock| (one, lock)));
             let locks = locks.filter_map(|(one, lock)| {
                 let address = lock.address?.client().filter(|client| map.blocklist.refuses(*client))?;

@@ -142,6 +142,7 @@ impl Again {
             | Input::Map(..)
             | Input::Proved(..)
             | Input::Clients(..)
+            | Input::Unread(..)
             | Input::GatePut(_)
             | Input::GatePushed(_)
             | Input::LockBroken(..)

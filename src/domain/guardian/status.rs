@@ -211,34 +211,15 @@ impl Guardian {
 
     fn fence_statuses(&self) -> Vec<FenceStatus> {
         let waits = |case: &super::Case| {
-            let record = self.records.fences.get(&case.id);
-            let member = case.member()?;
-            if let Some((why, _)) = &case.trouble {
-                return Some(why.clone());
-            }
-            if case.record.state != FenceState::Sealed || self.opens_gate(case) {
-                return None;
-            }
-            let map = self.map.as_deref()?;
-            let uncovered = case.uncovered(record, map);
-            if !uncovered.is_empty() {
-                return Some(format!("the PGs of {}, guarded since it was sealed", uncovered.join(", ")));
-            }
-            let free = self.unrefused(case);
-            if !case.clear && !free.is_empty() {
-                let free = free.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                return Some(format!(
-                    "{free}, seen at {member}'s images and not refused: name its address in \
-                     user.rbd-guardian.ceph-addresses if it is {member}'s, or go on without it: \
-                     `rbd-guardian fence {member} --accept-incomplete`"
-                ));
-            }
-            if !case.clear {
-                return Some(format!("a sweep that shows no user of {member}'s images outside of the fence"));
-            }
-            (!case.record.accepted).then(|| {
-                format!("an operator: only known clients are fenced; `rbd-guardian fence {member} --accept-incomplete`")
-            })
+            let trouble = || case.trouble.as_ref().map(|(why, _)| why.clone());
+            let wait = || Some(self.waits_for(case)?.what);
+            let asked = || {
+                let member = case.member().filter(|_| !case.record.accepted && !self.opens_gate(case))?;
+                Some(format!("; `rbd-guardian fence {member} --accept-incomplete`"))
+            };
+            let wait = trouble().or_else(wait)?;
+            let hint = if wait.starts_with("an operator") { asked() } else { None };
+            Some(wait + &hint.unwrap_or_default())
         };
         let one = |case: &super::Case| FenceStatus {
             record: case.record.clone(),
@@ -351,6 +332,9 @@ impl Guardian {
                 };
                 alarm("stranded", Some(name), text, self.rescue(name, &stranded));
             }
+        }
+        for wait in self.waiting_alarms() {
+            alarm(wait.code, wait.member.as_deref(), wait.text, wait.advice);
         }
         for (target, refused) in &self.refused {
             let Target::Member(name) = target else { continue };

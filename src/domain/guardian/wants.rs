@@ -36,6 +36,13 @@ pub(super) struct Want {
     wanted: Duration,
 }
 
+impl Want {
+    /// Who wants it.
+    pub(super) fn by(&self) -> &str {
+        &self.by
+    }
+}
+
 /// A fence that was refused, and when it is to be planned again if it is still wanted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Refused {
@@ -276,6 +283,7 @@ impl Guardian {
                 self.looked_at = Some(began);
                 self.judge_addresses();
                 self.chase(&before);
+                self.lift_ghosts();
                 for want in self.wants.values_mut() {
                     // A want that came while the storage was looked at is served by the next look.
                     want.since = if want.since <= began { Duration::ZERO } else { want.since };

@@ -1,0 +1,86 @@
+//! What a fence or a release waits for, as far as it knows itself.
+
+use std::collections::BTreeSet;
+
+use super::{Case, Stage};
+use crate::domain::barrier::PoolProof;
+use crate::domain::record::FenceState;
+
+/// How many of a kind are named.
+const NAMED: usize = 4;
+
+impl Case {
+    /// What its entries or its PGs wait for; `None` where every PG has answered.
+    pub(in crate::domain::guardian) fn waits_for_storage(&self) -> Option<String> {
+        let Stage::Fencing(fence) = &self.stage else { return None };
+        if !fence.has_looked() {
+            return Some("an osdmap: the monitors have not answered yet".to_owned());
+        }
+        let missing: Vec<String> = fence
+            .entries()
+            .filter(|(_, until)| until.is_none())
+            .map(|(entry, _)| entry.to_string())
+            .collect();
+        if !missing.is_empty() || fence.committed().is_none() {
+            let what = if missing.is_empty() { "its entries".to_owned() } else { some(&missing) };
+            return Some(format!("the monitors: no osdmap shows {what} for long enough yet"));
+        }
+        if fence.reads_paused() {
+            return Some("reads of the whole cluster are paused: ceph osd unpause".to_owned());
+        }
+        let silent: Vec<&PoolProof> = fence.proofs().filter(|proof| !proof.is_complete()).collect();
+        let pools = silent.iter().map(|proof| {
+            let why = proof.trouble.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+            format!(
+                "PGs of pool {} that do not answer: {}{why}",
+                proof.pool.name,
+                some(&proof.pending_names())
+            )
+        });
+        let pools: Vec<String> = pools.collect();
+        match &pools[..] {
+            [] if fence.proofs().next().is_none() => Some("the first answers of the PGs".to_owned()),
+            [] => None,
+            _ => Some(pools.join("; ")),
+        }
+    }
+
+    /// What its release waits for, once the gate is closed and the ledger has it.
+    pub(in crate::domain::guardian) fn release_waits_for(
+        &self,
+        starting: Option<&BTreeSet<String>>,
+    ) -> Option<String> {
+        match &self.stage {
+            Stage::Fencing(_) => {
+                let Some(now) = starting else {
+                    return Some(
+                        "Incus: its operations cannot be read, and one may start an instance".to_owned(),
+                    );
+                };
+                let waits = self.waits_for.as_ref().unwrap_or(now);
+                let left: Vec<String> = waits.intersection(now).cloned().collect();
+                (!left.is_empty()).then(|| {
+                    format!("operations that began before and may start an instance: {}", some(&left))
+                })
+            }
+            Stage::Releasing(_) if self.record.state == FenceState::Released => None,
+            Stage::Releasing(_) if !self.unread.is_empty() => Some(format!(
+                "every client of the host, of which these may know more: {}",
+                some(&self.unread)
+            )),
+            Stage::Releasing(_) => Some("the monitors, for what it asked for last".to_owned()),
+        }
+    }
+
+    /// Clients that are to be fenced as well as soon as what is on its way has ended.
+    pub(in crate::domain::guardian) fn chases(&self) -> Vec<String> {
+        self.to_chase.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// The first ones, and how many more there are.
+pub(in crate::domain::guardian) fn some(all: &[String]) -> String {
+    let first = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let more = all.len().saturating_sub(NAMED);
+    if more == 0 { first } else { format!("{first} and {more} more") }
+}

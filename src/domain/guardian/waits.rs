@@ -1,0 +1,396 @@
+//! What each fence waits for. One function answers it, for `status` and for the alarms: who waits in vain must not do so
+//! unseen.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Guardian;
+use super::case::waiting::some;
+use super::case::{Case, GUARDIAN};
+use super::gate::{self, GateState};
+use super::ground::GateClosed;
+use super::report::{Alarm, Level};
+use crate::domain::addr::ClientAddr;
+use crate::domain::blocklist::Blocklist;
+use crate::domain::guard::ImageUse;
+use crate::domain::member::Members;
+use crate::domain::plan::{Coverage, Target};
+use crate::domain::record::FenceState;
+use crate::domain::view::View;
+use crate::domain::volume::Expected;
+use crate::domain::world::{DaemonKind, Role, SeenAt, World};
+
+/// What a fence, or a member that is to be fenced, waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wait {
+    /// The alarm that it comes to when it lasts.
+    code: &'static str,
+    /// What for.
+    pub(super) what: String,
+    /// What to do.
+    advice: Vec<String>,
+}
+
+/// The gate of a sealed member is not open.
+const GATE: &str = "gate-waits";
+/// A fence is not sealed yet, or not again.
+const PENDING: &str = "pending";
+/// A release does not end.
+const RELEASE: &str = "release-waits";
+
+/// How long each may last before somebody is told.
+fn patience(code: &str) -> Duration {
+    Duration::from_secs(if code == GATE { 10 } else { 30 })
+}
+
+/// A client that no monitor knows of for so long is no client any more: one that changes its monitor has a session again
+/// within seconds.
+const GHOST: Duration = Duration::from_secs(60);
+
+/// Who uses an image of a fenced member and is not refused.
+pub(super) fn used_outside(one: &ImageUse, blocklist: &Blocklist, members: &Members) -> String {
+    let free = one.clients().into_iter().filter(|client| !blocklist.refuses(*client));
+    let named = free.map(|client| {
+        members.owner(client.ip).map_or_else(
+            || format!("{client} of no known member"),
+            |member| format!("{client} of member {}", member.name),
+        )
+    });
+    let users: Vec<String> = named.chain(one.unknown.iter().cloned()).collect();
+    format!("image {} is used by {}", one.image, some(&users))
+}
+
+impl Guardian {
+    /// What a fence waits for now; `None` where it waits for nothing, or for an operator's word alone.
+    pub(super) fn waits_for(&self, case: &Case) -> Option<Wait> {
+        if case.release.is_some() {
+            return self.release_waits(case);
+        }
+        match case.record.state {
+            FenceState::Intended | FenceState::Committed | FenceState::Pending | FenceState::Breached => {
+                self.seal_waits(case)
+            }
+            FenceState::Sealed => self.gate_waits(case),
+            FenceState::Releasing | FenceState::Released => None,
+        }
+    }
+
+    fn ledger(&self) -> String {
+        let why = self.cannot_record.as_deref().unwrap_or("a write is on its way");
+        format!("the ledger: {why}")
+    }
+
+    fn platform(&self) -> String {
+        let why = self.view_failed.as_deref().unwrap_or("the last question has no answer yet");
+        format!("Incus: {why}")
+    }
+
+    fn seal_waits(&self, case: &Case) -> Option<Wait> {
+        let wait = |what: String, advice: &[&str]| {
+            let advice = advice.iter().map(|text| (*text).to_owned()).collect();
+            Some(Wait { code: PENDING, what, advice })
+        };
+        let ground = self.ground(case);
+        if ground.recorded.is_none() {
+            return wait(self.ledger(), &["ceph -s", "rbd-guardian doctor"]);
+        }
+        if case.record.state == FenceState::Intended && ground.still_wanted.is_none() {
+            let what = format!("a reading by which its member is lost still; {}", self.platform());
+            return wait(what, &["incus cluster list", "at once: rbd-guardian fence MEMBER"]);
+        }
+        if let Some((why, _)) = &case.trouble {
+            return wait(why.clone(), &["ceph -s", "rbd-guardian doctor"]);
+        }
+        if let Some(what) = case.waits_for_storage() {
+            let advice = ["ceph health detail", "ceph osd tree", "a PG that is asked for: ceph pg PG query"];
+            return wait(what, &advice);
+        }
+        if case.is_lifted() && self.gate_closed(case) == GateClosed::NotYet {
+            return wait(self.closing(case), &["incus cluster list"]);
+        }
+        wait("the osdmap, read once more".to_owned(), &["ceph -s"])
+    }
+
+    /// Why the gate is not seen closed.
+    fn closing(&self, case: &Case) -> String {
+        let member = case.member().unwrap_or_default();
+        let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
+        let named = gate.into_iter().flat_map(|gate| &gate.members);
+        let named =
+            named.filter(|(_, keys)| gate::seals(keys).contains(member)).map(|(name, _)| name.clone());
+        let named: Vec<String> = named.collect();
+        let failed = self.desk.failed.as_ref().map_or_else(String::new, |(_, why)| format!(": {why}"));
+        if named.is_empty() {
+            format!("the gate to be closed, as read back from every member{failed}; {}", self.platform())
+        } else {
+            format!("the gate, which names {member} at {} still{failed}", some(&named))
+        }
+    }
+
+    fn release_waits(&self, case: &Case) -> Option<Wait> {
+        let wait = |what: String, advice: &[&str]| {
+            let advice = advice.iter().map(|text| (*text).to_owned()).collect();
+            Some(Wait { code: RELEASE, what, advice })
+        };
+        let ground = self.ground(case);
+        if !ground.recorded.is_some_and(|record| record.state >= FenceState::Releasing) {
+            return wait(self.ledger(), &["ceph -s", "rbd-guardian doctor"]);
+        }
+        if !case.is_releasing() && ground.gate_closed != GateClosed::Yes {
+            return wait(
+                self.closing(case),
+                &["incus cluster list", "a member that is gone for good: incus cluster remove --force"],
+            );
+        }
+        if let Some((why, _)) = &case.trouble {
+            return wait(why.clone(), &["rbd-guardian doctor"]);
+        }
+        let what = case.release_waits_for(ground.starting)?;
+        wait(what, &["incus operation list --all-projects", "ceph -s", "ceph health detail"])
+    }
+
+    fn gate_waits(&self, case: &Case) -> Option<Wait> {
+        let member = case.member()?;
+        let wait = |what: String, advice: Vec<String>| Some(Wait { code: GATE, what, advice });
+        match self.gate_state() {
+            // Without a gate nothing waits for it; one that is switched off has an alarm of its own.
+            GateState::Absent | GateState::Off => return None,
+            GateState::Unknown if self.settings.platform => {
+                return wait(
+                    format!("the gate cannot be read; {}", self.platform()),
+                    vec!["incus cluster list".to_owned()],
+                );
+            }
+            GateState::Unknown => return None,
+            GateState::Partial { .. } | GateState::Installed => {}
+        }
+        if self.opens_gate(case) {
+            let gate = self.view.as_ref()?.gate.as_ref()?;
+            let open = |keys| gate::Contents::of(keys).open.contains(member);
+            let lacks = gate.members.iter().filter(|(name, keys)| *name != member && !open(keys));
+            let lacks: Vec<String> =
+                lacks.map(|(name, _)| name.clone()).filter(|name| self.is_online(name)).collect();
+            if lacks.is_empty() && self.view_is_fresh() {
+                return None;
+            }
+            let why = match &self.desk.failed {
+                Some((_, why)) => why.clone(),
+                None if self.view_is_fresh() => "they are being written".to_owned(),
+                None => self.platform(),
+            };
+            let at = if lacks.is_empty() { "some members".to_owned() } else { some(&lacks) };
+            return wait(format!("its seal key at {at}: {why}"), vec!["incus cluster list".to_owned()]);
+        }
+        let recorded = self.records.fences.get(&case.id);
+        if !recorded.is_some_and(|record| record.state == FenceState::Sealed) {
+            return wait(self.ledger(), vec!["ceph -s".to_owned(), "rbd-guardian doctor".to_owned()]);
+        }
+        if let Some((why, _)) = &case.trouble {
+            return wait(why.clone(), vec!["rbd-guardian doctor".to_owned()]);
+        }
+        let Some(map) = self.map.as_deref() else {
+            return wait("an osdmap".to_owned(), vec!["ceph -s".to_owned()]);
+        };
+        let uncovered = case.uncovered(recorded, map);
+        if !uncovered.is_empty() {
+            let silent = case.waits_for_storage().map_or_else(String::new, |what| format!(" ({what})"));
+            let what = format!("the PGs of {}, guarded since it was sealed{silent}", uncovered.join(", "));
+            return wait(what, vec!["ceph health detail".to_owned()]);
+        }
+        let chased = case.chases();
+        if !chased.is_empty() {
+            return wait(format!("clients that are to be fenced as well: {}", some(&chased)), Vec::new());
+        }
+        if !case.clear {
+            let (what, advice) = self.unclear(case, member);
+            return wait(what, advice);
+        }
+        let accepted = case.record.accepted || case.record.coverage == Coverage::WholeHost;
+        (!accepted).then(|| Wait {
+            code: GATE,
+            what: "an operator: only known clients are fenced".to_owned(),
+            advice: vec![format!("rbd-guardian fence {member} --accept-incomplete")],
+        })
+    }
+
+    /// Why no sweep has shown yet that nobody outside of the fence uses the member's images.
+    fn unclear(&self, case: &Case, member: &str) -> (String, Vec<String>) {
+        if self.whole_began.is_none() {
+            let why = self.unlisted.as_ref().map_or("it has no answer yet", |(_, why)| why);
+            let what =
+                format!("the first listing of instances and volumes, which says whose each image is: {why}");
+            return (what, vec!["incus list --all-projects".to_owned()]);
+        }
+        if case.unclear.is_empty() {
+            let what = format!("a sweep that began after the seal and shows who uses {member}'s images");
+            return (what, vec!["rbd-guardian watchers".to_owned(), "ceph health detail".to_owned()]);
+        }
+        let mut advice = vec!["rbd-guardian watchers".to_owned(), "ceph health detail".to_owned()];
+        advice.extend(case.outside.iter().take(4).map(|client| {
+            format!(
+                "find out what {client} is: name its IP in user.rbd-guardian.ceph-addresses if it is {member}'s own, in guard.admin_hosts if it is an administrator's; or go on without it: rbd-guardian fence {member} --accept-incomplete"
+            )
+        }));
+        (
+            format!(
+                "a sweep that shows no user of {member}'s images outside of the fence: {}",
+                some(&case.unclear)
+            ),
+            advice,
+        )
+    }
+
+    /// Since when each waits.
+    pub(super) fn note_waits(&mut self) {
+        let mut now = Vec::new();
+        for case in self.cases.values() {
+            now.extend(self.waits_for(case).map(|wait| (case.id.clone(), wait.code)));
+        }
+        for target in self.wants.keys() {
+            now.push((format!("{target:?}"), PENDING));
+        }
+        let before = std::mem::take(&mut self.waiting);
+        let boot = self.now.boot;
+        self.waiting = now
+            .into_iter()
+            .map(|(id, code)| {
+                let same = before.get(&id).filter(|(waited, _)| waited == code);
+                let since = same.map_or(boot, |(_, since)| *since);
+                (id, (code.to_owned(), since))
+            })
+            .collect();
+    }
+
+    /// Who has waited for too long.
+    pub(super) fn waiting_alarms(&self) -> Vec<Alarm> {
+        let since = |key: &str, code: &'static str| {
+            let (_, since) = self.waiting.get(key).filter(|(waited, _)| waited == code)?;
+            let age = self.now.boot.saturating_sub(*since);
+            let at = self.now.wall.checked_sub(jiff::SignedDuration::try_from(age).ok()?).ok()?;
+            // Whole seconds: the same moment each time it is told.
+            let at = jiff::Timestamp::from_second(at.as_second()).ok()?;
+            (age >= patience(code)).then_some(at)
+        };
+        let mut alarms = Vec::new();
+        for case in self.cases.values() {
+            let Some(wait) = self.waits_for(case) else { continue };
+            let Some(at) = since(&case.id, wait.code) else { continue };
+            let whose = case.member().map_or_else(|| case.id.clone(), str::to_owned);
+            let what = match wait.code {
+                GATE => format!("{whose} is sealed, and its instances may not be placed elsewhere yet"),
+                RELEASE => format!("{whose} is not released yet"),
+                _ => format!("{whose} is {}, not sealed", case.record.state),
+            };
+            let text = format!("{what}: it waits since {at} for {}", wait.what);
+            alarms.push(Alarm {
+                code: wait.code,
+                member: case.member().map(str::to_owned),
+                text,
+                advice: wait.advice,
+            });
+        }
+        for (target, want) in &self.wants {
+            let Some(at) = since(&format!("{target:?}"), PENDING) else { continue };
+            let member = if let Target::Member(name) = target { Some(name.clone()) } else { None };
+            let why = self.map_failed.as_deref().unwrap_or("it has not answered yet");
+            let by = if want.by() == GUARDIAN { "the guardian" } else { "an operator" };
+            let text = format!(
+                "a fence that {by} wants is not begun: it waits since {at} for a look at the storage: {why}"
+            );
+            alarms.push(Alarm { code: PENDING, member, text, advice: vec!["ceph -s".to_owned()] });
+        }
+        if let Some((began, why)) = &self.unlisted
+            && self.now.boot.saturating_sub(*began) >= patience(GATE)
+        {
+            let text = format!(
+                "the last listings of the cluster failed, so what is known of its instances is old: {why}"
+            );
+            let advice = vec!["incus list --all-projects".to_owned(), "incus storage list".to_owned()];
+            alarms.push(Alarm { code: "listing-lost", member: None, text, advice });
+        }
+        alarms
+    }
+
+    /// A reading of everything ended: what of it is missing?
+    pub(super) fn note_listing(&mut self, view: &View) {
+        let parts = [
+            (view.instances.is_none(), "instances"),
+            (view.volumes.is_none(), "storage volumes"),
+            (view.pools.is_none(), "storage pools"),
+        ];
+        let missing: Vec<&str> =
+            parts.into_iter().filter(|(missing, _)| *missing).map(|(_, what)| what).collect();
+        self.unlisted = (!missing.is_empty()).then(|| {
+            let since = self.unlisted.as_ref().map_or(self.now.boot, |(since, _)| *since);
+            (since, format!("{} asked for its {} and did not give them", view.from, missing.join(", ")))
+        });
+    }
+
+    /// Is a look at clients due for the sake of a gate that waits for one that may be none?
+    pub(super) fn hunts_ghosts(&self) -> bool {
+        self.cases.values().any(|case| !case.clear && !case.outside.is_empty() && case.release.is_none())
+    }
+
+    /// A watch of a client that ended may stay for ever (Ceph up to 17.2.7 and 18.2.4). What no monitor has a session of,
+    /// in looks a minute apart at which every monitor answered, and what uses no image but those of a sealed member, is
+    /// refused with that member: should it be alive after all it may not write there.
+    pub(super) fn lift_ghosts(&mut self) {
+        let Some(world) = &self.world else { return };
+        if !knows_all_sessions(world) {
+            self.ghosts.clear();
+            return;
+        }
+        let waiting = self.cases.values().filter(|case| !case.clear && case.release.is_none());
+        let outside: BTreeSet<ClientAddr> = waiting.flat_map(|case| case.outside.iter().copied()).collect();
+        let gone = |client: &ClientAddr| {
+            let seen = world.clients.get(client);
+            let session = |at: &SeenAt| matches!(at, SeenAt::Session(_));
+            let own = world.own.iter().any(|own| own.client() == Some(*client));
+            let daemons = world.daemons.iter().any(|daemon| daemon.clients.contains(client));
+            !own && !daemons && seen.is_some_and(|seen| !seen.iter().any(session))
+        };
+        let now = self.now.boot;
+        let before = std::mem::take(&mut self.ghosts);
+        for client in outside.into_iter().filter(gone) {
+            self.ghosts.insert(client, before.get(&client).copied().unwrap_or(now));
+        }
+        let ghosts: BTreeSet<ClientAddr> = self
+            .ghosts
+            .iter()
+            .filter(|(_, since)| now.saturating_sub(**since) >= GHOST)
+            .map(|(client, _)| *client)
+            .collect();
+        let mut lifted = Vec::new();
+        for case in
+            self.cases.values_mut().filter(|case| case.record.state == FenceState::Sealed && !case.clear)
+        {
+            let Some(member) = case.member().map(str::to_owned) else { continue };
+            let uses = self.sweep.as_ref().map(|(_, uses, _)| uses.as_slice()).unwrap_or_default();
+            let elsewhere = |client: &ClientAddr| {
+                uses.iter().filter(|one| one.clients().contains(client)).any(|one| {
+                    !matches!(self.images.get(&one.image), Some(Expected::Exclusive { locations, .. })
+                        if locations.contains(&member))
+                })
+            };
+            let its: Vec<ClientAddr> =
+                case.outside.intersection(&ghosts).filter(|client| !elsewhere(client)).copied().collect();
+            let new = case.chase(its.into_iter());
+            lifted.extend(new.into_iter().map(|client| (member.clone(), client)));
+        }
+        for (member, client) in lifted {
+            let text = format!(
+                "{client} uses an image of {member}, and no monitor has known it for {} s: it is refused with {member}",
+                GHOST.as_secs()
+            );
+            self.log(Level::Warn, "ghost-watch", Some(member), text);
+        }
+    }
+}
+
+/// Did every monitor there is tell its sessions, and was nothing of them unclear?
+fn knows_all_sessions(world: &World) -> bool {
+    let mut mons = world.daemons.iter().filter(|daemon| daemon.kind == DaemonKind::Mon).peekable();
+    mons.peek().is_some()
+        && mons.all(|mon| mon.role == Role::Plain)
+        && !world.unread.iter().any(|what| !what.starts_with("image ") && !what.starts_with("pool "))
+}
