@@ -20,7 +20,7 @@ fn entry(text: &str) -> Entry {
 
 fn release_of(fence: &str) -> Request {
     let (reason, by) = (Some("it is off".to_owned()), "root@h".to_owned());
-    Request::Release { fence: fence.to_owned(), assert_powered_off: true, reason, by }
+    Request::Release { fence: fence.to_owned(), since: None, assert_powered_off: true, reason, by }
 }
 
 /// The newest fence of a member, or of bare addresses.

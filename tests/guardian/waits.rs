@@ -163,7 +163,14 @@ fn a_release_names_the_operation_or_the_gate_it_waits_for() {
 }
 
 fn mon(name: &str, role: Role) -> Daemon {
-    Daemon { kind: DaemonKind::Mon, name: name.to_owned(), ips: Vec::new(), role, clients: Vec::new() }
+    Daemon {
+        kind: DaemonKind::Mon,
+        name: name.to_owned(),
+        ips: Vec::new(),
+        role,
+        clients: Vec::new(),
+        clients_unknown: false,
+    }
 }
 
 /// A client that ended watches n2's image, and the gate waits for it.

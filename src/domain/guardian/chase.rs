@@ -165,7 +165,7 @@ impl Crowd {
 
 impl Case {
     /// Fences these clients as well, which no entry refuses; those it did not know before.
-    fn chase(&mut self, clients: impl Iterator<Item = ClientAddr>) -> Vec<ClientAddr> {
+    pub(super) fn chase(&mut self, clients: impl Iterator<Item = ClientAddr>) -> Vec<ClientAddr> {
         let mut new = Vec::new();
         self.crowd.beyond = false;
         for client in clients {

@@ -112,12 +112,6 @@ impl Guardian {
             daemons: self.world.as_ref().map(|world| world.daemons.as_slice()).unwrap_or_default(),
         }
     }
-
-    /// See [`unrefused`].
-    pub(super) fn unrefused(&self, case: &Case) -> BTreeSet<ClientAddr> {
-        let Some(map) = &self.map else { return BTreeSet::new() };
-        unrefused(&self.book, case, &map.blocklist, self.strangers())
-    }
 }
 
 /// Clients of a fenced member, or of nobody at its images, that no entry refuses: a watch that lapsed shows them no more,

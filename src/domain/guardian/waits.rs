@@ -365,7 +365,7 @@ impl Guardian {
             self.cases.values_mut().filter(|case| case.record.state == FenceState::Sealed && !case.clear)
         {
             let Some(member) = case.member().map(str::to_owned) else { continue };
-            let uses = self.sweep.as_ref().map(|(_, uses, _)| uses.as_slice()).unwrap_or_default();
+            let uses = self.sweep.as_ref().map(|sweep| sweep.uses.as_slice()).unwrap_or_default();
             let elsewhere = |client: &ClientAddr| {
                 uses.iter().filter(|one| one.clients().contains(client)).any(|one| {
                     !matches!(self.images.get(&one.image), Some(Expected::Exclusive { locations, .. })

@@ -570,6 +570,7 @@ impl World {
         self.numbers += 1;
         let request = Request::Release {
             fence: id,
+            since: None,
             assert_powered_off,
             reason: Some("it is off".to_owned()),
             by: "root@h".to_owned(),
