@@ -340,10 +340,10 @@ struct Told {
 
 impl Told {
     fn is_new(&mut self, key: &Key) -> bool {
-        if !self.keys.insert(key.clone()) {
+        if !self.keys.insert(*key) {
             return false;
         }
-        self.order.push_back(key.clone());
+        self.order.push_back(*key);
         if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {

@@ -92,7 +92,8 @@ impl What {
 
 fn short(mut text: String) -> String {
     if text.len() > TEXT {
-        text.truncate(text.floor_char_boundary(TEXT));
+        let end = (0..=TEXT).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
     }
     // What it was cut from is not held either.
     text.shrink_to_fit();
