@@ -161,6 +161,7 @@ fn inputs() -> Vec<Input> {
         Input::Map(fence(), Some(model.map().clone())),
         Input::Map(fence(), None),
         Input::Proved(fence(), vec![proof]),
+        Input::Unread(fence(), vec![no()]),
         Input::Clients(fence(), Some([lock().address].into())),
         Input::GatePut(BTreeMap::new()),
         Input::GatePut([("n1".to_owned(), no())].into()),

@@ -316,6 +316,8 @@ impl Model {
                 && !self.silent.is_empty()
             {
                 self.later.push((self.boot + Duration::from_secs(5), input));
+            } else if let Input::Unread(..) = &input {
+                self.later.push((self.boot + Duration::from_secs(3), input));
             } else {
                 self.answers_due.push_back(input);
             }
