@@ -204,7 +204,7 @@ fn each_fence_has_an_id_and_a_record_of_its_own() {
     model.ask(7, release_of(&first.id));
     model.run(20 * SECOND);
     assert!(model.refuses("n2"));
-    assert!(matches!(model.answers()[..], [(7, Outcome::Failed(_))]), "{:?}", model.answers());
+    assert!(matches!(model.answers()[..], [(7, Outcome::Refused(_))]), "{:?}", model.answers());
     // The member's name and the ID without a time do.
     model.restart("boot-2");
     model.run(10 * SECOND);
