@@ -50,11 +50,8 @@ fn strange(bytes: &[u8]) -> Option<(usize, String)> {
         for character in line.chars() {
             match quote {
                 _ if character == '\0' => return Some((number + 1, "a NUL byte".to_owned())),
-                Some(open) => {
-                    if character == open && !escaped {
-                        quote = None;
-                    }
-                }
+                Some(open) if character == open && !escaped => quote = None,
+                Some(_) => {}
                 None if matches!(character, '#' | ';') && !escaped => break,
                 // A value is quoted if it begins with a quote.
                 None if matches!(character, '"' | '\'') && before == '=' => quote = Some(character),
@@ -139,9 +136,7 @@ fn key(client: &str, paths: &str) -> Option<ConnectError> {
             }
         }
     }
-    let Some((path, bytes)) = found else {
-        return None;
-    };
+    let (path, bytes) = found?;
     match key_of(&client, &String::from_utf8_lossy(&bytes)) {
         Key::Fine => None,
         Key::Absent => Some(ConnectError::NoKey { client, path }),

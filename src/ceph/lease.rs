@@ -125,10 +125,10 @@ impl IoCtx {
         };
         match usize::try_from(length) {
             Ok(length) => Ok(kept.iter().take(length).map(|byte| byte.cast_unsigned()).collect()),
-            Err(_) => match Errno::from_raw(-length) {
-                Errno::ENODATA | Errno::ENOENT => Ok(Vec::new()),
-                errno => Err(errno),
-            },
+            Err(_) => {
+                let errno = Errno::from_raw(-length);
+                if matches!(errno, Errno::ENODATA | Errno::ENOENT) { Ok(Vec::new()) } else { Err(errno) }
+            }
         }
     }
 

@@ -447,10 +447,10 @@ mod tests {
         let words = ["rbd-guardian", "--config", "x", "--json", "--timeout", "3s", "fence", "--forse"];
         let text = Cli::try_parse_from(words).err().unwrap().render().to_string();
         let (_, usage) = text.split_once("Usage: ").unwrap();
-        assert!(usage.contains("--config <FILE>"), "clap does not do it any more: {usage}");
+        assert!(usage.contains("--format <FORMAT>"), "clap does not do it any more: {usage}");
         let shown = optional(usage.lines().next().unwrap());
         assert!(
-            !shown.contains("--config") && !shown.contains("--json") && shown.contains("[OPTIONS]"),
+            !shown.contains("--format") && !shown.contains("--json") && shown.contains("[OPTIONS]"),
             "{shown}"
         );
         assert!(shown.contains("fence"), "{shown}");

@@ -133,7 +133,7 @@ impl Guardian {
             Some(Wait { code: RELEASE, what, advice })
         };
         let ground = self.ground(case);
-        if !ground.recorded.is_some_and(|record| record.state >= FenceState::Releasing) {
+        if ground.recorded.is_none_or(|record| record.state < FenceState::Releasing) {
             return wait(self.ledger(), &["ceph -s", "rbd-guardian doctor"]);
         }
         if !case.is_releasing() && ground.gate_closed != GateClosed::Yes {
@@ -182,7 +182,7 @@ impl Guardian {
             return wait(format!("its seal key at {at}: {why}"), vec!["incus cluster list".to_owned()]);
         }
         let recorded = self.records.fences.get(&case.id);
-        if !recorded.is_some_and(|record| record.state == FenceState::Sealed) {
+        if recorded.is_none_or(|record| record.state != FenceState::Sealed) {
             return wait(self.ledger(), vec!["ceph -s".to_owned(), "rbd-guardian doctor".to_owned()]);
         }
         if let Some((why, _)) = &case.trouble {
