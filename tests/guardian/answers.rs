@@ -130,17 +130,3 @@ fn an_operators_fence_needs_no_silence_and_the_core_says_whether_the_member_answ
     model.run(Duration::from_secs(3));
     assert_eq!(model.guardian.answers_since("n2", since), Some(false));
 }
-
-#[test]
-fn instances_that_no_member_may_take_are_named() {
-    let mut model = crate::sealed("n2");
-    model.run(100 * SECOND);
-    assert!(!model.alarms().contains("stranded"), "healing may come yet");
-    model.run(150 * SECOND);
-    let alarm = model.guardian.alarms().into_iter().find(|alarm| alarm.code == "stranded").unwrap();
-    assert!(alarm.text.contains("c2") && alarm.text.contains("no member is a candidate"), "{alarm:?}");
-    assert!(alarm.advice[0].contains("incus move c2 --target"), "{alarm:?}");
-    evacuate(&mut model, "n2");
-    model.run(70 * SECOND);
-    assert!(!model.alarms().contains("stranded"), "{:?}", model.alarms());
-}

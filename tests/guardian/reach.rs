@@ -197,7 +197,7 @@ fn a_plan_is_what_the_fence_is_and_changes_nothing() {
     assert!(why.contains("Incus says that n2 is Online: nothing fences it by itself"), "{why}");
     model.lose("n2");
     model.run(5 * SECOND);
-    let plan = model.guardian.plan(target.clone(), Permits::default()).unwrap().unwrap();
+    let plan = model.guardian.plan(target, Permits::default()).unwrap().unwrap();
     assert!(!model.changed_storage());
     assert!(model.guardian.why("n2").join("; ").contains("it is fenced when its healing begins"));
     let Outcome::Sealed(record, _) = answer(&mut model, 1, fence("n2")) else { panic!("not sealed") };

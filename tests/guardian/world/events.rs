@@ -534,7 +534,7 @@ impl World {
         }
         let until = self.now().wall + SignedDuration::from_secs(seconds.into());
         let client = self.clients.iter().find(|client| client.host == name && client.alive);
-        let entry = match client.filter(|_| n % 2 == 0) {
+        let entry = match client.filter(|_| n.is_multiple_of(2)) {
             Some(client) => Entry::Client(client.addr),
             None => Entry::Host(self.hosts[&name].ips[0]),
         };
