@@ -126,7 +126,7 @@ async fn gather(
     Ok(Reading { view, missing })
 }
 
-/// Does a member answer? Forwarded to it, bounded by [`PROMPT`]: a fence of a lost one waits for this.
+/// Does a member answer? Forwarded to it, bounded by `PROMPT`: a fence of a lost one waits for this.
 ///
 /// # Errors
 /// It did not answer.
