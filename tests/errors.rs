@@ -71,7 +71,7 @@ fn a_wrong_command_line_gets_one_line_that_says_what_is_right() {
     let cases: &[(&[&str], &[&str])] = &[
         (&["fence"], &["MEMBER", "--address"]),
         (&["fenc", "n1"], &["'fenc'", "'fence'"]),
-        (&["fence", "n1", "--forse"], &["'--forse'", "rbd-guardian fence"]),
+        (&["fence", "n1", "--forse"], &["'--forse'", "rbd-guardian [OPTIONS] fence"]),
         (&["fence", "n1", "--address", "10.0.0.5"], &["MEMBER", "--address"]),
         (&["fence", "n1", "--format", "yaml"], &["'yaml'", "table, json"]),
         (&["fence", "n1", "--timeout", "3"], &["'3'", "30s"]),

@@ -8,7 +8,11 @@ use lab::{Topology, World, WriteLog as _, wait_for};
 /// Incus 6.0 moves an instance out of its project's groups; from 7.0.1 on such members are no candidates.
 #[test]
 fn what_no_other_member_may_take_is_shown_as_stranded_with_the_cause() {
-    if prepared(World::Newest.folder()).is_none() {
+    // `make soak` runs it, in the newest world: a third Incus cluster is too much beside the sample of `make test`.
+    if std::env::var("GUARDIAN_WORLD").as_deref() != Ok("newest")
+        || prepared(World::Newest.folder()).is_none()
+    {
+        println!("skipped: GUARDIAN_WORLD=newest runs it");
         return;
     }
     let site = Guarded::start(Topology::apart().world(World::Newest));

@@ -31,16 +31,12 @@ pub(crate) enum Facet {
 
 /// Those that wait.
 const WAIT: &[Facet] = &[
-    Facet::SecondAddresses,
-    Facet::Backups,
+    // Lost before its interfaces are read again, it is judged by the old ones.
     Facet::Renumbering,
-    Facet::TwoFences,
-    Facet::Answering,
-    Facet::HangingIncus,
+    // A data pool with an excepted part, and a PG of it that is silent.
     Facet::DataPools,
-    Facet::WaitsAreAlarms,
+    // Not drawn yet.
     Facet::LatePgs,
-    Facet::Floating,
     Facet::SecondCluster,
 ];
 
