@@ -34,7 +34,10 @@ pub fn pending_until_all_answer(site: &Site) {
         assert_eq!(pool["proved"].as_u64().unwrap() + unproved, pool["pgs"].as_u64().unwrap());
     }
 
-    let status = site.guardian(&["status"]).expect(0).json;
+    // The ledger's PG may be one of the silent ones: then whose the entries are is not known.
+    let status = site.guardian(&["status"]);
+    let exit = if status.json["ledger_unread"].is_null() { 0 } else { 5 };
+    let status = status.expect(exit).json;
     assert_eq!(status["members"][0]["state"], "pending", "{status:#}");
     let checks = site.guardian(&["doctor", "--timeout", "30s"]).expect(1).json;
     let told = |pg: &String| {
