@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use lab::{Errno, Pool, Topology, WriteLog as _, Writer, monotonic, wait_for};
 use serde_json::Value;
 
@@ -57,11 +58,13 @@ impl<'s> Scene<'s> {
         self.site.guardian_on("admin", &["ledger"]).expect(0).json
     }
 
-    /// The record of `n1`'s fence; null while there is none.
+    /// The newest record of a fence of `n1`; null while there is none.
     pub(crate) fn fence(&self) -> Value {
         let ledger = self.ledger();
-        let mut fences = ledger["fences"].as_object().unwrap().values();
-        fences.find(|fence| fence["member"] == "n1").cloned().unwrap_or_default()
+        let fences = ledger["fences"].as_object().unwrap().values();
+        let since =
+            |fence: &&Value| fence["since"].as_str().and_then(|since| since.parse::<Timestamp>().ok());
+        fences.filter(|fence| fence["member"] == "n1").max_by_key(since).cloned().unwrap_or_default()
     }
 
     /// Waits until the ledger has `n1`'s fence in this state.
