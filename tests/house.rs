@@ -1,4 +1,4 @@
-//! The house rules that a compiler does not know (DESIGN §7).
+//! The house rules that a compiler does not know (docs/design.md#house-rules).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 use std::collections::BTreeSet;
@@ -141,6 +141,68 @@ fn every_guarantee_has_a_test_that_cites_it() {
     }
 }
 
+/// Cited are `docs/FILE.md` and `docs/FILE.md#section` anywhere, and what a link of a page names.
+#[test]
+fn every_document_that_is_cited_exists_and_has_the_section() {
+    let sources = ["src", "ceph-sys", "tests", "benches", "examples", "deploy", "config"];
+    let mut wrong = Vec::new();
+    let mut cited = 0;
+    let rust = rust_files(&sources).into_iter().filter(|file| !file.ends_with(file!()));
+    for file in rust.chain(files(&["deploy", "config"], |_| true)) {
+        let Ok(text) = fs::read_to_string(&file) else { continue };
+        for citation in citations(&text) {
+            cited += 1;
+            if let Err(why) = resolve(root(), citation) {
+                wrong.push(format!("{}: {citation}: {why}", file.display()));
+            }
+        }
+    }
+    let pages = files(&["docs"], |path| path.extension().is_some_and(|end| end == "md"));
+    for page in pages.iter().chain(&[root().join("README.md"), root().join("CHANGELOG.md")]) {
+        let text = fs::read_to_string(page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            cited += 1;
+            let of_this_page = format!("{}{link}", page.file_name().unwrap().to_string_lossy());
+            let path = if link.starts_with('#') { of_this_page.as_str() } else { link };
+            if !link.contains("://")
+                && let Err(why) = resolve(page.parent().unwrap(), path)
+            {
+                wrong.push(format!("{}: {link}: {why}", page.display()));
+            }
+        }
+    }
+    println!("{cited} citations");
+    assert!(cited > 50 && wrong.is_empty(), "{wrong:#?}");
+    assert!(resolve(root(), "docs/design.md#no-such-section").is_err());
+}
+
+/// `docs/FILE.md` with the section behind `#`, if there is one.
+fn citations(text: &str) -> impl Iterator<Item = &str> {
+    let of_a_path = |c: char| c.is_ascii_alphanumeric() || "/._-#".contains(c);
+    text.split(move |c| !of_a_path(c)).map(|word| word.trim_end_matches('.')).filter(|word| {
+        let page = word.split('#').next().unwrap_or_default();
+        word.starts_with("docs/") && page.ends_with(".md")
+    })
+}
+
+/// Is there such a file, and such a heading in it?
+fn resolve(folder: &Path, citation: &str) -> Result<(), String> {
+    let (page, section) =
+        citation.split_once('#').map_or((citation, None), |(page, name)| (page, Some(name)));
+    let path = folder.join(page);
+    let Some(section) = section else {
+        return path.exists().then_some(()).ok_or_else(|| "there is no such file".to_owned());
+    };
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let anchor = |title: &str| {
+        let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+        title.trim().to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
+    };
+    let titles = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#'));
+    let there = titles.map(anchor).any(|title| title == section);
+    there.then_some(()).ok_or_else(|| "there is no such section".to_owned())
+}
+
 /// `INV-n` in a text; `INV-3/4` names two.
 fn invariants(text: &str) -> BTreeSet<u32> {
     let after = text.split("INV-").skip(1);
@@ -153,6 +215,10 @@ fn root() -> &'static Path {
 }
 
 fn rust_files(folders: &[&str]) -> Vec<PathBuf> {
+    files(folders, |path| path.extension().is_some_and(|end| end == "rs"))
+}
+
+fn files(folders: &[&str], wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
     let mut open: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
     let mut files = Vec::new();
     while let Some(folder) = open.pop() {
@@ -160,7 +226,7 @@ fn rust_files(folders: &[&str]) -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             if path.is_dir() && !path.ends_with("target") {
                 open.push(path);
-            } else if path.extension().is_some_and(|end| end == "rs") {
+            } else if path.is_file() && wanted(&path) {
                 files.push(path);
             }
         }

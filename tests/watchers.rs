@@ -91,7 +91,7 @@ fn find<'j>(swept: &'j Value, path: &str) -> &'j Value {
     swept.as_array().unwrap().iter().find(wanted).unwrap_or_else(|| panic!("{path}: {swept:#}"))
 }
 
-/// Compares one image with `rbd status` and `rbd lock ls`, and its shape with the contract (DESIGN §8).
+/// Compares one image with `rbd status` and `rbd lock ls`, and its shape with the contract (docs/json.md).
 fn as_rbd_shows(lab: &Lab, image: &Value) {
     let keys: BTreeSet<&str> = image.as_object().unwrap().keys().map(String::as_str).collect();
     let contract = [

@@ -1,7 +1,7 @@
 //! The barrier: one read operation per PG that carries an epoch in which the target is blocklisted.
 //!
 //! The operation waits in its PG until the PG has the sender's epoch (`PrimaryLogPG::do_request`,
-//! facts/ceph.md §2.2), so an answer from the PG proves that the PG enforces that epoch, and a PG that cannot
+//! docs/facts/ceph.md#where-an-entry-is-enforced), so an answer from the PG proves that the PG enforces that epoch, and a PG that cannot
 //! answer is exactly one that might still take a stale write.
 //!
 //! A PG may need a minute for its answer. So what was asked stays asked when a call of [`barrier`] ends ([`Probes`]), and

@@ -14,7 +14,7 @@ use crate::domain::fence::Sent;
 pub enum Change {
     /// Add it, for so many seconds.
     Add {
-        /// Must reach the monitors as a JSON real: an integer is refused with EINVAL (facts/ceph.md §1).
+        /// Must reach the monitors as a JSON real: an integer is refused with EINVAL (docs/facts/ceph.md#blocklist-entries).
         seconds: f64,
     },
     /// Remove it.

@@ -1,6 +1,6 @@
 //! Blocking calls of librados, each on an OS thread of its own.
 //!
-//! The C API has no asynchronous monitor commands (facts/ceph.md §10). A call that hangs keeps its thread until
+//! The C API has no asynchronous monitor commands (docs/facts/ceph.md#librados). A call that hangs keeps its thread until
 //! librados' own timeout ends it; nobody waits for that: the caller's deadline counts, and what the call did
 //! is then unknown.
 

@@ -1,6 +1,6 @@
 //! The exclusive lock of an image, as the header's xattr `lock.rbd_lock` encodes it.
 //!
-//! Reading the xattr needs no class-execute capability (facts/ceph.md §10). The encodings are `lock_info_t`
+//! Reading the xattr needs no class-execute capability (docs/facts/ceph.md#the-exclusive-lock). The encodings are `lock_info_t`
 //! (`cls/lock/cls_lock_types.h`), `utime_t` and `entity_addr_t` (`msg/msg_types.h`), all little-endian; each struct is
 //! wrapped in version, compatible version and length.
 

@@ -10,7 +10,7 @@ use super::command::{ReadError, read};
 pub struct Keeping {
     /// The pool's number.
     pub id: i64,
-    /// Copies of each object, or `false`: erasure-coded, which has no omap in any release so far (facts/rust.md §2.4).
+    /// Copies of each object, or `false`: erasure-coded, which has no omap in any release so far (docs/facts/ceph.md#librados).
     pub replicated: bool,
     /// How many copies.
     pub size: u32,

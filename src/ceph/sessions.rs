@@ -1,7 +1,7 @@
 //! Sessions of clients with monitors.
 //!
 //! Every librados and krbd client holds one, with one monitor, so all are asked. A monitor forgets a session
-//! about five minutes after it fell silent (`mon_session_timeout`, facts/ceph.md §7).
+//! about five minutes after it fell silent (`mon_session_timeout`, docs/facts/ceph.md#sessions).
 
 use serde::Deserialize;
 use serde_json::json;

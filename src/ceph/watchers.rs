@@ -67,7 +67,7 @@ const GATHER: Duration = Duration::from_millis(2);
 const WINDOW: usize = 512;
 /// Directory entries read at once.
 const PAGE: u64 = 1024;
-/// Lists a namespace's images: `name_IMAGE` → id (`cls_rbd.cc`, facts/ceph.md §5).
+/// Lists a namespace's images: `name_IMAGE` → id (`cls_rbd.cc`, docs/facts/ceph.md#images).
 pub(super) const DIRECTORY: &str = "rbd_directory";
 /// Lists a pool's namespaces: `name_NAMESPACE`.
 const NAMESPACES: &str = "rbd_namespace";

@@ -1,4 +1,4 @@
-//! The verbs. stdout is the answer, stderr everything else; exit codes are a contract (DESIGN §8).
+//! The verbs. stdout is the answer, stderr everything else; exit codes are a contract (docs/design.md#command-line).
 #![allow(clippy::print_stdout, clippy::print_stderr)] // This module is the program's mouth.
 
 mod answer;

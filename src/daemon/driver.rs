@@ -49,7 +49,7 @@ const VAIN_BIDS: u32 = 5;
 /// The longest rest without looking at the clock: a host that slept finds its timers late.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// A refused healing is told to a guardian that begins to lead so long afterwards: the next tick of healing is a minute
-/// away (facts/incus.md §1), and the one that led may have lost its storage with the member.
+/// away (docs/facts/incus.md#healing), and the one that led may have lost its storage with the member.
 const REFUSAL_LASTS: Duration = Duration::from_secs(60);
 
 /// What a task is for, kept so that one that ends without an answer has one all the same.

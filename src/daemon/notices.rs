@@ -33,7 +33,7 @@ fn of(event: &Event) -> Option<Notice> {
 }
 
 fn of_log(logging: &Logging) -> Option<Notice> {
-    // cmd/incusd/api_cluster_evacuation.go:866 (facts/incus.md §1).
+    // cmd/incusd/api_cluster_evacuation.go:866 (docs/facts/incus.md#healing).
     if logging.message == "Starting cluster healing" {
         return Some(Notice::Healing { member: logging.context.get("server").cloned() });
     }

@@ -1,4 +1,4 @@
-//! One ICMP echo, one second: what Incus asks before it heals (`ping -w1 -c1`, facts/incus.md §1).
+//! One ICMP echo, one second: what Incus asks before it heals (`ping -w1 -c1`, docs/facts/incus.md#healing).
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,7 @@
 //! Entity addresses: who a client is to the storage, and what a blocklist entry names.
 //!
 //! A client's identity is `IP:0/NONCE`: the IP the first monitor saw it come from, port 0 and a random nonce
-//! that lives as long as the client instance (facts/ceph.md §4; `entity_addr_t::parse`, `src/msg/msg_types.cc`).
+//! that lives as long as the client instance (docs/facts/ceph.md#addresses-of-clients; `entity_addr_t::parse`, `src/msg/msg_types.cc`).
 //! The type prefix (`v1:`, `v2:`, `any:`) takes no part in matching, so it is accepted and dropped.
 
 use std::fmt;
@@ -36,7 +36,7 @@ pub enum Entry {
     /// `IP:0/0`: every client instance of the IP, present and future.
     Host(IpAddr),
     /// The range `IP/32` or `IP/128`: the same clients under a different key, so that one can be replaced
-    /// while the other holds. Known since 16.2.11 (facts/ceph.md §1).
+    /// while the other holds. Known since 16.2.11 (docs/facts/ceph.md#blocklist-entries).
     HostRange(IpAddr),
     /// `IP:0/NONCE`: one client instance.
     Client(ClientAddr),

@@ -1,7 +1,7 @@
 //! What a barrier asks and what it found.
 //!
 //! A PG enforces its own copy of the osdmap, so only an answer of the PG itself, to an operation that carries
-//! the epoch, proves it (`PrimaryLogPG::do_request`, facts/ceph.md §2).
+//! the epoch, proves it (`PrimaryLogPG::do_request`, docs/facts/ceph.md#where-an-entry-is-enforced).
 
 use std::collections::BTreeSet;
 

@@ -30,7 +30,7 @@ impl Blocklist {
     }
 
     /// Is a client instance refused by any entry? Presence is what counts: OSDs never look at the time
-    /// (`OSDMap::is_blocklisted`, facts/ceph.md §1).
+    /// (`OSDMap::is_blocklisted`, docs/facts/ceph.md#blocklist-entries).
     pub fn refuses(&self, client: ClientAddr) -> bool {
         self.until(Entry::Client(client)).is_some()
             || self.until(Entry::Host(client.ip)).is_some()

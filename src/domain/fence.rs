@@ -56,7 +56,7 @@ pub enum Sent {
     Unknown,
 }
 
-/// Where a fence stands (DESIGN §3.6, as far as one command sees it).
+/// Where a fence stands (docs/design.md#states, as far as one command sees it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {

@@ -3,7 +3,7 @@
 //! An image of an instance may be used by one member, the one it is placed on. What else is legitimate: a live
 //! migration on its way, images and volumes that are for any member, and short openings by hosts the operator
 //! names (an admin's `rbd`). Fencing here is of single client instances: one kernel client serves all mappings of
-//! its host, so a client is stale only if every use it makes is (DESIGN §4).
+//! its host, so a client is stale only if every use it makes is (docs/design.md#when-to-fence).
 
 use std::collections::{BTreeMap, BTreeSet};
 

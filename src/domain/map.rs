@@ -69,7 +69,7 @@ pub const MAPS_AT_ONCE: usize = 32;
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 impl OsdMap {
-    /// What the monitors' clock may be. Entries begin and end by that one alone (`OSDMonitor::tick`, facts/ceph.md §1), and
+    /// What the monitors' clock may be. Entries begin and end by that one alone (`OSDMonitor::tick`, docs/facts/ceph.md#blocklist-entries), and
     /// it can be years off this guardian's: what is judged by the wrong one takes a short entry for a long one, or a new
     /// one for a short one, which no repetition would make longer.
     pub fn clock(&self, wall: Timestamp) -> Timestamp {

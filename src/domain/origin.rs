@@ -1,5 +1,5 @@
 //! Whose an entry of the blocklist is. Other tools and the storage itself add entries too; their form and how long
-//! they stand give most of them away (facts/ceph.md §1, §11).
+//! they stand give most of them away (docs/facts/ceph.md#who-else-adds-entries).
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,5 +1,5 @@
 //! What a guardian sees of the platform and hears of the monitors, whether it leads or not, and which of several should
-//! lead by that (DESIGN §6).
+//! lead by that (docs/design.md#several-guardians).
 //!
 //! A guardian that sees leads. One that does not leads only while no other one could do better, and then to hold: it
 //! decides no fence by itself, which the [`guardian`](super::guardian) never does without a fresh view. Nobody is told
@@ -335,7 +335,7 @@ mod tests {
         );
     }
 
-    /// DESIGN §6.
+    /// docs/design.md#several-guardians.
     #[test]
     fn one_without_a_platform_is_never_ready_itself() {
         let mut bare = Outlook::new(secs(0), false);

@@ -490,7 +490,7 @@ fn uncovered(known: &Known, entries: &BTreeSet<Entry>, world: &World) -> Vec<Str
 }
 
 /// Client instances of the hosts. Those of a daemon are left out: it is failed over, and the monitors
-/// blocklist its instances themselves (`MgrMonitor::drop_active`, facts/ceph.md §1).
+/// blocklist its instances themselves (`MgrMonitor::drop_active`, docs/facts/ceph.md#who-else-adds-entries).
 fn known_clients(hosts: &BTreeSet<IpAddr>, world: &World) -> Vec<ClientAddr> {
     let of_daemon = |client: &ClientAddr| {
         world.daemons.iter().any(|d| d.clients.contains(client) || may_be_of(d, *client, world))

@@ -12,7 +12,7 @@ use super::map::Guarded;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)] // For recordings of before.
 pub struct Policy {
-    /// How long a new entry stands. At most five years: 16.2 is not known to cap longer ones (facts/ceph.md §1).
+    /// How long a new entry stands. At most five years: 16.2 is not known to cap longer ones (docs/facts/ceph.md#blocklist-entries).
     pub expire: Duration,
     /// An entry that ends sooner than this from now is short: it could end before its fence does.
     pub min_remaining: Duration,

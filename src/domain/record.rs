@@ -114,7 +114,7 @@ pub struct UptimeSample {
     pub at: Timestamp,
 }
 
-/// Where a fence stands (DESIGN §3.6).
+/// Where a fence stands (docs/design.md#states).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FenceState {

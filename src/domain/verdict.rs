@@ -13,7 +13,7 @@ use super::member::Members;
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Nobody watches it or holds its lock. That does not prove that nobody writes: a client can write without
-    /// either (facts/ceph.md §3).
+    /// either (docs/facts/ceph.md#a-client-after-it-was-blocklisted).
     Unused,
     /// One member uses it.
     OneMember,

@@ -1,6 +1,6 @@
 //! One reading of the platform: what a member with quorum says of members, instances, storage and the gate.
 //!
-//! Fields and values as Incus has them (facts/incus.md §5); what is not used is not kept.
+//! Fields and values as Incus has them (docs/facts/incus.md#the-api); what is not used is not kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -58,7 +58,7 @@ pub struct MemberView {
     pub addresses: Result<BTreeSet<IpAddr>, String>,
 }
 
-/// `status` of a member. States of maintenance hide whether it is reachable (facts/incus.md §1).
+/// `status` of a member. States of maintenance hide whether it is reachable (docs/facts/incus.md#healing).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum MemberStatus {
@@ -134,7 +134,7 @@ pub struct Operation {
     pub instances: BTreeSet<InstanceId>,
 }
 
-/// Operations that matter here, by their description (facts/incus.md §1: operation_type.go).
+/// Operations that matter here, by their description (docs/facts/incus.md#healing).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OperationKind {

@@ -1,6 +1,6 @@
 //! Which RBD image each volume is, and who may use it.
 //!
-//! Names are Incus's (facts/incus.md §6: utils_ceph.go, project.go; the same in 6.0.4 and 7.x).
+//! Names are Incus's (docs/facts/incus.md#rbd-images-of-volumes; the same in 6.0.4 and 7.x).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

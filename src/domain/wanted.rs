@@ -2,7 +2,7 @@
 //! target may write.
 //!
 //! Adding an entry that exists changes nothing, whatever the reply says: the map keeps the earlier end
-//! (`OSDMap::apply_incremental`, facts/ceph.md §0.1). A short entry is therefore removed and added again, and
+//! (`OSDMap::apply_incremental`, docs/facts/ceph.md#adding-an-entry-again-does-not-extend-it). A short entry is therefore removed and added again, and
 //! meanwhile another key that names the same client holds it: its *cover*. No barrier is needed between these
 //! steps, because a PG's map only moves forward: whichever epoch it has reached, one of the two keys is in it.
 

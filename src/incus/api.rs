@@ -1,4 +1,4 @@
-//! Answers of Incus, as far as they are used: the shape of its JSON, 6.0.4 to 7.x (facts/incus.md §5).
+//! Answers of Incus, as far as they are used: the shape of its JSON, 6.0.4 to 7.x (docs/facts/incus.md#the-api).
 //!
 //! Go writes an empty list or map as `null` as readily as `[]`; both are read as empty here, except where `null`
 //! means that nobody could be asked. Words of an enumeration stay text: a newer Incus has more of them.

@@ -173,7 +173,7 @@ impl Client {
         self.write(Method::PUT, path, body, etag).await
     }
 
-    /// Merges into an object. Mind that Incus merges a project's configuration into nothing (facts/incus.md §2).
+    /// Merges into an object. Mind that Incus merges a project's configuration into nothing (docs/facts/incus.md#writing-configuration).
     ///
     /// # Errors
     /// As [`Client::put`].

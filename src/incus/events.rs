@@ -1,6 +1,6 @@
 //! What Incus announces, from several members at once.
 //!
-//! Nothing is replayed, links between members have gaps, and up to 7.3 the order is not kept (facts/incus.md §4).
+//! Nothing is replayed, links between members have gaps, and up to 7.3 the order is not kept (docs/facts/incus.md#events).
 //! So events only ever say *when to look*: after [`Signal::Connected`] and [`Signal::Overflow`] everything is read
 //! again, and order is by timestamp.
 

@@ -50,7 +50,7 @@ pub(super) struct Answer {
     pub(super) operation: Option<String>,
 }
 
-/// Incus's envelope around every answer (facts/incus.md §5).
+/// Incus's envelope around every answer (docs/facts/incus.md#the-api).
 #[derive(Deserialize)]
 struct Envelope<T> {
     #[serde(rename = "type")]

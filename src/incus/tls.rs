@@ -1,6 +1,6 @@
 //! TLS as Incus does it: 1.3, a client certificate, and a cluster known by its certificate alone.
 //!
-//! All members present the same self-signed certificate (facts/incus.md §5), so it is pinned, and with it those that may
+//! All members present the same self-signed certificate (docs/facts/incus.md#the-api), so it is pinned, and with it those that may
 //! come after it: neither names nor authorities are looked at, its time is.
 
 use std::fs;

@@ -83,7 +83,7 @@ fn inv6_two_of_three_lost_at_once_are_never_both_fenced() {
     model.run(60 * SECOND);
     assert!(!model.changed_storage(), "{:?}", refused(&model, 3));
     assert!(model.alarms().contains("view-doubtful"), "{:?}", model.alarms());
-    // After a leader was lost, heartbeats of the others are old until the next ones are written (facts/incus.md §1).
+    // After a leader was lost, heartbeats of the others are old until the next ones are written (docs/facts/incus.md#healing).
     model.bring_back("n3", 200_000 * SECOND);
     model.until("the one that is lost", |model| model.seals().contains("n1"));
     assert_eq!(refused(&model, 3), ["n1"]);

@@ -683,7 +683,7 @@ impl Drop for Model {
 fn set(map: &mut OsdMap, addr: String, until: Option<Timestamp>) {
     let addr = addr.parse().unwrap();
     if let Some(until) = until {
-        // An entry that stands keeps its end (facts/ceph.md §0.1).
+        // An entry that stands keeps its end (docs/facts/ceph.md#adding-an-entry-again-does-not-extend-it).
         map.blocklist.entries.entry(addr).or_insert(until);
     } else {
         map.blocklist.entries.remove(&addr);

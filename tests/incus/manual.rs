@@ -12,7 +12,7 @@ use lab::{Topology, World, WriteLog as _, monotonic, wait_for};
 use rbd_guardian::incus::gate::refusal::{Why, refusal};
 use serde_json::{Value, json};
 
-/// An owner that nobody fenced is waited for longer than this before its lock is broken (facts/lab.md: 27 s).
+/// An owner that nobody fenced is waited for longer than this before its lock is broken (docs/facts/ceph.md#the-exclusive-lock: 27 s).
 const TAKEN_OVER: Duration = Duration::from_secs(15);
 const EPOCH: &str = "user.rbd-guardian.epoch";
 

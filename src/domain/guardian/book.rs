@@ -1,7 +1,7 @@
 //! The address book: whose storage clients have which addresses, learnt while members are healthy.
 //!
 //! Who is fenced is never derived from who uses an image at the moment of failure: that is how a fencer blocks the
-//! healthy one (facts/peers.md, rook#14832). An address two members claim is usable for neither.
+//! healthy one (rook/rook#14832). An address two members claim is usable for neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

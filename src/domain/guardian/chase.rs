@@ -1,4 +1,4 @@
-//! Client instances that appear on a fenced member after its fence was planned (DESIGN §3.4).
+//! Client instances that appear on a fenced member after its fence was planned (docs/design.md#hold).
 //!
 //! Where the whole host is refused they are remembered, so that each has an entry of its own before the host is
 //! released. Where only known clients are, they are fenced as they appear, and the gate stays closed meanwhile.

@@ -1,4 +1,4 @@
-//! What speaks for and against a member being lost, and the moment to fence it (DESIGN §4).
+//! What speaks for and against a member being lost, and the moment to fence it (docs/design.md#when-to-fence).
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ const CLIENT_LAPSES: Duration = Duration::from_secs(30);
 const PING_LASTS: Duration = Duration::from_secs(5);
 /// A reading is not of one instant: what healing has moved in the last of them counts as placed where it was for so long.
 const EVACUATION_SETTLES: Duration = Duration::from_secs(10);
-/// An announcement of healing counts for so long: the next tick of healing makes a new one (facts/incus.md §1).
+/// An announcement of healing counts for so long: the next tick of healing makes a new one (docs/facts/incus.md#healing).
 const HEALING_LASTS: Duration = Duration::from_secs(75);
 
 impl Evidence {
@@ -138,7 +138,7 @@ impl Evidence {
     }
 
     /// Why it is to be fenced now, where a member may heal without the gate. A host that answers a ping is not
-    /// healed (facts/incus.md §1); one that could not be pinged counts as silent there as well.
+    /// healed (docs/facts/incus.md#healing); one that could not be pinged counts as silent there as well.
     pub fn without_gate(
         &self,
         member: &MemberView,

@@ -4,7 +4,7 @@
 //! only, and the gate is closed for a member when no configuration names it any more, as read back.
 //!
 //! Contents are compared as a whole and written as a whole, with an epoch that never repeats: the platform checks its
-//! tags in one transaction and writes in another, and equal contents have equal tags (DESIGN §5).
+//! tags in one transaction and writes in another, and equal contents have equal tags (docs/design.md#gate).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -109,7 +109,7 @@ impl Guardian {
 
     /// Members that look lost and are not fenced, if they are more than a minority: a cluster that lost so many has no
     /// quorum, so it is the view that is wrong. Incus shows this for seconds when it had no leader for a while: the
-    /// heartbeats of all are old until the next ones are written (facts/incus.md §1).
+    /// heartbeats of all are old until the next ones are written (docs/facts/incus.md#healing).
     pub(super) fn doubtful(&self) -> Vec<&str> {
         let Some(view) = &self.view else { return Vec::new() };
         let lost = |name: &&String| {
