@@ -14,6 +14,7 @@ pub mod descriptors;
 pub mod domain;
 pub mod incus;
 pub mod ledger;
+pub mod printable;
 
 /// Of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,5 +1,7 @@
 //! The shapes of answers, and their text form.
 
+use std::fmt;
+
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,6 +11,7 @@ use crate::domain::addr::Entry;
 use crate::domain::barrier::PoolProof;
 use crate::domain::plan::{Coverage, Plan};
 use crate::domain::record::FenceRecord;
+use crate::printable::printable;
 
 /// A blocklist entry and when it ends; `null` if it was not seen.
 #[derive(Serialize)]
@@ -69,15 +72,52 @@ impl PoolAnswer {
     }
 }
 
-/// A refusal for scripts and for people.
-pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
+/// A table for people. What is in a cell is of others' choosing: it is escaped, line breaks too.
+pub(super) struct Rows(Table);
+
+/// What is in a cell: each text is one line of it.
+pub(super) struct Cell(Vec<String>);
+
+impl<T: AsRef<str>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self(vec![text.as_ref().to_owned()])
+    }
+}
+
+impl Cell {
+    pub(super) fn lines(lines: Vec<String>) -> Self {
+        Self(lines)
+    }
+}
+
+impl Rows {
+    pub(super) fn add_row(&mut self, cells: impl IntoIterator<Item = impl Into<Cell>>) {
+        let shown = cells.into_iter().map(|cell| {
+            let Cell(lines) = cell.into();
+            lines.iter().map(|line| printable(line).into_owned()).collect::<Vec<_>>().join("\n")
+        });
+        self.0.add_row(shown);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+pub(super) fn table<const N: usize>(header: [&str; N]) -> Rows {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
-    table
+    Rows(table)
 }
 
-pub(super) fn entries_table(entries: &[EntryAnswer]) -> Table {
+pub(super) fn entries_table(entries: &[EntryAnswer]) -> Rows {
     let mut rows = table(["ENTRY", "KIND", "UNTIL"]);
     for entry in entries {
         let until = entry.until.map_or_else(|| "not there".to_owned(), |until| until.to_string());
@@ -114,4 +154,26 @@ pub(super) fn barrier_text(pools: &[PoolAnswer]) -> String {
         rows.add_row([pool.pool.clone(), pool.pgs.to_string(), pool.proved.to_string(), pending]);
     }
     rows.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_repaints_no_terminal_and_makes_no_row_of_its_own() {
+        let mut rows = table(["IMAGE", "WATCHERS"]);
+        rows.add_row([
+            Cell::from("pool/x\u{1b}[2J\u{1b}[1;1Hpool/fine  none\nforged  none\u{9b}31m\u{202e}"),
+            Cell::lines(vec!["10.0.0.5:0/1".to_owned(), "10.0.0.6:0/2\r".to_owned()]),
+        ]);
+        let text = rows.to_string();
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert!(!text.lines().any(|line| line.trim_start().starts_with("forged")), "{text}");
+        assert!(
+            text.contains(r"x\u{1b}[2J") && text.contains(r"\u{202e}") && text.contains("10.0.0.6:0/2\\u{d}"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 3, "{text}");
+    }
 }

@@ -1,5 +1,7 @@
 //! What every verb has: the configuration, a connection, and so much time.
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -17,11 +19,14 @@ use crate::ceph::look::look;
 use crate::config::Config;
 use crate::deadline::Deadline;
 use crate::domain::world::World;
+use crate::printable::lines;
 
 pub(super) struct Context {
     pub(super) config: Config,
     pub(super) cluster: Cluster,
     pub(super) deadline: Deadline,
+    /// The file the key was read from, where it was named or is where Ceph looks for it.
+    pub(super) keyring: Option<PathBuf>,
     timeout: Duration,
     pub(super) format: Format,
 }
@@ -35,11 +40,14 @@ impl Context {
     /// The same, with what a verb had to find out before.
     pub(super) fn connect(common: &Common, config: Config, deadline: Deadline) -> Result<Self, Fault> {
         let options = options(common, &config, common.timeout);
+        let id = options.id.as_deref().unwrap_or("guardian");
+        let usual = PathBuf::from(format!("/etc/ceph/ceph.client.{id}.keyring"));
+        let keyring = options.keyring.clone().or_else(|| usual.exists().then_some(usual));
         // librados counts whole seconds from now, the deadline began before: its own message is the better one.
         let patient = deadline.later_by(Duration::from_secs(1));
         let cluster = lane::one(move || Cluster::connect(&options), &patient)??;
         let format = if common.json { Format::Json } else { common.format };
-        Ok(Self { config, cluster, deadline, timeout: common.timeout, format })
+        Ok(Self { config, cluster, deadline, keyring, timeout: common.timeout, format })
     }
 
     /// Gives what comes the whole time again: for verbs that repeat.
@@ -90,7 +98,7 @@ pub(super) fn print<T: Serialize>(
 ) -> Result<bool, Fault> {
     let mut printed = match format {
         Format::Json => serde_json::to_string(answer).map_err(std::io::Error::from)?,
-        Format::Table => text(answer).trim_end().to_owned(),
+        Format::Table => lines(text(answer).trim_end()).into_owned(),
     };
     printed.push('\n');
     match out::answer().write_all(printed.as_bytes()) {

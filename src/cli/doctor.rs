@@ -1,6 +1,8 @@
 //! `doctor`: what would stop a fence from working here. Changes nothing.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -63,6 +65,7 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
     checks.push(check("osdmap", Verdict::Ok, format!("epoch {}", map.epoch)));
     checks.push(files(&dump.osds));
     checks.extend(pools(context, &map));
+    checks.extend(keyring(context));
     checks.extend(or_why("capabilities", capabilities(context)));
     checks.extend(or_why("cap `lock break_lock`", breakable(context, &map)));
     checks.extend(or_why("ledger", ledger(context)));
@@ -152,8 +155,25 @@ fn capabilities(context: &Context) -> Result<Vec<Check>, Fault> {
     let mut checks = Vec::new();
     for (command, name) in commands {
         let answer = context.read(move |cluster: &Cluster| Ok(cluster.mon_command(&command)))?;
-        let denied = matches!(&answer, Err(error) if meaning(error.errno) == Meaning::Denied);
+        let mut denied = matches!(&answer, Err(error) if meaning(error.errno) == Meaning::Denied);
         let title = format!("cap `{name}`");
+        if denied && name == "osd blocklist" {
+            // A key for the members' addresses alone: each of them is tried.
+            let refused = refused_addresses(context)?;
+            if refused.as_ref().is_some_and(Vec::is_empty) {
+                checks.push(check(title, Verdict::Ok, "allowed for the addresses of the members configured"));
+                continue;
+            }
+            if let Some(refused) = refused.filter(|refused| refused.len() < addresses(context).len()) {
+                let detail = format!(
+                    "not allowed for {}: run deploy/ceph/create-key with the addresses of all members",
+                    refused.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                );
+                checks.push(check(title, Verdict::Fail, detail));
+                continue;
+            }
+            denied = true;
+        }
         checks.push(if denied {
             check(title, Verdict::Fail, format!("missing: add mon `allow command \"{name}\"` (deploy/ceph)"))
         } else {
@@ -161,6 +181,46 @@ fn capabilities(context: &Context) -> Result<Vec<Check>, Fault> {
         });
     }
     Ok(checks)
+}
+
+/// The Ceph addresses of the members that are configured.
+fn addresses(context: &Context) -> Vec<IpAddr> {
+    context.config.members.0.iter().flat_map(|member| member.addresses.clone()).collect()
+}
+
+/// Which of them the key may not add entries for; `None` where there are none. Tried by removing an entry that nobody has: the
+/// monitors judge the capability first.
+fn refused_addresses(context: &Context) -> Result<Option<Vec<IpAddr>>, Fault> {
+    let all = addresses(context);
+    let mut refused = Vec::new();
+    for ip in &all {
+        let addr = EntityAddr { ip: *ip, port: 0, nonce: u32::MAX }.to_string();
+        let command = json!({"prefix": "osd blocklist", "blocklistop": "rm", "addr": addr});
+        let answer = context.read(move |cluster: &Cluster| Ok(cluster.mon_command(&command)))?;
+        if matches!(&answer, Err(error) if meaning(error.errno) == Meaning::Denied) {
+            refused.push(*ip);
+        }
+    }
+    Ok((!all.is_empty()).then_some(refused))
+}
+
+/// Who may read the key? `None` where its file is not named.
+fn keyring(context: &Context) -> Option<Check> {
+    let path = context.keyring.as_ref()?;
+    let mode = match std::fs::metadata(path) {
+        Ok(found) => found.permissions().mode() & 0o777,
+        Err(error) => return Some(check("keyring", Verdict::Warn, format!("{}: {error}", path.display()))),
+    };
+    Some(if mode & 0o077 == 0 {
+        check("keyring", Verdict::Ok, format!("{}: its owner alone reads it", path.display()))
+    } else {
+        let detail = format!(
+            "{}: others may read it (mode {mode:03o}): `chmod 600 {}`, and a new key if anybody could",
+            path.display(),
+            path.display()
+        );
+        check("keyring", Verdict::Warn, detail)
+    })
 }
 
 /// May stale exclusive locks be broken? Tried on a header that does not exist: ENOENT is a yes.
@@ -175,7 +235,11 @@ fn breakable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
     })?;
     let denied = answer.is_err_and(|errno| meaning(errno) == Meaning::Denied);
     Ok(vec![if denied {
-        check(title, Verdict::Fail, "missing: add osd `allow class lock break_lock` (deploy/ceph)")
+        check(
+            title,
+            Verdict::Fail,
+            "missing: add osd `allow class lock break_lock object_prefix rbd_header.` (deploy/ceph)",
+        )
     } else {
         check(title, Verdict::Ok, "allowed")
     }])

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use comfy_table::Table;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::answer::table;
+use super::answer::{Rows, table};
 use super::context::Context;
 use super::error::Fault;
+use super::served::say;
 use super::{Exit, LedgerArgs, LedgerVerb};
 use crate::ceph::lease::Locker;
 use crate::domain::addr::EntityAddr;
@@ -47,7 +47,7 @@ pub(super) fn run(context: &Context, args: &LedgerArgs) -> Result<Exit, Fault> {
         }
     }
     for note in ledger.notes() {
-        eprintln!("rbd-guardian: {note}");
+        say(note);
     }
     if let Some(newer) = snapshot.newer() {
         eprintln!(
@@ -154,7 +154,7 @@ fn fence_row(fence: &FenceRecord) -> [String; 8] {
 }
 
 /// A table that has rows, behind an empty line.
-fn section(text: &mut String, rows: &Table) {
+fn section(text: &mut String, rows: &Rows) {
     if !rows.is_empty() {
         let _ = writeln!(text, "\n{rows}");
     }

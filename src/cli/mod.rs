@@ -354,7 +354,7 @@ pub fn main() -> ExitCode {
     match out::keep().map_err(Fault::from).and_then(|()| run(&cli)) {
         Ok(exit) => exit.into(),
         Err(fault) => {
-            eprintln!("rbd-guardian: {fault}");
+            served::say(&fault.to_string());
             fault.exit().into()
         }
     }

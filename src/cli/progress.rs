@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::served::say;
 use crate::clock;
 
 /// Says what is waited for, every two seconds.
@@ -20,7 +21,7 @@ impl Progress {
         let now = clock::monotonic();
         if now.duration_since(self.last) >= EVERY {
             self.last = now;
-            eprintln!("rbd-guardian: {}", what());
+            say(&what());
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::domain::guardian::io::Request;
 use crate::domain::record::FenceRecord;
 use crate::domain::request::{is_named, is_of};
 use crate::ledger::{Ledger, OpenError, ReadError};
+use crate::printable::lines;
 
 /// Who answers a verb.
 pub(super) enum Served {
@@ -182,7 +183,7 @@ fn kept(context: &Context) -> Result<Option<Ledger>, Fault> {
 const GLANCE: Duration = Duration::from_secs(2);
 
 pub(super) fn say(what: &str) {
-    eprintln!("rbd-guardian: {what}");
+    eprintln!("rbd-guardian: {}", lines(what));
 }
 
 /// `root@guard`: for the trail.

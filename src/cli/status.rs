@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::answer::{EntryAnswer, PoolAnswer, barrier_text, table};
+use super::answer::{Cell, EntryAnswer, PoolAnswer, barrier_text, table};
 use super::context::{Context, print};
 use super::error::Fault;
 use super::progress::Progress;
@@ -383,7 +383,7 @@ fn text(answer: &StatusAnswer) -> String {
         };
         let entries: Vec<String> = member.entries.iter().map(|entry| entry.entry.to_string()).collect();
         let fence = member.fence.as_ref().map(ToString::to_string).unwrap_or_default();
-        rows.add_row([member.name.clone(), state.to_owned(), entries.join("\n"), fence]);
+        rows.add_row([member.name.as_str().into(), state.into(), Cell::lines(entries), fence.into()]);
     }
     let mut text = format!("osdmap epoch {}\n{rows}\n", answer.epoch);
     for (member, note) in

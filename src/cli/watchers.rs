@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::answer::table;
+use super::answer::{Cell, table};
 use super::context::Context;
 use super::error::Fault;
 use super::seen::known;
+use super::served::say;
 use super::{Exit, WatchersArgs};
 use crate::ceph::locks::LockOwner;
 use crate::ceph::osdmap;
@@ -62,7 +63,7 @@ pub(super) fn run(context: &Context, args: &WatchersArgs) -> Result<Exit, Fault>
         }
     }
     for what in &unread {
-        eprintln!("rbd-guardian: not read: {what}");
+        say(&format!("not read: {what}"));
     }
     Ok(if unread.is_empty() { Exit::Done } else { Exit::CannotTell })
 }
@@ -123,11 +124,11 @@ fn text(images: &[ImageAnswer]) -> String {
             Verdict::SeveralMembers => "SEVERAL MEMBERS",
         };
         rows.add_row([
-            path,
-            watchers.join("\n"),
-            image.locks.iter().map(owner).collect::<Vec<_>>().join("\n"),
-            image.member.clone().unwrap_or_default(),
-            verdict.to_owned(),
+            path.into(),
+            Cell::lines(watchers),
+            Cell::lines(image.locks.iter().map(owner).collect()),
+            image.member.clone().unwrap_or_default().into(),
+            verdict.into(),
         ]);
     }
     rows.to_string()

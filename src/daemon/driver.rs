@@ -8,10 +8,12 @@ mod passed;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use passed::{ended, not_noted};
 use serde_json::{Value, json};
 
 use super::effects::{Hands, failed};
+use super::hearing::Hearing;
 use super::identity::Identity;
 use super::jobs::Jobs;
 use super::leading::{Leading, now};
@@ -36,12 +38,15 @@ use crate::domain::guardian::recorder::{LIMIT, Recorder};
 use crate::domain::guardian::report::Level;
 use crate::domain::guardian::settings::Settings;
 use crate::domain::outlook::{Beside, Unfit};
-use crate::domain::record::RequestRecord;
+use crate::domain::record::{Records, RequestRecord};
+use crate::domain::request::Settled;
 use crate::domain::view::{Notice, View};
 use crate::incus::client::Client;
 use crate::incus::events::{Listener, Signal};
 use crate::ledger::{Ledger, NotLeased};
 
+/// Events that are taken in at one turn of the loop.
+const EVENTS: usize = 64;
 /// Between attempts to connect, and to open certificates.
 const RETRY: Duration = Duration::from_secs(2);
 /// So many bids in vain, and a new connection is tried.
@@ -82,10 +87,16 @@ enum Done {
     /// When a question began that a monitor answered.
     Listened(Option<Duration>),
     Ready(u64, Beside),
-    Requests(u64, Option<Vec<RequestRecord>>),
+    Requests(u64, Option<Vec<(RequestRecord, Settled)>>),
     Noted(u64, Box<RequestRecord>, Noting, Recorded),
     Asked(u64, Box<RequestRecord>, Line),
     Effect(u64, Input),
+}
+
+/// What others tell.
+enum Told {
+    Incus(Signal),
+    Operator(Option<Ask>),
 }
 
 /// How far it is from nothing to leading.
@@ -123,6 +134,7 @@ pub(super) struct Driver {
     incus_trouble: Option<String>,
     incus_at: Option<Duration>,
     listener: Option<Listener>,
+    hearing: Hearing,
     /// None are made for a single request: whoever makes it hears what became of it.
     recordings: Option<Recordings>,
     jobs: Jobs<Job, Done>,
@@ -159,6 +171,7 @@ impl Driver {
             incus_trouble: None,
             incus_at: Some(Duration::ZERO),
             listener: None,
+            hearing: Hearing::default(),
             recordings,
             jobs: Jobs::new(),
             vain_bids: 0,
@@ -183,40 +196,61 @@ impl Driver {
         mut signals: Signals,
         asks: &mut tokio::sync::mpsc::Receiver<Ask>,
     ) -> Result<(), DaemonError> {
+        if !self.errand {
+            self.manager.begin();
+        }
         loop {
             self.on_time();
             self.flush();
-            self.tell_manager();
+            self.tell_manager(clock::boot());
             let rest_for = self.rest_for();
             let listener = &mut self.listener;
-            let heard = async {
-                match listener {
-                    Some(listener) => listener.next().await,
-                    None => std::future::pending().await,
+            // Whoever of these two has more to say keeps the other one waiting for a few turns, not for good.
+            let told = async {
+                let heard = async {
+                    match listener {
+                        Some(listener) => listener.next().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    signal = heard => Told::Incus(signal),
+                    ask = asks.recv() => Told::Operator(ask),
                 }
             };
             tokio::select! {
                 // In this order. None of the first can keep the later ones waiting for good: answers end when what was
-                // begun is answered, and what waits in the other queues is bounded.
+                // begun is answered.
                 biased;
-                // 1. What was begun is answered first: every decision rests on it.
-                Some(done) = self.jobs.next() => self.done(done),
-                // 2. What Incus announces: a heal waits for nobody.
-                signal = heard => self.heard(&signal),
-                // 3. Operators.
-                ask = asks.recv() => match ask {
-                    Some(ask) => self.asked(ask),
-                    None => return self.end().await,
-                },
-                // 4. The service manager.
+                // 1. The service manager, and whoever ends the process: whatever happens meanwhile.
                 wish = signals.next() => match wish {
                     Wish::Reload => self.reload(),
                     Wish::Record => self.record(),
                     Wish::End => return self.end().await,
                 },
-                // 5. Time.
+                // 2. What was begun is answered first: every decision rests on it.
+                Some(done) = self.jobs.next() => self.done(done),
+                // 3. What Incus announces, and operators.
+                told = told => match told {
+                    Told::Incus(signal) => {
+                        self.heard(&signal);
+                        self.heard_at_once();
+                    }
+                    Told::Operator(Some(ask)) => self.asked(ask),
+                    Told::Operator(None) => return self.end().await,
+                },
+                // 4. Time.
                 () = rest(rest_for) => {}
             }
+        }
+    }
+
+    /// What else was announced already, at most so much: then whatever else there is to do has its turn.
+    fn heard_at_once(&mut self) {
+        for _ in 0..EVENTS {
+            let next = self.listener.as_mut().and_then(|listener| listener.next().now_or_never());
+            let Some(signal) = next else { return };
+            self.heard(&signal);
         }
     }
 
@@ -327,7 +361,7 @@ impl Driver {
                 self.not_further(Level::Error, "no-ceph", error.to_string(), RETRY)
             }
             Done::Disconnected => {}
-            Done::Bid(Ok(Bade::Leads(tenure))) => self.lead(*tenure),
+            Done::Bid(Ok(Bade::Leads(tenure, records))) => self.lead(*tenure, *records),
             Done::Bid(Ok(Bade::Waits(waiting))) => {
                 self.vain_bids = 0;
                 let words = waiting.words();
@@ -428,7 +462,7 @@ impl Driver {
         }
     }
 
-    fn lead(&mut self, tenure: Tenure) {
+    fn lead(&mut self, tenure: Tenure, records: Records) {
         let Some(cluster) = self.cluster.clone() else { return };
         let leader = tenure.leader();
         let text = format!("leads with epoch {} as {} on {}", leader.epoch, leader.guardian, leader.host);
@@ -439,7 +473,7 @@ impl Driver {
         let settings = self.settings(&tenure);
         let storage =
             Storage { cluster, guarded: settings.policy.guarded.clone(), expire: settings.policy.expire };
-        let guardian = Recorder::new(settings, tenure.records(), now(), LIMIT);
+        let guardian = Recorder::new(settings, records, now(), LIMIT);
         let guardian = Flight::new(guardian, self.recordings.clone());
         (self.trouble, self.waiting) = (None, None);
         let hands = Hands::new(storage, tenure, self.incus.clone());
@@ -494,16 +528,7 @@ impl Driver {
     }
 
     fn heard(&mut self, signal: &Signal) {
-        match signal {
-            Signal::Lost { why, .. } => log::line(Level::Warn, "events-lost", None, &why.to_string()),
-            Signal::Connected { endpoint } => {
-                log::line(Level::Info, "events", None, &format!("listening to {endpoint}"));
-            }
-            Signal::Overflow { lost } => {
-                log::line(Level::Warn, "events-overflow", None, &format!("{lost} events were not kept"));
-            }
-            Signal::Event(_) => {}
-        }
+        self.hearing.tell(clock::boot(), signal);
         let Some(notice) = notice(signal) else { return };
         if let Notice::Refused { member, healing: true } = &notice {
             self.refused.insert(member.clone(), clock::boot());

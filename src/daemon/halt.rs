@@ -113,6 +113,7 @@ mod asked {
                 || (kind == self.kind && of_kind == self.of_kind.to_string());
             if wanted_moment == moment && here {
                 log::line(Level::Info, "halt", None, &format!("{moment} {} {}", self.number, self.kind));
+                log::flush(std::time::Duration::from_secs(1));
                 // To this very thread, which goes no further.
                 let _ = raise(SIGSTOP);
                 log::line(Level::Info, "continued", None, &format!("{moment} {} {}", self.number, self.kind));

@@ -2,61 +2,184 @@
 //!
 //! `error`: an alarm somebody must act on. `warn`: something is not as it should be and may mend itself. `info`: a fence
 //! or the lead changed its state, and why. Nothing is logged that did not change.
+//!
+//! Lines are written by a thread of their own: a journald that hangs, or a pipe that nobody reads, keeps that thread and
+//! nobody else. What does not fit in the queue meanwhile is dropped, and counted in the first line after.
 
+use std::cell::Cell;
 use std::io;
+use std::panic;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use super::config::LogForm;
+use crate::clock;
 use crate::domain::guardian::report::Level;
+use crate::printable::printable;
+
+/// Lines that wait to be written, and the longest of them: together no more than 8 MiB.
+const QUEUE: usize = 1024;
+const LONGEST: usize = 8 * 1024;
+/// How long a panic waits to be written.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
+    /// There is no thread for it.
+    #[error("cannot start the log: {0}")]
+    Thread(#[from] io::Error),
     /// The process has another one.
     #[error(transparent)]
     Twice(#[from] TryInitError),
 }
 
-/// Starts to log: to journald if stderr is its stream (`JOURNAL_STREAM`, systemd.exec(5)) and its socket is there, else to
-/// stderr. Each value
-/// is a field of its own (`journalctl F_MEMBER=n1`).
+static LOG: OnceLock<Log> = OnceLock::new();
+
+/// Where lines go.
+#[derive(Debug)]
+struct Log {
+    to: SyncSender<Entry>,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Line(Line),
+    /// All before it is written.
+    Flush(SyncSender<()>),
+}
+
+#[derive(Debug)]
+struct Line {
+    at: Timestamp,
+    level: Level,
+    code: String,
+    member: Option<String>,
+    text: String,
+}
+
+thread_local! {
+    /// When what is being written was said.
+    static SAID: Cell<Option<Timestamp>> = const { Cell::new(None) };
+}
+
+/// Of when a line was said, not of when it is written.
+struct Said;
+
+impl FormatTime for Said {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{:.6}", SAID.get().unwrap_or_else(clock::wall))
+    }
+}
+
+/// Starts to log: to journald if stderr is its stream (`JOURNAL_STREAM`, systemd.exec(5)) and it takes it, else to
+/// stderr. Each value is a field of its own (`journalctl F_MEMBER=n1`).
 ///
 /// # Errors
 /// See [`LogError`].
 pub(super) fn start(form: LogForm) -> Result<(), LogError> {
     let registry = tracing_subscriber::registry().with(LevelFilter::INFO);
-    let mut without_journal = None;
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        match tracing_journald::layer() {
-            Ok(layer) => return Ok(registry.with(layer).try_init()?),
-            // A guardian that cannot log there must guard all the same.
-            Err(error) => without_journal = Some(error),
-        }
-    }
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(false);
-    match form {
-        LogForm::Text => registry.with(lines).try_init()?,
-        LogForm::Json => {
+    let journal = std::env::var_os("JOURNAL_STREAM").map(|_| tracing_journald::layer());
+    let (journal, no_journal) = match journal {
+        Some(Ok(journal)) => (Some(journal), None),
+        Some(Err(error)) => (None, Some(error)),
+        None => (None, None),
+    };
+    let lines = tracing_subscriber::fmt::layer()
+        .with_timer(Said)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        // They would be printed to the same stderr.
+        .log_internal_errors(false);
+    match (journal, form) {
+        (Some(journal), _) => registry.with(journal).try_init()?,
+        (None, LogForm::Text) => registry.with(lines).try_init()?,
+        (None, LogForm::Json) => {
             let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
             registry.with(lines).try_init()?;
         }
     }
-    if let Some(error) = without_journal {
-        line(
-            Level::Warn,
-            "log",
-            None,
-            &format!("journald's socket does not take the log ({error}): it goes to stderr"),
-        );
+    let (to, entries) = sync_channel(QUEUE);
+    // Once only: a second subscriber was refused above.
+    let log = LOG.get_or_init(|| Log { to, dropped: AtomicU64::new(0) });
+    thread::Builder::new().name("log".to_owned()).spawn(move || log.write(&entries))?;
+    // The default one writes to stderr, in the thread that panics.
+    panic::set_hook(Box::new(|panic| {
+        line(Level::Error, "panic", None, &panic.to_string());
+        flush(LAST_WORDS);
+    }));
+    if let Some(error) = no_journal {
+        let text = format!("journald does not take the log ({error}): it goes to stderr");
+        line(Level::Warn, "no-journal", None, &text);
     }
     Ok(())
 }
 
-/// A line: how loud, a stable word for filters, the member it is about, and in words.
+/// A line: how loud, a stable word for filters, the member it is about, and in words. Waits for nobody.
 pub(super) fn line(level: Level, code: &str, member: Option<&str>, text: &str) {
+    let Some(log) = LOG.get() else { return };
+    let text = printable(text);
+    let end = text.floor_char_boundary(LONGEST);
+    let line = Line {
+        at: clock::wall(),
+        level,
+        code: code.to_owned(),
+        member: member.map(|member| printable(member).into_owned()),
+        text: text.get(..end).unwrap_or_default().to_owned(),
+    };
+    if log.to.try_send(Entry::Line(line)).is_err() {
+        log.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits until what was said is written, no longer than this.
+pub(super) fn flush(within: Duration) {
+    let Some(log) = LOG.get() else { return };
+    let (to, written) = sync_channel(1);
+    // Where the queue is full, the log hangs.
+    if log.to.try_send(Entry::Flush(to)).is_ok() {
+        let _ = written.recv_timeout(within);
+    }
+}
+
+impl Log {
+    /// On a thread of its own, for as long as the process lives.
+    fn write(&self, entries: &Receiver<Entry>) {
+        for entry in entries {
+            match entry {
+                Entry::Line(line) => write(&line),
+                Entry::Flush(written) => drop(written.try_send(())),
+            }
+            let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                write(&Line {
+                    at: clock::wall(),
+                    level: Level::Warn,
+                    code: "log-dropped".to_owned(),
+                    member: None,
+                    text: format!("{dropped} lines were dropped: the log was not read, or journald hung"),
+                });
+            }
+        }
+    }
+}
+
+fn write(line: &Line) {
+    let Line { at, level, code, member, text } = line;
+    let member = member.as_deref();
+    SAID.set(Some(*at));
     match level {
         Level::Debug => tracing::debug!(code, member, "{text}"),
         Level::Info => tracing::info!(code, member, "{text}"),

@@ -9,6 +9,7 @@ pub mod config;
 mod driver;
 mod effects;
 mod halt;
+mod hearing;
 pub mod identity;
 mod jobs;
 mod leading;
@@ -27,6 +28,7 @@ pub mod wire;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use driver::Driver;
 use futures_util::future::join;
@@ -83,12 +85,17 @@ pub fn run(origin: Origin, config: Config) -> Result<(), DaemonError> {
     memory::bound();
     log::start(config.daemon.log)?;
     let identity = Identity::find(&config.daemon)?;
-    on_one_thread(async {
+    let ended = on_one_thread(async {
         let signals = Signals::listen()?;
         let mut door = Door::open(&config.daemon.socket)?;
         Driver::new(origin, identity, config).run(signals, &mut door.asks).await
-    })?
+    });
+    log::flush(FLUSH);
+    ended?
 }
+
+/// How long the last lines of the log may take.
+const FLUSH: Duration = Duration::from_millis(500);
 
 /// Does one request without a daemon: bids for the lead, and if nobody else has it, does what a daemon would do until
 /// the request is answered, and gives the lead up again. Past the deadline, what was begun stands as it is.

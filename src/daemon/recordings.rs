@@ -20,6 +20,7 @@ use crate::domain::guardian::report::Level;
 const KEPT: usize = 16;
 const BEGINNING: &str = "recording-";
 const ENDING: &str = ".jsonl.gz";
+const UNFINISHED: &str = ".jsonl.part";
 
 /// Where they go.
 #[derive(Debug, Clone)]
@@ -28,8 +29,14 @@ pub(super) struct Recordings {
 }
 
 impl Recordings {
-    /// In a folder that is there.
+    /// In a folder that is there. What an earlier process did not finish there goes.
     pub(super) fn new(folder: PathBuf) -> Self {
+        let entries = fs::read_dir(&folder).into_iter().flatten();
+        for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+            if is_ours(&path, UNFINISHED) {
+                let _ = fs::remove_file(path);
+            }
+        }
         Self { folder }
     }
 
@@ -74,8 +81,11 @@ impl Recordings {
         // Nobody takes a file for whole that is not.
         let part = path.with_extension("part");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-        file.write_all(recording)?;
-        fs::rename(&part, &path)?;
+        if let Err(error) = file.write_all(recording).and_then(|()| fs::rename(&part, &path)) {
+            // On a full disk what was written of it keeps the next one from being written as well.
+            let _ = fs::remove_file(&part);
+            return Err(error);
+        }
         forget(&self.folder)?;
         Ok(path)
     }
@@ -145,14 +155,15 @@ impl Drop for Flight {
     }
 }
 
+fn is_ours(path: &Path, ending: &str) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(BEGINNING) && name.ends_with(ending))
+}
+
 /// Removes what is too much. The names are in the order of time.
 fn forget(folder: &Path) -> io::Result<()> {
-    let is_ours = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with(BEGINNING) && name.ends_with(ENDING))
-    };
-    let files = fs::read_dir(folder)?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    let mut files: Vec<PathBuf> = files.filter(is_ours).collect();
+    let all = fs::read_dir(folder)?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let mut files: Vec<PathBuf> = all.filter(|path| is_ours(path, ENDING)).collect();
     files.sort();
     let much = files.len().saturating_sub(KEPT);
     files.into_iter().take(much).try_for_each(fs::remove_file)
@@ -190,6 +201,25 @@ mod tests {
         assert!(recordings.write(b"x", "asked", at(1)).is_err());
         // Nothing but a line in the log.
         recordings.save(b"x", "asked");
+    }
+
+    #[test]
+    fn what_cannot_be_finished_leaves_nothing() {
+        let folder = std::env::temp_dir().join(format!("unfinished-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let at = Timestamp::from_second(1).unwrap();
+        // Where the whole file should be, there is something else.
+        let taken = folder.join("recording-19700101T000001.000Z-asked.jsonl.gz");
+        fs::create_dir(&taken).unwrap();
+        assert!(Recordings::new(folder.clone()).write(b"x", "asked", at).is_err());
+        let left: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [taken]);
+        // A process that was killed.
+        let part = folder.join("recording-19700101T000001.000Z-asked.jsonl.part");
+        fs::write(&part, "").unwrap();
+        Recordings::new(folder.clone());
+        assert!(!part.exists());
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

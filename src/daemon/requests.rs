@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::domain::record::RequestRecord;
+use crate::domain::request::Settled;
 
 /// Between two looks at the ledger's requests: one small read each.
 const EVERY: Duration = Duration::from_secs(1);
@@ -44,11 +45,11 @@ impl Requests {
     }
 
     /// What was found. What is there no more needs no answer.
-    pub(super) fn looked(&mut self, now: Duration, found: Option<&[RequestRecord]>) {
+    pub(super) fn looked(&mut self, now: Duration, found: Option<&[(RequestRecord, Settled)]>) {
         self.at = Some(now + EVERY);
         if let Some(found) = found {
             self.in_hand
-                .retain(|id, hand| matches!(hand, Hand::Busy) || found.iter().any(|one| one.id == *id));
+                .retain(|id, hand| matches!(hand, Hand::Busy) || found.iter().any(|(one, _)| one.id == *id));
         }
     }
 

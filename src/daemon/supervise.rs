@@ -1,10 +1,14 @@
 //! The service manager, and signals.
 
 use std::io;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::printable::printable;
 
 /// What somebody wants of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,18 +55,45 @@ impl Signals {
     }
 }
 
-/// What systemd is told (sd_notify(3)); nothing where it does not listen.
-#[derive(Debug, Default)]
+/// What systemd is told (sd_notify(3)); nothing where it does not listen. A thread of its own tells it: systemd's socket
+/// may be full while that one hangs.
+#[derive(Debug)]
 pub(super) struct Manager {
     ready: bool,
     status: String,
     /// How often it wants a sign of life.
     watchdog: Option<Duration>,
+    /// When it was told last, by the boot clock.
+    told: Option<Duration>,
+    to: Option<SyncSender<Note>>,
 }
+
+#[derive(Debug)]
+enum Note {
+    Alive,
+    Ready,
+    Status(String),
+    Reloading,
+    Stopping,
+}
+
+/// Notes that wait to be told.
+const NOTES: usize = 64;
+/// Between two looks at what it should be told.
+const EVERY: Duration = Duration::from_millis(200);
 
 impl Manager {
     pub(super) fn find() -> Self {
-        Self { watchdog: sd_notify::watchdog_enabled(), ..Self::default() }
+        let watchdog = sd_notify::watchdog_enabled();
+        Self { ready: false, status: String::new(), watchdog, told: None, to: None }
+    }
+
+    /// Begins to tell it: for a daemon.
+    pub(super) fn begin(&mut self) {
+        let (to, notes) = sync_channel::<Note>(NOTES);
+        let told =
+            thread::Builder::new().name("notify".to_owned()).spawn(move || notes.iter().for_each(notify));
+        self.to = told.is_ok().then_some(to);
     }
 
     /// The longest the loop may rest, so that a sign of life is never late.
@@ -70,44 +101,66 @@ impl Manager {
         self.watchdog.map(|period| period / 3)
     }
 
+    /// Is it time to tell it how things are? However much happens meanwhile.
+    pub(super) fn is_due(&mut self, now: Duration) -> bool {
+        let due = self.told.is_none_or(|told| now.saturating_sub(told) >= EVERY);
+        if due {
+            self.told = Some(now);
+        }
+        due
+    }
+
     /// A sign of life, by the loop itself: one that hangs gives none.
     pub(super) fn pet(&self) {
         if self.watchdog.is_some() {
-            notify(&[NotifyState::Watchdog]);
+            self.tell(Note::Alive);
         }
     }
 
     /// The first look is done, or it is clear what stands in its way.
     pub(super) fn ready(&mut self) {
         if !std::mem::replace(&mut self.ready, true) {
-            notify(&[NotifyState::Ready]);
+            self.tell(Note::Ready);
         }
     }
 
-    /// The line of `systemctl status`.
+    /// The line of `systemctl status`. A line break in it would be a note of its own.
     pub(super) fn status(&mut self, status: String) {
         if self.status != status {
-            notify(&[NotifyState::Status(&status)]);
+            self.tell(Note::Status(printable(&status).into_owned()));
             self.status = status;
         }
     }
 
     pub(super) fn reloading(&self) {
-        if let Ok(since) = NotifyState::monotonic_usec_now() {
-            notify(&[NotifyState::Reloading, since]);
-        }
+        self.tell(Note::Reloading);
     }
 
     pub(super) fn reloaded(&self) {
-        notify(&[NotifyState::Ready]);
+        self.tell(Note::Ready);
     }
 
     pub(super) fn stopping(&self) {
-        notify(&[NotifyState::Stopping]);
+        self.tell(Note::Stopping);
+    }
+
+    /// What does not fit it misses by its own watchdog.
+    fn tell(&self, note: Note) {
+        if let Some(to) = &self.to {
+            let _ = to.try_send(note);
+        }
     }
 }
 
 /// What systemd does not hear it misses by its own watchdog; there is nothing to be done about it here.
-fn notify(state: &[NotifyState<'_>]) {
-    let _ = sd_notify::notify(state);
+fn notify(note: Note) {
+    let told = match &note {
+        Note::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
+        Note::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        Note::Status(status) => sd_notify::notify(&[NotifyState::Status(status)]),
+        Note::Reloading => NotifyState::monotonic_usec_now()
+            .and_then(|since| sd_notify::notify(&[NotifyState::Reloading, since])),
+        Note::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+    };
+    drop(told);
 }

@@ -12,13 +12,14 @@ use crate::clock;
 use crate::deadline::Deadline;
 use crate::domain::addr::{EntityAddr, Entry};
 use crate::domain::guardian::book::Book;
-use crate::domain::guardian::io::{Recorded, Request};
+use crate::domain::guardian::io::Recorded;
 use crate::domain::outlook::{Beside, Course, READY, Readiness, Unfit, course};
 use crate::domain::record::{Change, Leader, Records, RequestRecord};
 use crate::domain::request::{Settled, settle};
 use crate::ledger::{
     Bid, Deed, Leadership, Lease, Ledger, LedgerConfig, NotLeased, NotWritten, OpenError, ReadError, Snapshot,
 };
+use crate::printable::printable;
 
 /// How long one call to the ledger may take.
 const CALL: Duration = Duration::from_secs(4);
@@ -41,7 +42,8 @@ pub(super) struct Candidate {
 /// How a bid ended that did not fail.
 #[derive(Debug)]
 pub(super) enum Bade {
-    Leads(Box<Tenure>),
+    /// With all records, as they were read.
+    Leads(Box<Tenure>, Box<Records>),
     Waits(Box<Waiting>),
 }
 
@@ -63,7 +65,8 @@ pub(super) struct Tenure {
     ledger: Ledger,
     lease: Lease,
     leadership: Leadership,
-    /// The ledger as it was read or written last. One call has it at a time.
+    /// The ledger as it was read or written last. One call has it at a time, for as long as its OSD takes to answer: the
+    /// loop never asks for it.
     held: Arc<Mutex<Snapshot>>,
     /// The guardian's own addresses.
     pub(super) own: Vec<EntityAddr>,
@@ -166,8 +169,10 @@ impl Candidate {
         match self.lead(&ledger, &own) {
             Ok((leadership, held)) => {
                 let until = began + self.lease;
+                let records = Box::new(held.records().clone());
                 let held = Arc::new(Mutex::new(held));
-                Ok(Bade::Leads(Box::new(Tenure { ledger, lease, leadership, held, own, until })))
+                let tenure = Tenure { ledger, lease, leadership, held, own, until };
+                Ok(Bade::Leads(Box::new(tenure), records))
             }
             Err(error) => {
                 // Nobody should wait for a lease that nobody uses.
@@ -260,11 +265,6 @@ impl Tenure {
         self.ledger.notes()
     }
 
-    /// All records, as they were read or written last.
-    pub(super) fn records(&self) -> Records {
-        self.held().records().clone()
-    }
-
     /// Renews the lease; until when it lasts then.
     pub(super) fn renew(&self, duration: Duration) -> Result<Duration, NotLeased> {
         let began = clock::boot();
@@ -272,16 +272,12 @@ impl Tenure {
         Ok(began + duration)
     }
 
-    /// The requests that the ledger has now.
-    pub(super) fn requests(&self) -> Result<Vec<RequestRecord>, ReadError> {
+    /// The requests that the ledger has now, and what it says of each, as another leader may have taken it.
+    pub(super) fn requests(&self) -> Result<Vec<(RequestRecord, Settled)>, ReadError> {
         let mut held = self.held();
         self.ledger.requests(&mut held, &call())?;
-        Ok(held.records().requests.values().cloned().collect())
-    }
-
-    /// What the ledger says of a request that another leader took.
-    pub(super) fn settle(&self, request: &Request) -> Settled {
-        settle(request, &self.held().records().fences)
+        let Records { requests, fences, .. } = held.records();
+        Ok(requests.values().map(|record| (record.clone(), settle(&record.request, fences))).collect())
     }
 
     /// Other guardians that wait and could lead.
@@ -297,6 +293,7 @@ impl Tenure {
     /// Writes records and the reason. A write that was not answered is read back: as long as its place in the trail is
     /// free it was not done, and once anything else was written there it cannot be done any more.
     pub(super) fn record(&self, changes: &[Change], what: String, why: String) -> Recorded {
+        let [what, why] = [what, why].map(|text| printable(&text).into_owned());
         let deed = Deed { at: clock::wall(), what, why };
         let mut held = self.held();
         let error = match self.ledger.write(&self.leadership, &mut held, changes, &deed, &call()) {

@@ -16,7 +16,10 @@ use crate::ledger::NotLeased;
 const ENDING: Duration = Duration::from_millis(1500);
 
 impl Driver {
-    pub(super) fn tell_manager(&mut self) {
+    pub(super) fn tell_manager(&mut self, now: Duration) {
+        if !self.manager.is_due(now) {
+            return;
+        }
         self.manager.pet();
         let status = match (&self.stage, &self.trouble) {
             (Stage::Leading(leading), _) => {

@@ -32,10 +32,10 @@ impl Driver {
     }
 
     /// Requests that are there. Those that could not be read are looked for again.
-    pub(super) fn requests_found(&mut self, epoch: u64, found: Option<Vec<RequestRecord>>) {
+    pub(super) fn requests_found(&mut self, epoch: u64, found: Option<Vec<(RequestRecord, Settled)>>) {
         let Some(leading) = self.leading_with(epoch) else { return };
         leading.requests.looked(clock::boot(), found.as_deref());
-        for record in found.into_iter().flatten() {
+        for (record, settled) in found.into_iter().flatten() {
             let Some(leading) = self.leading_with(epoch) else { return };
             match leading.requests.hand(&record.id) {
                 Some(Hand::Busy) => continue,
@@ -57,7 +57,7 @@ impl Driver {
                     );
                 }
                 Todo::Begin => self.begin_request(epoch, record),
-                Todo::Settle => match leading.hands.tenure.settle(&record.request) {
+                Todo::Settle => match settled {
                     Settled::GoesOn => self.begin_request(epoch, record),
                     Settled::Released(fence) => self.answered(epoch, record, &Line::Released { fence }),
                     Settled::Nothing => {

@@ -1,0 +1,191 @@
+//! The daemon's own body, without a cluster: what it writes to may hang, and it goes on.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// For what takes milliseconds, on a machine under load.
+const LONG: Duration = Duration::from_secs(30);
+
+/// A daemon that reaches no monitor, and so says that from time to time.
+struct Body {
+    dir: PathBuf,
+    child: Option<Child>,
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Body {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("rbd-guardian-body-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let socket = dir.join("sock");
+        // Nobody listens there.
+        fs::write(dir.join("ceph.conf"), "[global]\nmon_host = v2:127.0.0.1:1\n").unwrap();
+        fs::write(dir.join("keyring"), "[client.guardian]\nkey = AQBPiVZnAAAAABAAJ0vVPO/E8cN2YmYEYNgnkg==\n")
+            .unwrap();
+        let config =
+            format!("[daemon]\nname = \"body\"\nsocket = {socket:?}\nlog = \"json\"\nlease = \"4s\"\n");
+        fs::write(dir.join("config.toml"), config).unwrap();
+        Self { dir, child: None }
+    }
+
+    fn words(&self) -> Vec<String> {
+        let path = |name: &str| self.dir.join(name).to_str().unwrap().to_owned();
+        let program = env!("CARGO_BIN_EXE_rbd-guardian").to_owned();
+        let (config, conf, keyring) = (path("config.toml"), path("ceph.conf"), path("keyring"));
+        let words = ["--config", &config, "--conf", &conf, "--keyring", &keyring, "run"];
+        [program].into_iter().chain(words.map(str::to_owned)).collect()
+    }
+
+    /// Starts it with this as its stderr.
+    fn start(&mut self, stderr: Stdio) {
+        let words = self.words();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env_remove("JOURNAL_STREAM");
+        self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap());
+    }
+
+    /// Starts it as a service whose journald is this folder with a socket; an empty one, and there is none.
+    fn start_as_service(&mut self, journald: &Path, stderr: Stdio) {
+        let script = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind \"$0\" /run/systemd/journal \
+                      && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(journald).args(self.words());
+        command.env("JOURNAL_STREAM", "1:1");
+        self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap());
+    }
+
+    fn status(&self) -> Option<Value> {
+        let mut stream = UnixStream::connect(self.dir.join("sock")).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        stream.write_all(b"{\"verb\":\"status\"}\n").ok()?;
+        let last = BufReader::new(stream).lines().last()?.ok()?;
+        Some(serde_json::from_str::<Value>(&last).ok()?["status"].clone())
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, is: impl Fn(&Value) -> bool) {
+        let began = Instant::now();
+        let mut last = None;
+        while began.elapsed() < LONG {
+            last = self.status();
+            if last.as_ref().is_some_and(&is) {
+                return;
+            }
+            thread::yield_now();
+        }
+        panic!("{what}: {last:?}");
+    }
+
+    /// SIGTERM; it ends by itself.
+    #[track_caller]
+    fn ends(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        let began = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if began.elapsed() > LONG {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("it does not hear SIGTERM");
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// It answers and ends, whatever its log does.
+    #[track_caller]
+    fn lives(&mut self) {
+        self.until("it tells that no monitor answers", |status| status["trouble"].is_string());
+        self.until("it answers again", |status| status["stage"] == "connecting");
+        assert!(self.ends().success());
+    }
+}
+
+/// A stream that is full: writing to it waits for a reader.
+fn full() -> (UnixStream, OwnedFd) {
+    let (read, mut write) = UnixStream::pair().unwrap();
+    write.set_nonblocking(true).unwrap();
+    for size in [512, 1] {
+        while write.write(&vec![b'\n'; size]).is_ok() {}
+    }
+    write.set_nonblocking(false).unwrap();
+    (read, write.into())
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_keeps_nobody_waiting() {
+    let mut body = Body::new("pipe");
+    let (read, write) = full();
+    body.start(write.into());
+    body.lives();
+    drop(read);
+}
+
+#[test]
+fn what_was_said_meanwhile_is_written_when_it_is_read_again() {
+    let mut body = Body::new("again");
+    let (mut read, write) = full();
+    body.start(write.into());
+    body.until("it tells that no monitor answers", |status| status["trouble"].is_string());
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        text
+    });
+    assert!(body.ends().success());
+    let text = reader.join().unwrap();
+    for code in ["no-ceph", "ending"] {
+        assert!(text.contains(&format!("\"code\":\"{code}\"")), "{text}");
+    }
+}
+
+#[test]
+fn a_journald_that_hangs_keeps_nobody_waiting() {
+    let mut body = Body::new("journald");
+    let journald = body.dir.join("journal");
+    fs::create_dir(&journald).unwrap();
+    let socket = UnixDatagram::bind(journald.join("socket")).unwrap();
+    let fill = UnixDatagram::unbound().unwrap();
+    fill.set_nonblocking(true).unwrap();
+    while fill.send_to(b"full", journald.join("socket")).is_ok() {}
+    body.start_as_service(&journald, Stdio::null());
+    body.lives();
+    drop(socket);
+}
+
+#[test]
+fn without_a_journald_it_runs_and_logs_to_stderr() {
+    let mut body = Body::new("none");
+    let journald = body.dir.join("journal");
+    fs::create_dir(&journald).unwrap();
+    let log = body.dir.join("log");
+    body.start_as_service(&journald, File::create(&log).unwrap().into());
+    body.lives();
+    let text = fs::read_to_string(&log).unwrap();
+    for code in ["no-journal", "no-ceph", "ending"] {
+        assert!(text.contains(&format!("\"code\":\"{code}\"")), "{text}");
+    }
+}
