@@ -3,7 +3,10 @@
 
 mod common;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Output;
 use std::time::Duration;
 
 use common::{LIMIT, Site};
@@ -70,12 +73,16 @@ fn the_key_of_deploy_ceph_passes_the_doctor_and_cannot_read_an_image() {
     site.lab.pool("images", Pool::replicated(8, 2)).unwrap();
     site.lab.image("images", "disk", 16).unwrap();
     let keyring = site.lab.dir().join("operator.keyring");
+    // One that everybody may read, from before.
+    fs::write(&keyring, "").unwrap();
+    fs::set_permissions(&keyring, Permissions::from_mode(0o644)).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/ceph/create-key");
     for _ in 0..2 {
         let made =
             site.lab.host("n2").bounded(&script, LIMIT).arg("operator").arg(&keyring).output().unwrap();
         assert!(made.status.success(), "{made:?}");
     }
+    assert_eq!(fs::metadata(&keyring).unwrap().permissions().mode() & 0o777, 0o600);
     let keyring = keyring.to_str().unwrap();
     let as_operator = |program: &str, words: &[&str]| {
         let mut command = site.lab.host("guard").bounded(program, LIMIT);
@@ -83,6 +90,11 @@ fn the_key_of_deploy_ceph_passes_the_doctor_and_cannot_read_an_image() {
     };
     let doctor = as_operator(env!("CARGO_BIN_EXE_rbd-guardian"), &["doctor"]);
     assert!(doctor.status.success(), "{doctor:?}");
+    let told = |doctor: &Output| String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(told(&doctor).contains("its owner alone reads it"), "{}", told(&doctor));
+    fs::set_permissions(keyring, Permissions::from_mode(0o640)).unwrap();
+    let doctor = as_operator(env!("CARGO_BIN_EXE_rbd-guardian"), &["doctor"]);
+    assert!(told(&doctor).contains("others may read it (mode 640)"), "{}", told(&doctor));
     let export = as_operator("rbd", &["export", "images/disk", "-"]);
     assert!(!export.status.success() && export.stdout.is_empty(), "{export:?}");
 }

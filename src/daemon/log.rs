@@ -16,11 +16,12 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tracing::Dispatch;
+use tracing::dispatcher::with_default;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use super::config::LogForm;
 use crate::clock;
@@ -39,9 +40,9 @@ pub enum LogError {
     /// There is no thread for it.
     #[error("cannot start the log: {0}")]
     Thread(#[from] io::Error),
-    /// The process has another one.
-    #[error(transparent)]
-    Twice(#[from] TryInitError),
+    /// The process has one already.
+    #[error("the log was started before")]
+    Twice,
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -89,13 +90,33 @@ impl FormatTime for Said {
 /// # Errors
 /// See [`LogError`].
 pub(super) fn start(form: LogForm) -> Result<(), LogError> {
+    let (to, entries) = sync_channel(QUEUE);
+    LOG.set(Log { to, dropped: AtomicU64::new(0) }).map_err(|_| LogError::Twice)?;
+    // The subscriber is this thread's alone: what a library says on another thread would be written there. Even the first
+    // greeting to journald waits for one that hangs.
+    thread::Builder::new().name("log".to_owned()).spawn(move || {
+        let dispatch = subscriber(form);
+        with_default(&dispatch, || LOG.get().into_iter().for_each(|log| log.write(&entries)));
+    })?;
+    // The default one writes to stderr, in the thread that panics.
+    panic::set_hook(Box::new(|panic| {
+        line(Level::Error, "panic", None, &panic.to_string());
+        flush(LAST_WORDS);
+    }));
+    Ok(())
+}
+
+fn subscriber(form: LogForm) -> Dispatch {
     let registry = tracing_subscriber::registry().with(LevelFilter::INFO);
     let journal = std::env::var_os("JOURNAL_STREAM").map(|_| tracing_journald::layer());
-    let (journal, no_journal) = match journal {
-        Some(Ok(journal)) => (Some(journal), None),
-        Some(Err(error)) => (None, Some(error)),
-        None => (None, None),
-    };
+    match journal {
+        Some(Ok(journal)) => return registry.with(journal).into(),
+        Some(Err(error)) => {
+            let text = format!("journald does not take the log ({error}): it goes to stderr");
+            line(Level::Warn, "no-journal", None, &text);
+        }
+        None => {}
+    }
     let lines = tracing_subscriber::fmt::layer()
         .with_timer(Said)
         .with_writer(io::stderr)
@@ -103,28 +124,13 @@ pub(super) fn start(form: LogForm) -> Result<(), LogError> {
         .with_ansi(false)
         // They would be printed to the same stderr.
         .log_internal_errors(false);
-    match (journal, form) {
-        (Some(journal), _) => registry.with(journal).try_init()?,
-        (None, LogForm::Text) => registry.with(lines).try_init()?,
-        (None, LogForm::Json) => {
+    match form {
+        LogForm::Text => registry.with(lines).into(),
+        LogForm::Json => {
             let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
-            registry.with(lines).try_init()?;
+            registry.with(lines).into()
         }
     }
-    let (to, entries) = sync_channel(QUEUE);
-    // Once only: a second subscriber was refused above.
-    let log = LOG.get_or_init(|| Log { to, dropped: AtomicU64::new(0) });
-    thread::Builder::new().name("log".to_owned()).spawn(move || log.write(&entries))?;
-    // The default one writes to stderr, in the thread that panics.
-    panic::set_hook(Box::new(|panic| {
-        line(Level::Error, "panic", None, &panic.to_string());
-        flush(LAST_WORDS);
-    }));
-    if let Some(error) = no_journal {
-        let text = format!("journald does not take the log ({error}): it goes to stderr");
-        line(Level::Warn, "no-journal", None, &text);
-    }
-    Ok(())
 }
 
 /// A line: how loud, a stable word for filters, the member it is about, and in words. Waits for nobody.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -386,7 +388,8 @@ impl Lab {
         let answer = self.ceph(&words)?;
         let key = answer["key"].as_str().with_context(|| format!("no key in {answer}"))?;
         let path = self.dir.join(format!("ceph.{entity}.keyring"));
-        fs::write(&path, format!("[{entity}]\n\tkey = {key}\n"))?;
+        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        file.write_all(format!("[{entity}]\n\tkey = {key}\n").as_bytes())?;
         Ok(path)
     }
 
