@@ -13,7 +13,7 @@ use rbd_guardian::domain::blocklist::Blocklist;
 use rbd_guardian::domain::guard::{Grounds, ImageUse, conflicts};
 use rbd_guardian::domain::member::Members;
 use rbd_guardian::domain::view::{InstanceId, InstanceKind, MemberStatus, OperationKind, View};
-use rbd_guardian::domain::volume::{Content, ImageName, VolumeKind, images};
+use rbd_guardian::domain::volume::{Content, Expected, ImageName, Images, VolumeKind, images};
 use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::endpoint::Endpoint;
@@ -237,7 +237,7 @@ fn a_vm_that_migrates_live_is_used_by_both_members_and_afterwards_by_one() {
         let watchers = users.iter().map(|user| user.parse().unwrap()).collect();
         let image = ImageName::parse("incus/virtual-machine_v1.block").unwrap();
         let uses = [ImageUse { image, watchers, locks: vec![], unknown: vec![] }];
-        let images = images(&view);
+        let images = images(&view, "ceph");
         assert!(images.contains_key(&uses[0].image), "{images:?}");
         let grounds = Grounds {
             images: &images,
@@ -376,7 +376,8 @@ fn words_of_a_newer_version_are_kept_or_told() {
     let v1 = instances[&id("p1", "v1")].clone();
     let details = v1.details.unwrap();
     assert_eq!((v1.kind, details.autostart), (InstanceKind::VirtualMachine, Some(false)));
-    assert_eq!(details.external_images, ["other/ns/disk"]);
+    let disks: Vec<_> = details.external_images.iter().map(|disk| disk.path.as_str()).collect();
+    assert_eq!(disks, ["other/ns/disk"]);
     assert_eq!(instances.len(), 2, "one is of a kind that nobody knows");
 
     let operations = view.operations.unwrap();
@@ -394,6 +395,64 @@ fn words_of_a_newer_version_are_kept_or_told() {
         told,
         [garbage("w1 of type 'wasm-module'"), garbage("volume odd of kind 'custom', content 'tape'")]
     );
+}
+
+/// Incus names the profile as the user of a volume, and the profile its instances. One profile that cannot be read costs no
+/// other volume its users, and its own are unknown, not none.
+#[test]
+fn a_volume_that_a_profile_attaches_is_used_by_the_profiles_instances() {
+    let mut member = Member::recorded();
+    let volume = |name: &str, used_by: Value| {
+        json!({"name": name, "type": "custom", "content_type": "filesystem", "project": "default", "config": {},
+            "used_by": used_by, "location": ""})
+    };
+    let volumes = json!([
+        volume("web", json!(["/1.0/profiles/web?project=b%C3%BCro", "/1.0/instances/c2"])),
+        volume("lost", json!(["/1.0/profiles/broken", "/1.0/instances/c1"])),
+        volume("gone", json!(["/1.0/profiles/gone"])),
+        volume("odd", json!(["/2.0/things/x"])),
+        volume("own", json!(["/1.0"])),
+    ]);
+    member.set(&format!("/1.0/storage-pools/remote/volumes?{ALL}"), Answer::Metadata(volumes));
+    let profile =
+        json!({"name": "web", "used_by": ["/1.0/instances/c1", "/1.0/instances/x?project=b%C3%BCro"]});
+    member.set("/1.0/profiles/web?project=b%C3%BCro", Answer::Metadata(profile));
+    member.set("/1.0/profiles/broken?project=default", Answer::Refused(500));
+    let Reading { view, missing } = member.read(LONG, None);
+    assert_eq!(missing.len(), 1, "{missing:?}");
+    let volumes = view.volumes.as_ref().unwrap();
+    let of = |name: &str| volumes.iter().find(|volume| volume.name == name).unwrap();
+    let used_by = [id("default", "c1"), id("default", "c2"), id("b\u{fc}ro", "x")];
+    assert_eq!((&of("web").used_by, of("web").unknown.len()), (&used_by.into(), 0));
+    assert!(
+        of("lost").unknown[0].contains("profile broken") && of("odd").unknown[0].contains("/2.0/things/x")
+    );
+    assert!(["gone", "own"].iter().all(|name| of(name).used_by.is_empty() && of(name).unknown.is_empty()));
+    let images = images(&view, "ceph");
+    let image = |name: &str| &images[&ImageName::parse(&format!("incus/custom_default_{name}")).unwrap()];
+    assert_eq!(image("web").instances().len(), 3);
+    assert!(image("lost").unknown().is_some() && image("odd").unknown().is_some());
+    assert_eq!(image("own"), &Expected::AnyMember);
+}
+
+/// A disk of another Ceph cluster says so.
+#[test]
+fn a_disk_device_names_its_cluster() {
+    let mut member = Member::recorded();
+    let mut instances = fixture("6.0.4/instances.json");
+    let disk = |source: &str| json!({"type": "disk", "path": "/x", "source": source});
+    let mut far = disk("ceph:incus/b");
+    far["ceph.cluster_name"] = json!("far");
+    instances[0]["expanded_devices"]["a"] = disk("ceph:incus/a");
+    instances[0]["expanded_devices"]["b"] = far;
+    member.set(&format!("/1.0/instances?{ALL}"), Answer::Metadata(instances));
+    let Reading { view, missing } = member.read(LONG, None);
+    assert_eq!(missing, []);
+    let here = images(&view, "ceph");
+    let has = |images: &Images, path: &str| images.contains_key(&ImageName::parse(path).unwrap());
+    assert!(has(&here, "incus/a") && !has(&here, "incus/b"), "{here:?}");
+    let there = images(&view, "far");
+    assert!(!has(&there, "incus/a") && has(&there, "incus/b") && there.len() == 1, "{there:?}");
 }
 
 /// Projects and members may have any letter in their names; Incus escapes them on its way out, and expects that.

@@ -3,7 +3,8 @@
 //! The directory of a pool lists its images; one compound read per header tells watchers and lock. Nothing is opened
 //! and nothing is watched (INV-10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use super::lane;
 use super::locks::{self, LockOwner};
 use crate::deadline::Deadline;
 use crate::domain::addr::EntityAddr;
-use crate::domain::map::{Pool, PoolId};
+use crate::domain::map::{OsdMap, Pool, PoolId};
+use crate::domain::volume::ImageName;
 
 /// One image and who uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +118,45 @@ pub fn sweep(
     unread
 }
 
+/// Which of these images are not in the directories of their pools, all pools at the same time, and what could not be read,
+/// in words. A pool that the map does not have has none.
+pub fn missing(
+    cluster: &Cluster,
+    map: &OsdMap,
+    images: &[ImageName],
+    deadline: &Deadline,
+) -> (BTreeSet<ImageName>, Vec<String>) {
+    let mut missing: BTreeSet<ImageName> = images.iter().cloned().collect();
+    let mut places: BTreeMap<PoolId, (String, BTreeSet<String>)> = BTreeMap::new();
+    for image in images {
+        let id = map.pools.iter().find(|(_, pool)| pool.name == image.pool).map(|(id, _)| *id);
+        if let Some(id) = id {
+            let (_, namespaces) = places.entry(id).or_insert_with(|| (image.pool.clone(), BTreeSet::new()));
+            namespaces.insert(image.namespace.clone());
+        }
+    }
+    let wanted = Arc::new(missing.clone());
+    let pools: Vec<String> = places.values().map(|(pool, _)| pool.clone()).collect();
+    let calls = places.into_iter().map(|(id, (pool, namespaces))| {
+        let (images, _) = sync_channel(0);
+        let mut pool = PoolSweep { pool, deadline: deadline.clone(), images, unread: Vec::new() };
+        let (cluster, wanted) = (cluster.clone(), Arc::clone(&wanted));
+        move || (pool.listed(&cluster, id, namespaces, &wanted), pool.unread)
+    });
+    let ends = lane::each(calls.collect(), pools.len());
+    let mut silent: Vec<Option<String>> =
+        pools.into_iter().map(|pool| Some(format!("pool {pool}: no answer"))).collect();
+    let mut unread = Vec::new();
+    let left = || deadline.left().unwrap_or_default() + GRACE;
+    while let Ok((index, (found, end))) = ends.recv_timeout(left()) {
+        silent[index] = None;
+        missing.retain(|image| !found.contains(image));
+        unread.extend(end);
+    }
+    unread.extend(silent.into_iter().flatten());
+    (missing, unread)
+}
+
 /// How long the end of a pool's sweep may take to be noticed.
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -154,6 +195,40 @@ impl PoolSweep {
             let swept = swept.and_then(|()| self.images(&io, &namespace));
             self.note(swept, &namespace);
         }
+    }
+
+    /// Those of the wanted images that the directories of these namespaces have.
+    fn listed(
+        &mut self,
+        cluster: &Cluster,
+        id: PoolId,
+        namespaces: BTreeSet<String>,
+        wanted: &BTreeSet<ImageName>,
+    ) -> BTreeSet<ImageName> {
+        let mut found = BTreeSet::new();
+        let mut io = match cluster.pool(id) {
+            Ok(io) => io,
+            Err(Errno::ENOENT) => return found,
+            Err(errno) => {
+                self.unread.push(format!("pool {}: {errno}", self.pool));
+                return found;
+            }
+        };
+        for namespace in namespaces {
+            let set = io.set_namespace(&namespace).map_err(Stopped::Failed);
+            let listed = set.and_then(|()| {
+                self.directory(&io, DIRECTORY, |name, _| {
+                    let (pool, namespace) = (self.pool.clone(), namespace.clone());
+                    let image = ImageName { pool, namespace, name };
+                    if wanted.contains(&image) {
+                        found.insert(image);
+                    }
+                    Ok(())
+                })
+            });
+            self.note(listed, &namespace);
+        }
+        found
     }
 
     fn note(&mut self, end: Result<(), Stopped>, namespace: &str) {

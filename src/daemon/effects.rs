@@ -17,7 +17,7 @@ use crate::ceph::blocklist::{Change, change};
 use crate::ceph::locks::LockOwner;
 use crate::ceph::perform::{Outcome, Step, Storage};
 use crate::ceph::stale::{Stale, break_lock};
-use crate::ceph::watchers::{self, Scope};
+use crate::ceph::watchers::{self, Scope, missing};
 use crate::ceph::{audit, lane, look, osdmap};
 use crate::clock;
 use crate::deadline::{Deadline, rest, within};
@@ -180,6 +180,12 @@ impl Hands {
                     input
                 })
             }
+            Effect::Find(images) => {
+                let unsent = Effect::Find(images.clone());
+                self.on_lane(unsent, self.budget.sweep(), move |storage, deadline| {
+                    found(storage, &images, deadline)
+                })
+            }
             Effect::Record { changes, what, why } => {
                 let tenure = self.tenure.clone();
                 let failed = Effect::Record { changes: Vec::new(), what: String::new(), why: String::new() };
@@ -329,6 +335,15 @@ fn sweep(storage: &Storage, deadline: &Deadline) -> Input {
     Input::Swept { began, uses, unread }
 }
 
+fn found(storage: &Storage, images: &[ImageName], deadline: &Deadline) -> Input {
+    let began = clock::boot();
+    let (missing, unread) = match storage.read(deadline, osdmap::dump) {
+        Ok(dump) => missing(&storage.cluster, &dump.map, images, deadline),
+        Err(error) => (BTreeSet::new(), vec![error.to_string()]),
+    };
+    Input::Found { began, missing, unread }
+}
+
 /// `None` for an image that nobody uses: most of them, in a big pool.
 fn used(image: watchers::ImageUse) -> Option<ImageUse> {
     if image.watchers.is_empty() && image.locks.is_empty() && image.unknown.is_empty() {
@@ -375,6 +390,7 @@ fn changes_nothing(input: &Input) -> bool {
         | Input::Maps(_)
         | Input::Audit(..)
         | Input::Swept { .. }
+        | Input::Found { .. }
         | Input::Recorded(_)
         | Input::FailedOver(..)
         | Input::Added(..)
@@ -414,6 +430,9 @@ pub(super) fn failed(effect: Effect, why: &str) -> Input {
         Effect::ReadMaps { .. } => Input::Maps(Err(why())),
         Effect::ReadAudit(fence) => Input::Audit(fence, Err(why())),
         Effect::Sweep => Input::Swept { began: clock::boot(), uses: Vec::new(), unread: vec![why()] },
+        Effect::Find(_) => {
+            Input::Found { began: clock::boot(), missing: BTreeSet::new(), unread: vec![why()] }
+        }
         Effect::Record { .. } => Input::Recorded(Recorded::Not { why: why(), holds: None }),
         Effect::Fence(fence, effect) => match effect {
             F::FailOver(daemon) => Input::FailedOver(fence, daemon, Sent::Unknown),

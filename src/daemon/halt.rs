@@ -148,6 +148,7 @@ mod asked {
             | Effect::ReadMaps { .. }
             | Effect::ReadAudit(_)
             | Effect::Sweep
+            | Effect::Find(_)
             | Effect::PushGate
             | Effect::BreakLock(_)
             | Effect::Start(_) => None,

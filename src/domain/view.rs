@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::pairs;
-use super::volume::{StoragePool, Volume};
+use super::volume::{ExternalImage, StoragePool, Volume};
 
 /// Everything read in one go. What could not be read is `None`, never empty: unknown is not none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,8 +107,8 @@ pub struct Details {
     pub ran: bool,
     /// `boot.autostart`: `Some(false)` keeps healing from starting it.
     pub autostart: Option<bool>,
-    /// Images mapped by `source=ceph:POOL/IMAGE` disk devices, as they are written: `POOL/IMAGE`.
-    pub external_images: Vec<String>,
+    /// Images that `source=ceph:POOL/IMAGE` disk devices map.
+    pub external_images: Vec<ExternalImage>,
 }
 
 /// Kinds of instances.

@@ -20,8 +20,50 @@ pub struct StoragePool {
     /// recordings did not look at it.
     #[serde(default)]
     pub data_pool: Option<String>,
-    /// `ceph.cluster_name`, for the driver `ceph`.
+    /// `ceph.cluster_name`, for the driver `ceph`; without it Incus takes [`CLUSTER`].
     pub cluster: Option<String>,
+}
+
+/// The Ceph cluster of a storage pool or disk that names none.
+pub const CLUSTER: &str = "ceph";
+
+/// Does what names this Ceph cluster, or none, lie in the guardian's own?
+fn is_here(named: Option<&str>, own: &str) -> bool {
+    named.filter(|named| !named.is_empty()).unwrap_or(CLUSTER) == own
+}
+
+impl StoragePool {
+    /// Does it keep its images in this Ceph cluster? Another one may have an OSD pool of the same name.
+    pub fn is_in(&self, own: &str) -> bool {
+        self.driver == "ceph" && is_here(self.cluster.as_deref(), own)
+    }
+}
+
+/// An image that a disk device names itself: `source=ceph:POOL/IMAGE`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenImage")]
+pub struct ExternalImage {
+    /// As it is written: `POOL/IMAGE`.
+    pub path: String,
+    /// `ceph.cluster_name` of the disk; without it Incus takes [`CLUSTER`].
+    pub cluster: Option<String>,
+}
+
+/// Older recordings have the path alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenImage {
+    Path(String),
+    Whole { path: String, cluster: Option<String> },
+}
+
+impl From<WrittenImage> for ExternalImage {
+    fn from(written: WrittenImage) -> Self {
+        match written {
+            WrittenImage::Path(path) => Self { path, cluster: None },
+            WrittenImage::Whole { path, cluster } => Self { path, cluster },
+        }
+    }
 }
 
 /// A volume of a storage pool.
@@ -39,8 +81,11 @@ pub struct Volume {
     pub content: Content,
     /// `security.shared`: a block volume that several instances may use at once.
     pub shared: bool,
-    /// Instances that use it.
+    /// Instances that use it, themselves or through a profile.
     pub used_by: BTreeSet<InstanceId>,
+    /// What else uses it, in words: a profile whose instances could not be read. Older recordings did not look at profiles.
+    #[serde(default)]
+    pub unknown: Vec<String>,
 }
 
 /// `type` of a volume.
@@ -92,14 +137,28 @@ pub enum Expected {
     },
     /// Any member: an image being unpacked or cloned, an ISO, a shared block volume, a volume no instance uses.
     AnyMember,
+    /// Nobody knows: not all users of the volume could be read. Nothing is learnt from its clients, and none of them is
+    /// accused; the gate of a member waits for one that may be that member's.
+    Unknown {
+        /// What was not read, in words.
+        why: String,
+    },
 }
 
 impl Expected {
+    /// Why its users are not known.
+    pub fn unknown(&self) -> Option<&str> {
+        match self {
+            Expected::Unknown { why } => Some(why),
+            Expected::Exclusive { .. } | Expected::AnyMember => None,
+        }
+    }
+
     /// The instances that it is for alone.
     pub fn instances(&self) -> &[InstanceId] {
         match self {
             Expected::Exclusive { instances, .. } => instances,
-            Expected::AnyMember => &[],
+            Expected::AnyMember | Expected::Unknown { .. } => &[],
         }
     }
 }
@@ -107,18 +166,23 @@ impl Expected {
 /// All images Incus has a use for.
 pub type Images = BTreeMap<ImageName, Expected>;
 
-/// The images of a reading, with what it says of their users; empty of what was not read.
-pub fn images(view: &View) -> Images {
+/// The images of a reading that lie in this Ceph cluster, with what it says of their users; empty of what was not read.
+pub fn images(view: &View, own: &str) -> Images {
     let (Some(pools), Some(instances)) = (&view.pools, &view.instances) else { return Images::new() };
     let mut images = Vec::new();
     for volume in view.volumes.iter().flatten() {
-        let Some(pool) = pools.get(&volume.pool).and_then(|pool| pool.osd_pool.as_ref()) else { continue };
+        let pool = pools.get(&volume.pool).filter(|pool| pool.is_in(own));
+        let Some(pool) = pool.and_then(|pool| pool.osd_pool.as_ref()) else { continue };
         let users = volume.users();
         let mut locations = Vec::with_capacity(1);
         for user in users.iter().filter_map(|user| instances.get(user)) {
             add(&mut locations, &user.location);
         }
-        let expected = if volume.is_for_any_member() || users.is_empty() {
+        let expected = if volume.is_for_any_member() {
+            Expected::AnyMember
+        } else if !volume.unknown.is_empty() {
+            Expected::Unknown { why: volume.unknown.join(", ") }
+        } else if users.is_empty() {
             Expected::AnyMember
         } else {
             Expected::Exclusive { instances: users, locations }
@@ -130,8 +194,9 @@ pub fn images(view: &View) -> Images {
     // All at once: a map that grows one by one in order is half empty.
     let mut images: Images = images.into_iter().collect();
     for (id, instance) in instances {
-        for path in instance.details.iter().flat_map(|details| &details.external_images) {
-            let Some(image) = ImageName::parse(path) else { continue };
+        let external = instance.details.iter().flat_map(|details| &details.external_images);
+        for disk in external.filter(|disk| is_here(disk.cluster.as_deref(), own)) {
+            let Some(image) = ImageName::parse(&disk.path) else { continue };
             let ours = Expected::Exclusive { instances: Vec::new(), locations: Vec::new() };
             if let Expected::Exclusive { instances, locations } = images.entry(image).or_insert(ours) {
                 add(instances, id);
@@ -234,7 +299,8 @@ mod tests {
 
     fn volume(kind: VolumeKind, content: Content, project: &str, name: &str) -> Volume {
         let (pool, project, name) = ("remote".to_owned(), project.to_owned(), name.to_owned());
-        Volume { pool, project, name, kind, content, shared: false, used_by: BTreeSet::new() }
+        let (used_by, unknown) = (BTreeSet::new(), Vec::new());
+        Volume { pool, project, name, kind, content, shared: false, used_by, unknown }
     }
 
     #[test]
@@ -253,6 +319,86 @@ mod tests {
         assert_eq!(names(VolumeKind::Custom, Content::Iso, "default", "x"), ["custom_default_x.iso"]);
     }
 
+    fn disk(path: &str, cluster: Option<&str>) -> ExternalImage {
+        ExternalImage { path: path.to_owned(), cluster: cluster.map(str::to_owned) }
+    }
+
+    /// Two Ceph clusters may have an OSD pool of one name, and images of one name in it.
+    #[test]
+    fn what_lies_in_another_cluster_is_none_of_ours() {
+        let pool = |cluster: Option<&str>| StoragePool {
+            driver: "ceph".to_owned(),
+            osd_pool: Some("incus".to_owned()),
+            data_pool: None,
+            cluster: cluster.map(str::to_owned),
+        };
+        let pools = [("plain", None), ("named", Some("ceph")), ("blank", Some("")), ("far", Some("far"))];
+        let container = VolumeKind::Instance(InstanceKind::Container);
+        let root = |(name, _): &(&str, _)| {
+            let root = volume(container, Content::Filesystem, "default", &format!("c-{name}"));
+            Volume { pool: (*name).to_owned(), ..root }
+        };
+        let external_images = vec![
+            disk("incus/plain", None),
+            disk("incus/named", Some("ceph")),
+            disk("incus/blank", Some("")),
+            disk("incus/far", Some("far")),
+        ];
+        let details = Some(Details { external_images, ..Details::default() });
+        let instance = |location: &str, details| Instance {
+            kind: InstanceKind::Container,
+            location: location.to_owned(),
+            details,
+        };
+        let mut all: BTreeMap<_, _> = pools
+            .iter()
+            .map(|(name, _)| (id("default", &format!("c-{name}")), instance("n1", None)))
+            .collect();
+        all.insert(id("default", "disks"), instance("n2", details));
+        let view = View {
+            volumes: Some(pools.iter().map(root).collect()),
+            pools: Some(pools.map(|(name, cluster)| (name.to_owned(), pool(cluster))).into()),
+            instances: Some(all),
+            ..View::default()
+        };
+        let names = |own: &str| -> Vec<String> {
+            images(&view, own).into_keys().map(|image| image.name.replace("container_c-", "c-")).collect()
+        };
+        assert_eq!(names("ceph"), ["blank", "c-blank", "c-named", "c-plain", "named", "plain"]);
+        assert_eq!(names("far"), ["c-far", "far"]);
+    }
+
+    #[test]
+    fn a_volume_with_a_user_that_could_not_be_read_is_nobodys_and_not_anybodys() {
+        let pool = StoragePool {
+            driver: "ceph".to_owned(),
+            osd_pool: Some("incus".to_owned()),
+            data_pool: None,
+            cluster: None,
+        };
+        let mut half = volume(VolumeKind::Custom, Content::Filesystem, "default", "half");
+        half.used_by = [id("default", "c1")].into();
+        half.unknown = vec!["profile p1: answered 500".to_owned()];
+        let view = View {
+            volumes: Some(vec![half]),
+            pools: Some([("remote".to_owned(), pool)].into()),
+            instances: Some(BTreeMap::new()),
+            ..View::default()
+        };
+        let unknown = Expected::Unknown { why: "profile p1: answered 500".to_owned() };
+        assert_eq!(images(&view, "ceph").into_values().collect::<Vec<_>>(), [unknown]);
+    }
+
+    /// What a recording of before says decodes, and a disk without a cluster is in the one that Incus takes then.
+    #[test]
+    fn an_older_recording_has_disks_without_a_cluster() {
+        let old: ExternalImage = serde_json::from_str(r#""other/disk""#).unwrap();
+        assert_eq!(old, disk("other/disk", None));
+        let new = disk("other/disk", Some("far"));
+        let text = serde_json::to_string(&new).unwrap();
+        assert_eq!(serde_json::from_str::<ExternalImage>(&text).unwrap(), new);
+    }
+
     #[test]
     fn who_may_use_an_image_follows_from_its_instances() {
         let mut view = View::default();
@@ -265,7 +411,7 @@ mod tests {
         let pools =
             [("remote".to_owned(), pool("ceph", Some("incus"))), ("local".to_owned(), pool("dir", None))];
         view.pools = Some(pools.into());
-        let external = Details { external_images: ["other/ns/disk".to_owned()].into(), ..Details::default() };
+        let external = Details { external_images: vec![disk("other/ns/disk", None)], ..Details::default() };
         let instance = |location: &str, details| Instance {
             kind: InstanceKind::Container,
             location: location.to_owned(),
@@ -286,7 +432,7 @@ mod tests {
         let root = volume(container, Content::Filesystem, "default", "c1");
         view.volumes = Some(vec![root, shared, data, local, free]);
 
-        let images = images(&view);
+        let images = images(&view, "ceph");
         let at = |path: &str| images.get(&ImageName::parse(path).unwrap());
         let only = |instance: InstanceId, location: &str| Expected::Exclusive {
             instances: [instance].into(),

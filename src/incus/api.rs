@@ -204,6 +204,16 @@ pub struct Device {
     /// Of a disk, what it is when it is no volume of a pool: `ceph:POOL/IMAGE` among others.
     #[serde(default)]
     pub source: Option<String>,
+    /// Of such a disk, the Ceph cluster that it names.
+    #[serde(default, rename = "ceph.cluster_name")]
+    pub cluster: Option<String>,
+}
+
+/// `GET /1.0/profiles/P?project=Q`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Profile {
+    /// Instances that have it, of every project that may.
+    pub used_by: Vec<String>,
 }
 
 /// An item of `GET /1.0/storage-pools?recursion=1`.

@@ -13,6 +13,7 @@ mod exchange;
 mod frames;
 pub mod gate;
 pub mod path;
+mod profiles;
 pub mod read;
 pub mod tls;
 

@@ -16,7 +16,8 @@ use serde::Deserialize;
 use super::api::{self, instance_kind};
 use super::client::Client;
 use super::error::{Cause, IncusError};
-use super::path::{ApiPath, instance_of, name_of};
+use super::path::{ApiPath, instance_of, name_of, parts};
+use super::profiles::{self, ProfileId};
 use crate::config::host;
 use crate::domain::guardian::gate::{KEYS, is_own};
 use crate::domain::machine::{Machine, Part};
@@ -24,7 +25,7 @@ use crate::domain::view::{
     Details, GateView, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation, Thresholds,
     View,
 };
-use crate::domain::volume::{StoragePool, Volume, VolumeKind};
+use crate::domain::volume::{ExternalImage, StoragePool, Volume, VolumeKind};
 
 /// The operator's word on a member's storage addresses, in the member's configuration.
 pub const ADDRESSES_KEY: &str = "user.rbd-guardian.ceph-addresses";
@@ -220,12 +221,16 @@ async fn stored(
     };
     let rbd = pools.iter().filter(|pool| pool.driver == "ceph");
     let listings = join_all(rbd.map(|pool| volumes(here, &pool.name))).await;
-    let volumes = listings.into_iter().try_fold((Vec::new(), Vec::new()), |(mut all, mut odd), listing| {
+    let listed = listings.into_iter().try_fold((Vec::new(), Vec::new()), |(mut all, mut odd), listing| {
         let (volumes, strange) = listing?;
         all.extend(volumes);
         odd.extend(strange);
         Ok((all, odd))
     });
+    let volumes = match listed {
+        Ok((listed, mut odd)) => Ok((profiles::resolve(here, listed, &mut odd).await, odd)),
+        Err(error) => Err(error),
+    };
     let pools = pools.into_iter().map(|pool| {
         let of = |key: &str| pool.config.get(key).filter(|_| pool.driver == "ceph").cloned();
         let (data_pool, cluster) = (of("ceph.osd.data_pool_name"), of("ceph.cluster_name"));
@@ -235,13 +240,16 @@ async fn stored(
     (Ok(pools.collect()), volumes)
 }
 
-async fn volumes(here: &Client, pool: &str) -> Result<(Vec<Volume>, Vec<IncusError>), IncusError> {
+async fn volumes(here: &Client, pool: &str) -> Result<(Vec<ListedBy>, Vec<IncusError>), IncusError> {
     let path = ApiPath::of(&["storage-pools", pool, "volumes"]).whole().everywhere().text();
     let listed: Vec<ListedVolume> = here.get(&path).await?;
     let (mut volumes, mut odd) = (Vec::with_capacity(listed.len()), Vec::new());
     for volume in listed {
         match volume {
-            ListedVolume::Known(volume) => volumes.push(Volume { pool: pool.to_owned(), ..volume }),
+            ListedVolume::Known(mut listed) => {
+                pool.clone_into(&mut listed.volume.pool);
+                volumes.push(listed);
+            }
             ListedVolume::Snapshot => {}
             ListedVolume::Odd(what) => odd.push(strange(here, &path, what)),
         }
@@ -254,7 +262,7 @@ async fn volumes(here: &Client, pool: &str) -> Result<(Vec<Volume>, Vec<IncusErr
 #[serde(from = "api::Volume")]
 enum ListedVolume {
     /// The pool is not told.
-    Known(Volume),
+    Known(ListedBy),
     Snapshot,
     Odd(String),
 }
@@ -268,17 +276,43 @@ impl From<api::Volume> for ListedVolume {
             let api::Volume { name, kind, content_type, .. } = volume;
             return Self::Odd(format!("volume {name} of kind '{kind}', content '{content_type}'"));
         };
+        let mut listed = ListedBy {
+            profiles: Vec::new(),
+            volume: Volume {
+                pool: String::new(),
+                kind,
+                content,
+                shared: is_true(volume.config.shared.as_ref()),
+                used_by: BTreeSet::new(),
+                unknown: Vec::new(),
+                project: volume.project,
+                name: volume.name,
+            },
+        };
         // An instance's volume is that instance's alone.
-        let users = volume.used_by.iter().filter(|_| kind == VolumeKind::Custom);
-        Self::Known(Volume {
-            pool: String::new(),
-            kind,
-            content,
-            shared: is_true(volume.config.shared.as_ref()),
-            used_by: users.filter_map(|path| instance_of(path)).collect(),
-            project: volume.project,
-            name: volume.name,
-        })
+        for path in volume.used_by.iter().filter(|_| kind == VolumeKind::Custom) {
+            listed.note_user(path);
+        }
+        Self::Known(listed)
+    }
+}
+
+/// A volume, and profiles that use it: their instances do.
+pub(super) struct ListedBy {
+    pub(super) volume: Volume,
+    pub(super) profiles: Vec<ProfileId>,
+}
+
+impl ListedBy {
+    fn note_user(&mut self, path: &str) {
+        if let Some(id) = instance_of(path) {
+            self.volume.used_by.insert(id);
+        } else if let Some(id) = ProfileId::of(path) {
+            self.profiles.push(id);
+        } else if parts(path).0 != "/1.0" {
+            // `/1.0` is Incus itself, which keeps images or backups there.
+            self.volume.unknown.push(format!("used by '{path}'"));
+        }
     }
 }
 
@@ -334,7 +368,10 @@ impl From<api::Instance> for Listed {
         let details = listed.config.map(|config| {
             let expanded = listed.expanded_config.as_ref().unwrap_or(&config);
             let disks = listed.expanded_devices.iter().flatten().filter(|(_, device)| device.kind == "disk");
-            let sources = disks.filter_map(|(_, disk)| disk.source.as_deref()?.strip_prefix("ceph:"));
+            let sources = disks.filter_map(|(_, disk)| {
+                let path = disk.source.as_deref()?.strip_prefix("ceph:")?.to_owned();
+                Some(ExternalImage { path, cluster: disk.cluster.clone() })
+            });
             Details {
                 // A frozen one holds its disks as a running one does.
                 running: matches!(
@@ -343,7 +380,7 @@ impl From<api::Instance> for Listed {
                 ),
                 ran: config.power.as_ref().is_some_and(|power| power == "RUNNING"),
                 autostart: expanded.autostart.as_ref().map(|value| is_true(Some(value))),
-                external_images: sources.map(str::to_owned).collect(),
+                external_images: sources.collect(),
             }
         });
         Self(id, Ok(Instance { kind, location: listed.location, details }))
@@ -415,7 +452,7 @@ fn told<T>(answer: Result<(T, Vec<IncusError>), IncusError>, missing: &mut Vec<I
     Some(what)
 }
 
-fn strange(here: &Client, path: &str, what: String) -> IncusError {
+pub(super) fn strange(here: &Client, path: &str, what: String) -> IncusError {
     let endpoint = here.endpoints()[0].clone();
     IncusError { endpoint, request: format!("GET {path}"), cause: Cause::Garbage(what) }
 }

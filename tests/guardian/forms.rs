@@ -149,6 +149,7 @@ fn inputs() -> Vec<Input> {
         Input::Audit(fence(), Ok(vec![removal])),
         Input::Audit(fence(), Err(no())),
         Input::Swept { began, uses, unread: vec![no()] },
+        Input::Found { began, missing: [lock().image].into(), unread: vec![no()] },
         Input::Recorded(Recorded::Written),
         Input::Recorded(Recorded::Deposed(no())),
         Input::Recorded(Recorded::Not { why: no(), holds: Some(Box::new(records())) }),
@@ -211,6 +212,7 @@ fn effects() -> Vec<Effect> {
         Effect::ReadMaps { after: 7 },
         Effect::ReadAudit(fence()),
         Effect::Sweep,
+        Effect::Find(vec![lock().image]),
         Effect::Record { changes: changes(), what: "what".into(), why: "why".into() },
         Effect::PutGate {
             at: ["n1".to_owned()].into(),

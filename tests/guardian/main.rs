@@ -8,6 +8,7 @@ mod chase;
 mod fences;
 mod five;
 mod forms;
+mod found;
 mod gates;
 mod hold;
 mod identity;

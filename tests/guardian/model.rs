@@ -60,15 +60,17 @@ pub(crate) struct Model {
     pub(crate) platform_down: bool,
     /// What a sweep cannot read, in its words.
     pub(crate) unread: Vec<String>,
+    /// Images that Incus lists and their pools do not have, and what of directories cannot be read.
+    pub(crate) gone: BTreeSet<ImageName>,
+    pub(crate) unlisted: Vec<String>,
     /// What is silent when all clients are asked for, for a release.
     pub(crate) clients_unread: Vec<String>,
     /// Questions to the platform get no answer, not even that there is none.
     pub(crate) hangs: bool,
     /// Members whose configuration cannot be written.
     pub(crate) unwritable: BTreeSet<String>,
-    /// Writes of the gate that were sent and do not arrive, while this is set.
+    /// Writes of the gate that were sent and do not arrive, while this is set; or they arrive, and their answers do not.
     pub(crate) gate_held: Option<Vec<GateWrite>>,
-    /// They arrive, and their answers do not.
     pub(crate) gate_answers_lost: bool,
     /// The ledger cannot be written.
     pub(crate) ledger_down: bool,
@@ -144,6 +146,8 @@ impl Model {
             failing_starts: 0,
             platform_down: false,
             unread: Vec::new(),
+            gone: BTreeSet::new(),
+            unlisted: Vec::new(),
             clients_unread: Vec::new(),
             hangs: false,
             unwritable: BTreeSet::new(),
@@ -217,6 +221,7 @@ impl Model {
                 content: Content::Filesystem,
                 shared: false,
                 used_by: BTreeSet::new(),
+                unknown: Vec::new(),
             });
             let image = ImageName {
                 pool: "incus".into(),
@@ -521,6 +526,10 @@ impl Model {
             }
             Effect::ReadAudit(id) => Input::Audit(id, self.removals.clone().ok_or_else(silence)),
             Effect::Sweep => Input::Swept { began, uses: self.uses.clone(), unread: self.unread.clone() },
+            Effect::Find(images) => {
+                let images = images.into_iter().filter(|image| self.gone.contains(image));
+                Input::Found { began, missing: images.collect(), unread: self.unlisted.clone() }
+            }
             Effect::Record { changes, what, .. } => {
                 if self.ledger_down {
                     let holds = None;

@@ -94,7 +94,8 @@ async fn reads(site: &Guarded, config: &IncusConfig) {
     let details = c1.details.as_ref().unwrap();
     assert!(details.running, "{details:?}");
     let image = ImageName::parse("incus/container_c1").unwrap();
-    assert!(images(view).contains_key(&image), "{:?}", images(view));
+    let images = images(view, "ceph");
+    assert!(images.contains_key(&image), "{images:?}");
     let gate = view.gate.as_ref().unwrap();
     assert_eq!(gate.scriptlets.len(), 3);
     assert!(gate.scriptlets.values().all(|scriptlet| scriptlet.as_deref() == Ok("")), "{gate:?}");

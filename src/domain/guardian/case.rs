@@ -57,6 +57,9 @@ pub struct Case {
     /// What stands against that, by the last sweep: images that could not be read, users that the fence does not cover.
     #[serde(default)]
     pub unclear: Vec<String>,
+    /// Images of the member that no look since the seal has found, in words.
+    #[serde(default)]
+    pub unfound: Vec<String>,
     /// Those users.
     #[serde(default)]
     pub outside: BTreeSet<ClientAddr>,
@@ -191,6 +194,7 @@ impl Case {
             sealed_at: None,
             clear: false,
             unclear: Vec::new(),
+            unfound: Vec::new(),
             outside: BTreeSet::new(),
             release: None,
             to_chase: BTreeSet::new(),

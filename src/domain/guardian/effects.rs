@@ -23,6 +23,7 @@ pub(super) enum Lane {
     Retire,
     Look,
     Sweep,
+    Find,
     Record,
     Gate,
     Push,
@@ -257,7 +258,7 @@ impl Guardian {
             GateState::Partial { .. } | GateState::Installed | GateState::Off => {
                 let map = self.map.as_ref()?;
                 let (policy, storage) = (&self.settings.policy, &self.settings.storage);
-                let pools = gate::covered(view, map, policy, storage);
+                let pools = gate::covered(view, map, policy, storage, &self.found.absent());
                 Some(Contents { open: self.open(), members: view.members.keys().cloned().collect(), pools })
             }
         }
@@ -399,7 +400,7 @@ impl Guardian {
             self.schedule.sweep = now + self.settings.guard.every;
             return Some(Effect::Sweep);
         }
-        None
+        self.find()
     }
 
     /// Does a gate wait for a sweep that began after its fence was sealed?

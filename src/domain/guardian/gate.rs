@@ -196,22 +196,28 @@ pub const LOCAL: [&str; 4] = ["btrfs", "dir", "lvm", "zfs"];
 
 /// Pools of this storage cluster that storage pools keep images or their data in.
 pub fn named(view: &View, storage: &str) -> BTreeSet<String> {
-    let here = |pool: &&StoragePool| {
-        pool.driver == "ceph" && pool.cluster.as_deref().is_none_or(|cluster| cluster == storage)
-    };
+    let here = |pool: &&StoragePool| pool.is_in(storage);
     let pools = view.pools.iter().flatten().map(|(_, pool)| pool).filter(here);
     pools.flat_map(|pool| pool.osd_pool.iter().chain(&pool.data_pool)).cloned().collect()
 }
 
 /// Storage pools of which every image lies in a guarded pool of this storage cluster, those of single members, and
-/// guarded pools as the source of a disk names them (`ceph:CLUSTER/POOL`).
-pub fn covered(view: &View, map: &OsdMap, policy: &Policy, storage: &str) -> BTreeSet<String> {
-    let guarded: BTreeSet<&str> = policy.guarded.pools(map).values().map(|pool| pool.name.as_str()).collect();
+/// guarded pools as the source of a disk names them (`ceph:CLUSTER/POOL`). None of them is `absent`: a pool that lacks the
+/// images that Incus lists there.
+pub fn covered(
+    view: &View,
+    map: &OsdMap,
+    policy: &Policy,
+    storage: &str,
+    absent: &BTreeSet<&str>,
+) -> BTreeSet<String> {
+    let guarded = policy.guarded.pools(map);
+    let guarded = guarded.values().map(|pool| pool.name.as_str()).filter(|name| !absent.contains(name));
+    let guarded: BTreeSet<&str> = guarded.collect();
     let covered = view.pools.iter().flatten().filter(|(_, pool)| {
-        let here = pool.cluster.as_deref().is_none_or(|cluster| cluster == storage);
         let parts = pool.osd_pool.iter().chain(&pool.data_pool);
         let whole = pool.osd_pool.is_some() && parts.into_iter().all(|part| guarded.contains(part.as_str()));
-        LOCAL.contains(&pool.driver.as_str()) || (here && whole && pool.driver == "ceph")
+        LOCAL.contains(&pool.driver.as_str()) || (whole && pool.is_in(storage))
     });
     let sources = guarded.iter().map(|pool| format!("ceph:{storage}/{pool}"));
     covered.map(|(name, _)| name.clone()).chain(sources).collect()

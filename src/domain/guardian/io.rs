@@ -63,6 +63,8 @@ pub enum Effect {
     ReadAudit(Id),
     /// One sweep of watchers and lock owners. Answer: [`Input::Swept`].
     Sweep,
+    /// Look whether these images are in the directories of their pools. Answer: [`Input::Found`].
+    Find(Vec<ImageName>),
     /// Write records and the reason to the ledger, in one operation that only the leader's own epoch permits.
     /// Answer: [`Input::Recorded`].
     Record {
@@ -172,6 +174,16 @@ pub enum Input {
         /// Images with at least one watcher or a lock.
         uses: Vec<ImageUse>,
         /// In words.
+        unread: Vec<String>,
+    },
+    /// Which of the images that were looked for are not there, and what could not be read. A pool that does not exist
+    /// has none.
+    Found {
+        /// When the look began.
+        began: Duration,
+        /// Not in the directory of their pool and namespace.
+        missing: BTreeSet<ImageName>,
+        /// In words, as a sweep says it: of images there nothing is known.
         unread: Vec<String>,
     },
     /// What became of a write to the ledger.

@@ -28,6 +28,7 @@ impl Guardian {
             let text = "a guardian of an earlier version recorded it, which kept only some of its clients";
             known.unknown.push(text.to_owned());
         }
+        known.unknown.extend(self.lost_pools_of(name));
         let owners = self.book.clients();
         let holders = self.book.holders(&self.settings.members);
         let strangers = Strangers { daemons: &world.daemons, ..self.strangers() };

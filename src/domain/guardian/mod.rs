@@ -12,6 +12,7 @@ pub mod case;
 mod chase;
 mod culprit;
 pub mod evidence;
+mod found;
 pub mod gate;
 mod ground;
 mod history;
@@ -123,6 +124,9 @@ pub struct Guardian {
     /// Breaches whose culprit is looked for.
     searches: BTreeMap<Id, culprit::Search>,
     sweep: Option<Sweep>,
+    /// Which images of Incus are in their pools.
+    #[serde(default)]
+    found: found::Found,
     /// Sweep and reading that the conflicts were judged by, so that each pair is judged once.
     judged: Option<Duration>,
     /// The sweep that a whole reading was asked for, to judge it by.
@@ -200,6 +204,7 @@ impl Guardian {
             ghosts: BTreeMap::new(),
             searches: BTreeMap::new(),
             sweep: None,
+            found: found::Found::default(),
             judged: None,
             asked_for: None,
             conflicts: Vec::new(),
@@ -327,6 +332,7 @@ impl Guardian {
                 self.sweep = Some(Sweep { began, ended: now.boot, uses, unread });
                 self.swept();
             }
+            Input::Found { began, missing, unread } => self.note_found(began, missing, unread),
             Input::Recorded(recorded) => self.recorded(recorded),
             Input::FailedOver(id, daemon, sent) => {
                 self.case(&id, |case| case.fence(|fence| fence.handle_failed_over(&daemon, sent)));

@@ -18,6 +18,7 @@ use super::proof::{self, Baseline, NotProved};
 use super::report::Level;
 use super::sightings::{Sightings, Strangers};
 use super::waits;
+use crate::domain::addr::ClientAddr;
 use crate::domain::guard::{self, Conflict, ImageUse};
 use crate::domain::map::{Guarded, MAPS_AT_ONCE, OsdMap};
 use crate::domain::record::{FenceState, UptimeSample};
@@ -136,7 +137,7 @@ impl Guardian {
         let mut merged = merge(before.map(Arc::unwrap_or_clone), view);
         if whole {
             self.whole_began = Some(began);
-            self.images = images(&merged);
+            self.images = images(&merged, &self.settings.storage);
             // All that is wanted of them.
             merged.volumes = None;
         }
@@ -166,6 +167,9 @@ impl Guardian {
         self.starting_known = merged.operations.is_some();
         self.view = Some(Arc::new(merged));
         self.guard_what_is_named();
+        if whole {
+            self.listed();
+        }
         self.view_began = began;
         self.end_records();
         self.note_foreign_keys();
@@ -470,6 +474,9 @@ impl Guardian {
             self.networks_read.retain(|name, read| !new.contains(name) || now < *read + NETWORKS_OFTEN);
         }
         let not_read = Unread::new(unread);
+        let guarded = self.settings.policy.guarded.pools(map);
+        let guarded: BTreeSet<&str> = guarded.values().map(|pool| pool.name.as_str()).collect();
+        let owners = self.book.clients();
         for case in self.cases.values_mut() {
             let since = case.sealed_at.is_some_and(|sealed| began >= sealed);
             let epoch = case.record.proofs.iter().map(|proof| proof.epoch).max();
@@ -489,6 +496,27 @@ impl Guardian {
             // Once it was clear the gate opens, and then the new owners are there.
             let seen = uses.iter().filter(its).filter(|one| outside(one));
             case.unclear = seen.map(|one| waits::used_outside(one, &map.blocklist, &members)).collect();
+            // Of a volume whose users Incus did not tell, whoever is no other member's client may be this one's.
+            let anothers = |client: &ClientAddr| {
+                let owner = owners.get(client).copied();
+                let of_address = || members.owner(client.ip).map(|owner| owner.name.as_str());
+                owner.or_else(of_address).is_some_and(|owner| owner != member)
+            };
+            for (one, why) in
+                uses.iter().filter_map(|one| Some((one, self.images.get(&one.image)?.unknown()?)))
+            {
+                let its = |client: &ClientAddr| !map.blocklist.refuses(*client) && !anothers(client);
+                let free: Vec<String> =
+                    one.clients().iter().filter(|client| its(client)).map(ToString::to_string).collect();
+                let users: Vec<String> = free.into_iter().chain(one.unknown.iter().cloned()).collect();
+                if !users.is_empty() {
+                    let users = users.join(", ");
+                    case.unclear.push(format!(
+                        "image {} is used by {users}, and whose it is is unknown: {why}",
+                        one.image
+                    ));
+                }
+            }
             // What cannot be read elsewhere says nothing of this member's images.
             if !unread.is_empty() {
                 let images = self.images.iter().filter(|(_, expected)| {
@@ -508,7 +536,10 @@ impl Guardian {
                 one.clients().into_iter().filter(|client| !map.blocklist.refuses(*client)).collect::<Vec<_>>()
             };
             case.outside = uses.iter().filter(its).flat_map(free).chain(hidden).collect();
-            case.clear |= case.unclear.is_empty();
+            if !case.clear {
+                case.unfound = self.found.unfound(case, &self.images, &guarded, self.whole_began);
+            }
+            case.clear |= case.unclear.is_empty() && case.unfound.is_empty();
             let locks = uses.iter().filter(its).flat_map(|one| one.locks.iter().map(move |lock| (one, lock)));
             let locks = locks.filter_map(|(one, lock)| {
                 let address = lock.address?.client().filter(|client| map.blocklist.refuses(*client))?;

@@ -133,6 +133,7 @@ impl Again {
             | Input::Looked(_)
             | Input::Maps(Err(_))
             | Input::Audit(..)
+            | Input::Found { .. }
             | Input::Recorded(_)
             | Input::FailedOver(..)
             | Input::Daemons(..)

@@ -261,9 +261,7 @@ impl Guardian {
         let except = &self.settings.policy.guarded.except;
         let storage = &self.settings.storage;
         let pools = self.view.iter().filter_map(|view| view.pools.as_ref()).flatten();
-        let here = pools.filter(|(_, pool)| {
-            pool.driver == "ceph" && pool.cluster.as_deref().is_none_or(|cluster| cluster == storage)
-        });
+        let here = pools.filter(|(_, pool)| pool.is_in(storage));
         let parts = here.flat_map(|(name, pool)| {
             pool.osd_pool.iter().chain(&pool.data_pool).map(move |part| (name.as_str(), part.as_str()))
         });
@@ -398,6 +396,7 @@ impl Guardian {
             alarm("address-contradiction", None, text, advice);
         }
         alarms.extend(self.crowds());
+        alarms.extend(self.wrong_clusters());
         let mut alarm = |code, member: Option<&str>, text: String, advice: Vec<String>| {
             alarms.push(Alarm { code, member: member.map(str::to_owned), text, advice });
         };

@@ -221,6 +221,18 @@ impl Guardian {
                 format!("the first listing of instances and volumes, which says whose each image is: {why}");
             return (what, vec!["incus list --all-projects".to_owned()]);
         }
+        if !case.unfound.is_empty() {
+            let what = format!("every image of {member} to be found in its pool: {}", some(&case.unfound));
+            let advice = vec![
+                "rbd-guardian doctor".to_owned(),
+                "if Incus uses another Ceph cluster of the same name: configure that one here".to_owned(),
+                format!(
+                    "an image that is gone for good: delete its instance or volume in Incus, or go on without it: rbd-guardian \
+                     fence {member} --accept-incomplete"
+                ),
+            ];
+            return (what, advice);
+        }
         if case.unclear.is_empty() {
             let what = format!("a sweep that began after the seal and shows who uses {member}'s images");
             return (what, vec!["rbd-guardian watchers".to_owned(), "ceph health detail".to_owned()]);

@@ -12,6 +12,7 @@ use rbd_guardian::domain::policy::minority;
 use rbd_guardian::domain::record::{FenceRecord, FenceState};
 use rbd_guardian::domain::release;
 use rbd_guardian::domain::view::InstanceId;
+use rbd_guardian::domain::volume::ImageName;
 
 use super::facets::{Facet, on};
 use super::state::{Client, World};
@@ -129,6 +130,14 @@ impl World {
         if recorded != Some((epoch, &contents.open)) {
             self.breaks(format!("INV-8: gate epoch {epoch} is written before it is recorded"));
         }
+        if contents.pools.contains("away") {
+            self.breaks("INV-2: a storage pool of another Ceph cluster is told to be covered".to_owned());
+        }
+        if self.cluster_shape.wrong_cluster && contents.pools.contains("remote") && !contents.open.is_empty()
+        {
+            let text = format!("INV-2: the gate opens for {:?}, whose images are not here", contents.open);
+            self.breaks(text);
+        }
         for member in &contents.open {
             let of_it = |fence: &&FenceRecord| {
                 fence.member.as_deref() == Some(member) && fence.state == FenceState::Sealed
@@ -144,6 +153,7 @@ impl World {
                 continue;
             }
             self.free_user(member, &fence);
+            self.lacks_image(member, &fence);
         }
     }
 
@@ -177,6 +187,23 @@ impl World {
         }
     }
 
+    /// The gate opens for a member with an image that was removed before its seal, and no operator accepted that.
+    fn lacks_image(&mut self, member: &str, fence: &FenceRecord) {
+        let Some(sealed) = fence.sealed.filter(|_| !fence.accepted && self.tampered.is_none()) else {
+            return;
+        };
+        let sealed =
+            self.boot.saturating_sub(Duration::try_from(self.now().wall - sealed).unwrap_or_default());
+        let its = |guest: &&InstanceId| self.guests[*guest].location == member;
+        let images = self.guests.keys().filter(its).flat_map(|guest| self.images_of(guest));
+        // A second of its own: times of records are whole ones.
+        let gone =
+            |image: &ImageName| self.gone.get(image).is_some_and(|at| *at + Duration::from_secs(1) < sealed);
+        if let Some(image) = images.into_iter().find(gone) {
+            self.breaks(format!("INV-2: the gate opens for {member}, and its image {image} is not there"));
+        }
+    }
+
     /// INV-2: the platform places an instance elsewhere, and no client of the lost member may write its images.
     pub(crate) fn placed_elsewhere(&mut self, member: &str, guest: &InstanceId) {
         if !self.gate || self.tampered_lately(TAMPERED) {
@@ -190,6 +217,12 @@ impl World {
             .any(|fence| fence.member.as_deref() == Some(member) && fence.accepted);
         let writes =
             |client: &&Client| client.alive && images.iter().any(|image| client.ever.contains(image));
+        let elsewhere = self.clients.iter().filter(|one| one.host == member && self.is_elsewhere(one));
+        let elsewhere = elsewhere.filter(writes).find_map(|client| self.may_write(client.addr));
+        if let Some(why) = elsewhere {
+            self.breaks(format!("INV-2: {} of {member} starts elsewhere, and {why}", guest.name));
+            return;
+        }
         let free = self.known_clients(member).filter(writes).find_map(|client| self.may_write(client.addr));
         if let (Some(why), false) = (free, accepted) {
             self.breaks(format!("INV-2: {} of {member} starts elsewhere, and {why}", guest.name));
@@ -394,6 +427,15 @@ impl World {
                 let state = self.held(member);
                 return Some(format!("{member} is lost, its fence {state:?}, the gate closed, and no alarm"));
             }
+        }
+        let wrong = self.cluster_shape.wrong_cluster;
+        // Incus says which images there are only while it has a quorum.
+        let listed = self.leader().is_some();
+        if on(Facet::SecondCluster) && wrong && listed && !alarms.contains("wrong-cluster") {
+            return Some("Incus's images are in another cluster, and no alarm says so".to_owned());
+        }
+        if !wrong && self.gone.len() < self.guests.len() / 2 && alarms.contains("wrong-cluster") {
+            return Some(format!("wrong-cluster, and only {:?} are gone", self.gone));
         }
         for (id, fence) in &self.ledger.fences {
             let Some(member) = fence.member.as_deref() else { continue };

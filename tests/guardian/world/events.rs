@@ -95,6 +95,8 @@ pub(crate) enum Event {
     Changed,
     /// A pool gets more PGs.
     Split(u8),
+    /// Somebody removes the images of an instance that does not run, and Incus lists it still.
+    Gone(u8),
 }
 
 impl Shape {
@@ -110,6 +112,7 @@ impl Shape {
             data,
             second_ips: rng.bool() && on(Facet::SecondAddresses),
             second_cluster: rng.bool(),
+            wrong_cluster: rng.u8(..8) == 0 && on(Facet::SecondCluster),
             said: rng.u8(..4) == 0,
             hyperconverged: rng.bool(),
             floating: rng.bool(),
@@ -183,7 +186,7 @@ impl Event {
     /// Most of the time members are lost and come back while something else does not work.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let n = rng.u8(..);
-        match rng.u8(..100) {
+        match rng.u8(..101) {
             0..22 => Self::Pass(rng.u8(1..=20)),
             22..30 => Self::Pass(rng.u8(20..=45)),
             30..37 => Self::Lose(n),
@@ -223,7 +226,8 @@ impl Event {
             96 => Self::SlowChanges(rng.u8(..60)),
             97 => Self::TakeOver(n),
             98 => Self::Changed,
-            _ => Self::Split(n),
+            99 => Self::Split(n),
+            _ => Self::Gone(n),
         }
     }
 }
@@ -377,6 +381,8 @@ impl World {
                     pool.pg_num = (pool.pg_num * 2).min(16);
                 });
             }
+            Event::Gone(n) if on(Facet::SecondCluster) => self.loses_images(n),
+            Event::Gone(_) => {}
         }
         self.holds();
     }
@@ -464,6 +470,9 @@ impl World {
         }
         self.stops(&guest);
         let image = self.images_of(&guest).swap_remove(0);
+        if self.gone.contains_key(&image) {
+            return;
+        }
         let client = self.client_at("backup", 0);
         self.opens(client, image);
         self.clients[client].until = Some(self.boot + Duration::from_secs(u64::from(n % 7) + 1));
@@ -475,7 +484,10 @@ impl World {
     /// A new client of the member uses an image of its own for a moment.
     fn agent(&mut self, n: u8) {
         let name = self.nth_member(n);
-        let guests = self.guests.iter().find(|(_, guest)| guest.location == name && guest.pool != "away");
+        let guests = self.guests.iter().find(|(id, guest)| {
+            let gone = self.images_of(id).iter().any(|image| self.gone.contains_key(image));
+            guest.location == name && guest.pool != "away" && !gone
+        });
         let Some(guest) = guests.map(|(guest, _)| guest.clone()) else { return };
         if !self.hosts[&name].up {
             return;
@@ -484,6 +496,21 @@ impl World {
         let image = self.images_of(&guest).swap_remove(0);
         self.opens(client, image);
         self.clients[client].until = Some(self.boot + Duration::from_secs(u64::from(n % 20)));
+    }
+
+    fn loses_images(&mut self, n: u8) {
+        let guest = self.nth_guest(n);
+        if !self.answers(&self.guests[&guest].location) {
+            return;
+        }
+        self.stops(&guest);
+        for image in self.images_of(&guest) {
+            self.gone.insert(image.clone(), self.boot);
+            for client in &mut self.clients {
+                client.images.remove(&image);
+            }
+        }
+        self.announced();
     }
 
     fn evacuates(&mut self, n: u8) {
@@ -603,6 +630,8 @@ impl World {
         self.announced();
         self.passes(Duration::from_secs(3));
         let known = self.clients.iter().filter(|client| client.known).count();
-        assert!(known >= 2 * usize::from(self.cluster_shape.members), "{known} clients are known");
+        // Where the images are another cluster's nobody is seen at them.
+        let wrong = self.cluster_shape.wrong_cluster;
+        assert!(wrong || known >= 2 * usize::from(self.cluster_shape.members), "{known} clients are known");
     }
 }

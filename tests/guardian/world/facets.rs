@@ -25,7 +25,8 @@ pub(crate) enum Facet {
     LatePgs,
     /// Floating addresses (point 10).
     Floating,
-    /// Another Ceph cluster with a pool of the same name (point 11, the fifth row of the table).
+    /// Another Ceph cluster with a pool of the same name, or in the place of the guardian's, and images that are gone (point
+    /// 11, the fifth row of the table).
     SecondCluster,
 }
 
@@ -37,7 +38,6 @@ const WAIT: &[Facet] = &[
     Facet::DataPools,
     // Not drawn yet.
     Facet::LatePgs,
-    Facet::SecondCluster,
 ];
 
 /// Is it drawn? `GUARDIAN_FACETS=all` draws all, `GUARDIAN_FACETS=Backups,Floating` those as well.

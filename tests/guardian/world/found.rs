@@ -113,3 +113,23 @@ fn inv6_nothing_is_learnt_from_another_cluster_of_the_same_name() {
         History::shaped(|shape| shape.second_cluster = true, &[Lose(1), Pass(60)]).holds();
     }
 }
+
+#[test]
+fn inv2_no_gate_opens_where_the_images_are_in_another_cluster_of_the_same_name() {
+    if on(Facet::SecondCluster) {
+        for said in [false, true] {
+            let special = |shape: &mut Shape| (shape.wrong_cluster, shape.said) = (true, said);
+            History::shaped(special, &[Lose(1), Pass(60)]).holds();
+            History::shaped(special, &[Lose(1), Pass(60), Fence(1, true), Pass(60)]).holds();
+        }
+    }
+}
+
+#[test]
+fn inv2_an_image_that_is_gone_keeps_the_gate_of_its_member_closed() {
+    if on(Facet::SecondCluster) {
+        for gone in [2, 3] {
+            History::of(&[Gone(gone), Pass(5), Lose(1), Lose(0), Pass(90)]).holds();
+        }
+    }
+}

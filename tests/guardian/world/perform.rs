@@ -148,6 +148,16 @@ impl World {
                 let unread = self.faults.unreadable.iter().map(ToString::to_string).collect();
                 (lag, Input::Swept { began, uses, unread })
             }
+            Effect::Find(_) if self.faults.monitors_silent => {
+                let missing = BTreeSet::new();
+                (UNANSWERED, Input::Found { began, missing, unread: vec![silence()] })
+            }
+            Effect::Find(images) => {
+                let lacks =
+                    |image: &ImageName| self.cluster_shape.wrong_cluster || self.gone.contains_key(image);
+                let missing = images.into_iter().filter(lacks).collect();
+                (lag, Input::Found { began, missing, unread: Vec::new() })
+            }
             Effect::Record { .. } if self.faults.ledger_down => {
                 (UNANSWERED, Input::Recorded(Recorded::Not { why: silence(), holds: None }))
             }
@@ -292,7 +302,7 @@ impl World {
         let mut watchers: BTreeMap<ImageName, Vec<EntityAddr>> = BTreeMap::new();
         self.shown.clear();
         for at in 0..self.clients.len() {
-            if !self.watches(&self.clients[at]) {
+            if !self.watches(&self.clients[at]) || self.is_elsewhere(&self.clients[at]) {
                 continue;
             }
             let client = &self.clients[at];
@@ -317,7 +327,7 @@ impl World {
 
     fn look(&self) -> world::World {
         let mut clients = Clients::new();
-        for client in &self.clients {
+        for client in self.clients.iter().filter(|client| !self.is_elsewhere(client)) {
             if self.watches(client) {
                 for image in &client.images {
                     clients.entry(client.addr).or_default().insert(SeenAt::Watch(image.to_string()));
@@ -413,6 +423,7 @@ impl World {
             },
             shared: false,
             used_by: BTreeSet::new(),
+            unknown: Vec::new(),
         };
         self.guests.iter().map(one).collect()
     }
@@ -425,6 +436,11 @@ impl World {
         }
     }
 
+    /// Is it a client of the other Ceph cluster that Incus uses, which has the name of the guardian's?
+    pub(crate) fn is_elsewhere(&self, client: &super::state::Client) -> bool {
+        self.cluster_shape.wrong_cluster && self.members.contains_key(&client.host)
+    }
+
     /// Clients at this host that are known to the guardian from when all was well, whatever their IP.
     pub(crate) fn known_clients<'a>(
         &'a self,
@@ -435,6 +451,9 @@ impl World {
 
     /// May a write of this client to this image still be taken by some PG?
     pub(crate) fn may_write(&self, client: ClientAddr) -> Option<String> {
+        if self.clients.iter().any(|one| one.addr == client && self.is_elsewhere(one)) {
+            return Some(format!("{client} writes in another Ceph cluster"));
+        }
         if !self.map().blocklist.refuses(client) {
             return Some(format!("osdmap {} does not refuse {client}", self.map().epoch));
         }

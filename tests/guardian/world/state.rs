@@ -182,6 +182,8 @@ pub(crate) struct World {
     /// Clients that the last sweep showed where they belong.
     pub(crate) shown: BTreeSet<ClientAddr>,
     pub(crate) cluster_shape: Shape,
+    /// Images that Incus lists, that somebody removed, and when.
+    pub(crate) gone: BTreeMap<ImageName, Duration>,
     /// Since when something waits and no alarm says so, in seconds that were counted.
     pub(crate) silent_for: u32,
 }
@@ -193,7 +195,10 @@ pub(crate) struct Shape {
     /// The data of images lies in a pool of its own, tagged for file systems, or excepted.
     pub(crate) data: DataPool,
     pub(crate) second_ips: bool,
+    /// A storage pool of Incus lies in another Ceph cluster, in an OSD pool of the same name.
     pub(crate) second_cluster: bool,
+    /// All of Incus's images lie in another Ceph cluster, which has the name of the guardian's.
+    pub(crate) wrong_cluster: bool,
     pub(crate) said: bool,
     pub(crate) hyperconverged: bool,
     pub(crate) floating: bool,
@@ -248,6 +253,7 @@ impl World {
             moved_at: BTreeMap::new(),
             shown: BTreeSet::new(),
             cluster_shape: shape,
+            gone: BTreeMap::new(),
             silent_for: 0,
         };
         world.people(shape);
@@ -380,8 +386,13 @@ impl World {
         if !host.up || !host.storage || pool == "away" {
             return;
         }
+        // There is nothing to start from.
+        if self.images_of(guest).iter().any(|image| self.gone.contains_key(image)) {
+            return;
+        }
         // The storage refuses: it does not start.
-        if host.ips.iter().any(|ip| self.map().blocklist.refuses(ClientAddr { ip: *ip, nonce: 1 })) {
+        let refused = |ip: &IpAddr| self.map().blocklist.refuses(ClientAddr { ip: *ip, nonce: 1 });
+        if !self.cluster_shape.wrong_cluster && host.ips.iter().any(refused) {
             return;
         }
         self.guests.get_mut(guest).unwrap().running = true;
