@@ -10,6 +10,31 @@ pub const BESIDE: u64 = 100;
 /// With fewer left than this a connection or a file may fail at any moment.
 const SCARCE: u64 = 8;
 
+/// With 16 allowed librados ends the process while it connects; with 20 a verb says what is missing.
+pub const LEAST: u64 = 20;
+/// The daemon has sockets of its own beside.
+pub const LEAST_DAEMON: u64 = 32;
+
+/// Fewer are allowed than librados needs to say that there are too few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "only {limit} file descriptors are allowed, and Ceph takes one for each OSD and some 20 more: raise LimitNOFILE of the service, or \
+     `ulimit -n`"
+)]
+pub struct TooFew {
+    /// The limit.
+    pub limit: u64,
+}
+
+/// Looks whether as many as these are allowed.
+///
+/// # Errors
+/// Fewer are.
+pub fn at_least(least: u64) -> Result<(), TooFew> {
+    let limit = limit();
+    if limit < least { Err(TooFew { limit }) } else { Ok(()) }
+}
+
 /// Raises the limit as far as this process may. Where that fails it stays as it is, which `doctor` tells.
 pub fn raise() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use common::{LIMIT, Site};
+use common::{Answer, LIMIT, Site, answer};
 use lab::{Pool, wait_for};
+use rbd_guardian::descriptors;
 use serde_json::Value;
 
 const ASSERTED: [&str; 3] = ["--assert-powered-off", "--reason", "the test killed every client of it"];
@@ -97,6 +98,123 @@ fn the_key_of_deploy_ceph_passes_the_doctor_and_cannot_read_an_image() {
     assert!(told(&doctor).contains("others may read it (mode 640)"), "{}", told(&doctor));
     let export = as_operator("rbd", &["export", "images/disk", "-"]);
     assert!(!export.status.success() && export.stdout.is_empty(), "{export:?}");
+}
+
+/// Ceph itself keeps the holder of such a key from blocklisting anything but the members' hosts.
+#[test]
+fn inv6_a_key_for_the_members_alone_blocklists_nothing_else() {
+    let site = Site::small();
+    site.lab.pool("images", Pool::replicated(8, 2)).unwrap();
+    let keyring = site.lab.dir().join("operator.keyring");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/ceph/create-key");
+    let create = |addresses: &[String]| {
+        let mut create = site.lab.host("admin").bounded(&script, LIMIT);
+        let made = create.arg("operator").arg(&keyring).args(addresses).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    let [n1, n2, store] = ["n1", "n2", "store"].map(|name| site.ip(name));
+    let as_operator = |program: &str, words: &[&str]| {
+        let mut command = site.lab.host("guard").bounded(program, LIMIT);
+        command.args(["--id", "operator", "--keyring"]).arg(&keyring).args(words).output().unwrap()
+    };
+    let blocklist = |words: &[&str]| as_operator("ceph", &[&["osd", "blocklist"], words].concat());
+    let doctor = || {
+        let mut command = site.lab.host("guard").bounded(env!("CARGO_BIN_EXE_rbd-guardian"), LIMIT);
+        command.arg("--config").arg(site.lab.dir().join("rbd-guardian.toml"));
+        command.args(["--id", "operator", "--keyring"]).arg(&keyring);
+        answer(&["doctor"], &command.args(["--json", "doctor"]).output().unwrap())
+    };
+    let told = |doctor: &Answer| {
+        let mut checks = doctor.json.as_array().unwrap().iter();
+        checks.find(|check| check["check"] == "cap `osd blocklist`").unwrap().clone()
+    };
+
+    // Not all members.
+    create(std::slice::from_ref(&n1));
+    let one = told(&doctor().expect(1));
+    assert_eq!(one["verdict"], "fail", "{one}");
+    assert!(one["detail"].as_str().unwrap().contains(&format!("not allowed for {n2}")), "{one}");
+
+    create(&[n1.clone(), n2.clone()]);
+    let all = told(&doctor().expect(0));
+    assert_eq!(
+        (&all["verdict"], all["detail"].as_str().unwrap().contains("members")),
+        (&"ok".into(), true),
+        "{all}"
+    );
+    for ip in [&n1, &n2] {
+        for words in [
+            vec!["add", &format!("{ip}:0/0")],
+            vec!["add", &format!("{ip}:0/4711")],
+            vec!["range", "add", &format!("{ip}/32")],
+        ] {
+            let taken = blocklist(&words);
+            assert!(taken.status.success(), "{words:?}: {taken:?}");
+            let gone = blocklist(
+                &words.iter().map(|word| if *word == "add" { "rm" } else { word }).collect::<Vec<_>>(),
+            );
+            assert!(gone.status.success(), "{words:?}: {gone:?}");
+        }
+    }
+    let before = site.blocklist();
+    let network = |bits: u8| format!("{n1}/{bits}");
+    for words in [
+        vec!["add", &format!("{store}:0/0")],
+        vec!["add", &store],
+        vec!["add", &format!("{store}:0/4711")],
+        vec!["add", &format!("{n1}0:0/0")],
+        vec!["range", "add", &format!("{store}/32")],
+        vec!["range", "add", &network(16)],
+        vec!["range", "add", &network(31)],
+        vec!["range", "add", "0.0.0.0/0"],
+    ] {
+        let refused = blocklist(&words);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("EACCES"), "{words:?}: {refused:?}");
+    }
+    assert_eq!(site.blocklist(), before);
+
+    // And it is all that a fence and a release need.
+    let verb = |words: &[&str]| {
+        let mut command = site.lab.host("guard").bounded(env!("CARGO_BIN_EXE_rbd-guardian"), LIMIT);
+        command.arg("--config").arg(site.lab.dir().join("rbd-guardian.toml"));
+        command.args(["--id", "operator", "--keyring"]).arg(&keyring);
+        answer(words, &command.arg("--json").args(words).output().unwrap())
+    };
+    assert_eq!(verb(&["fence", "n1"]).expect(0).json["state"], "sealed");
+    verb(&[&["release", "n1"], ASSERTED.as_slice()].concat()).expect(0);
+}
+
+/// With 16, librados once ended the process: `munmap_chunk(): invalid pointer`.
+#[test]
+fn with_too_few_descriptors_it_says_so_and_a_pending_seal_names_them() {
+    let site = Site::small();
+    site.lab.pool("images", Pool::replicated(8, 2)).unwrap();
+    let with = |limit: u64, words: &[&str]| {
+        let mut command = site.lab.host("guard").bounded("sh", LIMIT);
+        command.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &limit.to_string()]);
+        command.arg(env!("CARGO_BIN_EXE_rbd-guardian"));
+        command
+            .arg("--config")
+            .arg(site.lab.dir().join("rbd-guardian.toml"))
+            .arg("--keyring")
+            .arg(&site.keyring);
+        command.args(words).output().unwrap()
+    };
+    let fence = ["--timeout", "10s", "fence", "n1"];
+    for (limit, words) in [(12, fence.as_slice()), (16, &fence), (19, &fence), (24, &["run"])] {
+        let refused = with(limit, words);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{limit}: {refused:?}");
+        let told = format!("only {limit} file descriptors are allowed");
+        assert!(said.contains(&told) && said.contains("LimitNOFILE"), "{said}");
+    }
+    // It connects, and has none left for the OSDs.
+    let pending = with(descriptors::LEAST, &fence);
+    let said = String::from_utf8_lossy(&pending.stderr).into_owned();
+    assert_eq!(pending.status.code(), Some(3), "{pending:?}");
+    assert!(said.contains("this process has used up its file descriptors (20 of 20"), "{said}");
+    assert_eq!(site.guardian(&["fence", "n1"]).expect(0).json["state"], "sealed");
 }
 
 /// INV-6: a gateway is a client like any other to the storage, but not a guest's.

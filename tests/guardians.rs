@@ -4,11 +4,14 @@
 
 mod common;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use common::fault::monitors_are_cut;
 use common::guarded::SOON;
 use common::guardian::Guardian;
 use common::{LIMIT, Site, Underway};
+use jiff::Timestamp;
+use jiff::fmt::strtime::BrokenDownTime;
 use lab::{Pool, Topology, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -256,6 +259,37 @@ fn what_was_taken_is_said_to_go_on(site: &Site, one: &Guardian, far: &Guardian) 
     one.verb(&RELEASE).expect(0);
 }
 
+#[test]
+fn a_key_that_was_replaced_is_told_while_the_connection_stands_and_the_new_one_is_taken() {
+    let site = Site::start(Topology::small(&["n1", "n2", "one", "two"]), &[]);
+    site.lab.pool("images", Pool::replicated(16, 2)).unwrap();
+    let one = guardian(&site, "one");
+    one.start();
+    one.wait_until_leading(LIMIT);
+    one.verb(&FENCE).expect(0);
+
+    site.rotate_key(false);
+    let told = one.wait_for_status("to tell of the key", LIMIT, |status| status["ceph_trouble"].is_string());
+    let why = told["ceph_trouble"].as_str().unwrap();
+    assert!(why.contains("ceph auth get client.guardian"), "{why}");
+    assert_eq!((&told["stage"], one.logged("key-refused").len()), (&json!("leading"), 1));
+
+    // The connection breaks, and comes back with the new key alone.
+    site.lab.daemon("mon.a").kill().unwrap();
+    site.lab.daemon("mon.a").start().unwrap();
+    one.wait_for_status("to hold", LIMIT, |status| {
+        status["holds"].as_str().is_some_and(|why| why.contains("no monitor has answered"))
+    });
+    site.publish_key();
+    let published = Instant::now();
+    one.wait_for_status("to be fit again", SOON, |status| {
+        status["stage"] == "leading" && status["holds"].is_null() && status["ceph_trouble"].is_null()
+    });
+    println!("fit {:.1?} after the keyring was written", published.elapsed());
+    one.verb(&RELEASE).expect(0);
+    assert_eq!(one.verb(&FENCE).expect(0).json["state"], "sealed");
+}
+
 /// Whoever asks takes the lead when nobody has had it for a while.
 fn every_leader_dies(site: &Site, one: &Guardian, two: &Guardian, far: &Guardian) {
     one.with_daemon(|daemon| daemon.stop()).unwrap();
@@ -275,20 +309,6 @@ fn every_leader_dies(site: &Site, one: &Guardian, two: &Guardian, far: &Guardian
     two.wait_until_leading(LIMIT);
 }
 
-/// All monitors' ports, in the guardian's own namespace: OSDs answer it, also the ledger's.
-fn monitors_are_cut(guardian: &Guardian, cut: bool) {
-    let rules = if cut {
-        "table inet deaf {
-           chain out { type filter hook output priority 0; tcp dport { 3300, 6789 } drop; }
-           chain in { type filter hook input priority 0; tcp sport { 3300, 6789 } drop; }
-         }"
-    } else {
-        "delete table inet deaf"
-    };
-    let told = guardian.host().bounded("nft", LIMIT).arg(rules).output().unwrap();
-    assert!(told.status.success(), "{told:?}");
-}
-
 #[test]
 fn inv3_a_leader_that_no_monitor_answers_leaves_the_lead_to_one_that_they_answer() {
     let site = Site::start(Topology::small(&["n1", "n2", "one", "two"]), &[]);
@@ -300,7 +320,7 @@ fn inv3_a_leader_that_no_monitor_answers_leaves_the_lead_to_one_that_they_answer
     two.wait_until_standby("one");
     one.verb(&FENCE).expect(0);
 
-    monitors_are_cut(&one, true);
+    monitors_are_cut(one.host(), true);
     let cut = Instant::now();
     two.wait_until_leading(SOON);
     println!("the one that the monitors answer leads {:.1?} after the cut", cut.elapsed());
@@ -311,15 +331,49 @@ fn inv3_a_leader_that_no_monitor_answers_leaves_the_lead_to_one_that_they_answer
     one.wait_until_standby("two");
 
     // Nobody hears them: one goes on, to hold, and there is no ping-pong.
-    monitors_are_cut(&two, true);
+    monitors_are_cut(two.host(), true);
     two.wait_for_status("to hold", SOON, |status| {
         status["holds"].as_str().is_some_and(|why| why.contains("no monitor has answered"))
     });
     assert_eq!((one.logged("leading").len(), two.logged("leading").len()), (1, 1));
     // Who hears first leads.
-    monitors_are_cut(&one, false);
+    monitors_are_cut(one.host(), false);
     one.wait_until_leading(SOON);
-    monitors_are_cut(&two, false);
+    monitors_are_cut(two.host(), false);
     two.wait_until_standby("one");
     assert_eq!(one.verb(&["status"]).expect(0).json["holds"], Value::Null);
+}
+
+/// A lease ends by the clock of the OSD that keeps it.
+#[test]
+fn a_dead_leaders_lease_ends_in_time_whatever_its_osds_clock_says() {
+    let site = Site::start(Topology::small(&["n1", "n2", "one", "two"]).own_osd_clocks(), &[]);
+    site.lab.pool("images", Pool::replicated(16, 2)).unwrap();
+    let mut guards = ["one", "two"].map(|name| guardian(&site, name));
+    guards.iter().for_each(Guardian::start);
+    guards[0].wait_for_status("somebody to lead", LIMIT, |status| !status["leader"].is_null());
+
+    site.lab.step_osd_clocks(600).unwrap();
+    let far = wait_for("a renewal by that clock", LIMIT, || {
+        let words = "-p rbd-guardian -N rbd-guardian --format json lock info ledger leader";
+        let told = site.lab.host("admin").bounded("rados", LIMIT).args(words.split(' ')).output()?;
+        let lock: Value = serde_json::from_slice(&told.stdout)?;
+        let until = lock["lockers"][0]["expiration"].as_str().unwrap_or_default().to_owned();
+        let until = BrokenDownTime::parse("%Y-%m-%dT%H:%M:%S%.f%z", until)?.to_timestamp()?;
+        let left = until.duration_since(Timestamp::now());
+        let leader =
+            guards.iter().find(|guard| guard.status().is_some_and(|status| status["stage"] == "leading"));
+        Ok(leader.filter(|_| left.as_secs() > 300).map(|leader| (leader.name().to_owned(), left)))
+    });
+    let (leader, left) = far.unwrap();
+    if guards[1].name() == leader {
+        guards.reverse();
+    }
+    guards[0].kill();
+    site.lab.step_osd_clocks(0).unwrap();
+    let killed = Instant::now();
+    guards[1].wait_until_leading(LIMIT);
+    println!("leads {:.1?} after the end of one whose lease lasted {left:#}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(30), "{}", guards[1].log_text());
+    assert_eq!(guards[1].verb(&FENCE).expect(0).json["state"], "sealed");
 }

@@ -11,6 +11,7 @@ use nix::libc;
 
 use super::diagnosis;
 use super::ioctx::{IoCtx, c_string, check};
+use crate::descriptors::{self, TooFew};
 
 /// The client used if none is named; its caps are in `deploy/ceph`.
 pub const DEFAULT_ID: &str = "guardian";
@@ -140,6 +141,9 @@ pub enum ConnectError {
         /// The mons as the configuration names them.
         mons: String,
     },
+    /// librados would end the process.
+    #[error(transparent)]
+    TooFewFiles(#[from] TooFew),
     /// Anything else.
     #[error("cannot connect to Ceph as {client}: {errno}")]
     Other {
@@ -228,6 +232,7 @@ impl Cluster {
     }
 
     fn connect_with(options: &Options, osd_seconds: u64) -> Result<Self, ConnectError> {
+        descriptors::at_least(descriptors::LEAST)?;
         let client = format!("client.{}", options.id.as_deref().unwrap_or(DEFAULT_ID));
         let mut inner = Inner::create(options.cluster.as_deref().unwrap_or("ceph"), &client)?;
         let name = options.cluster.as_deref().unwrap_or("ceph");

@@ -120,7 +120,9 @@ impl Fault {
                 | ConnectError::NoKey { .. }
                 | ConnectError::BrokenKey { .. }
                 | ConnectError::NewerKey { .. } => Exit::Usage,
-                ConnectError::Refused { .. } | ConnectError::Other { .. } => Exit::Failed,
+                ConnectError::Refused { .. } | ConnectError::TooFewFiles(_) | ConnectError::Other { .. } => {
+                    Exit::Failed
+                }
                 ConnectError::Unreachable { .. } | ConnectError::UnknownMonitors { .. } => Exit::CannotTell,
             },
             Self::NoLedger(error) => match error {
@@ -165,7 +167,9 @@ impl Fault {
             }
             Self::Setup(_) => Exit::Usage,
             Self::Daemon(DaemonError::Door(DoorError::Taken(_))) => Exit::Refused,
-            Self::Daemon(DaemonError::Door(_) | DaemonError::Log(_) | DaemonError::System(_)) => Exit::Failed,
+            Self::Daemon(
+                DaemonError::Door(_) | DaemonError::Log(_) | DaemonError::System(_) | DaemonError::Files(_),
+            ) => Exit::Failed,
             Self::Ask(_) => Exit::CannotTell,
             Self::Enroll(error) => match error {
                 EnrollError::BadToken(_)

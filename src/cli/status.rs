@@ -133,7 +133,12 @@ fn served_text(status: &Value) -> String {
     if let Some(holds) = status["holds"].as_str() {
         shown.push_str(&format!("{holds}\n"));
     }
-    for trouble in [&status["incus_trouble"], &status["platform"]["trouble"], &status["storage"]["trouble"]] {
+    for trouble in [
+        &status["ceph_trouble"],
+        &status["incus_trouble"],
+        &status["platform"]["trouble"],
+        &status["storage"]["trouble"],
+    ] {
         if let Some(trouble) = trouble.as_str() {
             shown.push_str(&format!("trouble: {trouble}\n"));
         }

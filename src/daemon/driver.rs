@@ -2,6 +2,7 @@
 //! done goes out as a task. The loop itself never waits for anything else than the next thing to happen.
 
 mod course;
+mod login;
 mod manager;
 mod passed;
 
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use login::Login;
 use passed::{ended, not_noted};
 use serde_json::{Value, json};
 
@@ -68,6 +70,7 @@ enum Job {
     GiveUp,
     Glance,
     Listen,
+    LogIn,
     Ready(u64),
     Requests(u64),
     Note(u64, Box<RequestRecord>, Noting),
@@ -86,6 +89,8 @@ enum Done {
     Glanced(Duration, Result<View, String>),
     /// When a question began that a monitor answered.
     Listened(Option<Duration>),
+    /// What was in the keyring, and the log-in, if one was tried.
+    LoggedIn(Option<u64>, Option<Result<Cluster, ConnectError>>),
     Ready(u64, Beside),
     Requests(u64, Option<Vec<(RequestRecord, Settled)>>),
     Noted(u64, Box<RequestRecord>, Noting, Recorded),
@@ -123,6 +128,7 @@ pub(super) struct Driver {
     /// An errand neither looks around nor yields.
     lookout: Option<Lookout>,
     errand: bool,
+    login: Login,
     /// Why it is not further, in words.
     trouble: Option<String>,
     /// It stays so until somebody does something.
@@ -164,6 +170,7 @@ impl Driver {
             waiting: None,
             lookout: None,
             errand: false,
+            login: Login::default(),
             trouble: None,
             lasts: false,
             retry_at: Some(Duration::ZERO),
@@ -269,6 +276,7 @@ impl Driver {
             }
         }
         self.look_around(now.boot);
+        self.log_in_afresh(now.boot);
         self.look_for_requests(now.boot);
         let Stage::Leading(leading) = &mut self.stage else { return };
         if leading.is_over(now) {
@@ -341,6 +349,7 @@ impl Driver {
                 Job::GiveUp => Done::GaveUp(Err(NotLeased::Unknown)),
                 Job::Glance => Done::Glanced(clock::boot(), Err(why)),
                 Job::Listen => Done::Listened(None),
+                Job::LogIn => Done::LoggedIn(None, None),
                 Job::Ready(epoch) => Done::Ready(epoch, Beside::default()),
                 Job::Requests(epoch) => Done::Requests(epoch, None),
                 Job::Note(epoch, record, noting) => Done::Noted(epoch, record, noting, not_noted()),
@@ -352,6 +361,7 @@ impl Driver {
             Done::Connected(Ok(cluster)) => {
                 log::line(Level::Info, "connected", None, "connected to Ceph");
                 self.cluster = Some(cluster);
+                self.forget_login();
                 self.trouble = None;
                 self.stage = Stage::Bidding;
                 self.retry_at = Some(Duration::ZERO);
@@ -388,6 +398,7 @@ impl Driver {
                     lookout.listened(clock::boot(), began);
                 }
             }
+            Done::LoggedIn(key, login) => self.logged_in(key, login),
             Done::Ready(epoch, beside) => {
                 if let Some(lookout) = &mut self.lookout {
                     lookout.asked(clock::boot());
@@ -433,11 +444,7 @@ impl Driver {
             self.vain_bids = 0;
             self.stage = Stage::Connecting;
             let old = (self.ledger.take(), self.cluster.take());
-            // Disconnecting may block.
-            self.jobs.begin(Job::Disconnect, async move {
-                lane::awaited(move || drop(old)).await;
-                Done::Disconnected
-            });
+            self.let_go(old);
         }
         self.waiting = None;
         self.lasts = error.lasts();
@@ -577,6 +584,7 @@ impl Driver {
             "trouble": self.trouble,
             // Nobody is known to lead, and this one cannot: whatever happens, nothing is fenced or released.
             "cannot_record": self.trouble.as_ref().filter(|_| self.waiting.is_none()),
+            "ceph_trouble": self.login.trouble(),
             "incus_trouble": self.incus_trouble,
         });
         let Some(fields) = status.as_object_mut() else { return status };

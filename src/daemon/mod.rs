@@ -42,6 +42,7 @@ use wire::{Line, Question};
 use crate::ceph::cluster::{Cluster, Options};
 use crate::config::{Config, ConfigError};
 use crate::deadline::{Deadline, Late, within};
+use crate::descriptors::{self, TooFew};
 use crate::domain::guardian::io::Request;
 
 /// Where the daemon's configuration comes from.
@@ -72,6 +73,9 @@ pub enum DaemonError {
     /// The control socket.
     #[error(transparent)]
     Door(#[from] DoorError),
+    /// It would fail oddly, or librados would end it.
+    #[error(transparent)]
+    Files(#[from] TooFew),
     /// The system gives no runtime, no signals, no name.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -82,6 +86,7 @@ pub enum DaemonError {
 /// # Errors
 /// See [`DaemonError`]. A cluster that is not there is none.
 pub fn run(origin: Origin, config: Config) -> Result<(), DaemonError> {
+    descriptors::at_least(descriptors::LEAST_DAEMON)?;
     memory::bound();
     log::start(config.daemon.log)?;
     let identity = Identity::find(&config.daemon)?;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 use std::{fmt, thread};
 
-use lab::{Lab, Links};
+use lab::{Host, Lab, Links};
 
+use super::LIMIT;
 use super::dice::Dice;
 
 /// What goes wrong, and for how long.
@@ -99,4 +100,18 @@ pub fn span(dice: &mut Dice) -> Duration {
 /// In words, in their order.
 pub fn told(faults: &[Fault]) -> String {
     faults.iter().map(Fault::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// All monitors' ports, in the host's own namespace: OSDs answer it, also the ledger's.
+pub fn monitors_are_cut(host: &Host, cut: bool) {
+    let rules = if cut {
+        "table inet deaf {
+           chain out { type filter hook output priority 0; tcp dport { 3300, 6789 } drop; }
+           chain in { type filter hook input priority 0; tcp sport { 3300, 6789 } drop; }
+         }"
+    } else {
+        "delete table inet deaf"
+    };
+    let told = host.bounded("nft", LIMIT).arg(rules).output().unwrap();
+    assert!(told.status.success(), "{told:?}");
 }

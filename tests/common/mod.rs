@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)] // Each test program uses a part of it.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)] // It is a part of tests.
 
+pub mod body;
 pub mod dice;
 pub mod fault;
 pub mod guarded;
@@ -12,8 +13,9 @@ pub mod round;
 pub mod short_first;
 pub mod trail;
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -73,6 +75,35 @@ impl Site {
         };
         let members: String = members.iter().map(member).collect();
         std::fs::write(&self.config, format!("{more}\n{members}")).unwrap();
+    }
+
+    /// Gives the guardians' client another key: the old one is refused at once. `publish` writes it to their keyring.
+    pub fn rotate_key(&self, publish: bool) {
+        let admin = self.lab.host("admin");
+        let made = admin.bounded("ceph-authtool", LIMIT).arg("--gen-print-key").output().unwrap();
+        let key = String::from_utf8(made.stdout).unwrap();
+        let text = format!("[client.guardian]\n\tkey = {}\n", key.trim());
+        let caps = |text: &str| text.trim().replace('"', "\\\"");
+        let (mon, osd) =
+            (include_str!("../../deploy/ceph/mon.caps"), include_str!("../../deploy/ceph/osd.caps"));
+        let caps = format!("\tcaps mon = \"{}\"\n\tcaps osd = \"{}\"\n", caps(mon), caps(osd));
+        let import = self.lab.dir().join("import.keyring");
+        fs::write(&import, format!("{text}{caps}")).unwrap();
+        self.lab.ceph(&["auth", "import", "-i", import.to_str().unwrap()]).unwrap();
+        fs::rename(&import, self.next_keyring()).unwrap();
+        if publish {
+            self.publish_key();
+        }
+    }
+
+    fn next_keyring(&self) -> PathBuf {
+        self.keyring.with_extension("next")
+    }
+
+    /// Writes the key of [`Site::rotate_key`] to the guardians' keyring.
+    pub fn publish_key(&self) {
+        fs::set_permissions(self.next_keyring(), Permissions::from_mode(0o600)).unwrap();
+        fs::rename(self.next_keyring(), &self.keyring).unwrap();
     }
 
     /// Runs a verb on the guardian's host with `--json`.
@@ -157,6 +188,11 @@ impl Underway {
             Ok((name.trim() == "rbd-guardian").then_some(pid))
         });
         kill(Pid::from_raw(guardian.unwrap().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits for its end, whatever it answers.
+    pub fn ended(mut self) {
+        self.child.wait().unwrap();
     }
 
     /// Waits for its end where it cannot have answered.

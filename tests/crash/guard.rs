@@ -1,5 +1,6 @@
 //! A daemon that can be halted at a step, stopped, killed and started again.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use jiff::Timestamp;
-use lab::{Process, wait_for};
+use lab::{Host, Process, wait_for};
 use serde_json::Value;
 
 use crate::common::{Answer, LIMIT, Site, Underway, answer, program};
@@ -21,6 +22,8 @@ pub(crate) struct Guard<'s> {
     pub(crate) name: String,
     host: &'static str,
     process: Option<Process>,
+    /// What starts it.
+    within: Vec<OsString>,
     /// The logs of its lives.
     logs: Vec<PathBuf>,
 }
@@ -28,7 +31,8 @@ pub(crate) struct Guard<'s> {
 impl<'s> Guard<'s> {
     /// On this host, for these members; it does not run yet.
     pub(crate) fn new(site: &'s Site, name: &str, host: &'static str, members: &[&str]) -> Self {
-        let guard = Self { site, name: name.to_owned(), host, process: None, logs: Vec::new() };
+        let guard =
+            Self { site, name: name.to_owned(), host, process: None, within: Vec::new(), logs: Vec::new() };
         let member =
             |name: &&str| format!("[[member]]\nname = \"{name}\"\naddresses = [\"{}\"]\n", site.ip(name));
         let members: String = members.iter().map(member).collect();
@@ -38,6 +42,18 @@ impl<'s> Guard<'s> {
         );
         fs::write(guard.path("toml"), text).unwrap();
         guard
+    }
+
+    /// Another program starts it, and becomes it: these words, then its own. These lines come before its own table's.
+    pub(crate) fn within(&mut self, words: Vec<OsString>, lines: &str) {
+        let path = self.path("toml");
+        let text = fs::read_to_string(&path).unwrap().replacen("[daemon]\n", lines, 1);
+        fs::write(path, text).unwrap();
+        self.within = words;
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        self.site.lab.host(self.host)
     }
 
     fn path(&self, ending: &str) -> PathBuf {
@@ -53,8 +69,9 @@ impl<'s> Guard<'s> {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let life = format!("{}-{}", self.name, self.logs.len() + 1);
         let halt = format!("RBD_GUARDIAN_HALT={at}");
-        let words = [halt.into(), program().into_os_string(), "--config".into(), self.path("toml").into()];
-        let words = words.into_iter().chain(["--keyring".into(), self.site.keyring.clone().into()]);
+        let words = [halt.into()].into_iter().chain(self.within.clone());
+        let words = words.chain([program().into_os_string(), "--config".into(), self.path("toml").into()]);
+        let words = words.chain(["--keyring".into(), self.site.keyring.clone().into()]);
         let words = words.chain(["run".into()]);
         self.process = Some(self.site.lab.host(self.host).spawn(&life, "env", words).unwrap());
         self.logs.push(self.site.lab.dir().join(format!("log/{life}.out")));

@@ -10,6 +10,7 @@ mod faults;
 mod guard;
 mod late;
 mod scene;
+mod siege;
 mod steps;
 mod stopped;
 mod unrecorded;

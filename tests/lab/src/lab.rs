@@ -31,6 +31,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How far the monitors' clocks are off, in the lab's directory.
 const CLOCK: &str = "clock";
+/// The same of the OSDs.
+const OSD_CLOCK: &str = "osd-clock";
 
 /// How soon monitors propose a change and give up on an election, in seconds: Ceph's defaults, and what makes a start quick.
 const PACE: [&str; 3] = ["paxos_propose_interval", "paxos_min_wait", "mon_election_timeout"];
@@ -61,6 +63,9 @@ impl Lab {
         if topology.clock {
             fs::write(dir.join(CLOCK), "+0")?;
         }
+        if topology.osd_clock {
+            fs::write(dir.join(OSD_CLOCK), "+0")?;
+        }
         let mut anchors = Vec::new();
         let mut hosts = Vec::new();
         let mut daemons = BTreeMap::new();
@@ -81,7 +86,11 @@ impl Lab {
             };
             for role in roles {
                 let mut daemon = Daemon::new(*role, host.clone());
-                daemon.clock = (topology.clock && matches!(role, Role::Mon(_))).then(|| dir.join(CLOCK));
+                daemon.clock = match role {
+                    Role::Mon(_) => topology.clock.then(|| dir.join(CLOCK)),
+                    Role::Osd(_) => topology.osd_clock.then(|| dir.join(OSD_CLOCK)),
+                    Role::Mgr(_) | Role::Mds(_) => None,
+                };
                 daemons.insert(role.name(), Mutex::new(daemon));
             }
             anchors.push(anchor);
@@ -307,8 +316,20 @@ impl Lab {
     /// # Errors
     /// The topology has not [`Topology::own_mon_clocks`].
     pub fn step_mon_clocks(&self, seconds: i64) -> Result<()> {
-        let (clock, next) = (self.dir.join(CLOCK), self.dir.join("clock.next"));
-        ensure!(clock.exists(), "the monitors of this lab have no clocks of their own");
+        self.step(CLOCK, seconds)
+    }
+
+    /// The same of the OSDs' clocks.
+    ///
+    /// # Errors
+    /// The topology has not [`Topology::own_osd_clocks`].
+    pub fn step_osd_clocks(&self, seconds: i64) -> Result<()> {
+        self.step(OSD_CLOCK, seconds)
+    }
+
+    fn step(&self, clock: &str, seconds: i64) -> Result<()> {
+        let (clock, next) = (self.dir.join(clock), self.dir.join("clock.next"));
+        ensure!(clock.exists(), "these daemons of this lab have no clocks of their own");
         // Never half a number, and never none.
         fs::write(&next, format!("{seconds:+}"))?;
         Ok(fs::rename(next, clock)?)

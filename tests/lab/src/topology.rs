@@ -73,6 +73,8 @@ pub struct Topology {
     pub(crate) world: World,
     /// The monitors have a wall clock of their own.
     pub(crate) clock: bool,
+    /// So have the OSDs.
+    pub(crate) osd_clock: bool,
 }
 
 /// The host every lab has besides those asked for: it runs no daemon, and nobody cuts it off.
@@ -168,6 +170,14 @@ impl Topology {
             .iter()
             .fold(self, |topology, kind| topology.conf(&format!("auth {kind} required"), "none"))
             .conf("mon osd report timeout", "2000000000")
+    }
+
+    /// Gives the OSDs a wall clock of their own, all the same one, see [`Lab::step_osd_clocks`]. Tickets last for an hour: steps of
+    /// minutes leave cephx alone.
+    #[must_use]
+    pub fn own_osd_clocks(mut self) -> Topology {
+        self.osd_clock = true;
+        self
     }
 
     /// Starts it, and returns when all monitors are in quorum, a manager is active and all OSDs are up.

@@ -1,0 +1,347 @@
+//! The guardians' own bodies under siege while a fence is held and others begin and end: INV-1, INV-3, INV-7. What one
+//! of them writes to hangs or is full, what it asks does not answer, and it has no processor, no descriptors or no key.
+//! After each fault somebody fences within [`SOON`], and no guardian is bigger than before.
+
+use std::time::{Duration, Instant};
+
+use lab::{Lab, Links, Pool, Process, Role, Topology, WriteLog as _, monotonic, wait_for};
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use crate::common::Site;
+use crate::common::body::Body;
+use crate::common::dice::{Dice, number_from_env};
+use crate::common::fault::{monitors_are_cut, pass};
+use crate::guard::{ASSERTED, Guard};
+use crate::scene::{MEMBERS, POOL, Scene};
+
+/// Within this somebody has to fence, where anybody can.
+const SOON: Duration = Duration::from_secs(15);
+/// What was begun in a fault may wait for Ceph's own times before it ends.
+const REST: Duration = Duration::from_secs(90);
+/// More descriptors and threads than at the beginning that are nobody's fault: a second connection for PGs that were silent, one to
+/// look whether the key is good, and their sockets.
+const SPARE: usize = 24;
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    MonitorsCut,
+    LogHung,
+    DiskFull,
+    FewFiles,
+    Stopped,
+    Hog,
+    LedgerSlow,
+    MonitorStopped,
+    KeyRotated,
+    ClocksOff,
+    LinkFlaps,
+}
+
+const KINDS: [Kind; 11] = [
+    Kind::MonitorsCut,
+    Kind::LogHung,
+    Kind::DiskFull,
+    Kind::FewFiles,
+    Kind::Stopped,
+    Kind::Hog,
+    Kind::LedgerSlow,
+    Kind::MonitorStopped,
+    Kind::KeyRotated,
+    Kind::ClocksOff,
+    Kind::LinkFlaps,
+];
+
+impl Kind {
+    /// Others can fence meanwhile.
+    fn spares_others(self) -> bool {
+        matches!(
+            self,
+            Self::MonitorsCut
+                | Self::LogHung
+                | Self::DiskFull
+                | Self::FewFiles
+                | Self::Stopped
+                | Self::LinkFlaps
+        )
+    }
+}
+
+struct Siege<'s> {
+    site: &'s Site,
+    scene: Scene<'s>,
+    /// They are besieged.
+    guards: [Guard<'s>; 2],
+    bodies: [Body; 2],
+    /// Asks; its host has no fault of its own.
+    third: Guard<'s>,
+}
+
+impl<'s> Siege<'s> {
+    fn begin(site: &'s Site) -> Self {
+        let scene = Scene::new(site, 4);
+        let mut guards = [("first", "guard"), ("second", "spare")]
+            .map(|(name, host)| Guard::new(site, name, host, &MEMBERS));
+        let bodies = [true, false].map(|journald| {
+            let guard = &guards[usize::from(!journald)];
+            Body::new(site.lab.dir(), &guard.name, journald)
+        });
+        for (guard, body) in guards.iter_mut().zip(&bodies) {
+            guard.within(body.words(), &lines(&body.config()));
+            guard.start();
+        }
+        let mut third = Guard::new(site, "third", "third", &MEMBERS);
+        third.within(Vec::new(), &lines(""));
+        third.start();
+        third.until("somebody to lead", |status| !status["leader"].is_null());
+        Self { site, scene, guards, bodies, third }
+    }
+
+    fn lab(&self) -> &'s Lab {
+        &self.site.lab
+    }
+
+    /// The logs, for whoever reads a failure.
+    fn logs(&self) -> String {
+        let bodies: Vec<_> = self.bodies.iter().map(Body::log).collect();
+        format!("{}\n{}", bodies.join("\n"), self.third.log())
+    }
+
+    /// Somebody fences within this, and releases.
+    fn fences(&self, when: &str, within: Duration) {
+        let began = Instant::now();
+        let insist = |words: &[&str], within: Duration| {
+            let mut last = None;
+            wait_for(&format!("{when}: {words:?} to be done"), within, || {
+                let answer = self.third.verb(&[words, &["--timeout", "15s"]].concat());
+                let done = answer.exit == 0;
+                last = Some(answer);
+                Ok(done.then_some(()))
+            })
+            .unwrap_or_else(|error| panic!("{error:#}: {last:#?}\n{}", self.logs()));
+        };
+        insist(&["fence", "n2"], within);
+        let took = began.elapsed();
+        assert!(took <= within, "{when}: a fence took {took:.1?}\n{}", self.logs());
+        insist(&[&["release", "n2"], ASSERTED.as_slice()].concat(), REST);
+        println!("  {when}: fenced after {took:.1?}, released after {:.1?}", began.elapsed());
+    }
+
+    /// Which of the two leads, if one does; else the first.
+    fn leader(&self) -> usize {
+        let leads = |guard: &Guard<'_>| guard.status().is_some_and(|status| status["stage"] == "leading");
+        self.guards.iter().position(leads).unwrap_or_default()
+    }
+
+    fn befall(&mut self, kind: Kind, dice: &mut Dice) {
+        // Whoever leads has the most to lose.
+        let which = if dice.below(4) == 0 { usize::try_from(dice.below(2)).unwrap() } else { self.leader() };
+        let time = Duration::from_secs(1) + dice.millis(19_000);
+        println!("{kind:?} of {which} for {time:.1?}");
+        let when = format!("{kind:?}");
+        let asking = self.third.start_verb(&["fence", "n2", "--timeout", "20s"]);
+        let began = Instant::now();
+        let ends = self.start(kind, which, dice);
+        if kind.spares_others() {
+            self.fences(&format!("during {when}"), SOON);
+        }
+        pass(time.saturating_sub(began.elapsed()));
+        self.end(kind, which, ends);
+        asking.ended();
+        // It may have fenced by then: what is to be shown is a whole fence.
+        let _ = self.third.verb(&[&["release", "n2", "--timeout", "5s"], ASSERTED.as_slice()].concat());
+        self.fences(&format!("after {when}"), SOON);
+        let record = self.scene.fence();
+        self.scene.legal(&record);
+        assert_eq!(record["state"], "sealed", "{when}: n1's fence is held: {record:#}\n{}", self.logs());
+    }
+
+    fn start(&mut self, kind: Kind, which: usize, dice: &mut Dice) -> Vec<Process> {
+        let pid = self.guards[which].process().pid();
+        let host = self.guards[which].host().clone();
+        match kind {
+            Kind::MonitorsCut => monitors_are_cut(&host, true),
+            Kind::LogHung => self.bodies[which].hang(),
+            Kind::DiskFull => {
+                self.bodies[which].fill_disk(pid);
+                kill(pid, Signal::SIGUSR1).unwrap();
+            }
+            Kind::FewFiles => self.bodies[which].limit_files(pid, Some(2)),
+            Kind::Stopped => self.guards[which].process().stop().unwrap(),
+            Kind::Hog => {
+                let hog = |number| host.spawn(&format!("hog-{number}"), "sh", ["-c", "while :; do :; done"]);
+                return (0..4).map(|number| hog(number).unwrap()).collect();
+            }
+            Kind::LedgerSlow => {
+                for osd in self.ledger_osds() {
+                    self.lab().daemon(&osd).stop().unwrap();
+                }
+            }
+            Kind::MonitorStopped => self.lab().daemon("mon.a").stop().unwrap(),
+            Kind::KeyRotated => self.site.rotate_key(true),
+            Kind::ClocksOff => {
+                let minutes = i64::try_from(dice.below(10)).unwrap() - 5;
+                self.lab().step_osd_clocks(minutes * 60).unwrap();
+            }
+            Kind::LinkFlaps => self.lab().cut_links(host.name(), Links::Ceph).unwrap(),
+        }
+        Vec::new()
+    }
+
+    fn end(&mut self, kind: Kind, which: usize, hogs: Vec<Process>) {
+        let pid = self.guards[which].process().pid();
+        let host = self.guards[which].host().clone();
+        match kind {
+            Kind::MonitorsCut => monitors_are_cut(&host, false),
+            Kind::LogHung => self.bodies[which].go_on(),
+            Kind::DiskFull => self.bodies[which].empty_disk(pid),
+            Kind::FewFiles => self.bodies[which].limit_files(pid, None),
+            Kind::Stopped => self.guards[which].process().cont().unwrap(),
+            Kind::Hog => hogs.into_iter().for_each(|mut hog| hog.kill().unwrap()),
+            Kind::LedgerSlow => {
+                for osd in self.ledger_osds() {
+                    self.lab().daemon(&osd).cont().unwrap();
+                }
+            }
+            Kind::MonitorStopped => self.lab().daemon("mon.a").cont().unwrap(),
+            Kind::KeyRotated => {}
+            Kind::ClocksOff => self.lab().step_osd_clocks(0).unwrap(),
+            Kind::LinkFlaps => self.lab().heal_links(host.name(), Links::Ceph).unwrap(),
+        }
+    }
+
+    /// Those that keep the ledger.
+    fn ledger_osds(&self) -> Vec<String> {
+        let words = ["osd", "map", "rbd-guardian", "ledger"];
+        let acting = self.lab().ceph(&words).unwrap()["acting"].clone();
+        let number = |osd: &Value| format!("osd.{}", osd.as_u64().unwrap());
+        acting.as_array().unwrap().iter().map(number).collect()
+    }
+
+    /// No guardian is bigger than this many descriptors and threads, or too big at all.
+    fn is_no_bigger(&mut self, after: &str, than: [usize; 2]) {
+        for which in 0..2 {
+            let process = self.guards[which].process().pid();
+            let mut seen = Value::Null;
+            let small = wait_for("the guardian to be as small as before", REST, || {
+                let body = Body::measure(process)?;
+                seen = serde_json::json!(body);
+                Ok((body.files <= than[0] && body.threads <= than[1]).then_some(body))
+            });
+            let body = small.unwrap_or_else(|error| {
+                panic!("{after}: {error:#}: {seen:#}, at most {than:?}\n{}", self.logs())
+            });
+            println!("  {}: {body:?}", self.guards[which].name);
+            assert!(body.peak_mib < 512, "{after}: {body:?}");
+        }
+    }
+
+    /// The biggest of the two.
+    fn size(&self) -> [usize; 2] {
+        let bodies = self.guards.iter().map(|guard| Body::measure(guard.process().pid()).unwrap());
+        bodies.fold([0, 0], |[files, threads], body| [files.max(body.files), threads.max(body.threads)])
+    }
+}
+
+/// Two of the two members may be fenced at once.
+fn lines(more: &str) -> String {
+    format!("[policy]\nmax_fenced_members = 2\n[daemon]\n{more}")
+}
+
+fn site() -> Site {
+    let topology = Topology::new()
+        .host("m1", &[Role::Mon("a"), Role::Mgr("x"), Role::Osd(0)])
+        .host("m2", &[Role::Mon("b"), Role::Osd(1)])
+        .host("m3", &[Role::Mon("c"), Role::Osd(2)]);
+    let hosts = ["n1", "n2", "guard", "spare", "third"];
+    let topology = hosts.iter().fold(topology, |topology, host| topology.host(host, &[])).own_osd_clocks();
+    let site = Site::start(topology, &MEMBERS);
+    site.lab.pool(POOL, Pool::replicated(16, 2)).unwrap();
+    MEMBERS.iter().for_each(|member| site.lab.image(POOL, member, 8).unwrap());
+    site
+}
+
+/// `GUARDIAN_FAULTS` faults (5), drawn from `GUARDIAN_SEED`; 11 and more are each kind at least once.
+#[test]
+fn inv1_inv3_inv7_besieged_guardians_hold_fence_and_release() {
+    let mut dice = Dice::from_env();
+    let site = site();
+    let mut siege = Siege::begin(&site);
+    siege.third.verb(&["fence", "n1"]).expect(0);
+    let (since, epoch) = (monotonic(), site.epoch());
+    siege.scene.is_sealed(&siege.scene.fence());
+    siege.fences("before", SOON);
+    let than = siege.size().map(|most| most + SPARE);
+
+    let count = usize::try_from(number_from_env("GUARDIAN_FAULTS", 5)).unwrap();
+    let mut kinds = Vec::new();
+    while kinds.len() < count {
+        let mut all = KINDS.to_vec();
+        while !all.is_empty() {
+            kinds.push(all.swap_remove(usize::try_from(dice.below(all.len() as u64)).unwrap()));
+        }
+    }
+    for kind in &kinds[..count] {
+        siege.befall(*kind, &mut dice);
+        siege.is_no_bigger(&format!("{kind:?}"), than);
+    }
+
+    assert_eq!(
+        siege.scene.writer.taken_after(since, 4).unwrap(),
+        0,
+        "INV-1: a write was taken after the seal"
+    );
+    let epochs = siege.scene.refused_since(epoch);
+    siege.third.verb(&[&["release", "n1"], ASSERTED.as_slice()].concat()).expect(0);
+    siege.scene.is_released(&siege.scene.fence());
+    siege.scene.refused_since(epoch);
+    println!("refused in {epochs} epochs; {}", siege.scene.trail());
+    for (guard, body) in siege.guards.iter_mut().zip(&siege.bodies) {
+        assert!(body.has_no_parts(guard.process().pid()), "unfinished recordings");
+        guard.kill();
+    }
+    siege.third.kill();
+}
+
+/// Connections lost and made anew, and OSDs that hang, for `GUARDIAN_BODY_MINUTES` minutes (1): what a cycle leaves behind, an hour
+/// makes visible.
+#[test]
+fn a_guardian_is_no_bigger_after_an_hour_of_lost_connections_and_hung_osds() {
+    let minutes = number_from_env("GUARDIAN_BODY_MINUTES", 1);
+    let site = site();
+    let mut siege = Siege::begin(&site);
+    siege.third.verb(&["fence", "n1"]).expect(0);
+    siege.fences("before", SOON);
+    let began = Instant::now();
+    let mut biggest = Vec::new();
+    let mut than = None;
+    for cycle in 1.. {
+        println!("cycle {cycle} at {:.0?}", began.elapsed());
+        let host = siege.guards[siege.leader()].host().clone();
+        monitors_are_cut(&host, true);
+        siege.fences("cut", SOON);
+        monitors_are_cut(&host, false);
+        let osd = format!("osd.{}", cycle % 3);
+        site.lab.daemon(&osd).stop().unwrap();
+        siege.third.start_verb(&["fence", "n2", "--timeout", "8s"]).ended();
+        site.lab.daemon(&osd).cont().unwrap();
+        let _ = siege.third.verb(&[&["release", "n2", "--timeout", "20s"], ASSERTED.as_slice()].concat());
+        siege.fences("healed", REST);
+        // The first cycle makes the second connection, and what is kept of it.
+        let most = *than.get_or_insert_with(|| siege.size().map(|most| most + 4));
+        siege.is_no_bigger(&format!("cycle {cycle}"), most);
+        let sizes =
+            siege.guards.iter().map(|guard| Body::measure(guard.process().pid()).unwrap().resident_mib);
+        biggest.push(sizes.max().unwrap());
+        if cycle >= 2 && began.elapsed() >= Duration::from_secs(60 * minutes) {
+            break;
+        }
+    }
+    let early = biggest[..biggest.len().div_ceil(4)].iter().max().unwrap();
+    let last = biggest.last().unwrap();
+    println!("{} cycles in {:.0?}; resident MiB: {biggest:?}", biggest.len(), began.elapsed());
+    assert!(*last <= early + 16, "resident MiB: {biggest:?}");
+    assert_eq!(siege.scene.fence()["state"], "sealed");
+    siege.guards.iter_mut().for_each(Guard::kill);
+    siege.third.kill();
+}
