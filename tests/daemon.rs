@@ -179,7 +179,9 @@ fn the_daemon_from_nothing_to_its_successor() {
     let status = first.verb(&["status"]).expect(0).json;
     assert_eq!(member(&status, "n1")["state"], "sealed", "{status:#}");
     let ledger = first.verb(&["ledger"]).expect(0).json;
-    assert_eq!(ledger["fences"][fence["fence"].as_str().unwrap()]["state"], "sealed", "{ledger:#}");
+    let mut fences = ledger["fences"].as_array().unwrap().iter();
+    let known = fences.find(|known| known["fence"] == fence["fence"]).unwrap();
+    assert_eq!(known["state"], "sealed", "{ledger:#}");
     let refused = first.verb(&["fence", "n2"]).expect(4).json;
     assert_eq!(refused["refusals"][0]["code"], "storm-brake", "{refused:#}");
 

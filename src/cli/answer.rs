@@ -14,7 +14,7 @@ use crate::domain::record::FenceRecord;
 use crate::printable::printable;
 
 /// A blocklist entry and when it ends; `null` if it was not seen.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub(super) struct EntryAnswer {
     pub(super) entry: Entry,
     kind: &'static str,
@@ -42,6 +42,11 @@ impl CoverageAnswer {
     pub(super) fn of(fence: &FenceRecord) -> Self {
         let clients = fence.entries.keys().filter(|entry| !entry.is_host()).count();
         Self { verdict: fence.coverage, known_clients: clients, notes: fence.evidence.clone() }
+    }
+
+    pub(super) fn without_notes(mut self) -> Self {
+        self.notes.clear();
+        self
     }
 
     pub(super) fn new(plan: &Plan) -> Self {

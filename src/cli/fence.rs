@@ -7,6 +7,7 @@ use super::context::{Context, print};
 use super::drive::{self, Timings};
 use super::error::Fault;
 use super::served::{Opening, Served, operator, otherwise};
+use super::shown::FenceShown;
 use super::{Common, Exit, FenceArgs, plan as plan_verb};
 use crate::clock;
 use crate::daemon::wire::Line;
@@ -15,7 +16,7 @@ use crate::domain::fence::{Fence, State};
 use crate::domain::fence_id::FenceId;
 use crate::domain::guardian::io;
 use crate::domain::plan::plan;
-use crate::domain::record::{FenceRecord, FenceState};
+use crate::domain::record::FenceState;
 
 #[derive(Serialize)]
 struct FenceAnswer {
@@ -51,14 +52,6 @@ struct ServedAnswer {
     timings_ms: ServedTimings,
 }
 
-/// Committed, not proved, and not given up.
-#[derive(Serialize)]
-struct Underway {
-    #[serde(flatten)]
-    fence: FenceRecord,
-    pending: Vec<String>,
-}
-
 #[derive(Serialize)]
 struct ServedTimings {
     total: u128,
@@ -83,7 +76,7 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
                 format!("; waiting for {} PGs: {}", pending.len(), pending.join(" "))
             };
             eprintln!("rbd-guardian: {why}: {what} is {}, and {on}{waits}", fence.state);
-            print(common.format(), &Underway { fence: *fence, pending }, |_| String::new())?;
+            print(common.format(), &FenceShown::of(*fence).pending(pending), |_| String::new())?;
             Ok(Exit::Pending)
         }
         Served::Answered(Line::Sealed { fence, barrier }) => {

@@ -10,21 +10,24 @@ use super::answer::{Rows, table};
 use super::context::Context;
 use super::error::Fault;
 use super::served::say;
+use super::shown::{FenceShown, LeaderShown, MemberKnown, RequestShown};
 use super::{Exit, LedgerArgs, LedgerVerb};
 use crate::ceph::lease::Locker;
 use crate::domain::addr::EntityAddr;
-use crate::domain::record::{Audit, FenceRecord, Records, VERSION};
+use crate::domain::record::{Audit, GateRecord, Records, VERSION};
 use crate::ledger::{Ledger, Snapshot};
 
 #[derive(Serialize)]
 struct LedgerAnswer<'a> {
     pool: &'a str,
-    /// The form this guardian knows, and the newest found if that is newer: then it writes nothing.
-    form: u32,
+    /// The newest form found, if it is newer than this guardian's: then it writes nothing.
     newer: Option<u32>,
     lease: Option<LeaseAnswer>,
-    #[serde(flatten)]
-    records: &'a Records,
+    leader: Option<LeaderShown<'a>>,
+    gate: Option<&'a GateRecord>,
+    members: Vec<MemberKnown<'a>>,
+    fences: Vec<FenceShown>,
+    requests: Vec<RequestShown<'a>>,
     unread: &'a BTreeMap<String, String>,
     audit_entries: u64,
 }
@@ -60,12 +63,16 @@ pub(super) fn run(context: &Context, args: &LedgerArgs) -> Result<Exit, Fault> {
 
 fn show(context: &Context, ledger: &Ledger, snapshot: &Snapshot) -> Result<(), Fault> {
     let lease = ledger.holder(&context.deadline)?;
+    let Records { leader, gate, members, fences, requests } = snapshot.records();
     let answer = LedgerAnswer {
         pool: &context.config.ledger.pool,
-        form: VERSION,
         newer: snapshot.newer(),
         lease: lease.map(|Locker { client, cookie, address }| LeaseAnswer { client, cookie, address }),
-        records: snapshot.records(),
+        leader: leader.as_ref().map(LeaderShown::of),
+        gate: gate.as_ref(),
+        members: members.values().map(MemberKnown::of).collect(),
+        fences: fences.values().cloned().map(FenceShown::of).collect(),
+        requests: requests.values().map(RequestShown::of).collect(),
         unread: snapshot.unread(),
         audit_entries: snapshot.trail_entries(),
     };
@@ -74,7 +81,6 @@ fn show(context: &Context, ledger: &Ledger, snapshot: &Snapshot) -> Result<(), F
 }
 
 fn text(answer: &LedgerAnswer<'_>) -> String {
-    let Records { leader, gate, members, fences, requests } = answer.records;
     let mut text = String::new();
     let mut line = |what: &str, said: String| {
         // Writing to a String cannot fail.
@@ -83,7 +89,7 @@ fn text(answer: &LedgerAnswer<'_>) -> String {
     line("ledger", format!("pool {}, {} entries in the audit trail", answer.pool, answer.audit_entries));
     line(
         "leader",
-        leader.as_ref().map_or_else(
+        answer.leader.as_ref().map_or_else(
             || "nobody has led yet".to_owned(),
             |leader| {
                 let (guardian, host) = (&leader.guardian, &leader.host);
@@ -100,7 +106,7 @@ fn text(answer: &LedgerAnswer<'_>) -> String {
     );
     line(
         "gate",
-        gate.as_ref().map_or_else(
+        answer.gate.map_or_else(
             || "never written".to_owned(),
             |gate| {
                 let open: Vec<&str> = gate.open.iter().map(String::as_str).collect();
@@ -110,25 +116,25 @@ fn text(answer: &LedgerAnswer<'_>) -> String {
         ),
     );
     let mut member_rows = table(["MEMBER", "ADDRESSES", "CLIENTS", "MACHINE"]);
-    for member in members.values() {
-        let addresses: Vec<String> = member.addresses.keys().map(ToString::to_string).collect();
+    for member in &answer.members {
+        let addresses: Vec<String> = member.addresses.iter().map(|known| known.address.to_string()).collect();
         member_rows.add_row([
-            member.name.clone(),
+            member.name.to_owned(),
             addresses.join(" "),
             member.clients.len().to_string(),
-            member.machine.clone().unwrap_or_default(),
+            member.machine.unwrap_or_default().to_owned(),
         ]);
     }
     let mut fence_rows = table(["FENCE", "MEMBER", "STATE", "ENTRIES", "IN DOUBT", "SINCE", "BY", "REASON"]);
-    for fence in fences.values() {
+    for fence in &answer.fences {
         fence_rows.add_row(fence_row(fence));
     }
     let mut request_rows = table(["REQUEST", "WHAT", "BY", "AT", "TAKEN", "ANSWER"]);
-    for request in requests.values() {
-        let taken = request.taken.map_or_else(|| "not yet".to_owned(), |epoch| format!("by epoch {epoch}"));
-        let answer = if request.answer.is_some() { "waits to be fetched" } else { "none yet" };
-        let (what, by) = (request.request.what(), request.request.by().to_owned());
-        request_rows.add_row([request.id.clone(), what, by, seconds(request.at), taken, answer.to_owned()]);
+    for asked in &answer.requests {
+        let taken = asked.taken.map_or_else(|| "not yet".to_owned(), |epoch| format!("by epoch {epoch}"));
+        let answered = if asked.answered { "waits to be fetched" } else { "none yet" };
+        let RequestShown { request, what, by, at, .. } = asked;
+        request_rows.add_row([*request, what, by, &seconds(*at), &taken, answered]);
     }
     for rows in [member_rows, fence_rows, request_rows] {
         section(&mut text, &rows);
@@ -139,16 +145,16 @@ fn text(answer: &LedgerAnswer<'_>) -> String {
     text
 }
 
-fn fence_row(fence: &FenceRecord) -> [String; 8] {
+fn fence_row(fence: &FenceShown) -> [String; 8] {
     let in_doubt: Vec<String> = fence.in_doubt.iter().map(ToString::to_string).collect();
     [
-        fence.id.clone(),
+        fence.fence.clone(),
         fence.member.clone().unwrap_or_default(),
         fence.state.to_string(),
         fence.entries.len().to_string(),
         in_doubt.join(" "),
-        seconds(fence.since),
-        fence.by.clone(),
+        fence.since.map(seconds).unwrap_or_default(),
+        fence.by.clone().unwrap_or_default(),
         fence.reason.clone().unwrap_or_default(),
     ]
 }

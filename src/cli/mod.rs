@@ -19,6 +19,7 @@ mod replay;
 mod run;
 mod seen;
 mod served;
+mod shown;
 mod status;
 mod watchers;
 

@@ -12,6 +12,7 @@ use crate::deadline::{Deadline, Late};
 use crate::domain::guardian::io::Request;
 use crate::domain::record::{FenceRecord, FenceState, Records, RequestRecord};
 use crate::domain::request::{is_named, is_of};
+use crate::domain::span::whole_millis;
 use crate::ledger::{Ledger, NotWritten, ReadError, Snapshot};
 
 /// How it ended.
@@ -91,7 +92,7 @@ impl<'c> Asked<'c> {
             id: format!("R-{}", context.cluster.instance_id()),
             request,
             at: clock::wall(),
-            patience: deadline.left()?,
+            patience: whole_millis(deadline.left()?),
             taken: None,
             answer: None,
         };

@@ -1,11 +1,12 @@
 //! `status`: members and their fences. Nothing but the blocklist remembers a fence, so its proof is made anew.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::answer::{Cell, EntryAnswer, PoolAnswer, barrier_text, table};
 use super::context::{Context, print};
@@ -13,64 +14,52 @@ use super::error::Fault;
 use super::progress::Progress;
 use super::seen::{Memory, Source, core, is_more_than_storage, memory, who_leads};
 use super::served::{Opening, daemon_status, say};
-use super::{Common, Exit, StatusArgs, drive};
+use super::shown::FenceShown;
+use super::{Common, Exit, StatusArgs, drive, shown};
 use crate::ceph::barrier::{Probes, barrier};
 use crate::ceph::osdmap;
 use crate::clock;
 use crate::domain::addr::Entry;
 use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::fence_id::FenceId;
+use crate::domain::guardian::status::Address;
 use crate::domain::map::OsdMap;
 use crate::domain::member::Member;
 use crate::domain::origin::{self, Listed, Origin, Other};
-use crate::domain::record::Records;
+use crate::domain::record::{self, FenceState, Records};
 
-#[derive(Serialize)]
-struct StatusAnswer {
-    /// What the guardian of this host says of who leads, if it is there and does not.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    standby: Option<Standby>,
-    source: Source,
+/// What the storage alone shows.
+struct Found {
     /// Why the ledger could not be read: then it is unknown whose the entries are, and none is to be removed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     ledger_unread: Option<String>,
     epoch: u32,
-    members: Vec<MemberAnswer>,
-    /// Entries at addresses of no member, and those that are none of a host or client.
-    other_entries: Vec<OtherAnswer>,
-    /// Whether every PG enforces this epoch's entries; empty if there are none.
+    members: Vec<MemberFound>,
+    /// Entries of no member that is fenced.
+    others: Vec<OtherFound>,
+    /// Whether every PG enforces this epoch's entries; empty if no member is fenced.
     barrier: Vec<PoolAnswer>,
 }
 
 /// An entry that no fence accounts for.
 #[derive(Serialize)]
-struct OtherAnswer {
+struct OtherFound {
     entry: Listed,
-    kind: &'static str,
     until: Timestamp,
     /// Whose it looks like; `null` if the ledger could not be read.
     origin: Option<Origin>,
     member: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Standby {
-    stage: Value,
-    leader: Value,
-    trouble: Value,
-}
-
-#[derive(Serialize)]
-struct MemberAnswer {
+struct MemberFound {
     name: String,
+    addresses: Vec<Address>,
     state: MemberState,
     fence: Option<FenceId>,
     entries: Vec<EntryAnswer>,
     notes: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum MemberState {
     /// No address of it is fenced.
     Watching,
@@ -98,8 +87,12 @@ pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit, Fault> {
         let opening = Opening::new(common)?;
         let status = match opening.status()? {
             Some(mut status) if status["stage"] == "leading" => {
+                let words = |key: &str| status[key].as_str().unwrap_or("-").to_owned();
+                let leads = format!("{} on {} leads", words("guardian"), words("host"));
                 set(&mut status, "source", &Source::Leader);
-                status
+                set(&mut status, "leads", &leads);
+                set(&mut status, "here", &"the guardian of this host leads");
+                shown::status(status)
             }
             status @ (Some(_) | None) => return alone(opening.context()?, status, args),
         };
@@ -121,14 +114,11 @@ fn served_text(status: &Value) -> String {
     let list = |key: &str| status[key].as_array().cloned().unwrap_or_default();
     let leader = &status["leader"];
     let gate = text(&status["gate"]["state"]);
-    let mut shown = match (status["here"].as_str(), status["leads"].as_str()) {
-        (Some(here), Some(leads)) => format!("{leads}; {here}; gate {gate}\n"),
-        _ => format!(
-            "{} on {} leads (epoch {}); gate {gate}\n",
-            text(&status["guardian"]),
-            text(&status["host"]),
-            leader["epoch"],
-        ),
+    let leads = text(&status["leads"]);
+    let mut shown = if status["stage"] == "leading" {
+        format!("{leads} (epoch {}); gate {gate}\n", leader["epoch"])
+    } else {
+        format!("{leads}; {}; gate {gate}\n", text(&status["here"]))
     };
     if let Some(holds) = status["holds"].as_str() {
         shown.push_str(&format!("{holds}\n"));
@@ -158,8 +148,8 @@ fn served_text(status: &Value) -> String {
     let fences = list("fences");
     for fence in fences.iter().filter(|fence| fence["member"].is_null()) {
         let entries: Vec<String> =
-            fence["entries"].as_object().into_iter().flatten().map(|(entry, _)| entry.clone()).collect();
-        rows.add_row([text(&fence["id"]), text(&fence["state"]), entries.join(" ")]);
+            fence["entries"].as_array().into_iter().flatten().map(|entry| text(&entry["entry"])).collect();
+        rows.add_row([text(&fence["fence"]), text(&fence["state"]), entries.join(" ")]);
     }
     if !rows.is_empty() {
         shown.push_str(&format!("\n{rows}\n"));
@@ -170,7 +160,7 @@ fn served_text(status: &Value) -> String {
         }
     }
     for fence in list("fences") {
-        let what = fence["member"].as_str().or(fence["id"].as_str()).unwrap_or_default();
+        let what = fence["member"].as_str().or(fence["fence"].as_str()).unwrap_or_default();
         if let Some(waits) = fence["waits"].as_str() {
             shown.push_str(&format!("{what}: waits for {waits}\n"));
         }
@@ -231,23 +221,19 @@ fn show(
     let now = map.clock(clock::wall());
     let proved = !proofs.is_empty() && proofs.iter().all(PoolProof::is_complete);
     let members = context.config.members.0.iter();
-    let answer = StatusAnswer {
-        standby: standby.map(|status| Standby {
-            stage: status["stage"].clone(),
-            leader: status["leader"].clone(),
-            trouble: status["trouble"].clone(),
-        }),
-        source: Source::Ceph,
+    let members: Vec<MemberFound> = members
+        .map(|member| describe(member, &map, context.config.policy.required_until(now), proved))
+        .collect();
+    let found = Found {
         epoch: map.epoch,
-        members: members
-            .map(|member| describe(member, &map, context.config.policy.required_until(now), proved))
-            .collect(),
-        other_entries: others(context, &map, now, unread.is_none()),
+        others: others(context, &map, now, &members, unread.is_none()),
+        members,
         ledger_unread: unread,
         barrier: proofs.iter().map(PoolAnswer::new).collect(),
     };
-    let shown = context.print(&answer, |answer| format!("{before}{}", text(answer)))?;
-    let Some(why) = &answer.ledger_unread else { return Ok((shown, Exit::Done)) };
+    let answer = shown::status(found.value(context, standby.as_ref(), &proofs));
+    let shown = context.print(&answer, |_| format!("{before}{}", text(&found)))?;
+    let Some(why) = &found.ledger_unread else { return Ok((shown, Exit::Done)) };
     say(&format!("the ledger cannot be read: whose these entries are is not known; remove none ({why})"));
     Ok((shown, Exit::CannotTell))
 }
@@ -263,31 +249,81 @@ fn known(
     let leader = records.leader.clone();
     let (core, now) = core(context, records)?;
     let mut status = serde_json::to_value(core.status(now)).unwrap_or_default();
-    let socket = context.config.daemon.socket.display();
-    let (stage, trouble, here) = match &standby {
-        Some(standby) => {
-            let trouble = &standby["trouble"];
-            let why = trouble.as_str().map_or_else(String::new, |why| format!(" ({why})"));
-            (
-                standby["stage"].clone(),
-                trouble.clone(),
-                format!("the guardian of this host does not lead{why}"),
-            )
-        }
-        None => (Value::Null, Value::Null, format!("NO GUARDIAN RUNS ON THIS HOST ({socket})")),
-    };
     set(&mut status, "source", &Source::Ledger);
-    set(&mut status, "stage", &stage);
-    set(&mut status, "trouble", &trouble);
     set(&mut status, "leader", &leader);
     set(&mut status, "leads", &leads);
-    set(&mut status, "here", &here);
-    // Those are the leader's: this command records nothing.
-    for key in ["guardian", "deposed", "cannot_record"] {
+    set(&mut status, "here", &here(context, standby.as_ref()));
+    // Those are the guardian's of this host: this command records nothing.
+    for key in HERE {
         set(&mut status, key, &standby.as_ref().map(|standby| &standby[key]));
     }
+    let status = shown::status(status);
     let shown = context.print(&status, |status| format!("{before}{}", served_text(status)))?;
     Ok((shown, Exit::Done))
+}
+
+/// What a guardian says of itself.
+const HERE: [&str; 8] =
+    ["guardian", "host", "version", "stage", "trouble", "incus_trouble", "deposed", "cannot_record"];
+
+/// What the guardian of this host does, in words.
+fn here(context: &Context, standby: Option<&Value>) -> String {
+    let Some(standby) = standby else {
+        return format!("NO GUARDIAN RUNS ON THIS HOST ({})", context.config.daemon.socket.display());
+    };
+    let why = standby["trouble"].as_str().map_or_else(String::new, |why| format!(" ({why})"));
+    format!("the guardian of this host does not lead{why}")
+}
+
+impl Found {
+    /// With every field that a leader would show: `null` for what the storage does not tell.
+    fn value(&self, context: &Context, standby: Option<&Value>, proofs: &[PoolProof]) -> Value {
+        let pending: Vec<String> = proofs.iter().flat_map(PoolProof::pending_names).collect();
+        let fences = self.members.iter().filter_map(|member| {
+            let state = member.state.of_fence()?;
+            let fence =
+                FenceShown::found(member.fence.as_ref()?.to_string(), &member.name, state, &member.entries);
+            Some(fence.pending(pending.clone()).value())
+        });
+        let member = |member: &MemberFound| {
+            let MemberFound { name, addresses, state, fence, notes, .. } = member;
+            json!({"name": name, "addresses": addresses, "state": state.word(), "fence": fence, "notes": notes})
+        };
+        let mut value = json!({
+            "source": Source::Ceph,
+            "here": here(context, standby),
+            "leader": standby.map(|standby| &standby["leader"]),
+            "ledger_unread": self.ledger_unread,
+            "epoch": self.epoch,
+            "members": self.members.iter().map(member).collect::<Vec<_>>(),
+            "fences": fences.collect::<Vec<_>>(),
+            "others": self.others,
+        });
+        for key in HERE {
+            set(&mut value, key, &standby.map(|standby| &standby[key]));
+        }
+        value
+    }
+}
+
+impl MemberState {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Watching => "watching",
+            Self::Sealed => "sealed",
+            Self::Pending => "pending",
+            Self::Breached => "breached",
+        }
+    }
+
+    fn of_fence(self) -> Option<FenceState> {
+        match self {
+            Self::Watching => None,
+            Self::Sealed => Some(FenceState::Sealed),
+            Self::Pending => Some(FenceState::Pending),
+            Self::Breached => Some(FenceState::Breached),
+        }
+    }
 }
 
 /// A map, and what PGs prove of it; no proofs if no member is fenced. The map is read again afterwards: what was
@@ -318,7 +354,7 @@ fn prove(context: &Context, names: &mut Probes) -> Result<(OsdMap, Vec<PoolProof
     Err(Fault::Restless)
 }
 
-fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) -> MemberAnswer {
+fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) -> MemberFound {
     let mut entries = Vec::new();
     let mut hosts = BTreeSet::new();
     let mut notes = Vec::new();
@@ -345,20 +381,29 @@ fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) ->
         MemberState::Pending
     };
     let fence = (!hosts.is_empty()).then(|| FenceId::new(Some(&member.name), &hosts));
-    MemberAnswer { name: member.name.clone(), state, fence, entries, notes }
+    let address = |ip: &IpAddr| Address { address: *ip, sources: [record::Source::Operator].into() };
+    let addresses = member.addresses.iter().map(address).collect();
+    MemberFound { name: member.name.clone(), addresses, state, fence, entries, notes }
 }
 
-/// Those of members are told with them.
-fn others(context: &Context, map: &OsdMap, now: Timestamp, known: bool) -> Vec<OtherAnswer> {
+/// Those of fenced members are told with their fences.
+fn others(
+    context: &Context,
+    map: &OsdMap,
+    now: Timestamp,
+    found: &[MemberFound],
+    known: bool,
+) -> Vec<OtherFound> {
     let required = context.config.policy.required_until(now);
-    let members = &context.config.members;
-    let others = origin::others(&map.blocklist, |_| false, members, now, required);
-    let others = others.into_iter().filter(|other| other.member.is_none() || other.entry.entry().is_none());
-    let answer = |Other { entry, until, origin, member }: Other| {
+    let fenced = found.iter().filter(|member| member.fence.is_some());
+    let told: BTreeSet<Entry> = fenced.flat_map(|member| &member.entries).map(|entry| entry.entry).collect();
+    let ours = |entry| told.contains(&entry);
+    let others = origin::others(&map.blocklist, ours, &context.config.members, now, required);
+    let other = |Other { entry, until, origin, member }: Other| {
         let until = Timestamp::from_second(until.as_second()).unwrap_or(until);
-        OtherAnswer { entry, kind: entry.kind(), until, origin: Some(origin).filter(|_| known), member }
+        OtherFound { entry, until, origin: Some(origin).filter(|_| known), member }
     };
-    others.map(answer).collect()
+    others.into_iter().map(other).collect()
 }
 
 fn others_text(title: &str, others: &[Value]) -> String {
@@ -377,7 +422,7 @@ fn others_text(title: &str, others: &[Value]) -> String {
     format!("\n{title}:\n{rows}{more}\n")
 }
 
-fn text(answer: &StatusAnswer) -> String {
+fn text(answer: &Found) -> String {
     let mut rows = table(["MEMBER", "STATE", "ENTRIES", "FENCE"]);
     for member in &answer.members {
         let state = match member.state {
@@ -402,9 +447,9 @@ fn text(answer: &StatusAnswer) -> String {
     if !answer.barrier.is_empty() {
         text.push_str(&format!("\nproof, made just now:\n{}\n", barrier_text(&answer.barrier)));
     }
-    if !answer.other_entries.is_empty() {
+    if !answer.others.is_empty() {
         let others: Vec<Value> =
-            answer.other_entries.iter().filter_map(|other| serde_json::to_value(other).ok()).collect();
+            answer.others.iter().filter_map(|other| serde_json::to_value(other).ok()).collect();
         let title = if answer.ledger_unread.is_some() {
             "entries, and whose they are is unknown: remove none"
         } else {

@@ -25,6 +25,7 @@ pub mod refusal;
 pub mod release;
 pub mod request;
 pub mod silence;
+pub mod span;
 pub mod unread;
 pub mod verdict;
 pub mod view;

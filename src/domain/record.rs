@@ -21,9 +21,11 @@ use super::map::PoolId;
 use super::origin::Listed;
 use super::permits::Over;
 use super::plan::Coverage;
+use super::span::{millis, named_millis, seconds};
 
-/// The form of records that this guardian reads and writes.
-pub const VERSION: u32 = 1;
+/// The form of records that this guardian writes; it reads all up to this one. 2: durations are numbers whose unit the
+/// field's name says, which a guardian that knows 1 cannot read.
+pub const VERSION: u32 = 2;
 
 /// Who decides. Every write is conditional on this record (INV-7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,7 +110,8 @@ impl MemberRecord {
 /// An uptime and when it was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UptimeSample {
-    /// Since the member booted.
+    /// Since the member booted, in whole seconds.
+    #[serde(rename = "uptime_s", alias = "uptime", with = "seconds")]
     pub uptime: Duration,
     /// When it said so, by the guardian's clock.
     pub at: Timestamp,
@@ -180,7 +183,7 @@ pub struct FenceRecord {
     pub breaches: Vec<Breach>,
     /// By boot ID of each guardian's host: its time since boot when that guardian first knew of the seal. The time
     /// since the seal can so be told without a wall clock.
-    #[serde(default)]
+    #[serde(default, rename = "marks_ms", alias = "marks", with = "named_millis")]
     pub marks: BTreeMap<String, Duration>,
     /// Client instances of the fenced addresses that appeared after the seal: those of the old life and, once the host
     /// has booted, of the new one. Each gets an entry of its own, at the latest before the release.
@@ -310,7 +313,8 @@ pub struct RequestRecord {
     pub request: Request,
     /// When, by the asker's clock.
     pub at: Timestamp,
-    /// How long whoever asks waits for it to be taken: later nobody does it.
+    /// How long whoever asks waits for it to be taken: later nobody does it. In whole milliseconds.
+    #[serde(rename = "patience_ms", alias = "patience", with = "millis")]
     pub patience: Duration,
     /// The epoch of the leader that took it. It is not done before this is recorded.
     #[serde(default)]

@@ -21,7 +21,7 @@ pub(super) const AFTER_AUDIT: &str = "audit/~";
 /// Behind the records that may be many or large, and before all others.
 pub(super) const AFTER_FENCES: &str = "fence/~";
 
-/// `{"v":1}`.
+/// `{"v":2}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Meta {}
 

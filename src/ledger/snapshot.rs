@@ -156,8 +156,13 @@ impl Snapshot {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
     use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::ledger::codec::encode_record;
 
     fn snapshot(entries: &[(&str, &str)]) -> Snapshot {
         Snapshot::new(entries.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())))
@@ -175,16 +180,16 @@ mod tests {
         let known = VERSION;
         assert_eq!(read.writable([]), Err(NotWritten::NewerLedger { found: 7, known }));
         assert_eq!(
-            snapshot(&[("meta", r#"{"v":2,"x":[]}"#)]).writable([]),
-            Err(NotWritten::NewerLedger { found: 2, known })
+            snapshot(&[("meta", r#"{"v":3,"x":[]}"#)]).writable([]),
+            Err(NotWritten::NewerLedger { found: 3, known })
         );
     }
 
     #[test]
     fn a_newer_kind_of_record_is_not_written_beside() {
-        let read = snapshot(&[("meta", r#"{"v":1}"#), ("promise/n1", r#"{"v":2,"of":"n1"}"#)]);
+        let read = snapshot(&[("meta", r#"{"v":1}"#), ("promise/n1", r#"{"v":3,"of":"n1"}"#)]);
         assert!(read.unread().contains_key("promise/n1"));
-        assert!(matches!(read.writable([]), Err(NotWritten::NewerLedger { found: 2, .. })));
+        assert!(matches!(read.writable([]), Err(NotWritten::NewerLedger { found: 3, .. })));
     }
 
     /// Whoever can reach the ledger may leave a request: an older leader goes on recording.
@@ -192,11 +197,9 @@ mod tests {
     fn a_request_of_a_newer_form_is_left_alone_and_stops_nothing() {
         let request = |v: u32| {
             let verb = r#""verb":"release","fence":"n1","assert_powered_off":true,"reason":"off","by":"a","only":"n2""#;
-            format!(
-                r#"{{"v":{v},"id":"R-1",{verb},"at":"2026-01-01T00:00:00Z","patience":{{"secs":9,"nanos":0}}}}"#
-            )
+            format!(r#"{{"v":{v},"id":"R-1",{verb},"at":"2026-01-01T00:00:00Z","patience_ms":9000}}"#)
         };
-        let (newer, known) = (request(2), request(1));
+        let (newer, known) = (request(VERSION + 1), request(VERSION));
         let mut read = snapshot(&[("meta", r#"{"v":1}"#), ("request/R-1", &newer)]);
         for _ in 0..2 {
             assert_eq!(read.writable([&"fence/F-1".to_owned()]), Ok(()));
@@ -214,6 +217,41 @@ mod tests {
         let fence = r#"{"v":1,"id":"F-1","state":"sealed","by":"a","since":"2026-01-01T00:00:00Z"}"#;
         let read = snapshot(&[("fence/F-1", fence)]);
         assert!(read.unread().is_empty() && read.records().fences.contains_key("F-1"), "{read:?}");
+    }
+
+    /// What a guardian of form 1 left goes on, and is written in the form of now.
+    #[test]
+    fn a_ledger_of_form_1_is_read_and_its_durations_become_numbers() {
+        let text = include_str!("../../tests/fixtures/ledger/form-1.json");
+        let form: BTreeMap<String, Value> = serde_json::from_str(text).unwrap();
+        let read = Snapshot::new(form.into_iter().map(|(key, value)| (key, value.to_string().into_bytes())));
+        assert!(read.unread().is_empty() && read.writable([]).is_ok(), "{:?}", read.unread());
+        let Records { leader, gate, members, fences, requests } = read.records().clone();
+        assert_eq!((leader.unwrap().guardian.as_str(), gate.unwrap().epoch), ("first", 4));
+        let (member, request) = (&members["n1"], &requests["R-4242"]);
+        let fence = fences.values().next().unwrap();
+        assert_eq!(member.uptime.unwrap().uptime, Duration::from_secs(86_400));
+        let mark = fence.marks["b3bed6a4-4211-4d65-8c2b-7def64934ad2"];
+        assert_eq!(mark, Duration::from_millis(8_332_195), "as it is kept from now on");
+        assert_eq!(request.patience, Duration::from_millis(59_987));
+        let written = |record: Record| -> Value {
+            let bytes = encode_record(&record).unwrap();
+            assert_eq!(
+                decode_record(&record.key(), &bytes).value,
+                Ok(record),
+                "the same after it was written"
+            );
+            serde_json::from_slice(&bytes).unwrap()
+        };
+        let member = written(Record::Member(member.clone()));
+        assert_eq!((&member["v"], &member["uptime"]["uptime_s"]), (&json!(2), &json!(86_400)), "{member}");
+        let fence = written(Record::Fence(fence.clone()));
+        assert_eq!(fence["marks_ms"], json!({"b3bed6a4-4211-4d65-8c2b-7def64934ad2": 8_332_195}), "{fence}");
+        let request = written(Record::Request(request.clone()));
+        assert_eq!(request["patience_ms"], 59_987, "{request}");
+        for record in [member, fence, request] {
+            assert!(!record.to_string().contains("nanos"), "{record}");
+        }
     }
 
     #[test]

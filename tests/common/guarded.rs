@@ -169,7 +169,7 @@ impl Guarded {
         let ip = self.site.ip(name);
         self.wait_for_status(&format!("the address of {name}"), SOON, |status| {
             let line = member(status, name);
-            line["addresses"].as_array().into_iter().flatten().any(|address| address[0] == *ip)
+            line["addresses"].as_array().into_iter().flatten().any(|known| known["address"] == *ip)
         });
     }
 

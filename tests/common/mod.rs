@@ -8,6 +8,7 @@ pub mod fault;
 pub mod guarded;
 pub mod guardian;
 pub mod history;
+pub mod json;
 pub mod pending;
 pub mod round;
 pub mod short_first;

@@ -114,8 +114,8 @@ fn inv7_what_only_doubtful_entries_could_hold_is_fenced_by_the_operators_word() 
         second.kill();
         let verb = halted_at_its_removal(&mut first, &mut second);
         // The other form of the entry is another fence.
-        let fences = || scene.ledger()["fences"].as_object().cloned().unwrap_or_default();
-        let released = || fences().values().all(|fence| fence["state"] == "released");
+        let fences = || scene.ledger()["fences"].as_array().cloned().unwrap_or_default();
+        let released = || fences().iter().all(|fence| fence["state"] == "released");
         wait_for("its release", LIMIT, || Ok(released().then_some(())))
             .unwrap_or_else(|error| panic!("{error:#}\n{}", second.log()));
         first.kill();
@@ -136,7 +136,7 @@ fn inv7_what_only_doubtful_entries_could_hold_is_fenced_by_the_operators_word() 
     assert_eq!(sealed["state"], "sealed", "{sealed:#}");
     assert!(site.newest().stands_long(&scene.host), "{:#?}", site.newest());
     let ledger = scene.ledger();
-    let record = ledger["fences"].as_object().unwrap().values().find(|fence| fence["state"] == "sealed");
+    let record = ledger["fences"].as_array().unwrap().iter().find(|fence| fence["state"] == "sealed");
     let record = record.unwrap_or_else(|| panic!("{ledger:#}"));
     let over = record["evidence"][0].as_str().unwrap();
     assert!(over.contains("goes over a removal in doubt: first was killed"), "{record:#}");

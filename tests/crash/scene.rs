@@ -61,7 +61,7 @@ impl<'s> Scene<'s> {
     /// The newest record of a fence of `n1`; null while there is none.
     pub(crate) fn fence(&self) -> Value {
         let ledger = self.ledger();
-        let fences = ledger["fences"].as_object().unwrap().values();
+        let fences = ledger["fences"].as_array().unwrap().iter();
         let since =
             |fence: &&Value| fence["since"].as_str().and_then(|since| since.parse::<Timestamp>().ok());
         fences.filter(|fence| fence["member"] == "n1").max_by_key(since).cloned().unwrap_or_default()
@@ -115,7 +115,8 @@ impl<'s> Scene<'s> {
         let blocklist = self.site.newest();
         for entry in [&self.host, &self.client] {
             assert!(blocklist.stands_long(entry), "{entry} in {blocklist:#?}");
-            assert!(record["entries"].get(entry).is_some(), "{record:#}");
+            let mut entries = record["entries"].as_array().unwrap().iter();
+            assert!(entries.any(|known| known["entry"] == **entry), "{record:#}");
         }
         let pools = record["proofs"].as_array().unwrap().iter();
         let proved = pools.filter(|proof| proof["pool"] == POOL && proof["pgs"] == 16);
@@ -130,7 +131,7 @@ impl<'s> Scene<'s> {
         let blocklist = self.site.newest();
         assert!(!blocklist.entries.contains_key(&self.host), "{blocklist:#?}");
         assert!(blocklist.stands_long(&self.client), "INV-4: {blocklist:#?}");
-        assert_eq!(record["entries"].as_object().unwrap().len(), 1, "{record:#}");
+        assert_eq!(record["entries"].as_array().unwrap().len(), 1, "{record:#}");
         assert_eq!(self.writer.wait_for_error(now, SOON).unwrap(), Errno::ESHUTDOWN);
         assert_eq!(self.writer.taken_after(now, 1).unwrap(), 0, "the old client writes after the release");
         let mut newcomer = self.site.lab.host("n1").idle_client(POOL).unwrap();

@@ -519,7 +519,7 @@ fn placements_that_the_gate_refuses_for_good_are_bounded_and_forgotten() {
 fn addresses(model: &Model, member: &str) -> Vec<String> {
     let status = model.guardian.status(model.now());
     let line = status.members.into_iter().find(|line| line.name == member).unwrap();
-    line.addresses.into_iter().map(|(ip, _)| ip.to_string()).collect()
+    line.addresses.into_iter().map(|known| known.address.to_string()).collect()
 }
 
 /// For a target by name alone.

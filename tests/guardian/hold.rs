@@ -391,7 +391,7 @@ fn inv7_a_withdrawn_fence_forgets_nothing_that_an_earlier_one_left() {
 fn addresses(model: &Model, member: &str) -> Vec<String> {
     let status = model.guardian.status(model.now());
     let line = status.members.into_iter().find(|line| line.name == member);
-    line.into_iter().flat_map(|line| line.addresses).map(|(ip, _)| ip.to_string()).collect()
+    line.into_iter().flat_map(|line| line.addresses).map(|known| known.address.to_string()).collect()
 }
 
 fn osd(ip: &str) -> Daemon {

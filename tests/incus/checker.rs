@@ -251,13 +251,14 @@ impl Ledger {
     #[track_caller]
     fn read(site: &Guarded) -> Self {
         let read = |words: &[&str]| site.site.guardian_on("admin", words).expect(0).json;
-        let fences = read(&["ledger"])["fences"].clone();
+        let fences = read(&["ledger"])["fences"].as_array().unwrap().clone();
+        let member = |id: &str| fences.iter().find(|fence| fence["fence"] == id)?["member"].as_str();
         let trail = read(&["ledger", "audit"]).as_array().unwrap().clone();
         let told = trail::told(&trail);
         let mut states = Vec::new();
         for audit in &trail {
             let Some((fence, state)) = audit["what"].as_str().unwrap().split_once(' ') else { continue };
-            if let Some(member) = fences[fence]["member"].as_str() {
+            if let Some(member) = member(fence) {
                 let at: jiff::Timestamp = audit["at"].as_str().unwrap().parse().unwrap();
                 let ago = Duration::try_from(jiff::Timestamp::now().duration_since(at)).unwrap();
                 states.push((monotonic() - ago, member.to_owned(), state.to_owned()));

@@ -147,9 +147,8 @@ impl Stricken<'_> {
                 // A fence that is not sealed yet proves nothing by a reboot of now, nor, as uptimes are whole seconds, one that
                 // was sealed this very moment: no machine boots as fast as these.
                 let name = fence["member"].as_str().unwrap_or_default();
-                let marks = fence["marks"].as_object().into_iter().flatten();
-                let sealed =
-                    marks.filter_map(|(_, mark)| mark["secs"].as_u64()).max().map(Duration::from_secs);
+                let marks = fence["marks_ms"].as_object().into_iter().flatten();
+                let sealed = marks.filter_map(|(_, mark)| mark.as_u64()).max().map(Duration::from_millis);
                 let due = |sealed: Duration| {
                     monotonic() > sealed + BOOTS && rebooted.get(name).is_none_or(|at| *at <= sealed)
                 };

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::common::Answer;
 use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON};
+use crate::common::json::is_as_documented;
 use crate::from;
 use lab::incus::IMAGE;
 use lab::{Links, Topology, wait_for};
@@ -92,6 +93,7 @@ fn nothing_is_placed_elsewhere_before_the_seal() {
     let (exit, answer) = gate(&site, "install");
     assert_eq!((exit, scriptlet(&site)), (0, installed), "nothing is done twice");
     assert_eq!(answer["site_scriptlet"].as_str(), Some(SITE));
+    is_as_documented("gate", &answer);
     assert_eq!(answer["members"].as_object().unwrap().len(), 3);
 
     // A cut-off member shows with the next change of any key what it does not run.

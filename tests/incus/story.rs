@@ -151,10 +151,10 @@ fn watchers(site: &Guarded, image: &str) -> BTreeSet<String> {
 
 /// When the fence of a member was sealed, by the record that the ledger holds.
 pub(crate) fn sealed_at(record: &Value) -> Duration {
-    let marks = record["marks"].as_object().unwrap();
-    let mark = marks.values().next().unwrap();
-    let nanos = mark["nanos"].as_u64().unwrap();
-    Guarded::since_boot(Duration::from_secs(mark["secs"].as_u64().unwrap()) + Duration::from_nanos(nanos))
+    let marks = record["marks_ms"].as_object().unwrap();
+    let mark = marks.values().next().unwrap().as_u64().unwrap();
+    // The record keeps no part of a millisecond.
+    Guarded::since_boot(Duration::from_millis(mark + 1))
 }
 
 /// Nothing of what a writer issued after an instant was taken, by its own account.

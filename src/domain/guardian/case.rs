@@ -28,6 +28,7 @@ use crate::domain::plan::{Coverage, Plan};
 use crate::domain::policy::Policy;
 use crate::domain::record::{FenceRecord, FenceState, Proof};
 use crate::domain::release::Release;
+use crate::domain::span::whole_millis;
 
 /// How a record is signed when nobody asked.
 pub const GUARDIAN: &str = "the guardian";
@@ -508,7 +509,7 @@ impl Case {
                 self.sealed_at = Some(now.boot);
                 // Once sealed, only a breach begins it anew: who appears later puts off no proof of a reboot, and is not
                 // proved dead by it.
-                self.record.marks.entry(boot_id.to_owned()).or_insert(now.boot);
+                self.record.marks.entry(boot_id.to_owned()).or_insert(whole_millis(now.boot));
                 self.record.sealed.get_or_insert(now.wall);
             }
             let epoch = fence.committed().unwrap_or_default();

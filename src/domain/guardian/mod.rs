@@ -68,6 +68,7 @@ use crate::domain::origin::Other;
 use crate::domain::pairs;
 use crate::domain::plan::Target;
 use crate::domain::record::{Change, FenceState, Record, Records};
+use crate::domain::span::whole_millis;
 use crate::domain::view::{InstanceId, MemberStatus, View};
 use crate::domain::volume::Images;
 use crate::domain::world::World;
@@ -255,7 +256,7 @@ impl Guardian {
                     if sealed {
                         let open = records.gate.iter().flat_map(|gate| &gate.open);
                         case.clear = open.into_iter().any(|open| Some(open) == case.record.member.as_ref());
-                        marks.entry(self.settings.boot_id.clone()).or_insert(self.now.boot);
+                        marks.entry(self.settings.boot_id.clone()).or_insert(whole_millis(self.now.boot));
                     }
                     self.cases.insert(record.id.clone(), case);
                 } else {

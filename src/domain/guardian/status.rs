@@ -87,11 +87,20 @@ pub struct MemberLine {
     /// `watching`, or the state of its fence, or `returned-stale`, `stranded`, `suspect`, `refused`.
     pub state: &'static str,
     /// Its addresses, and what says so.
-    pub addresses: Vec<(IpAddr, BTreeSet<Source>)>,
+    pub addresses: Vec<Address>,
     /// Its fence.
     pub fence: Option<Id>,
     /// Why it is not fenced yet though it is about to be healed, in words.
     pub waits: Option<String>,
+}
+
+/// An address of a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Address {
+    /// Which.
+    pub address: IpAddr,
+    /// What says so.
+    pub sources: BTreeSet<Source>,
 }
 
 /// A fence.
@@ -164,7 +173,7 @@ impl Guardian {
                 status: self.view.as_ref().and_then(|view| view.members.get(&name)).map(|m| m.status.clone()),
                 health: evidence.health(self.view_is_fresh(), self.now.boot),
                 state: self.state_of(&name, &evidence),
-                addresses: ips.into_iter().map(|ip| (ip, source(ip))).collect(),
+                addresses: ips.into_iter().map(|ip| Address { address: ip, sources: source(ip) }).collect(),
                 fence: self.case_of(&name).map(|case| case.id.clone()),
                 waits: self.waits_to_be_fenced(&name),
                 name,
