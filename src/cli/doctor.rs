@@ -1,5 +1,7 @@
 //! `doctor`: what would stop a fence from working here. Changes nothing.
 
+mod incus;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +21,6 @@ use crate::ceph::errno::{Meaning, meaning};
 use crate::ceph::look::CLIENTS_WITHIN;
 use crate::ceph::{daemons, osdmap, sessions, watchers};
 use crate::clock;
-use crate::deadline::within;
 use crate::descriptors;
 use crate::domain::addr::EntityAddr;
 use crate::domain::barrier::{PoolProof, PoolToProve};
@@ -29,15 +30,12 @@ use crate::domain::map::OsdMap;
 use crate::domain::plan::{Request, Target, plan};
 use crate::domain::record::VERSION;
 use crate::domain::world::{DaemonKind, World};
-use crate::incus::client::Client;
-use crate::incus::error::IncusError;
-use crate::incus::{self, api};
 use crate::ledger::{Ledger, NotWritten, Snapshot};
 
 /// How long PGs may take to answer.
 const PROVE_WITHIN: Duration = Duration::from_secs(3);
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     Ok,
@@ -73,7 +71,7 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
     checks.extend(provable(context, &map));
     checks.push(check("keys that may unfence", Verdict::Note, UNFENCING));
     checks.push(check("keys that may ask guardians", Verdict::Note, REQUESTING));
-    checks.extend(incus_users(context));
+    checks.extend(incus::checks(context));
     checks.extend(or_why("daemons", context.look().map(|world| daemons_and_members(context, &world))));
     context.print(&checks, |checks| {
         let mut rows = table(["CHECK", "VERDICT", "DETAIL"]);
@@ -358,48 +356,6 @@ const REQUESTING: &str = "not among this key's rights to see: no member's key ma
     '.auth_dump[] | select(.caps.osd // \"\" | split(\",\") | any(test(\"[*]|profile rbd *$|allow [rx]*w[rwx]* *$|pool=rbd-guardian\"))) | .entity'; \
     scope a member's key: ceph auth caps client.NAME mon 'profile rbd' osd 'profile rbd pool=POOL' mgr 'profile rbd pool=POOL'";
 
-/// The Ceph users of Incus's storage pools, where Incus can be asked: `ceph.user.name`, and `admin` without it.
-fn incus_users(context: &Context) -> Vec<Check> {
-    const TITLE: &str = "Incus's Ceph users";
-    if context.config.incus.endpoints.is_empty() {
-        return Vec::new();
-    }
-    let read = || -> Result<Vec<api::Pool>, String> {
-        let client = Client::open(&context.config.incus).map_err(|fault| fault.to_string())?;
-        let left = context.deadline.left().map_err(|late| late.to_string())?;
-        let asked = within(left, async move { client.get("/1.0/storage-pools?recursion=1").await });
-        let answer = incus::block_on(asked).map_err(|error| error.to_string())?;
-        answer.map_err(|late| late.to_string())?.map_err(|error: IncusError| error.to_string())
-    };
-    match read() {
-        Ok(pools) => users(&pools),
-        Err(why) => vec![check(
-            TITLE,
-            Verdict::Warn,
-            format!("unknown, because the storage pools were not read: {why}"),
-        )],
-    }
-}
-
-fn users(pools: &[api::Pool]) -> Vec<Check> {
-    const TITLE: &str = "Incus's Ceph users";
-    let one = |pool: &api::Pool| {
-        let user = pool.config.get("ceph.user.name").map_or("admin", String::as_str);
-        let osd_pool = pool.config.get("ceph.osd.pool_name").map_or("POOL", String::as_str);
-        let name = &pool.name;
-        if user != "admin" {
-            return check(TITLE, Verdict::Ok, format!("storage pool {name} uses client.{user}"));
-        }
-        let detail = format!(
-            "storage pool {name} uses client.admin, so each member may lift its own fence and ask guardians for others: \
-             ceph auth get-or-create client.incus mon 'profile rbd' osd 'profile rbd pool={osd_pool}' mgr 'profile rbd \
-             pool={osd_pool}', its keyring to each member, and incus storage set {name} ceph.user.name incus"
-        );
-        check(TITLE, Verdict::Warn, detail)
-    };
-    pools.iter().filter(|pool| pool.driver == "ceph").map(one).collect()
-}
-
 fn daemons_and_members(context: &Context, world: &World) -> Vec<Check> {
     let mut checks = Vec::new();
     // The monitors look for that grant only once they know the mds, so it cannot be tried with a name that nobody has
@@ -450,24 +406,4 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
     let own: Vec<String> = world.own.iter().map(ToString::to_string).collect();
     checks.push(check("own address", Verdict::Ok, format!("{} at {}", own.join(", "), clock::wall())));
     checks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_storage_pool_without_a_user_of_its_own_uses_admin_and_each_is_judged() {
-        let pools = json!([
-            {"name": "remote", "driver": "ceph", "config": {"ceph.osd.pool_name": "vms"}},
-            {"name": "named", "driver": "ceph", "config": {"ceph.user.name": "admin"}},
-            {"name": "own", "driver": "ceph", "config": {"ceph.user.name": "incus"}},
-            {"name": "local", "driver": "dir", "config": {}},
-        ]);
-        let pools: Vec<api::Pool> = serde_json::from_value(pools).unwrap();
-        let checks = users(&pools);
-        let warned: Vec<bool> = checks.iter().map(|check| check.verdict == Verdict::Warn).collect();
-        assert_eq!(warned, [true, true, false]);
-        assert!(checks[0].detail.contains("profile rbd pool=vms"), "{}", checks[0].detail);
-    }
 }

@@ -48,6 +48,9 @@ pub struct Environment {
     /// Is it a member of a cluster?
     #[serde(default)]
     pub server_clustered: bool,
+    /// What it presents, in PEM.
+    #[serde(default)]
+    pub certificate: String,
 }
 
 /// An item of `GET /1.0/cluster/members?recursion=1`.

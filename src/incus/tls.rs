@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -161,11 +162,7 @@ impl ServerCertVerifier for Pinned {
         }
         // Asked only for the time, which is looked at before anything else of the chain: a cluster certificate that
         // an authority signed has its issuer in no store of ours.
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let mut itself = RootCertStore::empty();
-        itself.add(end_entity.clone().into_owned())?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        match verify_server_cert_signed_by_trust_anchor(&parsed, &itself, &[], now, algorithms) {
+        match by_itself(end_entity, now, &self.provider) {
             Err(error) if time_fault(&error).is_some() => Err(error),
             Ok(()) | Err(_) => Ok(ServerCertVerified::assertion()),
         }
@@ -192,6 +189,26 @@ impl ServerCertVerifier for Pinned {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// A certificate as an authority of its own.
+fn by_itself(
+    certificate: &CertificateDer<'_>,
+    now: UnixTime,
+    provider: &CryptoProvider,
+) -> Result<(), Error> {
+    let parsed = ParsedCertificate::try_from(certificate)?;
+    let mut itself = RootCertStore::empty();
+    itself.add(certificate.clone().into_owned())?;
+    let algorithms = provider.signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(&parsed, &itself, &[], now, algorithms)
+}
+
+/// Has this certificate (PEM) ended at this time, since 1970? `None` if it is none.
+pub fn is_over(pem: &[u8], at: Duration) -> Option<bool> {
+    let certificate = CertificateDer::from_pem_slice(pem).ok()?;
+    let judged = by_itself(&certificate, UnixTime::since_unix_epoch(at), &ring::default_provider());
+    Some(judged.is_err_and(|error| time_fault(&error) == Some(CertificateFault::Expired)))
 }
 
 // rustls' errors are others' enums, and grow.

@@ -17,6 +17,8 @@ use crate::scene::{MEMBERS, POOL, Scene};
 
 /// Within this somebody has to fence, where anybody can.
 const SOON: Duration = Duration::from_secs(15);
+/// Within this a guardian that runs answers what its status is, whatever it waits for: less than a call to the ledger may take.
+const ANSWERS: Duration = Duration::from_secs(3);
 /// What was begun in a fault may wait for Ceph's own times before it ends.
 const REST: Duration = Duration::from_secs(90);
 /// More descriptors and threads than at the beginning that are nobody's fault: a second connection for PGs that were silent, one to
@@ -145,6 +147,16 @@ impl<'s> Siege<'s> {
         if kind.spares_others() {
             self.fences(&format!("during {when}"), SOON);
         }
+        let mut slowest = Duration::ZERO;
+        while began.elapsed() < time && !matches!(kind, Kind::Stopped | Kind::FewFiles) {
+            let asked = Instant::now();
+            let status = self.guards[which].status();
+            assert!(status.is_some(), "{when}: it does not answer\n{}", self.logs());
+            slowest = slowest.max(asked.elapsed());
+            pass(Duration::from_millis(100));
+        }
+        // Its loop waits for no log, disk, monitor or OSD.
+        assert!(slowest < ANSWERS, "{when}: its status took {slowest:.1?}\n{}", self.logs());
         pass(time.saturating_sub(began.elapsed()));
         self.end(kind, which, ends);
         asking.ended();

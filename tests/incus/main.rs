@@ -17,6 +17,7 @@ mod manual;
 mod no_candidate;
 mod returns;
 mod second_writer;
+mod siege;
 mod story;
 mod thousand;
 mod wrong_view;
