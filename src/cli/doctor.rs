@@ -10,11 +10,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
-use super::Exit;
 use super::answer::table;
 use super::context::Context;
 use super::error::Fault;
 use super::seen::known;
+use super::{Exit, found};
 use crate::ceph::barrier::{Probes, barrier};
 use crate::ceph::cluster::Cluster;
 use crate::ceph::errno::{Meaning, meaning};
@@ -37,7 +37,7 @@ const PROVE_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+pub(super) enum Verdict {
     Ok,
     /// Cannot be seen from here: the detail says how to see it.
     Note,
@@ -46,13 +46,13 @@ enum Verdict {
 }
 
 #[derive(Serialize)]
-struct Check {
-    check: String,
-    verdict: Verdict,
-    detail: String,
+pub(super) struct Check {
+    pub(super) check: String,
+    pub(super) verdict: Verdict,
+    pub(super) detail: String,
 }
 
-fn check(name: impl Into<String>, verdict: Verdict, detail: impl Into<String>) -> Check {
+pub(super) fn check(name: impl Into<String>, verdict: Verdict, detail: impl Into<String>) -> Check {
     Check { check: name.into(), verdict, detail: detail.into() }
 }
 
@@ -380,10 +380,11 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
         core.handle(now, Input::Looked(Ok(world.clone())));
     }
     let members = core.as_ref().map_or_else(|| context.config.members.clone(), Guardian::members);
+    let mut checks = core.as_ref().map_or_else(Vec::new, |core| found::checks(context, core, &world.map));
     if members.0.is_empty() {
-        return vec![check("members", Verdict::Warn, "none known: only --address can be fenced")];
+        checks.push(check("members", Verdict::Warn, "none known: only --address can be fenced"));
+        return checks;
     }
-    let mut checks = Vec::new();
     for member in &members.0 {
         let mut request = Request::of(Target::Member(member.name.clone()));
         // If it were lost, it would not answer.

@@ -7,6 +7,7 @@ mod doctor;
 mod drive;
 mod error;
 mod fence;
+mod found;
 mod gate;
 mod incus;
 mod ledger;

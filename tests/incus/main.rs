@@ -8,6 +8,7 @@ mod checker;
 mod coverage;
 mod false_api;
 mod faults;
+mod found;
 mod gate;
 mod gate_eye;
 mod gate_steps;

@@ -196,6 +196,18 @@ fn images_of<'a>(member: &'a str, images: &'a Images) -> impl Iterator<Item = &'
 }
 
 impl Guardian {
+    /// How Incus names the Ceph cluster of this guardian.
+    pub fn storage(&self) -> &str {
+        &self.settings.storage
+    }
+
+    /// Images in this Ceph cluster that belong to instances, by the last listing of Incus.
+    pub fn exclusive_images(&self) -> Vec<ImageName> {
+        let exclusive =
+            self.images.iter().filter(|(_, expected)| matches!(expected, Expected::Exclusive { .. }));
+        exclusive.map(|(image, _)| image.clone()).collect()
+    }
+
     /// Incus was listed as a whole.
     pub(super) fn listed(&mut self) {
         self.found.choose(&self.images, &self.settings.policy.guarded.except);

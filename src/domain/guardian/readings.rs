@@ -548,11 +548,10 @@ impl Guardian {
             });
             self.stale_locks.extend(locks);
         }
-        let clients = self.book.clients();
         let grounds = guard::Grounds {
             images: &self.images,
             members: &members,
-            clients: &clients,
+            clients: &owners,
             blocklist: &map.blocklist,
             operations: view.operations.as_deref().unwrap_or_default(),
             admin_hosts: &self.settings.guard.admin_hosts,
