@@ -188,6 +188,24 @@ mod tests {
         }
     }
 
+    /// `rbd lock add --shared`: whoever counts the first owner alone takes the second one's image for unused.
+    #[test]
+    fn a_shared_lock_has_all_its_owners() {
+        let owner = |number: &str, nonce: &str| {
+            format!(
+                "010121000000081{number}10000000000000140000006175746f20313430313434313333313931353834\
+                 01012f00000000000000000000000101011c000000010000008{nonce}8cd94a10000000020000000a4d000c\
+                 000000000000000000000000"
+            )
+        };
+        let list = format!("02000000{}{}0308000000696e7465726e616c", owner("d", "8"), owner("e", "9"));
+        let lock = data_encoding::HEXLOWER.decode(format!("0101{}{list}", size(&list)).as_bytes()).unwrap();
+        let owners = decode(&lock).unwrap();
+        let told: Vec<(&str, u32)> =
+            owners.iter().map(|one| (one.owner.as_str(), one.address.unwrap().nonce)).collect();
+        assert_eq!(told, [("client.4125", 1_255_771_272), ("client.4126", 1_255_771_273)]);
+    }
+
     fn size(hex: &str) -> String {
         data_encoding::HEXLOWER.encode(&u32::try_from(hex.len() / 2).unwrap().to_le_bytes())
     }

@@ -70,7 +70,7 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
     checks.extend(or_why("sources", readable(context, &map)));
     checks.extend(provable(context, &map));
     checks.push(check("keys that may unfence", Verdict::Note, UNFENCING));
-    checks.push(check("keys that may ask guardians", Verdict::Note, REQUESTING));
+    checks.push(check("keys that may ask guardians", Verdict::Note, requesting(&context.config.ledger.pool)));
     checks.extend(incus::checks(context));
     checks.extend(or_why("daemons", context.look().map(|world| daemons_and_members(context, &world))));
     context.print(&checks, |checks| {
@@ -351,10 +351,15 @@ const UNFENCING: &str = "not among this key's rights to see: no member's key may
     ceph auth ls -f json | jq -r '.auth_dump[] | select(.caps.mon // \"\" | test(\"[*]|allow rw|osd blocklist\")) | .entity'";
 
 /// A key that may write everywhere may write requests to the ledger as well.
-const REQUESTING: &str = "not among this key's rights to see: no member's key may write to the ledger's pool, as `profile rbd` \
-    without `pool=` and `allow w` without `pool=` or `tag` may. This lists those that may: ceph auth ls -f json | jq -r \
-    '.auth_dump[] | select(.caps.osd // \"\" | split(\",\") | any(test(\"[*]|profile rbd *$|allow [rx]*w[rwx]* *$|pool=rbd-guardian\"))) | .entity'; \
-    scope a member's key: ceph auth caps client.NAME mon 'profile rbd' osd 'profile rbd pool=POOL' mgr 'profile rbd pool=POOL'";
+fn requesting(ledger_pool: &str) -> String {
+    format!(
+        "not among this key's rights to see: no member's key may write to the ledger's pool, as `profile rbd` without \
+         `pool=` and `allow w` without `pool=` or `tag` may. This lists those that may: ceph auth ls -f json | jq -r \
+         '.auth_dump[] | select(.caps.osd // \"\" | split(\",\") | any(test(\"[*]|profile rbd *$|allow [rx]*w[rwx]* \
+         *$|pool={ledger_pool}\"))) | .entity'; scope a member's key: ceph auth caps client.NAME mon 'profile rbd' osd \
+         'profile rbd pool=POOL' mgr 'profile rbd pool=POOL'"
+    )
+}
 
 fn daemons_and_members(context: &Context, world: &World) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -407,4 +412,31 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
     let own: Vec<String> = world.own.iter().map(ToString::to_string).collect();
     checks.push(check("own address", Verdict::Ok, format!("{} at {}", own.join(", "), clock::wall())));
     checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `profile rbd` without `pool=` may write requests into the ledger.
+    #[test]
+    fn every_osd_cap_that_is_recommended_for_a_member_is_scoped_to_its_pool() {
+        let asking = requesting("kept");
+        assert!(asking.contains("|pool=kept\""), "{asking}");
+        let texts = [
+            asking.as_str(),
+            include_str!("doctor/incus.rs"),
+            include_str!("../../docs/operations.md"),
+            include_str!("../../docs/security.md"),
+        ];
+        let mut found = 0;
+        for text in texts {
+            let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            for rest in words.split("osd 'profile rbd").skip(1) {
+                found += 1;
+                assert!(rest.starts_with(" pool="), "{rest}");
+            }
+        }
+        assert!(found >= 3, "{found}");
+    }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::context::Context;
 use super::error::Fault;
 use super::served::say;
@@ -64,11 +66,17 @@ pub(super) fn pass(context: &Context, ledger: &Ledger, request: Request) -> Resu
 fn of_now(ledger: &Ledger, mut request: Request, deadline: &Deadline) -> Result<Request, Fault> {
     if let Request::Release { fence: name, since, .. } = &mut request {
         let snapshot = ledger.read(deadline)?;
-        let mut fences = snapshot.records().fences.values();
-        let held = fences.find(|fence| is_named(fence, name) && fence.state != FenceState::Released);
-        *since = held.map(|fence| fence.since);
+        *since = Some(meant(snapshot.records(), name));
     }
     Ok(request)
+}
+
+/// When the newest fence of this name that is held began. Where none is held the request is of none: one that begins while
+/// it waits is not released by it.
+fn meant(records: &Records, name: &str) -> Timestamp {
+    let held = |fence: &&FenceRecord| is_named(fence, name) && fence.state != FenceState::Released;
+    let since = records.fences.values().filter(held).map(|fence| fence.since).max();
+    since.unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// One request on its way.
@@ -246,4 +254,29 @@ fn answer(record: &RequestRecord) -> Option<Line> {
     let answer = record.answer.clone()?;
     let odd = |error: serde_json::Error| Line::Unavailable(format!("the answer is not understood: {error}"));
     Some(serde_json::from_value(answer).unwrap_or_else(odd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inv5_a_release_that_waits_in_the_ledger_is_of_the_fence_that_is_held_and_of_no_later_one() {
+        let at = |day: u32| format!("2026-01-0{day}T00:00:00Z");
+        let mut records = Records::default();
+        let mut add = |id: &str, day: u32, state: &str| {
+            let json =
+                serde_json::json!({"id": id, "member": "n1", "state": state, "by": "a", "since": at(day)});
+            records.fences.insert(id.to_owned(), serde_json::from_value(json).unwrap());
+        };
+        add("F-1", 1, "released");
+        add("F-3", 3, "sealed");
+        // Only after something went wrong are there two.
+        add("F-2", 2, "pending");
+        assert_eq!(meant(&records, "n1"), at(3).parse().unwrap());
+        assert_eq!(meant(&records, "F-2"), at(2).parse().unwrap());
+        for none in ["n2", "F-1"] {
+            assert_eq!(meant(&records, none), Timestamp::UNIX_EPOCH, "{none}");
+        }
+    }
 }

@@ -91,6 +91,37 @@ fn inv6_it_is_asked_once_more_between_the_intent_and_the_first_entry() {
 }
 
 #[test]
+fn inv6_nothing_is_intended_before_the_member_was_asked_and_had_its_time_to_answer() {
+    let mut model = healthy();
+    model.lose("n2");
+    answers(&mut model, "n2");
+    for _ in 0..40 {
+        model.heal_is_refused("n2");
+        model.step();
+    }
+    let intends =
+        |effect: &Effect| matches!(effect, Effect::Record { what, .. } if what.ends_with("intended"));
+    assert!(!model.effects.iter().any(intends), "{:#?}", model.logs());
+    assert!(model.state("n2") != "unknown" && model.ledger.fences.is_empty());
+}
+
+#[test]
+fn inv6_an_answer_that_comes_after_the_intent_is_waited_for() {
+    let mut model = healthy();
+    model.lose("n2");
+    model.unanswered.insert("n2".to_owned());
+    model.run(30 * SECOND);
+    model.heal_is_refused("n2");
+    model.until("intended", |model| !model.ledger.fences.is_empty());
+    model.step();
+    model.step();
+    model.handle(Input::Answered("n2".to_owned()));
+    model.run(60 * SECOND);
+    assert!(!model.changed_storage(), "{:#?}", model.logs());
+    assert!(model.ledger.fences.is_empty(), "withdrawn");
+}
+
+#[test]
 fn a_question_without_an_answer_costs_a_fence_next_to_nothing() {
     let mut model = healthy();
     model.lose("n2");

@@ -213,6 +213,27 @@ fn each_fence_has_an_id_and_a_record_of_its_own() {
     model.until("released", |model| !model.refuses("n2"));
 }
 
+/// A request that waited in the ledger for a leader is of the fence that was held when it was made, and of no later one.
+#[test]
+fn inv5_a_release_of_an_earlier_fence_releases_no_later_one_of_the_same_member() {
+    let mut model = sealed("n2");
+    let first = newest(&model, Some("n2")).since;
+    again(&mut model, 40 * SECOND);
+    let now = newest(&model, Some("n2")).since;
+    assert!(first < now);
+    let of = |since| match release_of("n2") {
+        Request::Release { fence, assert_powered_off, reason, by, .. } => {
+            Request::Release { fence, since: Some(since), assert_powered_off, reason, by }
+        }
+        other => other,
+    };
+    model.ask(7, of(first));
+    run_refused(&mut model, 20 * SECOND);
+    assert!(matches!(model.answers()[..], [(7, Outcome::Refused(_))]), "{:?}", model.answers());
+    model.ask(8, of(now));
+    model.until("released", |model| !model.refuses("n2"));
+}
+
 #[test]
 fn the_same_fence_asked_for_again_is_the_one_that_stands() {
     for target in [Target::Member("n2".to_owned()), Target::Addresses([entry("10.0.0.2:0/0")].into())] {

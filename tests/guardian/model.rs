@@ -65,6 +65,7 @@ pub(crate) struct Model {
     pub(crate) unlisted: Vec<String>,
     /// What is silent when all clients are asked for, for a release.
     pub(crate) clients_unread: Vec<String>,
+    pub(crate) looks_fail: bool,
     /// Questions to the platform get no answer, not even that there is none.
     pub(crate) hangs: bool,
     /// Members whose configuration cannot be written.
@@ -149,6 +150,7 @@ impl Model {
             gone: BTreeSet::new(),
             unlisted: Vec::new(),
             clients_unread: Vec::new(),
+            looks_fail: false,
             hangs: false,
             unwritable: BTreeSet::new(),
             gate_held: None,
@@ -321,7 +323,8 @@ impl Model {
                 && !self.silent.is_empty()
             {
                 self.later.push((self.boot + Duration::from_secs(5), input));
-            } else if let Input::Unread(..) = &input {
+            } else if matches!(&input, Input::Unread(_, unread) if unread.iter().any(|one| one.ends_with("no answer")))
+            {
                 self.later.push((self.boot + Duration::from_secs(3), input));
             } else {
                 self.answers_due.push_back(input);
@@ -517,6 +520,7 @@ impl Model {
                 Input::Networks(name, networks)
             }
             Effect::Ping(name) => Input::Pinged(name, Ok(false)),
+            Effect::Look if self.looks_fail => Input::Looked(Err(silence())),
             Effect::Look => Input::Looked(Ok(self.look())),
             Effect::ReadMaps { after } => {
                 let maps = self.maps.iter().filter(|map| map.epoch > after).take(MAPS_AT_ONCE);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use rbd_guardian::domain::guardian::io::Effect;
 use rbd_guardian::domain::guardian::report::Alarm;
+use rbd_guardian::domain::release;
 use rbd_guardian::domain::view::{Operation, OperationKind};
 use rbd_guardian::domain::world::{Daemon, DaemonKind, Role};
 
@@ -127,6 +129,18 @@ fn a_pending_fence_names_its_pgs() {
 }
 
 #[test]
+fn a_fence_that_is_wanted_and_not_begun_is_told() {
+    let mut model = healthy();
+    model.looks_fail = true;
+    lost(&mut model);
+    is_told(&mut model, "pending", 30 * SECOND, &["the guardian wants", "does not answer", "ceph -s"]);
+    assert!(model.ledger.fences.is_empty());
+    model.looks_fail = false;
+    model.until("open", |model| model.seals().contains("n2"));
+    model.until("over", |model| alarm(model, "pending").is_none());
+}
+
+#[test]
 fn a_key_that_cannot_be_written_is_named() {
     let mut model = healthy();
     model.unwritable = ["n3".to_owned()].into();
@@ -149,6 +163,26 @@ fn a_release_names_the_source_it_waits_for() {
     model.clients_unread.clear();
     model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
     model.until("over", |model| alarm(model, "release-waits").is_none());
+}
+
+/// One that fails at once was asked as fast as it failed.
+#[test]
+fn clients_that_could_not_be_read_are_asked_for_once_a_second() {
+    let mut model = sealed("n2");
+    model.clients_unread = vec!["image incus/container_c2: EIO".to_owned()];
+    model.run(60 * SECOND);
+    model.bring_back("n2", 20 * SECOND);
+    model.until("releasing", |model| model.state("n2") == "releasing");
+    let asked = |model: &Model| {
+        let asks = |effect: &&Effect| matches!(effect, Effect::Release(_, release::Effect::ReadClients));
+        model.effects.iter().filter(asks).count()
+    };
+    let before = asked(&model);
+    model.run(60 * SECOND);
+    let times = asked(&model) - before;
+    assert!((20..=61).contains(&times), "{times}");
+    model.clients_unread.clear();
+    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
 }
 
 #[test]

@@ -79,6 +79,9 @@ pub struct Case {
     /// What could not be read when clients were asked for last, for the release.
     #[serde(default)]
     unread: Vec<String>,
+    /// When a map or clients that were asked for could not be read; `None` since one could.
+    #[serde(default)]
+    unread_at: Option<Duration>,
     /// Operations that could start an instance when the gate was first seen closed for the release.
     waits_for: Option<BTreeSet<String>>,
     /// When the intent was in the ledger (boot clock).
@@ -203,6 +206,7 @@ impl Case {
             trouble: None,
             sent: BTreeSet::new(),
             unread: Vec::new(),
+            unread_at: None,
             waits_for: None,
             recorded_at: None,
             resumed,
@@ -372,6 +376,9 @@ impl Case {
                     release.next_effect().map(|effect| Effect::Release(self.id.clone(), effect))
                 }
             };
+        }
+        if self.rests(ground.now.boot) {
+            return None;
         }
         let removed = self.held.as_ref()?.removals();
         for entry in removed {
@@ -622,8 +629,9 @@ impl Case {
     }
 
     /// A map was read for the fence or the release.
-    pub fn map(&mut self, map: Option<Arc<OsdMap>>) {
+    pub fn map(&mut self, now: Duration, map: Option<Arc<OsdMap>>) {
         self.in_flight = false;
+        self.unread_at = map.is_none().then_some(now);
         match &mut self.stage {
             Stage::Fencing(fence) => fence.handle_map(map),
             Stage::Releasing(release) => release.handle_map(map.map(Arc::unwrap_or_clone)),
@@ -631,8 +639,9 @@ impl Case {
     }
 
     /// Clients were read for the release.
-    pub fn clients(&mut self, clients: Option<BTreeSet<ClientAddr>>, unread: Vec<String>) {
+    pub fn clients(&mut self, now: Duration, clients: Option<BTreeSet<ClientAddr>>, unread: Vec<String>) {
         self.in_flight = false;
+        self.unread_at = clients.is_none().then_some(now);
         self.unread = unread;
         if let Stage::Releasing(release) = &mut self.stage {
             release.handle_clients(clients);

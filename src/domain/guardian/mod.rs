@@ -102,6 +102,9 @@ pub struct Guardian {
     /// Entries of the last map that no fence accounts for; `None` until they were told apart.
     others: Option<Vec<Other>>,
     map_failed: Option<String>,
+    /// Why the last look at the storage failed.
+    #[serde(default)]
+    look_failed: Option<String>,
     world: Option<World>,
     /// When the last look at the storage began that was answered.
     looked_at: Option<Duration>,
@@ -195,6 +198,7 @@ impl Guardian {
             map_read: Duration::ZERO,
             others: None,
             map_failed: None,
+            look_failed: None,
             world: None,
             looked_at: None,
             retired: None,
@@ -353,7 +357,7 @@ impl Guardian {
                     self.note_map(Arc::clone(map));
                 }
                 for id in self.shared.map_read() {
-                    self.case(&id, |case| case.map(map.clone()));
+                    self.case(&id, |case| case.map(now.boot, map.clone()));
                 }
             }
             Input::Proved(_, proofs) => {
@@ -361,8 +365,8 @@ impl Guardian {
                     self.case(&id, |case| case.fence(|fence| fence.handle_barrier(proofs)));
                 }
             }
-            Input::Clients(id, clients) => self.case(&id, |case| case.clients(clients, Vec::new())),
-            Input::Unread(id, unread) => self.case(&id, |case| case.clients(None, unread)),
+            Input::Clients(id, clients) => self.case(&id, |case| case.clients(now.boot, clients, Vec::new())),
+            Input::Unread(id, unread) => self.case(&id, |case| case.clients(now.boot, None, unread)),
             Input::GatePut(failed) => self.gate_put(failed),
             Input::GatePushed(pushed) => {
                 self.free(&Lane::Push);

@@ -304,7 +304,7 @@ impl Guardian {
         for (target, want) in &self.wants {
             let Some(at) = since(&format!("{target:?}"), PENDING) else { continue };
             let member = if let Target::Member(name) = target { Some(name.clone()) } else { None };
-            let why = self.map_failed.as_deref().unwrap_or("it has not answered yet");
+            let why = self.look_failed.as_deref().unwrap_or("it has not answered yet");
             let by = if want.by() == GUARDIAN { "the guardian" } else { "an operator" };
             let text = format!(
                 "a fence that {by} wants is not begun: it waits since {at} for a look at the storage: {why}"

@@ -280,7 +280,7 @@ impl Guardian {
                     }
                 }
                 let before = self.world.replace(world).map(|before| before.clients).unwrap_or_default();
-                self.looked_at = Some(began);
+                (self.looked_at, self.look_failed) = (Some(began), None);
                 self.judge_addresses();
                 self.chase(&before);
                 self.lift_ghosts();
@@ -290,7 +290,7 @@ impl Guardian {
                 }
             }
             Err(why) => {
-                self.map_failed = Some(why);
+                self.look_failed = Some(why);
                 self.schedule.look = self.now.boot + Duration::from_secs(1);
             }
         }

@@ -234,6 +234,11 @@ mod tests {
             name: "c1".to_owned(),
         };
         assert_eq!(event.what, What::Lifecycle(what));
+        // Names with any letter, as Incus writes them into a path.
+        let mut event = started("b%C3%BCro", "m3");
+        event["metadata"]["source"] = json!("/1.0/instances/b%C3%BCro?project=r%26d");
+        let What::Lifecycle(what) = parsed(event).unwrap().what else { panic!("no lifecycle") };
+        assert_eq!((what.name.as_str(), what.project.as_str()), ("b\u{fc}ro", "r&d"));
 
         let healing = json!({"type": "operation", "timestamp": "2026-08-24T14:00:31+02:00", "location": "m2",
             "metadata": {"id": "6916", "class": "task", "description": "Healing cluster", "status": "Running",

@@ -20,6 +20,13 @@ fn the_storage_is_looked_at_once_for_a_fence_that_waits_for_incus() {
     History::of(&[PowerOff(0), TakeOver(2), Lose(1), Fence(0, true)]).holds();
 }
 
+/// A release asked for all clients as fast as the answer failed.
+#[test]
+fn what_fails_at_once_is_not_asked_for_again_at_once() {
+    History::of(&[Lose(1), Pass(60), LookUnread(true), Reboot(1), Pass(120), LookUnread(false), Pass(60)])
+        .holds();
+}
+
 #[test]
 fn inv1_a_client_at_a_second_address_is_refused_as_well() {
     if on(Facet::SecondAddresses) {

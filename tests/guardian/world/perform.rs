@@ -171,8 +171,9 @@ impl World {
                 release::Effect::ReadClients => {
                     let silent = self.faults.look_unread || self.faults.monitors_silent;
                     let clients = (!silent).then(|| self.look().clients.into_keys().collect());
-                    // One that fails at once is asked again at once: the core does not wait, see docs/tests.md.
-                    (if silent { UNANSWERED } else { lag }, Input::Clients(id, clients))
+                    // An image or a monitor may fail at once, silent ones do not.
+                    let after = if self.faults.monitors_silent { UNANSWERED } else { lag };
+                    (after, Input::Clients(id, clients))
                 }
                 release::Effect::Add(entries) => {
                     let (after, sent) = self.send(&id, &entries, true);

@@ -1,15 +1,33 @@
 //! What a fence or a release waits for, as far as it knows itself.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{Case, Stage};
 use crate::domain::barrier::PoolProof;
+use crate::domain::guardian::io::Effect;
 use crate::domain::record::FenceState;
+use crate::domain::{fence, release};
 
 /// How many of a kind are named.
 const NAMED: usize = 4;
 
+/// Between two questions of which the first had no answer. One that fails at once would be asked as fast as it fails.
+const ASKS_AGAIN: Duration = Duration::from_secs(1);
+
 impl Case {
+    /// Is the next step a question that could not be answered a moment ago?
+    pub(super) fn rests(&self, now: Duration) -> bool {
+        let reads = matches!(
+            self.held,
+            Some(
+                Effect::Fence(_, fence::Effect::ReadMap)
+                    | Effect::Release(_, release::Effect::ReadMap | release::Effect::ReadClients)
+            )
+        );
+        reads && self.unread_at.is_some_and(|at| now < at + ASKS_AGAIN)
+    }
+
     /// What its entries or its PGs wait for; `None` where every PG has answered.
     pub(in crate::domain::guardian) fn waits_for_storage(&self) -> Option<String> {
         let Stage::Fencing(fence) = &self.stage else { return None };
