@@ -4,6 +4,7 @@
 mod addresses;
 mod answers;
 mod bare;
+mod blocklist;
 mod chase;
 mod fences;
 mod five;

@@ -28,6 +28,8 @@ use rbd_guardian::domain::view::{
 use rbd_guardian::domain::volume::{Content, ImageName, StoragePool, Volume, VolumeKind};
 use rbd_guardian::domain::world::{Clients, Daemon, SeenAt, World};
 
+use crate::blocklist::set;
+
 pub(crate) const STEP: Duration = Duration::from_millis(250);
 
 /// A write of one member's keys, on the condition that they are as they were read.
@@ -690,15 +692,5 @@ impl Drop for Model {
         if !std::thread::panicking() {
             self.replays();
         }
-    }
-}
-
-fn set(map: &mut OsdMap, addr: String, until: Option<Timestamp>) {
-    let addr = addr.parse().unwrap();
-    if let Some(until) = until {
-        // An entry that stands keeps its end (docs/facts/ceph.md#adding-an-entry-again-does-not-extend-it).
-        map.blocklist.entries.entry(addr).or_insert(until);
-    } else {
-        map.blocklist.entries.remove(&addr);
     }
 }
