@@ -8,13 +8,14 @@ use serde::Serialize;
 use super::answer::table;
 use super::context::{Context, interrupted, print};
 use super::error::Fault;
+use super::machines;
 use super::seen::{Memory, memory};
 use super::served::{self, Opening, Served, operator, say};
 use super::{Common, Exit, GateArgs, GateVerb};
 use crate::config::Config;
 use crate::daemon::wire::{Line, Reason};
 use crate::deadline::{Deadline, within};
-use crate::domain::guardian::gate::{Contents, OVERRIDE, epoch, is_plausible, seals};
+use crate::domain::guardian::gate::{Contents, OVERRIDE, REMOVE, epoch, is_plausible, seals};
 use crate::domain::guardian::io;
 use crate::domain::record::FenceState;
 use crate::domain::refusal::gate_removal;
@@ -60,7 +61,7 @@ pub(super) fn run(common: &Common, args: &GateArgs) -> Result<Exit, Fault> {
             if let Err(refusal) = gate_removal(&named, held, *force, reason.as_deref()) {
                 return served::refuse(format, None, [Reason::from(&refusal)]);
             }
-            note(common, "gate remove", reason.clone());
+            note(common, REMOVE, reason.clone());
         }
     }
     let work = async {
@@ -69,6 +70,9 @@ pub(super) fn run(common: &Common, args: &GateArgs) -> Result<Exit, Fault> {
             GateVerb::Remove { force, .. } => remove(&client, *force).await?,
             GateVerb::Show => None,
         };
+        if refused.is_none() && matches!(args.verb, GateVerb::Install { .. }) {
+            identities(&client).await;
+        }
         Ok::<_, Fault>(match refused {
             Some(exit) => Err(exit),
             None => Ok(look(&client).await?),
@@ -84,6 +88,17 @@ pub(super) fn run(common: &Common, args: &GateArgs) -> Result<Exit, Fault> {
         (GateVerb::Install { .. }, "absent") | (_, "edited") => Exit::Failed,
         _ => Exit::Done,
     })
+}
+
+/// From now on members are fenced by themselves: which of them no reboot will release is told first.
+async fn identities(client: &Client) {
+    match machines::shown(client).await {
+        Ok(told) => {
+            let warnings = told.iter().filter_map(|(name, shown)| Some((name, shown.warning(name)?)));
+            warnings.for_each(|(name, warning)| say(&format!("warning: member {name}: {warning}")));
+        }
+        Err(error) => say(&format!("warning: what tells members' machines apart was not read: {error}")),
+    }
 }
 
 /// `Some` is how it ended before anything was changed.

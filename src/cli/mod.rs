@@ -11,6 +11,7 @@ mod found;
 mod gate;
 mod incus;
 mod ledger;
+mod machines;
 mod out;
 mod passed;
 mod plan;

@@ -170,6 +170,58 @@ fn a_gate_that_is_removed_and_installed_again_is_no_foreign_write() {
     assert!(["n1", "n2", "n3"].iter().all(|name| gate::epoch(model.keys_of(name).unwrap()) > 50));
 }
 
+/// What `gate remove --force` does while a member is sealed: the scriptlet goes first, seen at one member after the other, then
+/// each member's keys.
+#[test]
+fn a_gate_that_is_removed_under_a_held_fence_accuses_nobody_and_leaves_no_keys() {
+    let mut model = sealed("n2");
+    model.until("open", |model| model.seals().contains("n2"));
+    model.run(5 * SECOND);
+    let (before, told) = (writes(&model), model.logs().len());
+    let note = Request::Note {
+        what: gate::REMOVE.to_owned(),
+        reason: Some("moving house".to_owned()),
+        by: "root@h".to_owned(),
+    };
+    model.ask(7, note);
+    model.until("recorded", |model| model.audit.iter().any(|what| what == gate::REMOVE));
+    // A reading may show the scriptlet of before, and keys of after.
+    model.keys("n1").clear();
+    model.run(3 * SECOND);
+    for name in ["n1", "n3", "n2"] {
+        let gate = model.view.gate.as_mut().unwrap();
+        gate.scriptlets.insert(name.to_owned(), Ok(String::new()));
+        model.run(2 * SECOND);
+    }
+    model.keys("n2").clear();
+    model.run(3 * SECOND);
+    model.keys("n3").clear();
+    model.run(90 * SECOND);
+    assert_eq!(foreign(&model), Vec::<String>::new());
+    assert_eq!(writes(&model), before, "nothing is written behind the operator's back");
+    assert!(["n1", "n2", "n3"].iter().all(|name| model.keys_of(name).unwrap().is_empty()));
+    let logs = model.logs().split_off(told);
+    assert!(!logs.iter().any(|line| line.contains("stay where they are")), "{logs:#?}");
+    assert!(!model.effects.iter().any(|effect| matches!(effect, Effect::PushGate)), "it is not put back");
+    assert_eq!(model.state("n2"), "sealed", "the fence is held on");
+}
+
+/// INV-3 comes first, and what a removal that died left is put right.
+#[test]
+fn inv3_a_breach_closes_a_gate_that_is_being_removed_and_one_that_stays_is_told_again() {
+    let mut model = sealed("n2");
+    model.until("open", |model| model.seals().contains("n2"));
+    let note = Request::Note { what: gate::REMOVE.to_owned(), reason: None, by: "root@h".to_owned() };
+    model.ask(7, note);
+    model.until("recorded", |model| model.audit.iter().any(|what| what == gate::REMOVE));
+    let before = writes(&model);
+    model.remove_entry("10.0.0.2:0/0");
+    model.until("closed", |model| writes(model) > before && !model.seals().contains("n2"));
+    model.keys("n1").clear();
+    model.run(90 * SECOND);
+    assert!(!model.keys_of("n1").unwrap().is_empty() && model.seals().contains("n2"), "{:#?}", model.logs());
+}
+
 #[test]
 fn keys_in_project_default_are_without_effect_and_told() {
     let mut model = healthy();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::super::context::Context;
+use super::super::machines;
 use super::{Check, Verdict, check};
 use crate::clock;
 use crate::config::IncusConfig;
@@ -32,9 +33,37 @@ pub(super) fn checks(context: &Context) -> Vec<Check> {
         Ok(server) => certificate(&server, &context.config.incus, clock::wall().as_duration().unsigned_abs()),
         Err(why) => unread(CERTIFICATE, "Incus's configuration was", why),
     });
+    checks.extend(identities(context));
     checks
 }
 
+/// Can a member be released by a proof, once it was fenced?
+fn identities(context: &Context) -> Vec<Check> {
+    let read = || -> Result<_, String> {
+        let client = Client::open(&context.config.incus).map_err(|fault| fault.to_string())?;
+        let left = context.deadline.left().map_err(|late| late.to_string())?;
+        let asked = within(left, async move { machines::shown(&client).await });
+        let answer = incus::block_on(asked).map_err(|error| error.to_string())?;
+        answer.map_err(|late| late.to_string())?.map_err(|error| error.to_string())
+    };
+    let told = match read() {
+        Ok(told) => told,
+        Err(why) => {
+            let detail = format!("unknown, because the members were not read: {why}");
+            return vec![check(MACHINES, Verdict::Warn, detail)];
+        }
+    };
+    let one = |(name, shown): (String, machines::Shown)| {
+        let title = format!("{MACHINES} of {name}");
+        match shown.warning(&name) {
+            Some(warning) => check(title, Verdict::Warn, warning),
+            None => check(title, Verdict::Ok, "its API shows what tells it from the others"),
+        }
+    };
+    told.into_iter().map(one).collect()
+}
+
+const MACHINES: &str = "machine identity";
 const USERS: &str = "Incus's Ceph users";
 const CERTIFICATE: &str = "Incus's certificate";
 

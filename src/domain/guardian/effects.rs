@@ -81,6 +81,8 @@ const NETWORKS_EVERY: Duration = Duration::from_secs(600);
 pub(super) const NETWORKS_OFTEN: Duration = Duration::from_secs(20);
 /// The scriptlet is sent again so often to members that lack it.
 const PUSH_EVERY: Duration = Duration::from_secs(15);
+/// `gate remove` takes no longer than this; after it what is missing is written again.
+const REMOVAL: Duration = Duration::from_secs(60);
 /// After a write of the gate that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// Starting an instance is tried so often.
@@ -287,7 +289,7 @@ impl Guardian {
         let gate = self.view.as_ref()?.gate.as_ref()?;
         let contents = self.contents()?;
         let untold = self.untold(gate, &contents);
-        if untold.is_empty() {
+        if untold.is_empty() || (self.gate_is_being_removed() && !self.must_close(gate, &contents)) {
             return None;
         }
         // The same is tried again after a while; something else, closing it among others, at once.
@@ -304,6 +306,17 @@ impl Guardian {
         let missed = |name: &String| desk.missed.contains(name) && gate::epoch(&gate.members[name]) != last;
         let again = last == desk.epoch && desk.sent == contents.keys(last) && untold.iter().all(missed);
         Some(if recorded > last || again { recorded } else { last.saturating_add(1) })
+    }
+
+    /// An operator's command takes the gate out: what it removes is written by nobody meanwhile.
+    pub(super) fn gate_is_being_removed(&self) -> bool {
+        self.desk.removing.is_some_and(|at| self.now.boot < at + REMOVAL)
+    }
+
+    /// Does a member's key let the instances of a member go that should stay? While there is a gate, that comes before
+    /// its removal (INV-3).
+    fn must_close(&self, gate: &GateView, contents: &Contents) -> bool {
+        self.gate_state() != GateState::Absent && !gate::sealed_anywhere(gate).is_subset(&contents.open)
     }
 
     pub(super) fn recorded_gate_epoch(&self) -> u64 {
@@ -350,13 +363,13 @@ impl Guardian {
                 "its instances may be placed elsewhere".to_owned(),
             );
         }
+        let text = if self.gate_state() == GateState::Absent {
+            "no gate is installed: its seal key is removed, and nothing holds up a healing"
+        } else {
+            "its instances stay where they are"
+        };
         for member in before.difference(&contents.open) {
-            self.log(
-                Level::Info,
-                "gate-closed",
-                Some(member.clone()),
-                "its instances stay where they are".to_owned(),
-            );
+            self.log(Level::Info, "gate-closed", Some(member.clone()), text.to_owned());
         }
         let keys = contents.keys(epoch);
         self.desk.told.extend(at.iter().map(|name| (name.clone(), keys.clone())));
@@ -421,6 +434,7 @@ impl Guardian {
         if let GateState::Partial { .. } = self.gate_state()
             && self.desk.pushed.is_none_or(|pushed| now >= pushed + PUSH_EVERY)
             && !self.busy.contains_key(&Lane::Push)
+            && !self.gate_is_being_removed()
         {
             self.desk.pushed = Some(now);
             self.take(Lane::Push);

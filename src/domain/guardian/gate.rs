@@ -88,6 +88,9 @@ pub struct Desk {
     pub failed: Option<(Duration, String)>,
     /// When the scriptlet was sent last.
     pub pushed: Option<Duration>,
+    /// When an operator said that the gate is being removed, until it is seen gone.
+    #[serde(default)]
+    pub removing: Option<Duration>,
 }
 
 impl Desk {
@@ -108,6 +111,10 @@ impl Desk {
 impl Contents {
     /// As keys of a member's configuration.
     pub fn keys(&self, epoch: u64) -> BTreeMap<String, String> {
+        // For members without a gate: nothing is left behind.
+        if *self == Self::default() {
+            return BTreeMap::new();
+        }
         let listed = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(",");
         let seals = self.open.iter().map(|member| (format!("{SEAL}{member}"), epoch.to_string()));
         let lists = [(MEMBERS.to_owned(), listed(&self.members)), (POOLS.to_owned(), listed(&self.pools))];
@@ -153,6 +160,9 @@ pub fn state(view: Option<&View>, is_lost: impl Fn(&str) -> bool) -> GateState {
     let missing: BTreeSet<String> = view.members.iter().filter(lacks).map(|(name, _)| name.clone()).collect();
     if missing.is_empty() { GateState::Installed } else { GateState::Partial { missing } }
 }
+
+/// What `gate remove` has recorded before it begins.
+pub const REMOVE: &str = "gate remove";
 
 /// Is this a key of the guardian's own in a member's configuration? Others there are the operator's.
 pub fn is_own(key: &str) -> bool {

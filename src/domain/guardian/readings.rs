@@ -202,6 +202,9 @@ impl Guardian {
             return;
         }
         if self.gate_state() == GateState::Absent {
+            if gate.members.values().all(|keys| !keys.keys().any(|key| gate::is_own(key))) {
+                self.desk.removing = None;
+            }
             // The operator took it out, and its keys; or is about to put it there.
             self.desk.told.clear();
             self.desk.missed.clear();
@@ -215,6 +218,7 @@ impl Guardian {
         self.desk.told.extend(done.into_iter().map(|name| (name, sent.clone())));
         self.desk.missed = missed;
         let recorded = self.recorded_gate_epoch().max(self.desk.epoch);
+        let removing = self.gate_is_being_removed();
         let backed = self.records.gate.as_ref().map(|gate| gate.open.clone()).unwrap_or_default();
         let mut foreign = Vec::new();
         for (name, found) in &gate.members {
@@ -223,6 +227,10 @@ impl Guardian {
             // failed, by nothing.
             let logged = self.desk.foreign.get(name) == Some(found);
             if logged || told == Some(found) || (told.is_none() && self.desk.epoch > 0) {
+                continue;
+            }
+            // The operator's command takes them away, member by member.
+            if removing && !found.keys().any(|key| gate::is_own(key)) {
                 continue;
             }
             let expected = told.map_or_else(|| backed.clone(), gate::seals);

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Guardian;
 use super::case::{Case, GUARDIAN};
 use super::report::{Level, Outcome, Report};
+use super::{Guardian, Lane, gate};
 use crate::domain::permits::reason;
 use crate::domain::record::{Change, FenceRecord, FenceState};
 
@@ -63,6 +63,7 @@ impl Guardian {
     pub(super) fn note_what(&mut self, number: u64, what: &str, said: Option<String>, by: &str) {
         let why = reason(said.as_deref()).unwrap_or("no reason given");
         self.log(Level::Warn, "operator", None, format!("{by}: {what} ({why})"));
+        self.desk.removing = (what == gate::REMOVE).then_some(self.now.boot);
         self.notes.push_back(Note {
             number,
             what: what.to_owned(),
@@ -73,6 +74,10 @@ impl Guardian {
 
     pub(super) fn note_to_record(&mut self) -> Option<(Vec<Change>, String, String)> {
         let note = self.notes.front_mut()?;
+        // Who removes the gate begins when this is recorded: a write on its way would come after the removal.
+        if note.what == gate::REMOVE && self.busy.contains_key(&Lane::Gate) {
+            return None;
+        }
         note.sent = true;
         Some((Vec::new(), note.what.clone(), note.why.clone()))
     }
