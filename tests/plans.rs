@@ -191,6 +191,24 @@ fn what_is_known_is_fenced_without_the_host_if_the_operator_accepts_it() {
     assert_eq!(plan.coverage, Coverage::KnownClients);
 }
 
+/// A mgr of both families, or one whose host entry takes the other form because a removal of the first is in doubt.
+#[test]
+fn inv6_no_host_entry_in_any_form_stays_where_an_active_daemon_is() {
+    let mut case = Case::new();
+    case.members.0[0].addresses.push(ip("fd77::1"));
+    let guest = case.sees("10.0.0.1:0/7");
+    let mut mgr = daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active);
+    mgr.ips.push(ip("fd77::1"));
+    mgr.clients = vec![case.sees("10.0.0.1:0/8")];
+    case.world.daemons = vec![mgr];
+    case.permits.accept_incomplete = true;
+    for doubtful in [&[][..], &["10.0.0.1:0/0"], &["fd77::1/128"]] {
+        case.in_doubt = doubtful.iter().map(|text| text.parse().unwrap()).collect();
+        let plan = case.member("n1").unwrap();
+        assert_eq!(plan.entries, [Entry::Client(guest)].into(), "{doubtful:?}");
+    }
+}
+
 #[test]
 fn inv6_a_bare_address_of_a_daemon_is_refused_but_a_members_own_may_run_some() {
     let mut case = Case::new();

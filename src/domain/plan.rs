@@ -175,8 +175,9 @@ pub fn plan(
             let (movable, stuck) = active_daemons(&hosts, world, policy);
             fail_over = movable;
             if permits.accept_incomplete && !stuck.is_empty() {
-                for (ip, refusal) in stuck {
-                    entries.remove(&Entry::Host(ip));
+                for (ips, refusal) in stuck {
+                    // All of its addresses, in either form of an entry.
+                    entries.retain(|entry| !(entry.is_host() && ips.contains(&entry.ip())));
                     notes.push(format!("{refusal}; only its known clients are fenced"));
                 }
             } else {
@@ -383,12 +384,13 @@ fn fenced_itself(world: &World) -> Option<Refusal> {
     world.own.iter().find(refused).map(|own| Refusal::FencedItself { own: own.to_string() })
 }
 
-/// Active daemons on the hosts: those a standby elsewhere can take over from, and those it cannot, with why.
+/// Active daemons on the hosts: those a standby elsewhere can take over from, and those it cannot, with their addresses there
+/// and why.
 fn active_daemons(
     hosts: &BTreeSet<IpAddr>,
     world: &World,
     policy: &Policy,
-) -> (Vec<Daemon>, Vec<(IpAddr, Refusal)>) {
+) -> (Vec<Daemon>, Vec<(Vec<IpAddr>, Refusal)>) {
     let mut movable = Vec::new();
     let mut stuck = Vec::new();
     for kind in [DaemonKind::Mgr, DaemonKind::Mds] {
@@ -396,7 +398,8 @@ fn active_daemons(
         let elsewhere = |daemon: &&Daemon| !daemon.ips.is_empty() && !daemon.is_at(hosts);
         let mut standbys = of_kind().filter(|daemon| daemon.role == Role::Standby).filter(elsewhere).count();
         for daemon in of_kind().filter(|daemon| daemon.role == Role::Active) {
-            let Some(ip) = daemon.ips.iter().copied().find(|ip| hosts.contains(ip)) else { continue };
+            let here: Vec<IpAddr> = daemon.ips.iter().copied().filter(|ip| hosts.contains(ip)).collect();
+            let Some(ip) = here.first().copied() else { continue };
             let why = if !policy.fail_over {
                 "and the configuration forbids to fail it over (policy.fail_over)"
             } else if standbys == 0 {
@@ -407,7 +410,7 @@ fn active_daemons(
                 continue;
             };
             let (daemon, why) = (daemon.to_string(), why.to_owned());
-            stuck.push((ip, Refusal::ActiveDaemon { ip, daemon, why }));
+            stuck.push((here, Refusal::ActiveDaemon { ip, daemon, why }));
         }
     }
     (movable, stuck)
