@@ -18,12 +18,14 @@ pub const LEAST_DAEMON: u64 = 32;
 /// Fewer are allowed than librados needs to say that there are too few.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "only {limit} file descriptors are allowed, and Ceph takes one for each OSD and some 20 more: raise LimitNOFILE of the service, or \
-     `ulimit -n`"
+    "only {limit} file descriptors are allowed, {used} are in use, and Ceph takes one for each OSD and some 20 more: raise LimitNOFILE of \
+     the service, or `ulimit -n`"
 )]
 pub struct TooFew {
     /// The limit.
     pub limit: u64,
+    /// How many are in use.
+    pub used: u64,
 }
 
 /// Looks whether as many as these are allowed.
@@ -32,7 +34,33 @@ pub struct TooFew {
 /// Fewer are.
 pub fn at_least(least: u64) -> Result<(), TooFew> {
     let limit = limit();
-    if limit < least { Err(TooFew { limit }) } else { Ok(()) }
+    if limit < least { Err(TooFew { limit, used: used().unwrap_or_default() }) } else { Ok(()) }
+}
+
+/// What librados takes while it connects; where it does not get them, it may end the process.
+const TO_CONNECT: u64 = 13;
+
+/// Looks whether a new connection can be made.
+///
+/// # Errors
+/// Too few are left.
+pub fn for_connection() -> Result<(), TooFew> {
+    at_least(LEAST)?;
+    let limit = limit();
+    match used() {
+        Some(used) if limit.saturating_sub(used) < TO_CONNECT => Err(TooFew { limit, used }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// How many are in use; `None` where that cannot be found out.
+fn used() -> Option<u64> {
+    match fs::read_dir("/proc/self/fd") {
+        // One of them is the folder itself.
+        Ok(open) => Some(u64::try_from(open.count()).unwrap_or(u64::MAX).saturating_sub(1)),
+        Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => Some(limit()),
+        Err(_) => None,
+    }
 }
 
 /// Raises the limit as far as this process may. Where that fails it stays as it is, which `doctor` tells.
@@ -57,11 +85,7 @@ pub fn needed(osds: usize) -> u64 {
 /// Says so if hardly any are left: nothing that does not answer proves anything else then.
 pub fn exhausted() -> Option<String> {
     let limit = limit();
-    let used = match fs::read_dir("/proc/self/fd") {
-        Ok(open) => u64::try_from(open.count()).unwrap_or(u64::MAX),
-        Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => limit,
-        Err(_) => return None,
-    };
+    let used = used()?;
     (used.saturating_add(SCARCE) >= limit).then(|| {
         format!(
             "this process has used up its file descriptors ({used} of {limit}; Ceph takes one for each OSD and some 20 more): \

@@ -1,6 +1,7 @@
 //! The connection to a Ceph cluster.
 
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -170,6 +171,15 @@ const OSD_SECONDS: u64 = 15;
 /// The same on a patient connection, where each PG has one or two operations under way.
 const PATIENT_SECONDS: u64 = 600;
 
+/// Ends the process at once. exit(3) would take librados' own data from under its threads, which run on where a connection was not
+/// closed because closing it may hang: a verb that had answered died of SIGSEGV.
+pub fn leave(status: u8) -> ! {
+    // What is buffered here goes out, as exit(3) would have it.
+    let _ = io::stdout().flush();
+    // SAFETY: _exit uses nothing of this process, and does not return.
+    unsafe { libc::_exit(status.into()) }
+}
+
 /// A connection; clones share it. The last one dropped ends it, which may block for moments: never inside a librados
 /// callback, where it would wait for itself ([`completion`](super::completion) says why that cannot happen).
 #[derive(Debug, Clone)]
@@ -232,7 +242,7 @@ impl Cluster {
     }
 
     fn connect_with(options: &Options, osd_seconds: u64) -> Result<Self, ConnectError> {
-        descriptors::at_least(descriptors::LEAST)?;
+        descriptors::for_connection()?;
         let client = format!("client.{}", options.id.as_deref().unwrap_or(DEFAULT_ID));
         let mut inner = Inner::create(options.cluster.as_deref().unwrap_or("ceph"), &client)?;
         let name = options.cluster.as_deref().unwrap_or("ceph");

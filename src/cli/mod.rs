@@ -32,6 +32,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use crate::ceph::cluster::leave;
 use crate::descriptors;
 use crate::domain::addr::{Entry, parse_target};
 use crate::domain::permits::{Over, Permits};
@@ -51,16 +52,22 @@ enum Exit {
     CannotTell,
 }
 
-impl From<Exit> for ExitCode {
+impl From<Exit> for u8 {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
+        match exit {
             Exit::Done => 0,
             Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Pending => 3,
             Exit::Refused => 4,
             Exit::CannotTell => 5,
-        })
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(u8::from(exit))
     }
 }
 
@@ -354,13 +361,11 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     descriptors::raise();
-    match out::keep().map_err(Fault::from).and_then(|()| run(&cli)) {
-        Ok(exit) => exit.into(),
-        Err(fault) => {
-            served::say(&fault.to_string());
-            fault.exit().into()
-        }
-    }
+    let exit = out::keep().map_err(Fault::from).and_then(|()| run(&cli)).unwrap_or_else(|fault| {
+        served::say(&fault.to_string());
+        fault.exit()
+    });
+    leave(exit.into())
 }
 
 /// Help and version go to stdout. A wrong command line gets one line: an operator reads it in a log or in a hurry.

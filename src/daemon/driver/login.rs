@@ -95,7 +95,9 @@ impl Driver {
                      restart the service if systemd keeps a copy of it (LoadCredential=)"
                 );
                 if self.login.trouble.as_ref() != Some(&why) {
-                    log::line(Level::Error, "key-refused", None, &why);
+                    let few = matches!(error, ConnectError::TooFewFiles(_));
+                    let code = if few { "few-descriptors" } else { "key-refused" };
+                    log::line(Level::Error, code, None, &why);
                     self.login.trouble = Some(why);
                 }
                 return;
