@@ -265,6 +265,7 @@ fn member(name: &str, clients: impl IntoIterator<Item = ClientAddr>) -> MemberRe
     MemberRecord {
         others: Some(BTreeSet::new()),
         interfaces: None,
+        beside: BTreeMap::new(),
         name: name.to_owned(),
         addresses: [(client(1, 0).ip, [Source::Watcher, Source::Session].into())].into(),
         clients: clients.into_iter().collect(),

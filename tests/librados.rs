@@ -106,11 +106,11 @@ fn headers(cluster: &Cluster, facts: &Value) -> Result<()> {
     let mut tag = 0;
     let mut read = |io: &rbd_guardian::ceph::ioctx::IoCtx, object: &str| {
         tag += 1;
-        io.header(object, tag, &to)?;
+        io.header(object, true, tag, &to)?;
         one(&results, tag)
     };
 
-    let Header { watchers, lock } = read(&io, text(&facts["one"])?)??;
+    let Header { watchers, lock, .. } = read(&io, text(&facts["one"])?)??;
     let expected = facts["watchers"].as_array().ok_or("no watchers")?;
     assert_eq!(watchers.len(), expected.len());
     for (watcher, expected) in watchers.iter().zip(expected) {

@@ -224,6 +224,7 @@ fn planned(storage: &Storage, target: Target) -> Option<Plan> {
         daemons: vec![],
         clients: if matches!(target, Target::Member(_)) { Clients::from(known) } else { Clients::new() },
         unread: vec![],
+        data_pools: BTreeMap::new(),
     };
     plan(&Request::of(target), &members, &world, &Policy::default()).ok()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rbd_guardian::domain::addr::{ClientAddr, EntityAddr, Entry, parse_target};
 use rbd_guardian::domain::blocklist::Blocklist;
-use rbd_guardian::domain::map::{OsdMap, Pool};
+use rbd_guardian::domain::map::{DataPools, OsdMap, Pool};
 use rbd_guardian::domain::member::{Member, Members};
 use rbd_guardian::domain::permits::Permits;
 use rbd_guardian::domain::plan::{Answers, Coverage, Plan, Request, Target, plan};
@@ -57,7 +57,15 @@ impl Case {
         };
         let own = vec!["10.0.0.9:0/99".parse().unwrap()];
         let now = "2026-11-22T12:00:00Z".parse().unwrap();
-        let world = World { now, own, map, daemons: vec![], clients: Clients::new(), unread: vec![] };
+        let world = World {
+            now,
+            own,
+            map,
+            daemons: vec![],
+            clients: Clients::new(),
+            unread: vec![],
+            data_pools: DataPools::new(),
+        };
         Self {
             members,
             world,

@@ -102,6 +102,38 @@ fn inv1_pools_that_split_join_or_go_under_the_barrier_are_proved_as_they_are_in_
     assert_eq!(pending.json["deleted_pools"], json!(["joins"]));
 }
 
+/// The data pool of an image may be tagged for something else, and be known by the image's header alone.
+#[test]
+fn inv1_the_pool_that_a_header_names_for_its_data_is_proved() {
+    let site = Site::small();
+    site.configure(&["n1", "n2"], "[ceph]\nexcept_pools = [\"vouched\"]\n[policy]\nmax_fenced_members = 2");
+    let lab = &site.lab;
+    lab.pool("images", Pool::replicated(8, 2)).unwrap();
+    create(lab, "files", 4, Some("cephfs"));
+    create(lab, "vouched", 1, Some("rbd"));
+    create(lab, "unused", 1, Some("cephfs"));
+    lab.image_with("images", "disk", 16, &["--image-feature=layering", "--data-pool=files"]).unwrap();
+    lab.image_with("images", "other", 16, &["--image-feature=layering", "--data-pool=vouched"]).unwrap();
+    let writer = lab.host("n1").writer("images", "disk", 8).unwrap();
+    writer.wait_for_acks(20, SOON).unwrap();
+
+    let doctor = site.guardian(&["doctor"]);
+    let checks = doctor.json.as_array().unwrap();
+    let of = |name: &str| {
+        let its = checks.iter().filter(|check| check["check"] == name);
+        its.map(ToString::to_string).collect::<String>()
+    };
+    assert!(of("pool files").contains("keep their data there"), "{:#}", doctor.json);
+    assert!(of("pool vouched").contains("ceph.except_pools"), "{:#}", doctor.json);
+
+    let sealed = site.guardian(&["fence", "n1"]).expect(0);
+    let sealed_at = monotonic();
+    let expected = [("files", 4), ("images", 8)];
+    assert_eq!(proved(&sealed), BTreeMap::from(expected.map(|(name, pgs)| (name.to_owned(), (pgs, pgs)))));
+    assert_eq!(writer.wait_for_error(sealed_at, SOON).unwrap(), Errno::ESHUTDOWN);
+    assert_eq!(writer.taken_after(sealed_at, 8).unwrap(), 0);
+}
+
 /// A pool made without waiting for its PGs.
 fn create(lab: &Lab, name: &str, pg_num: u32, application: Option<&str>) {
     lab.ceph_json(&json!({"prefix": "osd pool create", "pool": name, "pg_num": pg_num, "pgp_num": pg_num}))

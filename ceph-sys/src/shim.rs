@@ -31,6 +31,10 @@ pub struct guardian_header_t {
     pub lock: *const c_char,
     /// How many bytes `lock` has.
     pub lock_len: usize,
+    /// The bytes of the omap key `data_pool_id`; null if there is none, or it was not asked for.
+    pub data_pool: *const c_char,
+    /// How many bytes `data_pool` has.
+    pub data_pool_len: usize,
 }
 
 /// Takes the result of [`guardian_header_read`] on a librados thread.
@@ -38,7 +42,7 @@ pub type guardian_header_cb =
     Option<unsafe extern "C" fn(arg: *mut c_void, header: *const guardian_header_t)>;
 
 unsafe extern "C" {
-    /// Reads watchers and exclusive lock of an RBD header in one operation. On 0 the callback runs exactly once, unless the cluster handle is shut down first: then never.
+    /// Reads watchers and exclusive lock of an RBD header in one operation, and the pool of its data unless `with_data_pool` is 0. On 0 the callback runs exactly once, unless the cluster handle is shut down first: then never.
     /// On a negative errno it never runs.
     ///
     /// # Safety
@@ -47,6 +51,7 @@ unsafe extern "C" {
     pub fn guardian_header_read(
         io: rados_ioctx_t,
         object: *const c_char,
+        with_data_pool: c_int,
         callback: guardian_header_cb,
         arg: *mut c_void,
     ) -> c_int;

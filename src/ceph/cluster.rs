@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 
+use super::data_pools::DataPools;
 use super::diagnosis;
 use super::ioctx::{IoCtx, c_string, check};
 use crate::descriptors::{self, TooFew};
@@ -191,6 +192,8 @@ struct Inner {
     /// What it was made with, for another one.
     options: Options,
     patient: Mutex<Option<Cluster>>,
+    /// What headers said of the pools of their data.
+    data_pools: DataPools,
 }
 
 // SAFETY: librados' cluster handle belongs to no thread.
@@ -228,6 +231,11 @@ impl Cluster {
         let patient = Self::connect_with(&self.0.options, PATIENT_SECONDS)?;
         *known = Some(patient.clone());
         Ok(patient)
+    }
+
+    /// What headers said of the pools of their data.
+    pub(super) fn data_pools(&self) -> &DataPools {
+        &self.0.data_pools
     }
 
     /// The patient connection, if there is one: an address of this guardian as well.
@@ -410,7 +418,12 @@ impl Inner {
         // SAFETY: `raw` can be written to and the strings are NUL-terminated.
         check(unsafe { ceph_sys::rados_create2(&raw mut raw, name.as_ptr(), user.as_ptr(), 0) })
             .map_err(bad)?;
-        Ok(Self { raw, options: Options::default(), patient: Mutex::new(None) })
+        Ok(Self {
+            raw,
+            options: Options::default(),
+            patient: Mutex::new(None),
+            data_pools: DataPools::default(),
+        })
     }
 
     fn read_conf(&self, path: Option<&Path>) -> Result<(), ConnectError> {

@@ -55,6 +55,8 @@ pub struct Header {
     pub watchers: Vec<Watcher>,
     /// The encoded exclusive lock (`lock_info_t`), if anybody ever took it.
     pub lock: Option<Vec<u8>>,
+    /// The encoded number of the pool that its data lies in, if that is another one and was asked for.
+    pub data_pool: Option<Vec<u8>>,
 }
 
 /// Some entries of an omap, in key order.

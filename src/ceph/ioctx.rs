@@ -123,7 +123,13 @@ impl IoCtx {
     ///
     /// # Errors
     /// See [`IoCtx`].
-    pub fn header(&self, object: &str, tag: u64, to: &Sender<Done<Header>>) -> Result<(), Errno> {
+    pub fn header(
+        &self,
+        object: &str,
+        with_data_pool: bool,
+        tag: u64,
+        to: &Sender<Done<Header>>,
+    ) -> Result<(), Errno> {
         let object = c_string(object)?;
         Pending::submit(&self.handle, HeaderReply, tag, to, |context| {
             // SAFETY: the context holds the handle until the callback; the name is only read now.
@@ -131,6 +137,7 @@ impl IoCtx {
                 ceph_sys::guardian_header_read(
                     self.handle.0,
                     object.as_ptr(),
+                    c_int::from(with_data_pool),
                     Some(on_header),
                     context.cast(),
                 )
@@ -230,7 +237,11 @@ unsafe fn copy_header(header: &ceph_sys::guardian_header_t) -> Result<Header, Er
         // SAFETY: the shim's promise: `lock_len` bytes.
         unsafe { borrowed(header.lock.cast::<u8>(), header.lock_len) }.to_vec()
     });
-    Ok(Header { watchers: watchers.collect(), lock })
+    let data_pool = (!header.data_pool.is_null()).then(|| {
+        // SAFETY: the shim's promise: `data_pool_len` bytes.
+        unsafe { borrowed(header.data_pool.cast::<u8>(), header.data_pool_len) }.to_vec()
+    });
+    Ok(Header { watchers: watchers.collect(), lock, data_pool })
 }
 
 /// The entries of an omap read; made at submission, readable once the operation is complete.

@@ -11,7 +11,7 @@ use super::{daemons, osdmap, sessions, watchers};
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::domain::addr::EntityAddr;
-use crate::domain::map::{Guarded, Pool, PoolId};
+use crate::domain::map::{DataPools, Guarded, Pool, PoolId};
 use crate::domain::world::{Clients, SeenAt, World};
 
 /// How long clients are looked for. Silent PGs and monitors must not hold up a fence: what they would have told is
@@ -33,7 +33,7 @@ pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result
 pub fn look_within(cluster: &Cluster, guarded: &Guarded, within: &Deadline) -> Result<World, ReadError> {
     let dump = osdmap::dump(cluster)?;
     let mons = daemons::mons(cluster)?;
-    let FoundClients { clients, mut unread, unknown } =
+    let FoundClients { clients, mut unread, unknown, data_pools } =
         clients(cluster, &mons, &guarded.pools(&dump.map), within);
     unread.extend(unknown);
     // Last, because who is active can change while clients are looked for.
@@ -44,7 +44,7 @@ pub fn look_within(cluster: &Cluster, guarded: &Guarded, within: &Deadline) -> R
     unread.extend(others.unread);
     unread.extend(dump.unplaced);
     let now = dump.map.clock(clock::wall());
-    Ok(World { now, own: own(cluster)?, map: dump.map, daemons: all, clients, unread })
+    Ok(World { now, own: own(cluster)?, map: dump.map, daemons: all, clients, unread, data_pools })
 }
 
 /// Clients, and what stands against that being all of them.
@@ -56,6 +56,8 @@ pub struct FoundClients {
     pub unread: Vec<String>,
     /// Users that are there and were not understood, in words: no other try tells more.
     pub unknown: Vec<String>,
+    /// Pools that the headers of images name for their data.
+    pub data_pools: DataPools,
 }
 
 /// The clients that these monitors and the images of these pools know, and what could not be read, in words.
@@ -91,6 +93,7 @@ fn clients_of_mons(cluster: &Cluster, mons: &[String], deadline: &Deadline, foun
 
 /// Adds the clients that use an image.
 fn note(image: &ImageUse, found: &mut FoundClients) {
+    image.note_data_pool(&mut found.data_pools);
     let path = image.path();
     found.unknown.extend(image.unknown.iter().map(|what| format!("image {path}: {what}")));
     let clients = &mut found.clients;

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod command;
 pub mod completion;
 pub mod daemons;
+mod data_pools;
 mod diagnosis;
 pub mod errno;
 pub mod ioctx;

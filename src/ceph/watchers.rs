@@ -12,13 +12,14 @@ use nix::errno::Errno;
 
 use super::cluster::Cluster;
 use super::completion::{Done, Header, Watcher};
+use super::data_pools;
 use super::errno::BLOCKLISTED;
 use super::ioctx::IoCtx;
 use super::lane;
 use super::locks::{self, LockOwner};
 use crate::deadline::Deadline;
 use crate::domain::addr::EntityAddr;
-use crate::domain::map::{OsdMap, Pool, PoolId};
+use crate::domain::map::{DataPools, OsdMap, Pool, PoolId};
 use crate::domain::volume::ImageName;
 
 /// One image and who uses it.
@@ -36,6 +37,8 @@ pub struct ImageUse {
     pub locks: Vec<LockOwner>,
     /// Users that are there and were not understood, each in words.
     pub unknown: Vec<String>,
+    /// The pool that its data lies in, if that is another one.
+    pub data_pool: Option<PoolId>,
 }
 
 /// A watch on a header.
@@ -89,14 +92,15 @@ pub fn sweep(
     let (images, receiver) = sync_channel(WINDOW);
     let calls = scope.pools.iter().map(|(id, name)| {
         let mut pool = PoolSweep {
+            cluster: cluster.clone(),
+            id: *id,
             pool: name.clone(),
             deadline: deadline.clone(),
             images: images.clone(),
             unread: Vec::new(),
         };
-        let (cluster, id) = (cluster.clone(), *id);
         move || {
-            pool.run(&cluster, id);
+            pool.run();
             pool.unread
         }
     });
@@ -139,9 +143,10 @@ pub fn missing(
     let pools: Vec<String> = places.values().map(|(pool, _)| pool.clone()).collect();
     let calls = places.into_iter().map(|(id, (pool, namespaces))| {
         let (images, _) = sync_channel(0);
-        let mut pool = PoolSweep { pool, deadline: deadline.clone(), images, unread: Vec::new() };
-        let (cluster, wanted) = (cluster.clone(), Arc::clone(&wanted));
-        move || (pool.listed(&cluster, id, namespaces, &wanted), pool.unread)
+        let (cluster, deadline, unread) = (cluster.clone(), deadline.clone(), Vec::new());
+        let mut pool = PoolSweep { cluster, id, pool, deadline, images, unread };
+        let wanted = Arc::clone(&wanted);
+        move || (pool.listed(namespaces, &wanted), pool.unread)
     });
     let ends = lane::each(calls.collect(), pools.len());
     let mut silent: Vec<Option<String>> =
@@ -161,10 +166,21 @@ pub fn missing(
 const GRACE: Duration = Duration::from_millis(200);
 
 struct PoolSweep {
+    cluster: Cluster,
+    id: PoolId,
     pool: String,
     deadline: Deadline,
     images: SyncSender<ImageUse>,
     unread: Vec<String>,
+}
+
+/// A header that was asked for.
+struct UnderWay {
+    /// The image.
+    name: String,
+    /// Its key among [`DataPools`](super::data_pools::DataPools), and what it said there before.
+    header: u64,
+    known: Option<Option<PoolId>>,
 }
 
 /// Why a directory was not read to its end.
@@ -178,8 +194,8 @@ enum Stopped {
 }
 
 impl PoolSweep {
-    fn run(&mut self, cluster: &Cluster, id: PoolId) {
-        let mut io = match cluster.pool(id) {
+    fn run(&mut self) {
+        let mut io = match self.cluster.pool(self.id) {
             Ok(io) => io,
             Err(Errno::ENOENT) => return,
             Err(errno) => return self.unread.push(format!("pool {}: {errno}", self.pool)),
@@ -198,15 +214,9 @@ impl PoolSweep {
     }
 
     /// Those of the wanted images that the directories of these namespaces have.
-    fn listed(
-        &mut self,
-        cluster: &Cluster,
-        id: PoolId,
-        namespaces: BTreeSet<String>,
-        wanted: &BTreeSet<ImageName>,
-    ) -> BTreeSet<ImageName> {
+    fn listed(&mut self, namespaces: BTreeSet<String>, wanted: &BTreeSet<ImageName>) -> BTreeSet<ImageName> {
         let mut found = BTreeSet::new();
-        let mut io = match cluster.pool(id) {
+        let mut io = match self.cluster.pool(self.id) {
             Ok(io) => io,
             Err(Errno::ENOENT) => return found,
             Err(errno) => {
@@ -300,15 +310,18 @@ impl PoolSweep {
                 return Ok(());
             };
             next_tag += 1;
-            io.header(&format!("{HEADER}{id}"), next_tag, &to).map_err(Stopped::Failed)?;
-            under_way.insert(next_tag, name);
+            // It never changes: read once for each header.
+            let header = data_pools::key(self.id, namespace, &id);
+            let known = self.cluster.data_pools().get(header);
+            io.header(&format!("{HEADER}{id}"), known.is_none(), next_tag, &to).map_err(Stopped::Failed)?;
+            under_way.insert(next_tag, UnderWay { name, header, known });
             Ok(())
         });
         while listed.is_ok() && !under_way.is_empty() {
             listed = self.take(&from, &mut under_way, &mut failed, namespace);
         }
         if let Err(Stopped::Late) = listed {
-            failed.extend(under_way.into_values().map(|name| (name, "no answer".to_owned())));
+            failed.extend(under_way.into_values().map(|asked| (asked.name, "no answer".to_owned())));
         }
         let pool = &self.pool;
         let failed = failed.iter().map(|(name, why)| format!("image {}: {why}", path(pool, namespace, name)));
@@ -319,7 +332,7 @@ impl PoolSweep {
     fn take(
         &self,
         from: &Receiver<Done<Header>>,
-        under_way: &mut BTreeMap<u64, String>,
+        under_way: &mut BTreeMap<u64, UnderWay>,
         failed: &mut Vec<(String, String)>,
         namespace: &str,
     ) -> Result<(), Stopped> {
@@ -337,16 +350,25 @@ impl PoolSweep {
     fn took(
         &self,
         done: Done<Header>,
-        under_way: &mut BTreeMap<u64, String>,
+        under_way: &mut BTreeMap<u64, UnderWay>,
         failed: &mut Vec<(String, String)>,
         namespace: &str,
     ) -> Result<(), Stopped> {
-        let Some(image) = under_way.remove(&done.tag) else {
+        let Some(UnderWay { name: image, header: key, known }) = under_way.remove(&done.tag) else {
             return Ok(());
         };
         match done.result {
             Ok(header) => {
-                let image_use = image_use(&self.pool, namespace, &image, header);
+                let said = data_pools::decode(header.data_pool.as_deref());
+                let mut image_use = image_use(&self.pool, namespace, &image, header);
+                match (known, said) {
+                    (Some(known), _) => image_use.data_pool = known,
+                    (None, Ok(said)) => {
+                        self.cluster.data_pools().put(key, said);
+                        image_use.data_pool = said;
+                    }
+                    (None, Err(what)) => image_use.unknown.push(what.to_owned()),
+                }
                 self.images.send(image_use).map_err(|_| Stopped::Unwanted)
             }
             // Deleted since the directory was read.
@@ -381,7 +403,7 @@ fn image_use(pool: &str, namespace: &str, image: &str, header: Header) -> ImageU
         lock.address = watchers.iter().find(same).map(|watch| watch.address);
     }
     let (pool, namespace, image) = (pool.to_owned(), namespace.to_owned(), image.to_owned());
-    ImageUse { pool, namespace, image, watchers, locks, unknown }
+    ImageUse { pool, namespace, image, watchers, locks, unknown, data_pool: None }
 }
 
 /// A string as Ceph encodes it: four bytes of length, little-endian, then the text.
@@ -392,6 +414,13 @@ pub(super) fn encoded_text(bytes: &[u8]) -> Option<String> {
 }
 
 impl ImageUse {
+    /// Adds the pool of its data to those of the pool of its header.
+    pub fn note_data_pool(&self, data_pools: &mut DataPools) {
+        if let Some(id) = self.data_pool {
+            data_pools.entry(self.pool.clone()).or_default().insert(id);
+        }
+    }
+
     /// `pool/image` or `pool/namespace/image`.
     pub fn path(&self) -> String {
         path(&self.pool, &self.namespace, &self.image)
@@ -413,7 +442,7 @@ mod tests {
 
     fn used(watchers: Vec<Watcher>, lock: Option<&str>) -> ImageUse {
         let lock = lock.map(|hex| data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap());
-        image_use("images", "", "one", Header { watchers, lock })
+        image_use("images", "", "one", Header { watchers, lock, data_pool: None })
     }
 
     /// `client.4125` with a blank address.

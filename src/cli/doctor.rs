@@ -26,7 +26,7 @@ use crate::domain::addr::EntityAddr;
 use crate::domain::barrier::{PoolProof, PoolToProve};
 use crate::domain::guardian::Guardian;
 use crate::domain::guardian::io::{Input, Now};
-use crate::domain::map::OsdMap;
+use crate::domain::map::{DataPools, Guarded, OsdMap, PoolId};
 use crate::domain::plan::{Request, Target, plan};
 use crate::domain::record::VERSION;
 use crate::domain::world::{DaemonKind, World};
@@ -314,17 +314,44 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
             Err(error) => check(name, Verdict::Fail, error.to_string()),
         });
     }
-    let mut images = 0;
+    let (mut images, mut data_pools) = (0, DataPools::new());
     let scope = watchers::Scope::of(&context.config.policy.guarded.pools(map));
     let unread = watchers::sweep(&context.cluster, &scope, &deadline, &mut |image| {
         images += 1;
+        image.note_data_pool(&mut data_pools);
         unclear.extend(image.unknown.iter().map(|what| format!("image {}: {what}", image.path())));
     });
     checks.push(check("images", Verdict::Ok, format!("{images} read")));
+    checks.extend(data_checks(&context.config.policy.guarded, map, data_pools));
     let told = unclear.into_iter().map(|what| check("not understood", Verdict::Warn, what));
     checks.extend(told);
     checks.extend(unread.into_iter().map(|what| check("images", Verdict::Fail, what)));
     Ok(checks)
+}
+
+/// The pools that image headers name for their data: guarded whatever their tags say, unless they are excepted.
+fn data_checks(guarded: &Guarded, map: &OsdMap, found: DataPools) -> Vec<Check> {
+    let mut guarded = guarded.clone();
+    let tagged: BTreeSet<PoolId> = guarded.pools(map).into_keys().collect();
+    guarded.note_data(&found, true);
+    let mut checks = Vec::new();
+    for (headers, pools) in &found {
+        for excepted in guarded.excepted_data(headers, map) {
+            let text = format!(
+                "excepted by ceph.except_pools, and images in pool {headers} keep their data there: no instance on it is placed \
+                 elsewhere; take it out of ceph.except_pools"
+            );
+            checks.push(check(format!("pool {excepted}"), Verdict::Fail, text));
+        }
+        let named =
+            guarded.pools(map).into_iter().filter(|(id, _)| pools.contains(id) && !tagged.contains(id));
+        checks.extend(named.map(|(_, pool)| {
+            let text =
+                format!("guarded, {} PGs: images in pool {headers} keep their data there", pool.pg_num);
+            check(format!("pool {}", pool.name), Verdict::Ok, text)
+        }));
+    }
+    checks
 }
 
 /// Does every PG answer the question that a fence asks it?

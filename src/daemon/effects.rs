@@ -26,6 +26,7 @@ use crate::domain::guard::{ImageUse, Locker};
 use crate::domain::guardian::gate::Contents;
 use crate::domain::guardian::io::{Effect, Input, Recorded};
 use crate::domain::guardian::report::Level;
+use crate::domain::map::DataPools;
 use crate::domain::view::View;
 use crate::domain::volume::ImageName;
 use crate::incus::client::Client;
@@ -324,15 +325,18 @@ fn host_of(member: &str, view: &View) -> Option<String> {
 
 fn sweep(storage: &Storage, deadline: &Deadline) -> Input {
     let began = clock::boot();
-    let mut uses = Vec::new();
+    let (mut uses, mut data_pools) = (Vec::new(), DataPools::new());
     let unread = match storage.read(deadline, osdmap::dump) {
         Ok(dump) => {
             let scope = Scope::of(&storage.guarded.pools(&dump.map));
-            watchers::sweep(&storage.cluster, &scope, deadline, &mut |image| uses.extend(used(image)))
+            watchers::sweep(&storage.cluster, &scope, deadline, &mut |image| {
+                image.note_data_pool(&mut data_pools);
+                uses.extend(used(image));
+            })
         }
         Err(error) => vec![error.to_string()],
     };
-    Input::Swept { began, uses, unread }
+    Input::Swept { began, uses, unread, data_pools }
 }
 
 fn found(storage: &Storage, images: &[ImageName], deadline: &Deadline) -> Input {
@@ -429,7 +433,12 @@ pub(super) fn failed(effect: Effect, why: &str) -> Input {
         Effect::Look => Input::Looked(Err(why())),
         Effect::ReadMaps { .. } => Input::Maps(Err(why())),
         Effect::ReadAudit(fence) => Input::Audit(fence, Err(why())),
-        Effect::Sweep => Input::Swept { began: clock::boot(), uses: Vec::new(), unread: vec![why()] },
+        Effect::Sweep => Input::Swept {
+            began: clock::boot(),
+            uses: Vec::new(),
+            unread: vec![why()],
+            data_pools: DataPools::new(),
+        },
         Effect::Find(_) => {
             Input::Found { began: clock::boot(), missing: BTreeSet::new(), unread: vec![why()] }
         }

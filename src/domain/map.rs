@@ -59,7 +59,13 @@ pub struct Guarded {
     /// Pools that the platform keeps images or their data in, whatever their tags say. Guardians of before went by tags alone.
     #[serde(default)]
     pub named: BTreeSet<String>,
+    /// Pools that the headers of images name for their data, by the pool of the headers. Guardians of before did not read it.
+    #[serde(default)]
+    pub data: DataPools,
 }
+
+/// The pools that the headers in each pool name for the data of their images.
+pub type DataPools = BTreeMap<String, BTreeSet<PoolId>>;
 
 /// Missed maps are read and examined in parts of at most so many: each holds the whole blocklist.
 pub const MAPS_AT_ONCE: usize = 32;
@@ -81,9 +87,30 @@ impl OsdMap {
 impl Guarded {
     /// The guarded pools of a map.
     pub fn pools<'m>(&self, map: &'m OsdMap) -> BTreeMap<PoolId, &'m Pool> {
-        let holds = |pool: &Pool| pool.may_hold_images() || self.named.contains(&pool.name);
-        let guarded = |pool: &Pool| holds(pool) && !self.except.contains(&pool.name);
-        map.pools.iter().filter(|(_, pool)| guarded(pool)).map(|(id, pool)| (*id, pool)).collect()
+        let data: BTreeSet<PoolId> = self.data.values().flatten().copied().collect();
+        let holds = |id: &PoolId, pool: &Pool| {
+            pool.may_hold_images() || self.named.contains(&pool.name) || data.contains(id)
+        };
+        let guarded = |id: &PoolId, pool: &Pool| holds(id, pool) && !self.except.contains(&pool.name);
+        map.pools.iter().filter(|(id, pool)| guarded(id, pool)).map(|(id, pool)| (*id, pool)).collect()
+    }
+
+    /// Pools that images with headers in this pool keep their data in, and that the operator excepts.
+    pub fn excepted_data<'m>(&self, headers: &str, map: &'m OsdMap) -> impl Iterator<Item = &'m str> {
+        let data = self.data.get(headers).into_iter().flatten();
+        let names = data.filter_map(|id| map.pools.get(id)).map(|pool| pool.name.as_str());
+        names.filter(|name| self.except.iter().any(|excepted| excepted == name))
+    }
+
+    /// These headers were read as well, all there are if it is `complete`.
+    pub fn note_data(&mut self, found: &DataPools, complete: bool) {
+        if complete {
+            self.data.clone_from(found);
+            return;
+        }
+        for (headers, pools) in found {
+            self.data.entry(headers.clone()).or_default().extend(pools);
+        }
     }
 }
 

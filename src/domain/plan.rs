@@ -239,7 +239,7 @@ pub fn plan(
         known_clients,
         over,
         notes,
-        guarded: policy.guarded.clone(),
+        guarded: guarded(world, policy),
         required_until,
     })
 }
@@ -302,8 +302,16 @@ fn protected(entries: &BTreeSet<Entry>, policy: &Policy) -> Vec<Refusal> {
     ips.into_iter().filter_map(hit).map(|(ip, network)| Refusal::Protected { ip, network }).collect()
 }
 
+/// What is guarded, with the pools that the headers of this look name.
+fn guarded(world: &World, policy: &Policy) -> Guarded {
+    let mut guarded = policy.guarded.clone();
+    guarded.note_data(&world.data_pools, false);
+    guarded
+}
+
 fn pools(world: &World, policy: &Policy) -> Vec<Refusal> {
-    let guarded = policy.guarded.pools(&world.map);
+    let guarded = guarded(world, policy);
+    let guarded = guarded.pools(&world.map);
     if guarded.is_empty() {
         return vec![Refusal::NoPools];
     }

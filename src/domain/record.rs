@@ -76,6 +76,11 @@ pub struct MemberRecord {
     /// The addresses of its own interfaces, with their networks, as it told them last. `None`: it never did.
     #[serde(default)]
     pub interfaces: Option<BTreeSet<IpNet>>,
+    /// What else lived at those addresses before it told them, and lives there since: daemons of the storage (`osd.3`) and
+    /// clients of others. For what came later its interfaces do not speak; nor for
+    /// anything where an older guardian kept nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<IpAddr, BTreeSet<String>>,
     /// What tells one machine from another of the same name ([`Machine`](super::machine::Machine)); an older version
     /// recorded the `system.uuid` alone.
     #[serde(default)]

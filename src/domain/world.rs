@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::addr::{ClientAddr, EntityAddr};
-use super::map::OsdMap;
+use super::map::{DataPools, OsdMap};
 
 /// One look at the storage: everything `plan` is a function of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct World {
     pub clients: Clients,
     /// What could not be read, each in words. Unknown is not none.
     pub unread: Vec<String>,
+    /// Pools that the headers of images name for their data. Looks of before did not read it.
+    #[serde(default)]
+    pub data_pools: DataPools,
 }
 
 /// Client instances and every place each was seen at.

@@ -8,6 +8,7 @@ use rbd_guardian::domain::guard::{ImageUse, Locker};
 use rbd_guardian::domain::guardian::io::{Input, Request};
 use rbd_guardian::domain::guardian::report::Outcome;
 use rbd_guardian::domain::guardian::settings::Settings;
+use rbd_guardian::domain::map::DataPools;
 use rbd_guardian::domain::plan::{Coverage, Target};
 use rbd_guardian::domain::refusal::Refusal;
 use rbd_guardian::domain::view::Notice;
@@ -277,7 +278,7 @@ fn inv6_a_sweep_is_judged_only_by_a_reading_that_began_after_it_ended() {
     let whole = model.boot;
     let uses: Vec<ImageUse> = model.uses.clone();
     model.boot += 10 * SECOND;
-    model.handle(Input::Swept { began, uses, unread: Vec::new() });
+    model.handle(Input::Swept { began, uses, unread: Vec::new(), data_pools: DataPools::new() });
     model.handle(Input::View { began: whole, view: Ok(model.view.clone()) });
     let learnt = model.guardian.status(model.now()).members;
     assert!(learnt.iter().all(|line| line.addresses.is_empty()), "{learnt:?}");

@@ -148,7 +148,7 @@ fn inputs() -> Vec<Input> {
         Input::Maps(Ok(model.maps.clone())),
         Input::Audit(fence(), Ok(vec![removal])),
         Input::Audit(fence(), Err(no())),
-        Input::Swept { began, uses, unread: vec![no()] },
+        Input::Swept { began, uses, unread: vec![no()], data_pools: BTreeMap::new() },
         Input::Found { began, missing: [lock().image].into(), unread: vec![no()] },
         Input::Recorded(Recorded::Written),
         Input::Recorded(Recorded::Deposed(no())),

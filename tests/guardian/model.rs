@@ -16,7 +16,7 @@ use rbd_guardian::domain::guardian::recorder::{LIMIT, Recorder};
 use rbd_guardian::domain::guardian::replay::replay;
 use rbd_guardian::domain::guardian::report::{Outcome, Report};
 use rbd_guardian::domain::guardian::settings::Settings;
-use rbd_guardian::domain::map::{MAPS_AT_ONCE, OsdMap, Pool};
+use rbd_guardian::domain::map::{DataPools, MAPS_AT_ONCE, OsdMap, Pool};
 use rbd_guardian::domain::member::Members;
 use rbd_guardian::domain::policy::Policy;
 use rbd_guardian::domain::record::{FenceState, Records, Removal};
@@ -65,6 +65,8 @@ pub(crate) struct Model {
     /// Images that Incus lists and their pools do not have, and what of directories cannot be read.
     pub(crate) gone: BTreeSet<ImageName>,
     pub(crate) unlisted: Vec<String>,
+    /// What image headers say of the pools of their data.
+    pub(crate) data_pools: DataPools,
     /// What is silent when all clients are asked for, for a release.
     pub(crate) clients_unread: Vec<String>,
     pub(crate) looks_fail: bool,
@@ -151,6 +153,7 @@ impl Model {
             unread: Vec::new(),
             gone: BTreeSet::new(),
             unlisted: Vec::new(),
+            data_pools: DataPools::new(),
             clients_unread: Vec::new(),
             looks_fail: false,
             hangs: false,
@@ -496,6 +499,7 @@ impl Model {
             daemons: self.daemons.clone(),
             clients,
             unread: Vec::new(),
+            data_pools: self.data_pools.clone(),
         }
     }
 
@@ -531,7 +535,12 @@ impl Model {
                 Input::Maps(Ok(if after == 0 || maps.is_empty() { newest() } else { maps }))
             }
             Effect::ReadAudit(id) => Input::Audit(id, self.removals.clone().ok_or_else(silence)),
-            Effect::Sweep => Input::Swept { began, uses: self.uses.clone(), unread: self.unread.clone() },
+            Effect::Sweep => Input::Swept {
+                began,
+                uses: self.uses.clone(),
+                unread: self.unread.clone(),
+                data_pools: self.data_pools.clone(),
+            },
             Effect::Find(images) => {
                 let images = images.into_iter().filter(|image| self.gone.contains(image));
                 Input::Found { began, missing: images.collect(), unread: self.unlisted.clone() }

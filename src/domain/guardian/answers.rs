@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::case::{Case, GUARDIAN};
-use super::effects::Lane;
+use super::pace::Lane;
 use super::{Guardian, evidence::Evidence};
 use crate::domain::plan::Target;
 use crate::domain::record::FenceState;
@@ -58,8 +58,7 @@ impl Guardian {
     }
 
     /// It answered, and did not tell its state yet.
-    pub(super) fn answered(&mut self, member: &str) {
-        let asked = self.free(&Lane::State(member.to_owned()));
+    pub(super) fn answered(&mut self, member: &str, asked: Duration) {
         self.evidence.entry(member.to_owned()).or_default().note_answer(asked);
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::beside::Beside;
 use crate::domain::addr::ClientAddr;
 use crate::domain::member::{Member, Members};
 use crate::domain::pairs;
@@ -55,6 +56,7 @@ impl Book {
             clients: BTreeSet::new(),
             others: Some(BTreeSet::new()),
             interfaces: None,
+            beside: BTreeMap::new(),
             machine: None,
             uptime: None,
         })
@@ -104,7 +106,8 @@ impl Book {
 
     /// All interfaces of a healthy member: earlier interfaces are no longer its addresses, and neither is an address that
     /// another member claims and that it does not have, however it was learnt.
-    pub fn networks(&mut self, name: &str, networks: &BTreeSet<IpNet>) {
+    /// `beside`: what else lives at those addresses, as was known before it was asked.
+    pub(super) fn networks(&mut self, name: &str, networks: &BTreeSet<IpNet>, beside: Beside) {
         let has: BTreeSet<IpAddr> = networks.iter().map(IpNet::addr).collect();
         let claimed: BTreeSet<IpAddr> =
             self.contradictions().into_iter().map(|contradiction| contradiction.ip).collect();
@@ -113,7 +116,7 @@ impl Book {
             others.flat_map(|member| member.addresses.keys().copied()).collect()
         };
         let member = self.of(name);
-        member.interfaces = Some(networks.clone());
+        (member.interfaces, member.beside) = (Some(networks.clone()), beside);
         member.forget(Source::Network, |ip| !has.contains(ip));
         for source in LEARNT {
             member.forget(source, |ip| !has.contains(ip) && claimed.contains(ip));

@@ -83,7 +83,8 @@ pub struct Case {
     #[serde(default)]
     unread_at: Option<Duration>,
     /// Operations that could start an instance when the gate was first seen closed for the release.
-    waits_for: Option<BTreeSet<String>>,
+    #[serde(alias = "waits_for")]
+    began_before: Option<BTreeSet<String>>,
     /// When the intent was in the ledger (boot clock).
     pub recorded_at: Option<Duration>,
     /// Something was sent that may have changed the blocklist.
@@ -207,7 +208,7 @@ impl Case {
             sent: BTreeSet::new(),
             unread: Vec::new(),
             unread_at: None,
-            waits_for: None,
+            began_before: None,
             recorded_at: None,
             resumed,
             began: resumed && record.state != FenceState::Intended,
@@ -360,8 +361,13 @@ impl Case {
         fence.into_iter().flat_map(|fence| fence.maps())
     }
 
-    /// The next step, once the ledger backs it.
-    pub fn next_effect(&mut self, ground: &Ground<'_>, policy: &Policy) -> Option<Effect> {
+    /// The next step, once the ledger backs it and it may begin.
+    pub fn next_effect(
+        &mut self,
+        ground: &Ground<'_>,
+        policy: &Policy,
+        may_begin: impl FnOnce(&Effect) -> bool,
+    ) -> Option<Effect> {
         if self.in_flight || self.is_over(ground.recorded) {
             return None;
         }
@@ -390,7 +396,8 @@ impl Case {
                 self.record.note_sent(entry, ground.storage);
             }
         }
-        if !self.is_permitted(self.held.as_ref()?, ground) {
+        let held = self.held.as_ref()?;
+        if !self.is_permitted(held, ground) || !may_begin(held) {
             return None;
         }
         self.in_flight = true;
@@ -405,12 +412,12 @@ impl Case {
             Stage::Fencing(fence) => {
                 let recorded = ground.recorded.is_some_and(|record| record.state == FenceState::Releasing);
                 let closed = ground.gate_closed == GateClosed::Yes;
-                if closed && recorded && self.waits_for.is_none() {
-                    self.waits_for = ground.starting.cloned();
+                if closed && recorded && self.began_before.is_none() {
+                    self.began_before = ground.starting.cloned();
                 }
                 let over =
-                    |waits: &BTreeSet<String>| ground.starting.is_some_and(|now| waits.is_disjoint(now));
-                let drained = self.waits_for.as_ref().is_some_and(over);
+                    |before: &BTreeSet<String>| ground.starting.is_some_and(|now| before.is_disjoint(now));
+                let drained = self.began_before.as_ref().is_some_and(over);
                 if self.release.is_some() && recorded && closed && drained {
                     (self.held, self.trouble) = (None, None);
                     let release = self.begin_release(policy.required_until(ground.storage));

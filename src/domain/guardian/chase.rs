@@ -119,7 +119,7 @@ impl Guardian {
             let Some(name) = case.member() else { continue };
             let mut alarm = |text: String, advice: String| {
                 let (code, member) = ("too-many-clients", Some(name.to_owned()));
-                alarms.push(Alarm { code, member, text, advice: vec![advice] });
+                alarms.push(Alarm { code, member, text, about: None, advice: vec![advice] });
             };
             if case.crowd.beyond {
                 let text = format!(

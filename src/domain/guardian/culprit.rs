@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::Guardian;
-use super::effects::Lane;
 use super::io::{Effect, Id};
+use super::pace::Lane;
 use super::report::Level;
 use crate::domain::addr::Entry;
 use crate::domain::record::Removal;
@@ -45,7 +45,6 @@ impl Guardian {
     }
 
     pub(super) fn audited(&mut self, id: &Id, removals: Result<Vec<Removal>, String>) {
-        self.free(&Lane::Audit);
         let now = self.now;
         let Some(search) = self.searches.get(id).copied() else { return };
         // Those of guardians that led before, too: they had other addresses.

@@ -8,31 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::case::Case;
 use super::gate::{self, Contents, GateState};
 use super::io::{Effect, Id, Now};
+use super::pace::Lane;
 use super::report::{Level, Outcome, Report};
 use super::{Guardian, put, trail, wants};
 use crate::domain::addr::Entry;
 use crate::domain::record::{Change, FenceRecord, FenceState, GateRecord, Key, Record};
 use crate::domain::view::{GateView, InstanceId, MemberStatus};
-
-/// Effects of one lane never overlap.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) enum Lane {
-    View,
-    Maps,
-    Audit,
-    Retire,
-    Look,
-    Sweep,
-    Find,
-    Record,
-    Gate,
-    Push,
-    Lock,
-    Start,
-    State(String),
-    Networks(String),
-    Ping(String),
-}
 
 /// When each reading is due, by the boot clock.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -44,9 +25,7 @@ pub(super) struct Schedule {
     pub(super) whole_asked: Option<Duration>,
     /// When the osdmap was read last.
     pub(super) maps: Option<Duration>,
-    pub(super) look: Duration,
     pub(super) sweep: Duration,
-    pub(super) record: Duration,
     /// When an instance was started last, or could be again: readings that began before say nothing of it.
     pub(super) started: Duration,
 }
@@ -83,8 +62,6 @@ pub(super) const NETWORKS_OFTEN: Duration = Duration::from_secs(20);
 const PUSH_EVERY: Duration = Duration::from_secs(15);
 /// `gate remove` takes no longer than this; after it what is missing is written again.
 const REMOVAL: Duration = Duration::from_secs(60);
-/// After a write of the gate that failed.
-const RETRY: Duration = Duration::from_secs(1);
 /// Starting an instance is tried so often.
 const STARTS: u32 = 12;
 /// Between two tries: a member that was fenced when it booted takes its storage for unavailable, and tries that again
@@ -117,17 +94,9 @@ impl Guardian {
         self.deposed.is_none().then(|| self.now.boot + pace)
     }
 
-    pub(super) fn take(&mut self, lane: Lane) -> bool {
-        if self.busy.contains_key(&lane) {
-            return false;
-        }
-        self.busy.insert(lane, self.now.boot);
-        true
-    }
-
     /// What the ledger does not say yet.
     fn record(&mut self) -> Option<Effect> {
-        if self.busy.contains_key(&Lane::Record) || self.now.boot < self.schedule.record {
+        if !self.may_begin(&Lane::Record) {
             return None;
         }
         let (changes, what, why) = self
@@ -138,7 +107,7 @@ impl Guardian {
             .or_else(|| self.doubts_ended())
             .or_else(|| self.retirement())
             .or_else(|| self.forgotten())?;
-        self.take(Lane::Record);
+        self.begin(Lane::Record);
         self.writing.clone_from(&changes);
         Some(Effect::Record { changes, what, why })
     }
@@ -234,14 +203,21 @@ impl Guardian {
             }
             let effect = {
                 let ground = self.ground(&case);
-                case.next_effect(&ground, &self.settings.policy)
+                case.next_effect(&ground, &self.settings.policy, |effect| {
+                    let lane = Lane::of(effect);
+                    // Those that serve many fences rest together.
+                    matches!(lane, Lane::Map | Lane::Barrier) || self.may_begin(&lane)
+                })
             };
             self.cases.insert(id, case);
             if let Some(effect) = effect.and_then(|effect| self.shared.join(effect)) {
+                self.begin(Lane::of(&effect));
                 return Some(effect);
             }
         }
-        self.shared.next()
+        let effect = self.shared.next(!self.rests(&Lane::Map), !self.rests(&Lane::Barrier))?;
+        self.begin(Lane::of(&effect));
+        Some(effect)
     }
 
     /// The members whose instances may be placed elsewhere now.
@@ -294,8 +270,7 @@ impl Guardian {
         }
         // The same is tried again after a while; something else, closing it among others, at once.
         let desk = &self.desk;
-        let failed = desk.failed.as_ref().is_some_and(|(at, _)| self.now.boot < *at + RETRY);
-        if failed && desk.sent == contents.keys(desk.epoch) {
+        if self.rests(&Lane::Gate) && desk.sent == contents.keys(desk.epoch) {
             return None;
         }
         // An epoch that this guardian recorded and has not written yet is used; one that was written never again, nor
@@ -354,7 +329,7 @@ impl Guardian {
         let all = || gate.members.keys().cloned().collect();
         let at = if some { self.untold(gate, &contents) } else { all() };
         let before = gate::sealed_anywhere(gate);
-        self.take(Lane::Gate);
+        self.begin(Lane::Gate);
         for member in contents.open.difference(&before) {
             self.log(
                 Level::Info,
@@ -387,7 +362,9 @@ impl Guardian {
         let now = self.now.boot;
         let watching = !self.cases.is_empty();
         let lost = self.evidence.values().any(super::evidence::Evidence::is_lost);
-        if (self.needs_look() || self.chase_is_due()) && now >= self.schedule.look && self.take(Lane::Look) {
+        if (self.needs_look() || self.chase_is_due() || self.interfaces_wait_for_look())
+            && self.take(Lane::Look)
+        {
             return Some(Effect::Look);
         }
         let whole = now >= self.schedule.whole;
@@ -433,11 +410,11 @@ impl Guardian {
         let guarded = self.gate_state() == GateState::Installed;
         if let GateState::Partial { .. } = self.gate_state()
             && self.desk.pushed.is_none_or(|pushed| now >= pushed + PUSH_EVERY)
-            && !self.busy.contains_key(&Lane::Push)
+            && self.may_begin(&Lane::Push)
             && !self.gate_is_being_removed()
         {
             self.desk.pushed = Some(now);
-            self.take(Lane::Push);
+            self.begin(Lane::Push);
             return Some(Effect::PushGate);
         }
         let mut due = None;
@@ -450,7 +427,7 @@ impl Guardian {
             let states = (held || online) && asked.is_none_or(|asked| now >= asked + every);
             if states || self.answer_is_due(name, asked) {
                 due = Some((Lane::State(name.clone()), Effect::ReadMemberState(name.clone())));
-            } else if online && self.world.is_some() && self.networks_are_due(name) {
+            } else if online && self.has_looked_lately() && self.networks_are_due(name) {
                 due = Some((Lane::Networks(name.clone()), Effect::ReadNetworks(name.clone())));
             } else if !guarded
                 && evidence.healing_is_near(member, &view.thresholds, self.settings.lead)
@@ -458,28 +435,25 @@ impl Guardian {
             {
                 due = Some((Lane::Ping(name.clone()), Effect::Ping(name.clone())));
             }
-            if due.as_ref().is_some_and(|(lane, _)| !self.busy.contains_key(lane)) {
+            if due.as_ref().is_some_and(|(lane, _)| self.may_begin(lane)) {
                 break;
             }
             due = None;
         }
         let (lane, effect) = due?;
         if let Lane::Networks(name) = &lane {
-            self.schedule_networks(name.clone());
+            self.networks_read.insert(name.clone(), self.now.boot);
+            self.begin_networks(name);
         }
         self.take(lane).then_some(effect)
     }
 
-    fn networks_are_due(&self, name: &str) -> bool {
+    pub(super) fn networks_are_due(&self, name: &str) -> bool {
         let lost = |(name, evidence): (&String, &super::evidence::Evidence)| {
             evidence.is_lost() && self.case_of(name).is_none()
         };
         let every = if self.evidence.iter().any(lost) { NETWORKS_OFTEN } else { NETWORKS_EVERY };
         self.networks_read.get(name).is_none_or(|read| self.now.boot >= *read + every)
-    }
-
-    fn schedule_networks(&mut self, name: String) {
-        self.networks_read.insert(name, self.now.boot);
     }
 
     /// Instances that could not be started while their member was sealed.

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Guardian;
 use super::case::Case;
-use super::effects::Lane;
 use super::io::Effect;
+use super::pace::Lane;
 use super::report::Alarm;
 use crate::domain::record::FenceState;
 use crate::domain::unread::Unread;
@@ -216,7 +216,6 @@ impl Guardian {
 
     /// The directories were read.
     pub(super) fn note_found(&mut self, began: Duration, missing: BTreeSet<ImageName>, unread: Vec<String>) {
-        self.free(&Lane::Find);
         self.found.answered(began, self.now.boot, missing, unread);
         self.judge_found();
         self.swept();
@@ -233,7 +232,7 @@ impl Guardian {
     /// Are images to be looked for now?
     pub(super) fn find(&mut self) -> Option<Effect> {
         let now = self.now.boot;
-        if self.map.is_none() || self.busy.contains_key(&Lane::Find) || self.whole_began.is_none() {
+        if self.map.is_none() || !self.may_begin(&Lane::Find) || self.whole_began.is_none() {
             return None;
         }
         let last = self.found.last.as_ref();
@@ -263,7 +262,7 @@ impl Guardian {
         if asked.is_empty() {
             return None;
         }
-        self.take(Lane::Find);
+        self.begin(Lane::Find);
         self.found.asking.clone_from(&asked);
         Some(Effect::Find(asked.into_iter().collect()))
     }
@@ -281,6 +280,7 @@ impl Guardian {
                  elsewhere",
                 absent.missing, absent.asked, absent.example
             ),
+            about: None,
             advice: vec![
                 format!("compare `ceph --cluster {storage} fsid` here and on a member"),
                 format!("rbd ls {pool}"),

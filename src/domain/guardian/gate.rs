@@ -211,7 +211,7 @@ pub fn named(view: &View, storage: &str) -> BTreeSet<String> {
     pools.flat_map(|pool| pool.osd_pool.iter().chain(&pool.data_pool)).cloned().collect()
 }
 
-/// Storage pools of which every image lies in a guarded pool of this storage cluster, those of single members, and
+/// Storage pools of which every image, its data included, lies in a guarded pool of this storage cluster, those of single members, and
 /// guarded pools as the source of a disk names them (`ceph:CLUSTER/POOL`). None of them is `absent`: a pool that lacks the
 /// images that Incus lists there.
 pub fn covered(
@@ -224,11 +224,13 @@ pub fn covered(
     let guarded = policy.guarded.pools(map);
     let guarded = guarded.values().map(|pool| pool.name.as_str()).filter(|name| !absent.contains(name));
     let guarded: BTreeSet<&str> = guarded.collect();
+    let data = |headers: &str| policy.guarded.excepted_data(headers, map).next().is_none();
     let covered = view.pools.iter().flatten().filter(|(_, pool)| {
         let parts = pool.osd_pool.iter().chain(&pool.data_pool);
-        let whole = pool.osd_pool.is_some() && parts.into_iter().all(|part| guarded.contains(part.as_str()));
+        let whole = pool.osd_pool.as_deref().is_some_and(data)
+            && parts.into_iter().all(|part| guarded.contains(part.as_str()));
         LOCAL.contains(&pool.driver.as_str()) || (whole && pool.is_in(storage))
     });
-    let sources = guarded.iter().map(|pool| format!("ceph:{storage}/{pool}"));
+    let sources = guarded.iter().filter(|pool| data(pool)).map(|pool| format!("ceph:{storage}/{pool}"));
     covered.map(|(name, _)| name.clone()).chain(sources).collect()
 }

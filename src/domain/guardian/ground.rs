@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use super::Guardian;
 use super::case::{self, Case};
-use super::effects::Lane;
 use super::gate::{self, GateState};
 use super::io::Now;
+use super::pace::Lane;
 use crate::domain::record::FenceRecord;
 
 /// What a step may rely on, as the guardian knows it at this moment.

@@ -17,6 +17,7 @@ impl Guardian {
             text: "nothing that its API shows tells its machine from another (a UUID, a serial number or a network card \
                    that no other member has): if it is fenced, no reboot proves that it may be released"
                 .to_owned(),
+            about: None,
             advice: vec![
                 format!("see what it shows: incus info --resources --target {name}"),
                 format!("after a fence and a reboot, release it by hand: {}", assert_off(name)),

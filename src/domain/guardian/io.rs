@@ -13,7 +13,7 @@ use crate::domain::barrier::PoolProof;
 use crate::domain::fence::{self, Sent};
 use crate::domain::guard::ImageUse;
 use crate::domain::guardian::gate::Contents;
-use crate::domain::map::OsdMap;
+use crate::domain::map::{DataPools, OsdMap};
 use crate::domain::permits::Permits;
 use crate::domain::plan::Target;
 use crate::domain::record::{Change, Records, Removal};
@@ -175,6 +175,9 @@ pub enum Input {
         uses: Vec<ImageUse>,
         /// In words.
         unread: Vec<String>,
+        /// Pools that the headers of images name for their data.
+        #[serde(default)]
+        data_pools: DataPools,
     },
     /// Which of the images that were looked for are not there, and what could not be read. A pool that does not exist
     /// has none.

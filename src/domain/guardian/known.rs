@@ -90,6 +90,11 @@ impl Guardian {
             if let Some(other) = live.filter(|other| other.shows(ip)).map(|other| &other.name).next() {
                 return Some(format!("it is on an interface of {other}"));
             }
+            if let Some(what) = self.came_later.get(name).and_then(|later| later.get(&ip)) {
+                return Some(format!(
+                    "{what} is there, and was not when {name} told its interfaces last: it may be another host's address now"
+                ));
+            }
             let daemon = world.daemons.iter().find(|daemon| daemon.ips.contains(&ip));
             match daemon {
                 Some(daemon) if !shown && (told || !is_said) => {

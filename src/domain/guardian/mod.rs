@@ -6,6 +6,7 @@
 //! the same way. At most one effect of a kind is on its way.
 
 mod answers;
+mod beside;
 pub mod book;
 mod breach;
 pub mod case;
@@ -32,6 +33,7 @@ pub mod sightings;
 pub mod status;
 
 mod effects;
+mod pace;
 mod readings;
 mod shared;
 mod telling;
@@ -41,6 +43,7 @@ mod wants;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,11 +51,12 @@ use serde::{Deserialize, Serialize};
 
 use book::Book;
 use case::Case;
-use effects::{Lane, Schedule};
+use effects::Schedule;
 use evidence::Evidence;
 use gate::{Desk, GateState};
 use ground::GateClosed;
 use io::{Id, Input, Now, Recorded, StaleLock};
+use pace::{Failed, Lane};
 use proof::NotProved;
 use readings::Sweep;
 use report::{Level, Outcome, Report};
@@ -116,6 +120,9 @@ pub struct Guardian {
     /// What each fence waits for, by the code of its alarm, and since when.
     #[serde(default)]
     waiting: BTreeMap<String, (String, Duration)>,
+    /// The same in words, derived once after each input.
+    #[serde(skip)]
+    waits: BTreeMap<String, waits::Wait>,
     /// Since when the listing of instances or volumes fails, and which.
     #[serde(default)]
     unlisted: Option<(Duration, String)>,
@@ -167,15 +174,25 @@ pub struct Guardian {
     to_start: BTreeMap<InstanceId, u32>,
     #[serde(with = "pairs")]
     busy: BTreeMap<Lane, Duration>,
+    /// What failed last, and is to rest before it is tried again.
+    #[serde(default, with = "pairs")]
+    failed: BTreeMap<Lane, Failed>,
     schedule: Schedule,
     /// Operations of the last reading that could start an instance, and whether they could be read.
     starting: BTreeSet<String>,
     starting_known: bool,
     /// When each member was asked for its interfaces.
     networks_read: BTreeMap<String, Duration>,
+    /// What the readings of interfaces that are on their way will speak for.
+    #[serde(default)]
+    networks_ask: BTreeMap<String, beside::Beside>,
+    /// By member, what came to addresses of its interfaces later than their last reading, as the last look showed it.
+    #[serde(default)]
+    came_later: BTreeMap<String, BTreeMap<IpAddr, String>>,
     deposed: Option<String>,
-    /// Alarms that were told, and last.
-    told: BTreeSet<(String, Option<String>, String)>,
+    /// Alarms that were told, and last: code, member and meaning, and the words they were told in.
+    #[serde(default, with = "pairs")]
+    told: BTreeMap<(String, Option<String>, String), String>,
     /// Told already in what a checkpoint begins with.
     #[serde(skip)]
     reports: VecDeque<Report>,
@@ -204,6 +221,7 @@ impl Guardian {
             retired: None,
             undated: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            waits: BTreeMap::new(),
             unlisted: None,
             whole_asked: false,
             ghosts: BTreeMap::new(),
@@ -230,15 +248,19 @@ impl Guardian {
             stale_locks: BTreeSet::new(),
             to_start: BTreeMap::new(),
             busy: BTreeMap::new(),
+            failed: BTreeMap::new(),
             schedule: Schedule::default(),
             starting: BTreeSet::new(),
             starting_known: false,
             networks_read: BTreeMap::new(),
+            networks_ask: BTreeMap::new(),
+            came_later: BTreeMap::new(),
             deposed: None,
-            told: BTreeSet::new(),
+            told: BTreeMap::new(),
             reports: VecDeque::new(),
             settings,
         };
+        guardian.guard_what_was_proved(&records);
         guardian.hold(records);
         guardian.desk.before = guardian.recorded_gate_epoch();
         guardian
@@ -304,6 +326,7 @@ impl Guardian {
     /// Other settings, from now on.
     pub fn reconfigure(&mut self, mut settings: Settings) {
         settings.policy.guarded.named.clone_from(&self.settings.policy.guarded.named);
+        settings.policy.guarded.data.clone_from(&self.settings.policy.guarded.data);
         for case in self.cases.values_mut() {
             case.guard(&settings.policy.guarded);
         }
@@ -313,27 +336,28 @@ impl Guardian {
     /// Takes in what happened.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.now = now;
+        let asked = self.end(&input);
         match input {
             Input::Tick => {}
             Input::Notice(notice) => self.note(&notice),
             Input::View { began, view } => self.read_view(began, view),
-            Input::MemberState(name, state) => self.read_member_state(&name, state),
-            Input::Answered(name) => self.answered(&name),
-            Input::Networks(name, networks) => {
-                self.free(&Lane::Networks(name.clone()));
-                if let Ok(networks) = networks {
-                    self.read_networks(&name, &networks);
+            Input::MemberState(name, state) => self.read_member_state(&name, state, asked),
+            Input::Answered(name) => self.answered(&name, asked),
+            Input::Networks(name, networks) => match networks {
+                Ok(networks) => self.read_networks(&name, &networks),
+                Err(_) => {
+                    self.networks_ask.remove(&name);
+                    self.networks_read.remove(&name);
                 }
-            }
+            },
             Input::Pinged(name, answered) => {
-                let asked = self.free(&Lane::Ping(name.clone()));
                 self.evidence.entry(name).or_default().ping = Some((asked, answered));
             }
-            Input::Looked(world) => self.looked(world),
+            Input::Looked(world) => self.looked(world, asked),
             Input::Maps(maps) => self.read_maps(maps),
             Input::Audit(id, removals) => self.audited(&id, removals),
-            Input::Swept { began, uses, unread } => {
-                self.free(&Lane::Sweep);
+            Input::Swept { began, uses, unread, data_pools } => {
+                self.guard_data(&data_pools, unread.is_empty());
                 self.sweep = Some(Sweep { began, ended: now.boot, uses, unread });
                 self.swept();
             }
@@ -369,14 +393,12 @@ impl Guardian {
             Input::Unread(id, unread) => self.case(&id, |case| case.clients(now.boot, None, unread)),
             Input::GatePut(failed) => self.gate_put(failed),
             Input::GatePushed(pushed) => {
-                self.free(&Lane::Push);
                 if let Err(why) = pushed {
                     self.log(Level::Warn, "gate-push-failed", None, why);
                 }
                 self.schedule.view = self.now.boot;
             }
             Input::LockBroken(lock, broken) => {
-                self.free(&Lane::Lock);
                 let name = lock.image.to_string();
                 match broken {
                     Ok(()) => {
@@ -429,7 +451,6 @@ impl Guardian {
     }
 
     fn recorded(&mut self, recorded: Recorded) {
-        self.free(&Lane::Record);
         let changes = std::mem::take(&mut self.writing);
         self.note_recorded(recorded == Recorded::Written);
         match recorded {
@@ -459,7 +480,6 @@ impl Guardian {
                     );
                 }
                 self.cannot_record = Some(why);
-                self.schedule.record = self.now.boot + Duration::from_secs(1);
                 if let Some(holds) = holds {
                     self.hold(*holds);
                 }
@@ -468,7 +488,6 @@ impl Guardian {
     }
 
     fn gate_put(&mut self, failed: BTreeMap<String, String>) {
-        self.free(&Lane::Gate);
         self.desk.ended = self.now.boot;
         self.desk.told.retain(|name, _| !failed.contains_key(name));
         self.desk.missed.extend(failed.keys().cloned());
@@ -486,7 +505,6 @@ impl Guardian {
     }
 
     fn started(&mut self, instance: &InstanceId, started: Result<(), String>) {
-        self.free(&Lane::Start);
         match started {
             Ok(()) => {
                 self.to_start.remove(instance);
@@ -527,6 +545,7 @@ impl Guardian {
                 }
             }
         }
+        self.forget_failures();
         for id in over {
             let Some(case) = self.cases.remove(&id) else { continue };
             let member = case.member().map(str::to_owned);
@@ -606,11 +625,6 @@ impl Guardian {
 
     fn log(&mut self, level: Level, code: &'static str, member: Option<String>, text: String) {
         self.reports.push_back(Report::Log { level, code, member, text });
-    }
-
-    /// Ends the wait for an answer; when it was asked for.
-    fn free(&mut self, lane: &Lane) -> Duration {
-        self.busy.remove(lane).unwrap_or(self.now.boot)
     }
 }
 

@@ -9,19 +9,20 @@ use serde::{Deserialize, Serialize};
 
 use super::Guardian;
 use super::case::{GUARDIAN, Releasing};
-use super::effects::{Lane, NETWORKS_OFTEN};
+use super::effects::NETWORKS_OFTEN;
 use super::evidence::Evidence;
 use super::gate::{self, GateState};
 use super::io::{Id, StaleLock};
 use super::known;
+use super::pace::Lane;
 use super::proof::{self, Baseline, NotProved};
 use super::report::Level;
 use super::sightings::{Sightings, Strangers};
 use super::waits;
 use crate::domain::addr::ClientAddr;
 use crate::domain::guard::{self, Conflict, ImageUse};
-use crate::domain::map::{Guarded, MAPS_AT_ONCE, OsdMap};
-use crate::domain::record::{FenceState, UptimeSample};
+use crate::domain::map::{DataPools, Guarded, MAPS_AT_ONCE, OsdMap};
+use crate::domain::record::{FenceState, Records, UptimeSample};
 use crate::domain::unread::Unread;
 use crate::domain::view::{MemberState, Notice, OperationKind, View};
 use crate::domain::volume::{Expected, images};
@@ -67,6 +68,27 @@ impl Guardian {
         }
     }
 
+    /// INV-1: the data of an image is guarded where its header says that it lies.
+    pub(super) fn guard_data(&mut self, found: &DataPools, complete: bool) {
+        let guarded = &mut self.settings.policy.guarded;
+        let before = guarded.data.clone();
+        guarded.note_data(found, complete);
+        if guarded.data != before {
+            for case in self.cases.values_mut() {
+                case.guard(&self.settings.policy.guarded);
+            }
+        }
+    }
+
+    /// Until a sweep has read every header, what a guardian before this one proved for a fence stays guarded.
+    pub(super) fn guard_what_was_proved(&mut self, records: &Records) {
+        let held = records.fences.values().filter(|fence| fence.state.stands());
+        let proved: BTreeSet<_> = held.flat_map(|fence| &fence.proofs).map(|proof| proof.id).collect();
+        if !proved.is_empty() {
+            self.settings.policy.guarded.note_data(&[(String::new(), proved)].into(), false);
+        }
+    }
+
     pub(super) fn note(&mut self, notice: &Notice) {
         let now = self.now.boot;
         match notice {
@@ -109,7 +131,6 @@ impl Guardian {
     }
 
     pub(super) fn read_view(&mut self, began: Duration, view: Result<View, String>) {
-        self.free(&Lane::View);
         let view = match view {
             Ok(view) => view,
             Err(why) => {
@@ -262,8 +283,12 @@ impl Guardian {
         }
     }
 
-    pub(super) fn read_member_state(&mut self, name: &str, state: Result<MemberState, String>) {
-        let asked = self.free(&Lane::State(name.to_owned()));
+    pub(super) fn read_member_state(
+        &mut self,
+        name: &str,
+        state: Result<MemberState, String>,
+        asked: Duration,
+    ) {
         let held = self.case_of(name).map(|case| case.id.clone());
         let evidence = self.evidence.entry(name.to_owned()).or_default();
         match &state {
@@ -311,7 +336,9 @@ impl Guardian {
     /// The interfaces of a member, by its own word.
     pub(super) fn read_networks(&mut self, name: &str, networks: &BTreeSet<IpNet>) {
         let before = self.book.contradictions();
-        self.book.networks(name, networks);
+        let beside = self.spoken_for(name, networks);
+        self.book.networks(name, networks, beside);
+        self.note_came_later();
         self.judge_addresses();
         // The others' own interfaces settle what these contradict.
         let new = self.book.contradictions().into_iter().filter(|one| !before.contains(one));
@@ -391,7 +418,6 @@ impl Guardian {
     }
 
     pub(super) fn read_maps(&mut self, maps: Result<Vec<OsdMap>, String>) {
-        self.free(&Lane::Maps);
         match maps {
             Ok(maps) => {
                 self.map_failed = None;

@@ -19,7 +19,7 @@ use super::io::{Effect, Input, Now};
 use super::maps::Maps;
 use super::settings::Settings;
 use crate::domain::guard::ImageUse;
-use crate::domain::map::OsdMap;
+use crate::domain::map::{DataPools, OsdMap};
 use crate::domain::record::Records;
 use crate::domain::view::View;
 
@@ -105,8 +105,8 @@ pub enum Reading<'a> {
     View(&'a View),
     /// Osdmaps.
     Maps(&'a [OsdMap]),
-    /// Users of images, and what could not be read.
-    Sweep(&'a [ImageUse], &'a [String]),
+    /// Users of images, what could not be read, and where their data lies.
+    Sweep(&'a [ImageUse], &'a [String], &'a DataPools),
 }
 
 impl Again {
@@ -120,8 +120,8 @@ impl Again {
             Input::Maps(Ok(maps)) => {
                 Some((Self { kind: Kind::Maps, began: Duration::ZERO }, Reading::Maps(maps)))
             }
-            Input::Swept { began, uses, unread } => {
-                Some((Self { kind: Kind::Sweep, began: *began }, Reading::Sweep(uses, unread)))
+            Input::Swept { began, uses, unread, data_pools } => {
+                Some((Self { kind: Kind::Sweep, began: *began }, Reading::Sweep(uses, unread, data_pools)))
             }
             Input::Tick
             | Input::Notice(_)

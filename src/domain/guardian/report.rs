@@ -62,6 +62,9 @@ pub struct Alarm {
     pub member: Option<String>,
     /// What is wrong.
     pub text: String,
+    /// What of it stays the same while the text names one item after another, so that it is told once; `None`: all of it.
+    #[serde(skip)]
+    pub about: Option<String>,
     /// What to do, as commands that can be typed, or in words.
     pub advice: Vec<String>,
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Guardian;
-use super::effects::Lane;
 use super::io::{Effect, Id};
+use super::pace::Lane;
 use super::report::Level;
 use crate::domain::addr::Entry;
 use crate::domain::fence::Sent;
@@ -77,8 +77,7 @@ impl Guardian {
     }
 
     pub(super) fn retire(&mut self) -> Option<Effect> {
-        if self.busy.contains_key(&Lane::Retire) || self.retired.is_some_and(|at| self.now.boot < at + EVERY)
-        {
+        if !self.may_begin(&Lane::Retire) || self.retired.is_some_and(|at| self.now.boot < at + EVERY) {
             return None;
         }
         let recorded = |(record, standing): &(&FenceRecord, BTreeSet<Entry>)| {
@@ -86,13 +85,12 @@ impl Guardian {
         };
         let (id, entries) =
             self.due().find(recorded).map(|(record, standing)| (record.id.clone(), standing))?;
-        self.take(Lane::Retire);
+        self.begin(Lane::Retire);
         Some(Effect::Retire(id, entries.into_iter().collect()))
     }
 
     /// What became of it is read from the map; what is not gone is sent again.
     pub(super) fn sent_to_retire(&mut self, id: &Id, sent: &[(Entry, Sent)]) {
-        self.free(&Lane::Retire);
         self.retired = Some(self.now.boot);
         for (entry, sent) in sent {
             match sent {

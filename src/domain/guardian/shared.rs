@@ -41,12 +41,12 @@ impl SharedSteps {
         None
     }
 
-    /// The next step, for all who wait for it, unless one of its kind is on its way.
-    pub(super) fn next(&mut self) -> Option<Effect> {
-        if let Some((_, effect)) = self.map.begin() {
+    /// The next step, for all who wait for it, unless one of its kind is on its way or rests.
+    pub(super) fn next(&mut self, map: bool, barrier: bool) -> Option<Effect> {
+        if let Some((_, effect)) = map.then(|| self.map.begin()).flatten() {
             return Some(effect);
         }
-        let (id, _) = self.barrier.begin()?;
+        let (id, _) = barrier.then(|| self.barrier.begin()).flatten()?;
         let mut pools: Vec<PoolToProve> = Vec::new();
         for pool in self.barrier.served.values().flat_map(pools_of) {
             if !pools.contains(pool) {

@@ -221,7 +221,7 @@ impl Guardian {
     fn fence_statuses(&self) -> Vec<FenceStatus> {
         let waits = |case: &super::Case| {
             let trouble = || case.trouble.as_ref().map(|(why, _)| why.clone());
-            let wait = || Some(self.waits_for(case)?.what);
+            let wait = || Some(self.waits.get(&case.id)?.what.clone());
             let asked = || {
                 let member = case.member().filter(|_| !case.record.accepted && !self.opens_gate(case))?;
                 Some(format!("; `rbd-guardian fence {member} --accept-incomplete`"))
@@ -271,10 +271,19 @@ impl Guardian {
         let storage = &self.settings.storage;
         let pools = self.view.iter().filter_map(|view| view.pools.as_ref()).flatten();
         let here = pools.filter(|(_, pool)| pool.is_in(storage));
-        let parts = here.flat_map(|(name, pool)| {
+        let parts = here.clone().flat_map(|(name, pool)| {
             pool.osd_pool.iter().chain(&pool.data_pool).map(move |part| (name.as_str(), part.as_str()))
         });
-        parts.filter(|(_, part)| except.iter().any(|excepted| excepted == part)).collect()
+        let parts = parts.filter(|(_, part)| except.iter().any(|excepted| excepted == part));
+        let of_headers = self.map.iter().flat_map(|map| {
+            let guarded = &self.settings.policy.guarded;
+            let headers =
+                here.clone().filter_map(|(name, pool)| Some((name.as_str(), pool.osd_pool.as_deref()?)));
+            headers.flat_map(move |(name, osd_pool)| {
+                guarded.excepted_data(osd_pool, map).map(move |part| (name, part))
+            })
+        });
+        parts.chain(of_headers).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Items of the last osdmap and sweep that were not understood.
@@ -290,7 +299,7 @@ impl Guardian {
     pub fn alarms(&self) -> Vec<Alarm> {
         let mut alarms = self.unidentified();
         let mut alarm = |code, member: Option<&str>, text: String, advice: Vec<String>| {
-            alarms.push(Alarm { code, member: member.map(str::to_owned), text, advice });
+            alarms.push(Alarm { code, member: member.map(str::to_owned), text, about: None, advice });
         };
         for case in self.cases.values() {
             let Some(name) = case.member() else { continue };
@@ -339,9 +348,6 @@ impl Guardian {
                 };
                 alarm("stranded", Some(name), text, self.rescue(name, &stranded));
             }
-        }
-        for wait in self.waiting_alarms() {
-            alarm(wait.code, wait.member.as_deref(), wait.text, wait.advice);
         }
         for (target, refused) in &self.refused {
             let Target::Member(name) = target else { continue };
@@ -406,8 +412,9 @@ impl Guardian {
         }
         alarms.extend(self.crowds());
         alarms.extend(self.wrong_clusters());
+        alarms.extend(self.waiting_alarms());
         let mut alarm = |code, member: Option<&str>, text: String, advice: Vec<String>| {
-            alarms.push(Alarm { code, member: member.map(str::to_owned), text, advice });
+            alarms.push(Alarm { code, member: member.map(str::to_owned), text, about: None, advice });
         };
         match self.gate_state() {
             GateState::Off => {

@@ -1,6 +1,6 @@
 //! What is told of changes: of each state of a fence, and of alarms that begin or end.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::Guardian;
 use super::io::Id;
@@ -19,18 +19,21 @@ impl Guardian {
             "view-lost",
             "storage-lost",
         ];
-        let mut now = BTreeSet::new();
+        let mut now = BTreeMap::new();
         for alarm in self.alarms().into_iter().filter(|alarm| !told.contains(&alarm.code)) {
-            let key = (alarm.code.to_owned(), alarm.member.clone(), alarm.text.clone());
-            if !self.told.contains(&key) {
+            let about = alarm.about.unwrap_or_else(|| alarm.text.clone());
+            let key = (alarm.code.to_owned(), alarm.member.clone(), about);
+            if now.contains_key(&key) {
+                continue;
+            }
+            let told = self.told.remove(&key);
+            if told.is_none() {
                 let text = format!("{}: {}", alarm.text, alarm.advice.join("; "));
                 self.log(Level::Error, alarm.code, alarm.member, text.trim_end_matches(": ").to_owned());
             }
-            now.insert(key);
+            now.insert(key, told.unwrap_or(alarm.text));
         }
-        let before = std::mem::replace(&mut self.told, now);
-        let over: Vec<_> = before.difference(&self.told).cloned().collect();
-        for (code, member, text) in over {
+        for ((code, member, _), text) in std::mem::replace(&mut self.told, now) {
             self.log(Level::Info, "alarm-over", member, format!("{code}: {text}"));
         }
     }

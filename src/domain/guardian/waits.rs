@@ -1,7 +1,7 @@
 //! What each fence waits for. One function answers it, for `status` and for the alarms: who waits in vain must not do so
 //! unseen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Guardian;
@@ -10,6 +10,7 @@ use super::case::{Case, GUARDIAN};
 use super::gate::{self, GateState};
 use super::ground::GateClosed;
 use super::report::{Alarm, Level};
+use super::wants::Want;
 use crate::domain::addr::ClientAddr;
 use crate::domain::blocklist::Blocklist;
 use crate::domain::guard::ImageUse;
@@ -27,6 +28,8 @@ pub(super) struct Wait {
     code: &'static str,
     /// What for.
     pub(super) what: String,
+    /// The same without what changes from one answer to the next; `None` where nothing does.
+    about: Option<String>,
     /// What to do.
     advice: Vec<String>,
 }
@@ -37,6 +40,9 @@ const GATE: &str = "gate-waits";
 const PENDING: &str = "pending";
 /// A release does not end.
 const RELEASE: &str = "release-waits";
+
+/// In short, why a fence waits for the gate.
+const CLOSING: &str = "the gate to be closed";
 
 /// How long each may last before somebody is told.
 fn patience(code: &str) -> Duration {
@@ -60,9 +66,16 @@ pub(super) fn used_outside(one: &ImageUse, blocklist: &Blocklist, members: &Memb
     format!("image {} is used by {}", one.image, some(&users))
 }
 
+impl Wait {
+    /// Its words name what comes and goes, items of a list for example; this is what stays.
+    fn about(self, about: impl Into<String>) -> Self {
+        Self { about: Some(about.into()), ..self }
+    }
+}
+
 impl Guardian {
     /// What a fence waits for now; `None` where it waits for nothing, or for an operator's word alone.
-    pub(super) fn waits_for(&self, case: &Case) -> Option<Wait> {
+    fn wait_of(&self, case: &Case) -> Option<Wait> {
         if case.release.is_some() {
             return self.release_waits(case);
         }
@@ -88,7 +101,7 @@ impl Guardian {
     fn seal_waits(&self, case: &Case) -> Option<Wait> {
         let wait = |what: String, advice: &[&str]| {
             let advice = advice.iter().map(|text| (*text).to_owned()).collect();
-            Some(Wait { code: PENDING, what, advice })
+            Some(Wait { code: PENDING, what, about: None, advice })
         };
         let ground = self.ground(case);
         if ground.recorded.is_none() {
@@ -101,12 +114,12 @@ impl Guardian {
         if let Some((why, _)) = &case.trouble {
             return wait(why.clone(), &["ceph -s", "rbd-guardian doctor"]);
         }
-        if let Some(what) = case.waits_for_storage() {
+        if let Some((what, about)) = case.waits_for_storage() {
             let advice = ["ceph health detail", "ceph osd tree", "a PG that is asked for: ceph pg PG query"];
-            return wait(what, &advice);
+            return wait(what, &advice).map(|wait| wait.about(about));
         }
         if case.is_lifted() && self.gate_closed(case) == GateClosed::NotYet {
-            return wait(self.closing(case), &["incus cluster list"]);
+            return wait(self.closing(case), &["incus cluster list"]).map(|wait| wait.about(CLOSING));
         }
         wait("the osdmap, read once more".to_owned(), &["ceph -s"])
     }
@@ -130,7 +143,7 @@ impl Guardian {
     fn release_waits(&self, case: &Case) -> Option<Wait> {
         let wait = |what: String, advice: &[&str]| {
             let advice = advice.iter().map(|text| (*text).to_owned()).collect();
-            Some(Wait { code: RELEASE, what, advice })
+            Some(Wait { code: RELEASE, what, about: None, advice })
         };
         let ground = self.ground(case);
         if ground.recorded.is_none_or(|record| record.state < FenceState::Releasing) {
@@ -140,18 +153,20 @@ impl Guardian {
             return wait(
                 self.closing(case),
                 &["incus cluster list", "a member that is gone for good: incus cluster remove --force"],
-            );
+            )
+            .map(|wait| wait.about(CLOSING));
         }
         if let Some((why, _)) = &case.trouble {
             return wait(why.clone(), &["rbd-guardian doctor"]);
         }
-        let what = case.release_waits_for(ground.starting)?;
+        let (what, about) = case.release_waits_for(ground.starting)?;
         wait(what, &["incus operation list --all-projects", "ceph -s", "ceph health detail"])
+            .map(|wait| wait.about(about))
     }
 
     fn gate_waits(&self, case: &Case) -> Option<Wait> {
         let member = case.member()?;
-        let wait = |what: String, advice: Vec<String>| Some(Wait { code: GATE, what, advice });
+        let wait = |what: String, advice: Vec<String>| Some(Wait { code: GATE, what, about: None, advice });
         match self.gate_state() {
             // Without a gate nothing waits for it; one that is switched off has an alarm of its own.
             GateState::Absent | GateState::Off => return None,
@@ -179,7 +194,8 @@ impl Guardian {
                 None => self.platform(),
             };
             let at = if lacks.is_empty() { "some members".to_owned() } else { some(&lacks) };
-            return wait(format!("its seal key at {at}: {why}"), vec!["incus cluster list".to_owned()]);
+            return wait(format!("its seal key at {at}: {why}"), vec!["incus cluster list".to_owned()])
+                .map(|wait| wait.about("its seal key"));
         }
         let recorded = self.records.fences.get(&case.id);
         if recorded.is_none_or(|record| record.state != FenceState::Sealed) {
@@ -193,21 +209,25 @@ impl Guardian {
         };
         let uncovered = case.uncovered(recorded, map);
         if !uncovered.is_empty() {
-            let silent = case.waits_for_storage().map_or_else(String::new, |what| format!(" ({what})"));
-            let what = format!("the PGs of {}, guarded since it was sealed{silent}", uncovered.join(", "));
-            return wait(what, vec!["ceph health detail".to_owned()]);
+            let silent = case.waits_for_storage().map_or_else(String::new, |(what, _)| format!(" ({what})"));
+            let about = format!("the PGs of {}, guarded since it was sealed", uncovered.join(", "));
+            return wait(format!("{about}{silent}"), vec!["ceph health detail".to_owned()])
+                .map(|wait| wait.about(about));
         }
         let chased = case.chases();
         if !chased.is_empty() {
-            return wait(format!("clients that are to be fenced as well: {}", some(&chased)), Vec::new());
+            let about = "clients that are to be fenced as well";
+            return wait(format!("{about}: {}", some(&chased)), Vec::new()).map(|wait| wait.about(about));
         }
         if !case.clear {
             let (what, advice) = self.unclear(case, member);
-            return wait(what, advice);
+            let about = format!("a sweep that shows no user of {member}'s images outside of the fence");
+            return wait(what, advice).map(|wait| wait.about(about));
         }
         let accepted = case.record.accepted || case.record.coverage == Coverage::WholeHost;
         (!accepted).then(|| Wait {
             code: GATE,
+            about: None,
             what: "an operator: only known clients are fenced".to_owned(),
             advice: vec![format!("rbd-guardian fence {member} --accept-incomplete")],
         })
@@ -252,25 +272,27 @@ impl Guardian {
         )
     }
 
-    /// Since when each waits.
+    /// What each fence waits for, and since when. A fence that is wanted waits for a look at the storage.
     pub(super) fn note_waits(&mut self) {
-        let mut now = Vec::new();
-        for case in self.cases.values() {
-            now.extend(self.waits_for(case).map(|wait| (case.id.clone(), wait.code)));
-        }
-        for target in self.wants.keys() {
-            now.push((format!("{target:?}"), PENDING));
-        }
+        let of_cases = self.cases.values().filter_map(|case| Some((case.id.clone(), self.wait_of(case)?)));
+        let of_wants =
+            self.wants.iter().map(|(target, want)| (format!("{target:?}"), self.wait_of_want(want)));
+        let waits: BTreeMap<String, Wait> = of_cases.chain(of_wants).collect();
         let before = std::mem::take(&mut self.waiting);
-        let boot = self.now.boot;
-        self.waiting = now
-            .into_iter()
-            .map(|(id, code)| {
-                let same = before.get(&id).filter(|(waited, _)| waited == code);
-                let since = same.map_or(boot, |(_, since)| *since);
-                (id, (code.to_owned(), since))
-            })
-            .collect();
+        let since = |(key, wait): (&String, &Wait)| {
+            let same = before.get(key).filter(|(waited, _)| waited == wait.code);
+            let since = same.map_or(self.now.boot, |(_, since)| *since);
+            (key.clone(), (wait.code.to_owned(), since))
+        };
+        self.waiting = waits.iter().map(since).collect();
+        self.waits = waits;
+    }
+
+    fn wait_of_want(&self, want: &Want) -> Wait {
+        let why = self.look_failed.as_deref().unwrap_or("it has not answered yet");
+        let by = if want.by() == GUARDIAN { "the guardian" } else { "an operator" };
+        let what = format!("a look at the storage, for a fence that {by} wants: {why}");
+        Wait { code: PENDING, what, about: None, advice: vec!["ceph -s".to_owned()] }
     }
 
     /// Who has waited for too long.
@@ -283,34 +305,29 @@ impl Guardian {
             let at = jiff::Timestamp::from_second(at.as_second()).ok()?;
             (age >= patience(code)).then_some(at)
         };
-        let mut alarms = Vec::new();
-        for case in self.cases.values() {
-            let Some(wait) = self.waits_for(case) else { continue };
-            let Some(at) = since(&case.id, wait.code) else { continue };
-            let whose = case.member().map_or_else(|| case.id.clone(), str::to_owned);
-            let what = match wait.code {
+        let alarm = |key: &str, member: Option<&str>, what: &dyn Fn(&Wait) -> String| {
+            let wait = self.waits.get(key)?;
+            let at = since(key, wait.code)?;
+            let what = what(wait);
+            let about = wait.about.as_ref().map(|about| format!("{what}: {about}"));
+            let text = format!("{what}: it waits since {at} for {}", wait.what);
+            let (member, advice) = (member.map(str::to_owned), wait.advice.clone());
+            Some(Alarm { code: wait.code, member, text, about, advice })
+        };
+        let of_case = |case: &Case| {
+            let whose = case.member().unwrap_or(&case.id);
+            alarm(&case.id, case.member(), &|wait| match wait.code {
                 GATE => format!("{whose} is sealed, and its instances may not be placed elsewhere yet"),
                 RELEASE => format!("{whose} is not released yet"),
                 _ => format!("{whose} is {}, not sealed", case.record.state),
-            };
-            let text = format!("{what}: it waits since {at} for {}", wait.what);
-            alarms.push(Alarm {
-                code: wait.code,
-                member: case.member().map(str::to_owned),
-                text,
-                advice: wait.advice,
-            });
-        }
-        for (target, want) in &self.wants {
-            let Some(at) = since(&format!("{target:?}"), PENDING) else { continue };
-            let member = if let Target::Member(name) = target { Some(name.clone()) } else { None };
-            let why = self.look_failed.as_deref().unwrap_or("it has not answered yet");
-            let by = if want.by() == GUARDIAN { "the guardian" } else { "an operator" };
-            let text = format!(
-                "a fence that {by} wants is not begun: it waits since {at} for a look at the storage: {why}"
-            );
-            alarms.push(Alarm { code: PENDING, member, text, advice: vec!["ceph -s".to_owned()] });
-        }
+            })
+        };
+        let of_want = |target: &Target| {
+            let member = if let Target::Member(name) = target { Some(name.as_str()) } else { None };
+            alarm(&format!("{target:?}"), member, &|_| "a fence is not begun".to_owned())
+        };
+        let mut alarms: Vec<Alarm> = self.cases.values().filter_map(of_case).collect();
+        alarms.extend(self.wants.keys().filter_map(of_want));
         if let Some((began, why)) = &self.unlisted
             && self.now.boot.saturating_sub(*began) >= patience(GATE)
         {
@@ -318,7 +335,7 @@ impl Guardian {
                 "the last listings of the cluster failed, so what is known of its instances is old: {why}"
             );
             let advice = vec!["incus list --all-projects".to_owned(), "incus storage list".to_owned()];
-            alarms.push(Alarm { code: "listing-lost", member: None, text, advice });
+            alarms.push(Alarm { code: "listing-lost", member: None, text, about: None, advice });
         }
         alarms
     }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Guardian;
 use super::case::{Case, GUARDIAN, Releasing};
 use super::evidence::Evidence;
 use super::gate::GateState;
 use super::io::Request;
 use super::report::{Level, Outcome, Report};
 use super::settings::{OnConflict, Trigger};
-use super::{Guardian, Lane};
 use crate::domain::addr::{ClientAddr, Entry};
 use crate::domain::map::OsdMap;
 use crate::domain::permits::{Permits, reason};
@@ -267,11 +267,11 @@ impl Guardian {
     }
 
     /// The storage was looked at.
-    pub(super) fn looked(&mut self, world: Result<World, String>) {
-        let began = self.free(&Lane::Look);
+    pub(super) fn looked(&mut self, world: Result<World, String>, began: Duration) {
         match world {
             Ok(world) => {
                 self.note_map(Arc::new(world.map.clone()));
+                self.guard_data(&world.data_pools, false);
                 for (name, evidence) in &mut self.evidence {
                     let record = self.book.members.get(name);
                     let seen = |ip| record.is_some_and(|record| record.addresses.contains_key(ip));
@@ -282,6 +282,7 @@ impl Guardian {
                 let before = self.world.replace(world).map(|before| before.clients).unwrap_or_default();
                 (self.looked_at, self.look_failed) = (Some(began), None);
                 self.judge_addresses();
+                self.judge_beside();
                 self.chase(&before);
                 self.lift_ghosts();
                 for want in self.wants.values_mut() {
@@ -291,7 +292,6 @@ impl Guardian {
             }
             Err(why) => {
                 self.look_failed = Some(why);
-                self.schedule.look = self.now.boot + Duration::from_secs(1);
             }
         }
     }

@@ -23,8 +23,8 @@ const LIFTED: Duration = Duration::from_secs(12);
 const TAMPERED: Duration = Duration::from_secs(20);
 /// A member that has answered for so long was asked, where its answer takes no time.
 const ANSWERS: Duration = Duration::from_secs(2);
-/// After so many seconds an alarm says what is waited for.
-const SILENT: u32 = 60;
+/// After this an alarm says what is waited for.
+const SILENT: Duration = Duration::from_secs(60);
 
 impl World {
     pub(crate) fn breaks(&mut self, what: String) {
@@ -39,6 +39,7 @@ impl World {
             Effect::Fence(id, fence::Effect::Add(entries)) => {
                 self.inv8_recorded(id, entries);
                 self.inv6_target(id, entries);
+                self.inv6_active_daemons(entries);
             }
             Effect::Fence(id, fence::Effect::Remove(entries)) => self.inv8_recorded(id, entries),
             Effect::Release(id, release::Effect::Remove(entries)) => self.inv5_inv8_release(id, entries),
@@ -82,18 +83,21 @@ impl World {
         let waits = closed.or_else(|| self.ledger.fences.values().find(waits).map(|fence| fence.id.clone()));
         match waits {
             Some(what) if self.alarms().is_empty() => {
-                self.silent_for += 1;
-                if self.silent_for > SILENT {
-                    self.breaks(format!("silent: {what} waits for {SILENT} s, and there is no alarm"));
+                let since = *self.silent_since.get_or_insert(self.boot);
+                if self.boot.saturating_sub(since) > SILENT {
+                    self.breaks(format!("silent: {what} waits for {SILENT:?}, and there is no alarm"));
                 }
             }
-            Some(_) | None => self.silent_for = 0,
+            Some(_) | None => self.silent_since = None,
         }
     }
 
     /// INV-1, INV-9: where a fence is reported sealed, every client of the member that the guardian ever saw at its
     /// images is refused by the map of every PG that could take a write of it.
     fn inv1_inv9_sealed(&mut self) {
+        if self.guardian.held_fences().is_empty() {
+            return;
+        }
         let status = self.guardian.status(self.now());
         for fence in status.fences.iter().filter(|fence| fence.record.state == FenceState::Sealed) {
             let record = &fence.record;
@@ -102,9 +106,10 @@ impl World {
             }
             let Some(member) = record.member.as_deref() else { continue };
             let mut refused = Vec::new();
+            let guarded = self.guarded_pools();
             let clients: Vec<&Client> = self.known_clients(member).filter(|client| client.alive).collect();
             for client in clients {
-                match self.may_write(client.addr) {
+                match self.may_write_to(&guarded, client.addr) {
                     Some(why) => {
                         let text = format!("INV-1: {} of {member} is sealed, and {why}", record.id);
                         self.breaks(text);
@@ -152,7 +157,10 @@ impl World {
             if self.is_open(member) || self.tampered_lately(TAMPERED) {
                 continue;
             }
-            self.free_user(member, &fence);
+            // What is not covered is placed nowhere.
+            if contents.pools.contains("remote") {
+                self.free_user(member, &fence);
+            }
             self.lacks_image(member, &fence);
         }
     }
@@ -176,7 +184,7 @@ impl World {
         let covered =
             |client: &&Client| !fence.accepted || fence.entries.contains_key(&Entry::Client(client.addr));
         let free = self.clients.iter().filter(uses).filter(covered).find_map(|client| {
-            let why = self.may_write(client.addr)?;
+            let why = self.may_write_to(&self.pools_of_images(), client.addr)?;
             Some(format!(
                 "INV-2: the gate opens for {member}; a client on {} uses its images: {why}",
                 client.host
@@ -218,12 +226,17 @@ impl World {
         let writes =
             |client: &&Client| client.alive && images.iter().any(|image| client.ever.contains(image));
         let elsewhere = self.clients.iter().filter(|one| one.host == member && self.is_elsewhere(one));
-        let elsewhere = elsewhere.filter(writes).find_map(|client| self.may_write(client.addr));
+        let elsewhere = elsewhere
+            .filter(writes)
+            .find_map(|client| self.may_write_to(&self.pools_of_images(), client.addr));
         if let Some(why) = elsewhere {
             self.breaks(format!("INV-2: {} of {member} starts elsewhere, and {why}", guest.name));
             return;
         }
-        let free = self.known_clients(member).filter(writes).find_map(|client| self.may_write(client.addr));
+        let free = self
+            .known_clients(member)
+            .filter(writes)
+            .find_map(|client| self.may_write_to(&self.pools_of_images(), client.addr));
         if let (Some(why), false) = (free, accepted) {
             self.breaks(format!("INV-2: {} of {member} starts elsewhere, and {why}", guest.name));
         }
@@ -262,7 +275,7 @@ impl World {
             }
         }
         self.free_since.retain(|one, _| free.contains(one));
-        let alarms = self.alarms();
+        let alarms = if free.is_empty() { BTreeSet::new() } else { self.alarms() };
         for one in free {
             let since = *self.free_since.entry(one.clone()).or_insert(self.responsive);
             // Doubt about every form of an entry is the operator's to end.

@@ -59,6 +59,8 @@ pub(crate) enum Event {
     Release(u8),
     /// A PG answers nobody.
     Stick(u8),
+    /// A PG answers late, after so many seconds more than 5.
+    SlowPg(u8, u8),
     /// All answer.
     Unstick,
     /// Incus gives no answer; each question takes so many seconds to fail.
@@ -89,6 +91,16 @@ pub(crate) enum Event {
     Lag(u8),
     /// Changes of the blocklist take so long, in tenths of a second.
     SlowChanges(u8),
+    /// A client takes the lock of an image, and keeps it.
+    Lock(u8),
+    /// A client ends, and its watch stays.
+    Ghost(u8),
+    /// A running instance is moved; it takes so many seconds.
+    Migrate(u8, u8),
+    /// An operator adds an entry for a lost member by hand, for years.
+    AddByHand(u8),
+    /// What fails does so at once, or after its time.
+    FailsAtOnce(bool),
     /// Another guardian takes over: on this host, or on another one, or one without Incus.
     TakeOver(u8),
     /// Incus announces that something changed.
@@ -101,10 +113,11 @@ pub(crate) enum Event {
 
 impl Shape {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        let data = match rng.u8(..4) {
+        let data = match rng.u8(..5) {
             1 => DataPool::Apart,
             2 if on(Facet::DataPools) => DataPool::TaggedForFiles,
             3 if on(Facet::DataPools) => DataPool::Excepted,
+            4 if on(Facet::DataPools) => DataPool::InHeadersAlone,
             _ => DataPool::WithTheImages,
         };
         Self {
@@ -116,6 +129,7 @@ impl Shape {
             said: rng.u8(..4) == 0,
             hyperconverged: rng.bool(),
             floating: rng.bool(),
+            active: rng.bool(),
         }
     }
 }
@@ -125,7 +139,33 @@ impl Event {
     pub(crate) fn theme(rng: &mut Rng) -> Vec<Self> {
         let n = rng.u8(..);
         let other = n.wrapping_add(1);
-        let themes: [&[Self]; 11] = [
+        let themes: [&[Self]; 16] = [
+            &[
+                Self::Lock(n),
+                Self::Lose(n / 2),
+                Self::Pass(45),
+                Self::Ghost(n),
+                Self::Pass(10),
+                Self::Reboot(n / 2),
+            ],
+            &[Self::Migrate(n, 12), Self::Pass(5), Self::Lose(other), Self::Pass(45), Self::TakeOver(0)],
+            &[
+                Self::Lose(n),
+                Self::Pass(30),
+                Self::AddByHand(other),
+                Self::Pass(30),
+                Self::Reboot(n),
+                Self::Pass(20),
+            ],
+            &[Self::SlowPg(n, other), Self::Lose(n), Self::Pass(45), Self::RemoveEntry(n), Self::Pass(60)],
+            &[
+                Self::FailsAtOnce(true),
+                Self::Lose(n),
+                Self::Pass(45),
+                Self::LookUnread(true),
+                Self::Reboot(n),
+                Self::Pass(30),
+            ],
             &[Self::Lag(20), Self::Backup(n), Self::Lag(0), Self::Lose(n / 2), Self::Pass(45)],
             &[Self::Renumber(n), Self::Lose(n), Self::Fence(n, false), Self::Pass(10), Self::Reboot(n)],
             &[
@@ -198,17 +238,21 @@ impl Event {
             54 => Self::Renumber(n),
             55 => Self::Float(n),
             56..58 => Self::Backup(n),
+            58 if rng.bool() => Self::FailsAtOnce(rng.bool()),
             58 => Self::Restart(n),
             59..61 => Self::Agent(n),
             61..63 => Self::Evacuate(n),
+            63 if rng.bool() => Self::Migrate(n, rng.u8(..30)),
             63 => Self::Restore(n),
             64..68 => Self::RemoveEntry(n),
             68 => Self::ClearBlocklist,
+            69 if rng.bool() => Self::AddByHand(n),
             69 => Self::AddShort(n, rng.u8(30..)),
             70..73 => Self::Fence(n, rng.bool()),
             73 => Self::FenceAddress(n),
             74..76 => Self::Release(n),
-            76..78 => Self::Stick(n),
+            76 => Self::Stick(n),
+            77 => Self::SlowPg(n, rng.u8(..)),
             78 => Self::Unstick,
             79 => Self::IncusHangs(rng.u8(1..30)),
             80..82 => Self::IncusBack,
@@ -219,7 +263,9 @@ impl Event {
             87..89 => Self::MonitorsBack,
             89 => Self::LookUnread(rng.bool()),
             90 => Self::Unreadable(n),
+            91 if rng.bool() => Self::Ghost(n),
             91 => Self::Readable,
+            92 if rng.bool() => Self::Lock(n),
             92 => Self::Unwritable(n),
             93..95 => Self::Unanswered(n),
             95 => Self::Lag(rng.u8(..40)),
@@ -330,7 +376,34 @@ impl World {
                 let epoch = self.map().epoch;
                 self.stuck.entry((pool, u32::from(n / 2) % pgs)).or_insert(epoch);
             }
-            Event::Unstick => self.stuck.clear(),
+            Event::SlowPg(n, seconds) if on(Facet::LatePgs) => {
+                let pool = if n % 2 == 0 { IMAGES } else { DATA };
+                let pgs = self.map().pools[&pool].pg_num;
+                let delay = Duration::from_secs(5 + u64::from(seconds % 116));
+                self.slows(pool, u32::from(n / 2) % pgs, delay);
+            }
+            Event::SlowPg(..) => {}
+            Event::Lock(n) => {
+                let guest = self.nth_guest(n);
+                self.locks_image(&guest, n.is_multiple_of(4));
+            }
+            Event::Ghost(n) => {
+                let guest = self.nth_guest(n);
+                self.leaves_ghost(&guest, usize::from(n / 8));
+            }
+            Event::Migrate(n, seconds) => {
+                let guest = self.nth_guest(n);
+                self.migrates(&guest, Duration::from_secs(seconds.into()));
+            }
+            Event::AddByHand(n) => {
+                let name = self.nth_member(n);
+                self.adds_by_hand(&name, n % 2 == 0);
+            }
+            Event::FailsAtOnce(at_once) => self.faults.at_once = at_once,
+            Event::Unstick => {
+                self.stuck.clear();
+                self.late_pgs.clear();
+            }
             Event::IncusHangs(seconds) => {
                 self.faults.incus_hangs = Some(Duration::from_secs(seconds.into()));
             }
@@ -610,6 +683,7 @@ impl World {
         self.log.push(format!("{:?}: all is calm", self.time()));
         self.faults = super::state::Faults::default();
         self.stuck.clear();
+        self.late_pgs.clear();
         if !self.settings.platform {
             // One that sees Incus leads where there is one.
             self.takes_over("boot-1", true);

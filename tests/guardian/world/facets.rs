@@ -31,14 +31,7 @@ pub(crate) enum Facet {
 }
 
 /// Those that wait.
-const WAIT: &[Facet] = &[
-    // Lost before its interfaces are read again, it is judged by the old ones.
-    Facet::Renumbering,
-    // A data pool with an excepted part, and a PG of it that is silent.
-    Facet::DataPools,
-    // Not drawn yet.
-    Facet::LatePgs,
-];
+const WAIT: &[Facet] = &[];
 
 /// Is it drawn? `GUARDIAN_FACETS=all` draws all, `GUARDIAN_FACETS=Backups,Floating` those as well.
 pub(crate) fn on(facet: Facet) -> bool {

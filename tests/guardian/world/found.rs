@@ -1,10 +1,13 @@
 //! Histories that were drawn, broke something, and were made as short as they can be; and for each point that a facet of
 //! the worlds waits for, the shortest that shows it.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use super::History;
 use super::events::Event::*;
 use super::facets::{Facet, on};
-use super::state::{DataPool, Shape};
+use super::state::{DataPool, IMAGES, Shape, World};
 
 /// A listing that failed was asked for again in the moment it had failed, as long as a sweep showed a user that could not
 /// be judged without it.
@@ -90,7 +93,8 @@ fn inv2_a_guardian_without_incus_releases_nobody_whose_gate_is_open() {
 #[test]
 fn inv1_every_pool_that_images_lie_in_is_proved() {
     if on(Facet::DataPools) {
-        for data in [DataPool::Apart, DataPool::TaggedForFiles, DataPool::Excepted] {
+        for data in [DataPool::Apart, DataPool::TaggedForFiles, DataPool::InHeadersAlone, DataPool::Excepted]
+        {
             History::shaped(|shape| shape.data = data, &[Stick(1), Lose(1), Pass(60)]).holds();
         }
     }
@@ -139,4 +143,70 @@ fn inv2_an_image_that_is_gone_keeps_the_gate_of_its_member_closed() {
             History::of(&[Gone(gone), Pass(5), Lose(1), Pass(90)]).holds();
         }
     }
+}
+
+/// It is judged by interfaces of before: whatever lives at its old address came later than their reading. A guardian that
+/// takes over meanwhile knows no more.
+#[test]
+fn inv6_a_member_that_is_lost_before_its_new_interfaces_are_read_takes_nobody_with_it() {
+    if on(Facet::Renumbering) {
+        for hyperconverged in [false, true] {
+            let special = |shape: &mut Shape| shape.hyperconverged = hyperconverged;
+            for between in (0..24).step_by(2) {
+                History::shaped(special, &[Renumber(38), Pass(between), Lose(38), Pass(60)]).holds();
+                let events = [Renumber(38), Pass(between), Lose(38), TakeOver(2), Pass(60)];
+                History::shaped(special, &events).holds();
+            }
+        }
+    }
+}
+
+/// A release asked for all clients as fast as an image or a monitor failed.
+#[test]
+fn a_release_rests_between_two_questions_for_all_clients() {
+    History::of(&[FailsAtOnce(true), Lose(1), Pass(60), LookUnread(true), Reboot(1), Pass(40)]).holds();
+}
+
+/// So did every other question that fails.
+#[test]
+fn what_fails_at_once_is_asked_again_after_a_pause() {
+    for fault in
+        [LedgerDown, MonitorsSilent, IncusHangs(0), Unanswered(1), Unwritable(0), Stick(0), Partial(7)]
+    {
+        History::of(&[FailsAtOnce(true), Lose(1), Pass(40), fault, Pass(30)]).holds();
+        History::of(&[FailsAtOnce(true), Lose(1), Pass(60), fault, RemoveEntry(0), Pass(30)]).holds();
+        History::of(&[FailsAtOnce(true), Lose(1), Pass(60), fault, Reboot(1), Pass(30)]).holds();
+    }
+}
+
+#[test]
+fn inv1_a_pg_that_answers_late_is_waited_for() {
+    if on(Facet::LatePgs) {
+        for seconds in [1, 20, 55] {
+            let events =
+                [SlowPg(0, seconds), Lose(1), Pass(50), RemoveEntry(0), Pass(100), Reboot(1), Pass(30)];
+            History::of(&events).holds();
+        }
+    }
+}
+
+/// The alarm of a fence that waits for PGs is told once, though its words name fewer PGs each time one answers.
+#[test]
+fn an_alarm_is_told_again_only_when_its_meaning_changes() {
+    let mut world = World::new(History::of(&[]).shape);
+    world.warms_up();
+    for pg in 0..4 {
+        world.slows(IMAGES, pg, Duration::from_secs(45 + 15 * u64::from(pg)));
+    }
+    world.happens(Lose(1));
+    let mut shown = BTreeSet::new();
+    for _ in 0..120 {
+        world.happens(Pass(1));
+        let status = world.guardian.status(world.now());
+        shown.extend(status.alarms.into_iter().filter(|one| one.code == "pending").map(|one| one.text));
+    }
+    assert_eq!(world.broken, None, "{:#?}", world.log);
+    assert!(shown.len() > 2, "{shown:#?}");
+    let told = |line: &&String| line.contains("it waits since") && !line.contains("alarm-over");
+    assert_eq!(world.log.iter().filter(told).count(), 1, "{:#?}", world.log);
 }

@@ -7,13 +7,17 @@
 //! its log. `GUARDIAN_WORLDS` says how many are drawn, `GUARDIAN_SEED` where to begin.
 
 mod checks;
+mod drawn;
 mod events;
 mod facets;
 mod found;
+mod late;
+mod pace;
 mod perform;
 mod state;
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use events::Event;
 use fastrand::Rng;
@@ -43,6 +47,7 @@ impl History {
             said: false,
             hyperconverged: false,
             floating: false,
+            active: false,
         };
         special(&mut shape);
         Self { shape, events: events.to_vec() }
@@ -101,7 +106,7 @@ impl History {
     fn shortest(mut self, broken: &str) -> Self {
         let kind = |text: &str| {
             text.split_whitespace()
-                .find(|word| word.starts_with("INV") || ["never", "silent:"].contains(word))
+                .find(|word| word.starts_with("INV") || ["never", "silent:", "pace:"].contains(word))
                 .map(str::to_owned)
         };
         let breaks =
@@ -131,24 +136,40 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+fn drawn_holds(seed: u64) {
+    let history = History::draw(seed);
+    let ran = std::panic::catch_unwind(|| history.run());
+    let ran = ran.unwrap_or_else(|_| panic!("seed {seed}: {history:#?}"));
+    if let Err((broken, _)) = ran {
+        let shortest = history.shortest(&broken);
+        let (broken, log) = shortest.run().unwrap_err();
+        let mut text = String::new();
+        for line in &log {
+            writeln!(text, "{line}").unwrap();
+        }
+        panic!("seed {seed}: {broken}\n{shortest:?}\n{text}");
+    }
+}
+
 #[test]
 fn inv1_to_inv9_hold_in_worlds_drawn_at_random() {
     let (first, worlds) = (number("GUARDIAN_SEED", 0), number("GUARDIAN_WORLDS", 30));
     let began = lab::monotonic();
-    for seed in first..first + worlds {
-        let history = History::draw(seed);
-        let ran = std::panic::catch_unwind(|| history.run());
-        let ran = ran.unwrap_or_else(|_| panic!("seed {seed}: {history:#?}"));
-        if let Err((broken, _)) = ran {
-            let shortest = history.shortest(&broken);
-            let (broken, log) = shortest.run().unwrap_err();
-            let mut text = String::new();
-            for line in &log {
-                writeln!(text, "{line}").unwrap();
+    let next = AtomicU64::new(first);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let draw = || {
+            while let seed = next.fetch_add(1, Ordering::Relaxed)
+                && seed < first + worlds
+            {
+                drawn_holds(seed);
             }
-            panic!("seed {seed}: {broken}\n{shortest:?}\n{text}");
+        };
+        let all: Vec<_> = (0..threads).map(|_| scope.spawn(draw)).collect();
+        for one in all {
+            one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-    }
+    });
     println!("{worlds} worlds in {:?}", lab::monotonic() - began);
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use rbd_guardian::domain::addr::{ClientAddr, EntityAddr, Entry};
-use rbd_guardian::domain::barrier::{PoolProof, PoolToProve};
 use rbd_guardian::domain::fence::{self, Sent};
 use rbd_guardian::domain::guard::ImageUse;
 use rbd_guardian::domain::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian::domain::guardian::report::Report;
+use rbd_guardian::domain::map::{DataPools, PoolId};
 use rbd_guardian::domain::release;
 use rbd_guardian::domain::view::{
     Details, GateView, Instance, InstanceId, InstanceKind, MemberState, MemberView, Notice, Thresholds, View,
@@ -18,7 +18,7 @@ use rbd_guardian::domain::view::{
 use rbd_guardian::domain::volume::{Content, ImageName, StoragePool, Volume, VolumeKind};
 use rbd_guardian::domain::world::{self, Clients, SeenAt};
 
-use super::state::{DataPool, Fate, HEALING, OFFLINE, Own, STEP, World, put};
+use super::state::{DATA, DataPool, Fate, HEALING, OFFLINE, Own, STEP, World, put};
 
 /// A command that is not answered is given up then.
 const UNANSWERED: Duration = Duration::from_secs(5);
@@ -45,7 +45,10 @@ impl World {
         }
         while let Some(effect) = self.guardian.next_effect(now) {
             self.before(&effect);
+            self.paced(&effect);
+            let asked = effect.clone();
             let (after, input) = self.perform(effect);
+            self.paced_answer(&asked, &input);
             self.answers_in(after, input);
         }
     }
@@ -90,6 +93,7 @@ impl World {
         self.settings.platform = platform;
         let now = self.now();
         self.guardian = super::state::begin(&self.settings, &self.ledger, now);
+        self.pace = super::pace::Pace::default();
         self.guardian_since = self.boot;
         self.due.clear();
     }
@@ -132,10 +136,10 @@ impl World {
                 let answers = self.answers(&name);
                 (lag, Input::Pinged(name, Ok(answers)))
             }
-            Effect::Look if self.faults.monitors_silent => (UNANSWERED, Input::Looked(Err(silence()))),
+            Effect::Look if self.faults.monitors_silent => (self.unanswered(), Input::Looked(Err(silence()))),
             Effect::Look => (lag, Input::Looked(Ok(self.look()))),
             Effect::ReadMaps { .. } if self.faults.monitors_silent => {
-                (UNANSWERED, Input::Maps(Err(silence())))
+                (self.unanswered(), Input::Maps(Err(silence())))
             }
             Effect::ReadMaps { after } => {
                 let maps: Vec<_> = self.maps.iter().filter(|map| map.epoch > after).cloned().collect();
@@ -146,11 +150,11 @@ impl World {
             Effect::Sweep => {
                 let uses = self.uses();
                 let unread = self.faults.unreadable.iter().map(ToString::to_string).collect();
-                (lag, Input::Swept { began, uses, unread })
+                (lag, Input::Swept { began, uses, unread, data_pools: self.data_pools() })
             }
             Effect::Find(_) if self.faults.monitors_silent => {
                 let missing = BTreeSet::new();
-                (UNANSWERED, Input::Found { began, missing, unread: vec![silence()] })
+                (self.unanswered(), Input::Found { began, missing, unread: vec![silence()] })
             }
             Effect::Find(images) => {
                 let lacks =
@@ -159,7 +163,7 @@ impl World {
                 (lag, Input::Found { began, missing, unread: Vec::new() })
             }
             Effect::Record { .. } if self.faults.ledger_down => {
-                (UNANSWERED, Input::Recorded(Recorded::Not { why: silence(), holds: None }))
+                (self.unanswered(), Input::Recorded(Recorded::Not { why: silence(), holds: None }))
             }
             Effect::Record { changes, .. } => {
                 changes.into_iter().for_each(|change| self.ledger.apply(change));
@@ -171,9 +175,7 @@ impl World {
                 release::Effect::ReadClients => {
                     let silent = self.faults.look_unread || self.faults.monitors_silent;
                     let clients = (!silent).then(|| self.look().clients.into_keys().collect());
-                    // An image or a monitor may fail at once, silent ones do not.
-                    let after = if self.faults.monitors_silent { UNANSWERED } else { lag };
-                    (after, Input::Clients(id, clients))
+                    (if silent { self.unanswered() } else { lag }, Input::Clients(id, clients))
                 }
                 release::Effect::Add(entries) => {
                     let (after, sent) = self.send(&id, &entries, true);
@@ -202,7 +204,10 @@ impl World {
                 }
             },
             Effect::PushGate => (lag, Input::GatePushed(Ok(()))),
-            Effect::BreakLock(lock) => (lag, Input::LockBroken(lock, Ok(()))),
+            Effect::BreakLock(lock) => {
+                self.breaks_lock(&lock);
+                (lag, Input::LockBroken(lock, Ok(())))
+            }
             Effect::Start(instance) => {
                 self.starts(&instance);
                 (lag, Input::Started(instance, Ok(())))
@@ -214,6 +219,7 @@ impl World {
     fn incus(&self) -> Result<(), Duration> {
         match self.faults.incus_hangs {
             Some(after) => Err(after),
+            None if self.leader().is_none() && self.faults.at_once => Err(Duration::ZERO),
             None if self.leader().is_none() => Err(Duration::from_secs(1)),
             None => Ok(()),
         }
@@ -246,21 +252,22 @@ impl World {
                 (after, Input::Removed(id, sent))
             }
             fence::Effect::ReadMap => self.reads_map(id),
-            fence::Effect::Barrier { pools, .. } => {
-                let proof = |pool: PoolToProve| {
-                    let stuck = self.stuck.keys().filter(|(id, _)| *id == pool.id).map(|(_, pg)| *pg);
-                    PoolProof { pending: stuck.collect(), pool, trouble: None }
-                };
-                let proofs: Vec<PoolProof> = pools.into_iter().map(proof).collect();
-                let all = proofs.iter().all(PoolProof::is_complete);
-                (if all { lag } else { UNANSWERED }, Input::Proved(id, proofs))
+            fence::Effect::Barrier { pools, epoch } => {
+                let within = self.unanswered();
+                let (after, proofs) = self.asks_pgs(pools, epoch, within);
+                (after, Input::Proved(id, proofs))
             }
         }
     }
 
+    /// How long it takes until a question without an answer is given up.
+    fn unanswered(&self) -> Duration {
+        if self.faults.at_once { Duration::ZERO } else { UNANSWERED }
+    }
+
     fn reads_map(&self, id: String) -> (Duration, Input) {
         let map = (!self.faults.monitors_silent).then(|| self.map().clone());
-        (if map.is_some() { self.faults.lag } else { UNANSWERED }, Input::Map(id, map))
+        (if map.is_some() { self.faults.lag } else { self.unanswered() }, Input::Map(id, map))
     }
 
     /// Changes the blocklist as the monitors do: an entry that stands keeps its end.
@@ -294,7 +301,7 @@ impl World {
             }
         }
         let sent = if fate.is_some() { Sent::Unknown } else { Sent::Acknowledged };
-        let after = if fate.is_some() { UNANSWERED } else { self.faults.slow_changes };
+        let after = if fate.is_some() { self.unanswered() } else { self.faults.slow_changes };
         (after, entries.iter().map(|entry| (*entry, sent.clone())).collect())
     }
 
@@ -322,7 +329,14 @@ impl World {
                 self.shown.insert(client.addr);
             }
         }
-        let one = |(image, watchers)| ImageUse { image, watchers, locks: Vec::new(), unknown: Vec::new() };
+        let locked = self.locks.keys().filter(|image| !self.faults.unreadable.contains(*image));
+        locked.for_each(|image| {
+            watchers.entry(image.clone()).or_default();
+        });
+        let one = |(image, watchers)| {
+            let locks = self.locks.get(&image).cloned().into_iter().collect();
+            ImageUse { image, watchers, locks, unknown: Vec::new() }
+        };
         watchers.into_iter().map(one).collect()
     }
 
@@ -339,6 +353,11 @@ impl World {
                 clients.entry(client.addr).or_default().insert(session);
             }
         }
+        for (image, lock) in &self.locks {
+            let owner = lock.address.and_then(|address| address.client());
+            let seen = owner.map(|owner| clients.entry(owner).or_default());
+            seen.map(|seen| seen.insert(SeenAt::Lock(image.to_string())));
+        }
         let unread = if self.faults.look_unread { vec!["mon.b: no answer".to_owned()] } else { Vec::new() };
         world::World {
             now: self.map().clock(self.now().wall),
@@ -347,6 +366,17 @@ impl World {
             daemons: self.daemons.iter().map(|(_, daemon)| daemon.clone()).collect(),
             clients,
             unread,
+            data_pools: self.data_pools(),
+        }
+    }
+
+    /// What headers say of the data of their images.
+    fn data_pools(&self) -> DataPools {
+        match self.cluster_shape.data {
+            DataPool::WithTheImages => DataPools::new(),
+            DataPool::Apart | DataPool::TaggedForFiles | DataPool::InHeadersAlone | DataPool::Excepted => {
+                [("incus".to_owned(), [DATA].into())].into()
+            }
         }
     }
 
@@ -386,7 +416,7 @@ impl World {
             instances: (whole && !self.faults.no_instances).then(|| self.instances()),
             pools: whole.then(|| self.storage_pools()),
             volumes: (whole && !self.faults.no_volumes).then(|| self.volumes()),
-            operations: (!self.faults.no_operations).then(Vec::new),
+            operations: (!self.faults.no_operations).then(|| self.operations()),
             gate: Some(gate),
         })
     }
@@ -401,8 +431,10 @@ impl World {
     }
 
     fn storage_pools(&self) -> BTreeMap<String, StoragePool> {
-        // As Incus says it: the core may not use all of it.
-        let data = (self.cluster_shape.data != DataPool::WithTheImages).then_some("data");
+        let data = match self.cluster_shape.data {
+            DataPool::WithTheImages | DataPool::InHeadersAlone => None,
+            DataPool::Apart | DataPool::TaggedForFiles | DataPool::Excepted => Some("data"),
+        };
         let pool = |cluster: &str| -> StoragePool {
             let pool = serde_json::json!({
                 "driver": "ceph", "osd_pool": "incus", "data_pool": data, "cluster": cluster,
@@ -450,19 +482,18 @@ impl World {
         self.clients.iter().filter(move |client| client.host == member && client.known)
     }
 
-    /// May a write of this client to this image still be taken by some PG?
-    pub(crate) fn may_write(&self, client: ClientAddr) -> Option<String> {
+    /// May a write of this client still be taken by some PG of these pools?
+    pub(crate) fn may_write_to(&self, pools: &BTreeSet<PoolId>, client: ClientAddr) -> Option<String> {
         if self.clients.iter().any(|one| one.addr == client && self.is_elsewhere(one)) {
             return Some(format!("{client} writes in another Ceph cluster"));
         }
         if !self.map().blocklist.refuses(client) {
             return Some(format!("osdmap {} does not refuse {client}", self.map().epoch));
         }
-        let pools = self.pools_of_images();
-        let free = |((pool, _), epoch): &(&(i64, u32), &u32)| {
-            pools.contains(pool) && !self.blocklist_of(**epoch).refuses(client)
+        let free = |((pool, _), epoch): &((i64, u32), u32)| {
+            pools.contains(pool) && !self.blocklist_of(*epoch).refuses(client)
         };
-        let ((pool, pg), epoch) = self.stuck.iter().find(free)?;
+        let ((pool, pg), epoch) = self.behind().find(free)?;
         Some(format!("PG {pool}.{pg} has osdmap {epoch}, which does not refuse {client}"))
     }
 }

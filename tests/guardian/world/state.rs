@@ -85,6 +85,8 @@ pub(crate) struct Client {
     pub(crate) known: bool,
     /// It was refused while its member was sealed: for good.
     pub(crate) dead: bool,
+    /// It ended, and its watches stay.
+    pub(crate) ghost: bool,
     /// It closes its images then.
     pub(crate) until: Option<Duration>,
 }
@@ -126,6 +128,8 @@ pub(crate) struct Faults {
     pub(crate) unwritable: BTreeSet<String>,
     /// What becomes of the next changes of the blocklist.
     pub(crate) next_sent: VecDeque<Fate>,
+    /// What fails does so at once, instead of after its time.
+    pub(crate) at_once: bool,
     /// Answers of reads take this long.
     pub(crate) lag: Duration,
     /// Answers of changes to the blocklist take this long.
@@ -153,6 +157,10 @@ pub(crate) struct World {
     pub(crate) maps: Vec<OsdMap>,
     /// PGs that answer nobody, and the epoch they have.
     pub(crate) stuck: BTreeMap<(PoolId, u32), u32>,
+    pub(crate) late_pgs: BTreeMap<(PoolId, u32), super::late::LatePg>,
+    pub(crate) pace: super::pace::Pace,
+    pub(crate) locks: BTreeMap<ImageName, rbd_guardian::domain::guard::Locker>,
+    pub(crate) migrations: Vec<super::drawn::Migration>,
     pub(crate) hosts: BTreeMap<String, Host>,
     pub(crate) members: BTreeMap<String, InDatabase>,
     pub(crate) clients: Vec<Client>,
@@ -184,8 +192,8 @@ pub(crate) struct World {
     pub(crate) cluster_shape: Shape,
     /// Images that Incus lists, that somebody removed, and when.
     pub(crate) gone: BTreeMap<ImageName, Duration>,
-    /// Since when something waits and no alarm says so, in seconds that were counted.
-    pub(crate) silent_for: u32,
+    /// Since when something waits and no alarm says so.
+    pub(crate) silent_since: Option<Duration>,
 }
 
 /// How a world is made.
@@ -202,6 +210,8 @@ pub(crate) struct Shape {
     pub(crate) said: bool,
     pub(crate) hyperconverged: bool,
     pub(crate) floating: bool,
+    /// An mgr and an mds are active on members.
+    pub(crate) active: bool,
 }
 
 /// Where data of images lies.
@@ -210,6 +220,8 @@ pub(crate) enum DataPool {
     WithTheImages,
     Apart,
     TaggedForFiles,
+    /// So tagged, and Incus does not name it.
+    InHeadersAlone,
     Excepted,
 }
 
@@ -232,6 +244,10 @@ impl World {
             ledger: Records::default(),
             maps: vec![first_map(shape)],
             stuck: BTreeMap::new(),
+            late_pgs: BTreeMap::new(),
+            pace: super::pace::Pace::default(),
+            locks: BTreeMap::new(),
+            migrations: Vec::new(),
             hosts: BTreeMap::new(),
             members: BTreeMap::new(),
             clients: Vec::new(),
@@ -254,7 +270,7 @@ impl World {
             shown: BTreeSet::new(),
             cluster_shape: shape,
             gone: BTreeMap::new(),
-            silent_for: 0,
+            silent_since: None,
         };
         world.people(shape);
         world
@@ -315,6 +331,9 @@ impl World {
             daemon(DaemonKind::Mon, "a", "n1", Role::Plain);
             daemon(DaemonKind::Mgr, "y", "n2", Role::Standby);
         }
+        if shape.active {
+            self.daemons_are_active_on_members();
+        }
         let guests: Vec<InstanceId> = self.guests.keys().cloned().collect();
         for guest in &guests {
             // Where hosts have two addresses, the second is used later only.
@@ -368,6 +387,7 @@ impl World {
             renewed: self.boot,
             known: false,
             dead: false,
+            ghost: false,
             until: None,
         });
         self.clients.len() - 1
@@ -442,7 +462,20 @@ impl World {
     pub(crate) fn pools_of_images(&self) -> BTreeSet<PoolId> {
         match self.cluster_shape.data {
             DataPool::WithTheImages => [IMAGES].into(),
-            DataPool::Apart | DataPool::TaggedForFiles | DataPool::Excepted => [IMAGES, DATA].into(),
+            DataPool::Apart | DataPool::TaggedForFiles | DataPool::InHeadersAlone | DataPool::Excepted => {
+                [IMAGES, DATA].into()
+            }
+        }
+    }
+
+    /// Those of them that a seal covers: not what the operator excepts.
+    pub(crate) fn guarded_pools(&self) -> BTreeSet<PoolId> {
+        match self.cluster_shape.data {
+            DataPool::Excepted => [IMAGES].into(),
+            DataPool::WithTheImages
+            | DataPool::Apart
+            | DataPool::TaggedForFiles
+            | DataPool::InHeadersAlone => self.pools_of_images(),
         }
     }
 
@@ -535,6 +568,7 @@ impl World {
                 client.renewed = now;
             }
         }
+        self.migrations_go_on();
         self.heal();
     }
 
@@ -544,7 +578,9 @@ impl World {
     }
 
     pub(crate) fn watches(&self, client: &Client) -> bool {
-        self.boot.saturating_sub(client.renewed) < WATCH && (client.alive || !client.images.is_empty())
+        client.ghost
+            || (self.boot.saturating_sub(client.renewed) < WATCH
+                && (client.alive || !client.images.is_empty()))
     }
 
     fn heal(&mut self) {
@@ -622,7 +658,7 @@ fn first_map(shape: Shape) -> OsdMap {
         applications: vec![application.to_owned()],
         unclear: None,
     };
-    let files = shape.data == DataPool::TaggedForFiles;
+    let files = matches!(shape.data, DataPool::TaggedForFiles | DataPool::InHeadersAlone);
     OsdMap {
         epoch: 10,
         modified: start(),

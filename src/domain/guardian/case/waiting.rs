@@ -28,11 +28,13 @@ impl Case {
         reads && self.unread_at.is_some_and(|at| now < at + ASKS_AGAIN)
     }
 
-    /// What its entries or its PGs wait for; `None` where every PG has answered.
-    pub(in crate::domain::guardian) fn waits_for_storage(&self) -> Option<String> {
+    /// What its entries or its PGs wait for, and the same without what changes with each answer; `None` where every PG has
+    /// answered.
+    pub(in crate::domain::guardian) fn waits_for_storage(&self) -> Option<(String, String)> {
+        let same = |what: &str| Some((what.to_owned(), what.to_owned()));
         let Stage::Fencing(fence) = &self.stage else { return None };
         if !fence.has_looked() {
-            return Some("an osdmap: the monitors have not answered yet".to_owned());
+            return same("an osdmap: the monitors have not answered yet");
         }
         let missing: Vec<String> = fence
             .entries()
@@ -41,10 +43,11 @@ impl Case {
             .collect();
         if !missing.is_empty() || fence.committed().is_none() {
             let what = if missing.is_empty() { "its entries".to_owned() } else { some(&missing) };
-            return Some(format!("the monitors: no osdmap shows {what} for long enough yet"));
+            let about = "the monitors: no osdmap shows its entries for long enough yet".to_owned();
+            return Some((format!("the monitors: no osdmap shows {what} for long enough yet"), about));
         }
         if fence.reads_paused() {
-            return Some("reads of the whole cluster are paused: ceph osd unpause".to_owned());
+            return same("reads of the whole cluster are paused: ceph osd unpause");
         }
         let silent: Vec<&PoolProof> = fence.proofs().filter(|proof| !proof.is_complete()).collect();
         let pools = silent.iter().map(|proof| {
@@ -57,36 +60,39 @@ impl Case {
         });
         let pools: Vec<String> = pools.collect();
         match &pools[..] {
-            [] if fence.proofs().next().is_none() => Some("the first answers of the PGs".to_owned()),
+            [] if fence.proofs().next().is_none() => same("the first answers of the PGs"),
             [] => None,
-            _ => Some(pools.join("; ")),
+            _ => {
+                let names: Vec<String> = silent.iter().map(|proof| proof.pool.name.clone()).collect();
+                Some((pools.join("; "), format!("PGs that do not answer, of {}", names.join(", "))))
+            }
         }
     }
 
-    /// What its release waits for, once the gate is closed and the ledger has it.
+    /// What its release waits for, once the gate is closed and the ledger has it, and the same without what changes with
+    /// each answer.
     pub(in crate::domain::guardian) fn release_waits_for(
         &self,
         starting: Option<&BTreeSet<String>>,
-    ) -> Option<String> {
+    ) -> Option<(String, String)> {
+        let same = |what: &str| Some((what.to_owned(), what.to_owned()));
         match &self.stage {
             Stage::Fencing(_) => {
                 let Some(now) = starting else {
-                    return Some(
-                        "Incus: its operations cannot be read, and one may start an instance".to_owned(),
-                    );
+                    return same("Incus: its operations cannot be read, and one may start an instance");
                 };
-                let waits = self.waits_for.as_ref().unwrap_or(now);
-                let left: Vec<String> = waits.intersection(now).cloned().collect();
-                (!left.is_empty()).then(|| {
-                    format!("operations that began before and may start an instance: {}", some(&left))
-                })
+                let before = self.began_before.as_ref().unwrap_or(now);
+                let left: Vec<String> = before.intersection(now).cloned().collect();
+                let about = "operations that began before and may start an instance";
+                (!left.is_empty()).then(|| (format!("{about}: {}", some(&left)), about.to_owned()))
             }
             Stage::Releasing(_) if self.record.state == FenceState::Released => None,
-            Stage::Releasing(_) if !self.unread.is_empty() => Some(format!(
-                "every client of the host, of which these may know more: {}",
-                some(&self.unread)
-            )),
-            Stage::Releasing(_) => Some("the monitors, for what it asked for last".to_owned()),
+            Stage::Releasing(_) if !self.unread.is_empty() => {
+                let about = "every client of the host";
+                let what = format!("{about}, of which these may know more: {}", some(&self.unread));
+                Some((what, about.to_owned()))
+            }
+            Stage::Releasing(_) => same("the monitors, for what it asked for last"),
         }
     }
 
