@@ -471,7 +471,9 @@ impl World {
 
     /// Is it a client of the other Ceph cluster that Incus uses, which has the name of the guardian's?
     pub(crate) fn is_elsewhere(&self, client: &super::state::Client) -> bool {
-        self.cluster_shape.wrong_cluster && self.members.contains_key(&client.host)
+        // Backups are made of the images that there are.
+        let uses_images = self.members.contains_key(&client.host) || client.host == "backup";
+        self.cluster_shape.wrong_cluster && uses_images
     }
 
     /// Clients at this host that are known to the guardian from when all was well, whatever their IP.
