@@ -176,7 +176,11 @@ impl World {
         let images: Vec<_> = self.guests.keys().filter(its).flat_map(|guest| self.images_of(guest)).collect();
         let uses = |client: &&Client| {
             let watches = self.watches(client) && images.iter().any(|image| client.images.contains(image));
-            let before = client.since + Duration::from_secs(1) < sealed;
+            // What opens an image later is a second writer's, and has an alarm.
+            let opened = |image: &ImageName| {
+                client.opened.get(image).is_some_and(|at| *at + Duration::from_secs(1) < sealed)
+            };
+            let before = images.iter().any(opened);
             let own = client.known && client.host == member && client.alive;
             let shown = !images.iter().any(|image| self.faults.unreadable.contains(image));
             own || (watches && before && shown && !fence.accepted)

@@ -78,7 +78,8 @@ pub(crate) struct Client {
     /// Images it ever used: it may write what it has in its buffers.
     pub(crate) ever: BTreeSet<ImageName>,
     pub(crate) alive: bool,
-    pub(crate) since: Duration,
+    /// When it opened each image last.
+    pub(crate) opened: BTreeMap<ImageName, Duration>,
     /// When it renewed its watches last.
     pub(crate) renewed: Duration,
     /// A sweep and a whole reading after it showed it to the guardian at an image of its host's, while that was healthy.
@@ -383,7 +384,7 @@ impl World {
             images: BTreeSet::new(),
             ever: BTreeSet::new(),
             alive: true,
-            since: self.boot,
+            opened: BTreeMap::new(),
             renewed: self.boot,
             known: false,
             dead: false,
@@ -395,6 +396,7 @@ impl World {
 
     pub(crate) fn opens(&mut self, client: usize, image: ImageName) {
         self.clients[client].images.insert(image.clone());
+        self.clients[client].opened.insert(image.clone(), self.boot);
         self.clients[client].ever.insert(image);
         self.clients[client].renewed = self.boot;
     }
