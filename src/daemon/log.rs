@@ -137,7 +137,8 @@ fn subscriber(form: LogForm) -> Dispatch {
 pub(super) fn line(level: Level, code: &str, member: Option<&str>, text: &str) {
     let Some(log) = LOG.get() else { return };
     let text = printable(text);
-    let end = text.floor_char_boundary(LONGEST);
+    let whole = || (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    let end = if text.len() <= LONGEST { text.len() } else { whole() };
     let line = Line {
         at: clock::wall(),
         level,
