@@ -694,12 +694,3 @@ impl Model {
         self.effects.iter().any(|effect| matches!(effect, Effect::Fence(_, fence::Effect::Add(_))))
     }
 }
-
-/// Every test of the guardian is one of its recorder as well.
-impl Drop for Model {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.replays();
-        }
-    }
-}

@@ -129,3 +129,12 @@ fn a_reading_that_brings_nothing_new_takes_no_room() {
     println!("10,000 volumes: {first} bytes, and {grown} for ten minutes at rest");
     assert!(first < 1 << 20 && grown < 200 << 10, "{first} {grown}");
 }
+
+/// Every test of the guardian is one of its recorder as well.
+impl Drop for Model {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.replays();
+        }
+    }
+}

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use fastrand::Rng;
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use rbd_guardian::domain::addr::{ClientAddr, EntityAddr, Entry};
@@ -13,7 +14,8 @@ use rbd_guardian::domain::view::{InstanceId, Operation, OperationKind};
 use rbd_guardian::domain::volume::ImageName;
 use rbd_guardian::domain::world::{Daemon, DaemonKind, Role};
 
-use super::state::{World, put};
+use super::facets::{Facet, on};
+use super::state::{DataPool, Shape, World, put};
 
 /// An instance that is moved to another member while it runs.
 #[derive(Debug, Clone)]
@@ -24,6 +26,29 @@ pub(crate) struct Migration {
     client: ClientAddr,
     until: Duration,
     number: u64,
+}
+
+impl Shape {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let data = match rng.u8(..5) {
+            1 => DataPool::Apart,
+            2 if on(Facet::DataPools) => DataPool::TaggedForFiles,
+            3 if on(Facet::DataPools) => DataPool::Excepted,
+            4 if on(Facet::DataPools) => DataPool::InHeadersAlone,
+            _ => DataPool::WithTheImages,
+        };
+        Self {
+            members: rng.u8(3..=5),
+            data,
+            second_ips: rng.bool() && on(Facet::SecondAddresses),
+            second_cluster: rng.bool(),
+            wrong_cluster: rng.u8(..8) == 0 && on(Facet::SecondCluster),
+            said: rng.u8(..4) == 0,
+            hyperconverged: rng.bool(),
+            floating: rng.bool(),
+            active: rng.bool(),
+        }
+    }
 }
 
 impl World {

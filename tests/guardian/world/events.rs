@@ -12,7 +12,7 @@ use rbd_guardian::domain::plan::Target;
 use rbd_guardian::domain::view::{InstanceId, MemberStatus, Notice};
 
 use super::facets::{Facet, on};
-use super::state::{DATA, DataPool, Fate, IMAGES, Shape, World, ip, put};
+use super::state::{DATA, Fate, IMAGES, World, ip, put};
 
 /// One thing that happens. Numbers choose among what is there, so that a history stays one when parts are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,29 +109,6 @@ pub(crate) enum Event {
     Split(u8),
     /// Somebody removes the images of an instance that does not run, and Incus lists it still.
     Gone(u8),
-}
-
-impl Shape {
-    pub(crate) fn draw(rng: &mut Rng) -> Self {
-        let data = match rng.u8(..5) {
-            1 => DataPool::Apart,
-            2 if on(Facet::DataPools) => DataPool::TaggedForFiles,
-            3 if on(Facet::DataPools) => DataPool::Excepted,
-            4 if on(Facet::DataPools) => DataPool::InHeadersAlone,
-            _ => DataPool::WithTheImages,
-        };
-        Self {
-            members: rng.u8(3..=5),
-            data,
-            second_ips: rng.bool() && on(Facet::SecondAddresses),
-            second_cluster: rng.bool(),
-            wrong_cluster: rng.u8(..8) == 0 && on(Facet::SecondCluster),
-            said: rng.u8(..4) == 0,
-            hyperconverged: rng.bool(),
-            floating: rng.bool(),
-            active: rng.bool(),
-        }
-    }
 }
 
 impl Event {

@@ -184,6 +184,9 @@ fn in_a_calm_world_nothing_is_fenced() {
         let mut alarms = world.alarms();
         // Of a cluster with none of Incus's images one thing is said.
         assert_eq!(alarms.remove("wrong-cluster"), world.cluster_shape.wrong_cluster, "{alarms:?}");
+        // Nor does an operator who excepts the pool of the data hear of anything else.
+        let excepted = world.cluster_shape.data == state::DataPool::Excepted;
+        assert_eq!(alarms.remove("pool-excepted"), excepted, "{alarms:?}");
         assert!(world.map().blocklist.entries.is_empty() && alarms.is_empty(), "{alarms:?}");
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use rbd_guardian::domain::addr::{ClientAddr, EntityAddr, Entry};
 use rbd_guardian::domain::fence::{self, Sent};
 use rbd_guardian::domain::guard::ImageUse;
+use rbd_guardian::domain::guardian::Guardian;
 use rbd_guardian::domain::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian::domain::guardian::report::Report;
 use rbd_guardian::domain::map::{DataPools, PoolId};
@@ -92,7 +93,7 @@ impl World {
         self.settings.boot_id = boot_id.to_owned();
         self.settings.platform = platform;
         let now = self.now();
-        self.guardian = super::state::begin(&self.settings, &self.ledger, now);
+        self.guardian = Guardian::new(self.settings.clone(), self.ledger.clone(), now);
         self.pace = super::pace::Pace::default();
         self.guardian_since = self.boot;
         self.due.clear();

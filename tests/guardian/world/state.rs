@@ -696,8 +696,3 @@ pub(crate) fn put(map: &mut OsdMap, entry: Entry, until: Option<Timestamp>) {
         None => drop(map.blocklist.entries.remove(&addr)),
     }
 }
-
-/// A guardian that knows the ledger and nothing else.
-pub(crate) fn begin(settings: &Settings, ledger: &Records, now: Now) -> Guardian {
-    Guardian::new(settings.clone(), ledger.clone(), now)
-}
