@@ -24,7 +24,7 @@ test: setup ## everything: units, the ABI, real Ceph and Incus, real krbd, a sam
 
 soak: ## the randomised rounds in full (hours), minutes with a released kernel client, other releases of Ceph and Incus
 	@tests/lab/setup --soak
-	GUARDIAN_WORLDS=20000 $(CARGO) test --locked $(HALT) --test guardian world:: -- --nocapture
+	GUARDIAN_WORLDS=20000 $(CARGO) test --locked -p rbd-guardian-core --test guardian world:: -- --nocapture
 	GUARDIAN_ROUNDS=50 $(CARGO) test --locked $(HALT) --test sealed -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_ROUNDS=20 $(CARGO) test --locked $(HALT) --test incus story:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_STEPS=all $(CARGO) test --locked $(HALT) --test crash steps:: -- --nocapture --test-threads=$(JOBS)

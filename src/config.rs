@@ -1,19 +1,22 @@
 //! The configuration file: TOML in, checked types out. Every error names the file, the place and what is allowed.
 
+pub mod daemon;
+pub mod identity;
+
 use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rbd_guardian_core::model::member::{Member, Members};
+use rbd_guardian_core::model::osdmap::Guarded;
+use rbd_guardian_core::model::policy::{DEFAULT_EXPIRE, DEFAULT_MIN_REMAINING, Policy};
 use serde::Deserialize;
 
-use crate::daemon::config::{DaemonConfig, GuardConfig, RawDaemon, RawGuard, RawTrigger, TriggerConfig};
-use crate::domain::addr::{Entry, parse_target};
-use crate::domain::map::Guarded;
-use crate::domain::member::{Member, Members};
-use crate::domain::policy::{DEFAULT_EXPIRE, DEFAULT_MIN_REMAINING, Policy};
+use crate::config::daemon::{DaemonConfig, GuardConfig, RawDaemon, RawGuard, RawTrigger, TriggerConfig};
 use crate::incus::endpoint::Endpoint;
+use crate::incus::options::{IncusConfig, host};
 use crate::ledger::LedgerConfig;
 
 /// Read if `--config` is not given; may be absent.
@@ -38,33 +41,6 @@ pub struct Config {
     pub trigger: TriggerConfig,
     /// Its single-writer guard.
     pub guard: GuardConfig,
-}
-
-/// The `[incus]` table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IncusConfig {
-    /// Members to ask and to listen to. Without any there is no Incus: fences are made by hand only.
-    pub endpoints: Vec<Endpoint>,
-    /// The guardian's certificate, in PEM.
-    pub certificate: PathBuf,
-    /// Its key, in PEM, readable by its owner alone.
-    pub key: PathBuf,
-    /// The certificate that all members present, in PEM.
-    pub cluster_certificate: PathBuf,
-    /// Bounds each request to one member, from connecting to the end of the answer.
-    pub timeout: Duration,
-}
-
-impl Default for IncusConfig {
-    fn default() -> Self {
-        Self {
-            endpoints: Vec::new(),
-            certificate: PathBuf::from("/etc/rbd-guardian/incus.crt"),
-            key: PathBuf::from("/etc/rbd-guardian/incus.key"),
-            cluster_certificate: PathBuf::from("/etc/rbd-guardian/incus-cluster.crt"),
-            timeout: Duration::from_secs(5),
-        }
-    }
 }
 
 /// The `[ceph]` table. Options of the same name on the command line win.
@@ -339,15 +315,6 @@ const AUDIT_ENTRIES: RangeInclusive<u64> = 10..=100_000;
 
 /// Between the end of a new entry and what counts as short, so that clocks may differ.
 const MARGIN: Duration = Duration::from_secs(24 * 3600);
-
-pub(crate) fn host(text: &str) -> Result<IpAddr, String> {
-    match parse_target(text).map_err(|error| error.to_string())? {
-        Entry::Host(ip) | Entry::HostRange(ip) => Ok(ip),
-        Entry::Client(client) => {
-            Err(format!("'{text}' is one client instance: write its host, {}", client.ip))
-        }
-    }
-}
 
 /// `line 2, column 10: `, counted from 1, of where a span begins.
 fn place(text: &str, span: Option<Range<usize>>) -> String {

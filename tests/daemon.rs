@@ -10,11 +10,12 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::{Answer, LIMIT, Site, Underway, answer};
 use flate2::read::MultiGzDecoder;
 use lab::{Pool, Topology, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+
+use common::{Answer, LIMIT, Site, Underway, answer};
 
 const ASSERTED: [&str; 3] = ["--assert-powered-off", "--reason", "the test killed every client of it"];
 
@@ -231,7 +232,7 @@ fn the_daemon_from_nothing_to_its_successor() {
     assert_eq!((&ledger["leader"]["epoch"], &ledger["lease"]), (&json!(3), &Value::Null), "{ledger:#}");
 }
 
-/// `make`s the corpus of tests/replay anew where it is told a folder (tests/replay/README.md).
+/// `make`s the corpus of core/tests/replay anew where it is told a folder (core/tests/replay/README.md).
 #[test]
 fn what_led_to_it_is_saved_and_replays_exactly() {
     let site = Site::start(Topology::small(&["n1", "n2", "guard"]), &["n1", "n2"]);

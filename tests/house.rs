@@ -11,29 +11,28 @@ use proc_macro2::{TokenStream, TokenTree};
 const LONGEST: usize = 700;
 
 #[test]
-fn the_domain_is_pure() {
-    // Names of the storage and the platform, of a runtime, and of what is neither input nor effect.
-    let parts = ["tokio", "ceph", "rados", "incus"];
+fn the_core_performs_nothing() {
+    // What the package does not depend on it cannot name (core/Cargo.toml); this is what the standard library offers.
     let words = ["fs", "process", "thread", "env", "Instant", "SystemTime", "TcpStream"];
     let mut seen = 0;
     let mut wrong = Vec::new();
-    for file in rust_files(&["src/domain"]) {
+    // `env!` of the version is the one name that it needs.
+    for file in rust_files(&["core/src"]).into_iter().filter(|file| !file.ends_with("core/src/lib.rs")) {
         for name in names(&tokens(&file)) {
             seen += 1;
-            let lower = name.to_lowercase();
-            if words.contains(&name.as_str()) || parts.iter().any(|part| lower.contains(part)) {
+            if words.contains(&name.as_str()) {
                 wrong.push(format!("{}: {name}", file.display()));
             }
         }
     }
-    println!("{seen} names in src/domain");
+    println!("{seen} names in core/src");
     assert!(seen > 1000 && wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn nothing_unwraps_outside_of_tests() {
     let mut wrong = Vec::new();
-    let files = rust_files(&["src", "ceph-sys/src"]);
+    let files = rust_files(&["src", "core/src", "ceph-sys/src"]);
     for file in &files {
         let all: Vec<_> = flat(without_tests(tokens(file)));
         for pair in all.windows(2) {
@@ -84,9 +83,69 @@ fn paths_of_the_api_are_built_by_their_builder_alone() {
     );
 }
 
+/// Folders, and files beside them, of the core and of the package at the root. Each uses only those before it.
+const CORE: &[&str] = &["model", "rules", "fence", "guardian", "recording"];
+const SHELL: &[&str] = &[
+    "clock",
+    "deadline",
+    "descriptors",
+    "printable",
+    "ceph::rados",
+    "ceph",
+    "incus",
+    "ledger",
+    "config",
+    "control",
+    "daemon",
+    "cli",
+];
+
+#[test]
+fn a_folder_uses_only_those_before_it() {
+    let mut uses = 0;
+    let mut wrong = Vec::new();
+    for (source, order) in [("core/src", CORE), ("src", SHELL)] {
+        let place = |path: &str| {
+            let of = |name: &&str| path == *name || path.starts_with(&format!("{name}::"));
+            order.iter().position(of)
+        };
+        for file in rust_files(&[source]) {
+            let below = file.strip_prefix(root().join(source)).unwrap().with_extension("");
+            let own = below.to_string_lossy().replace('/', "::");
+            let Some(here) = place(&own) else { continue };
+            let code = flat(without_tests(tokens(&file))).join("");
+            for path in code.split("crate::").skip(1) {
+                let path: String =
+                    path.chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c)).collect();
+                uses += 1;
+                if place(&path).is_some_and(|there| there > here) {
+                    wrong.push(format!("{} uses {path}", file.display()));
+                }
+            }
+        }
+    }
+    println!("{uses} uses");
+    assert!(uses > 300 && wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_architecture_lists_every_folder() {
+    let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let mut folders = BTreeSet::new();
+    for source in ["core/src", "src"] {
+        for entry in fs::read_dir(root().join(source)).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.insert(format!("`{}/`", entry.strip_prefix(root()).unwrap().display()));
+            }
+        }
+    }
+    let missing: Vec<_> = folders.iter().filter(|folder| !text.contains(folder.as_str())).collect();
+    assert!(folders.len() > 8 && missing.is_empty(), "{missing:?}");
+}
+
 #[test]
 fn no_file_is_too_long() {
-    let files = rust_files(&["src", "ceph-sys", "tests"]);
+    let files = rust_files(&["src", "core", "ceph-sys", "tests"]);
     let lines = |file: &PathBuf| fs::read_to_string(file).unwrap().lines().count();
     let (longest, file) = files.iter().map(|file| (lines(file), file)).max().unwrap();
     println!("{} files; the longest, {}: {longest} lines", files.len(), file.display());
@@ -96,7 +155,7 @@ fn no_file_is_too_long() {
 #[test]
 fn what_a_whole_file_is_allowed_has_a_reason() {
     let mut wrong = Vec::new();
-    for file in rust_files(&["src", "ceph-sys/src", "tests/lab/src"]) {
+    for file in rust_files(&["src", "core/src", "ceph-sys/src", "tests/lab/src"]) {
         let text = fs::read_to_string(&file).unwrap();
         let mut before = "";
         for line in text.lines() {
@@ -117,9 +176,9 @@ fn every_guarantee_has_a_test_that_cites_it() {
     let text = fs::read_to_string(root().join("docs/guarantees.md"))
         .expect("docs/guarantees.md: what is guaranteed, and the test that shows it");
     let mut cited = BTreeSet::new();
-    for file in rust_files(&["src", "tests"]) {
+    for file in rust_files(&["src", "core", "tests"]) {
         let source = fs::read_to_string(&file).unwrap();
-        let tests = if file.starts_with(root().join("src")) {
+        let tests = if ["src", "core/src"].iter().any(|folder| file.starts_with(root().join(folder))) {
             source.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests).to_owned()
         } else {
             source
@@ -144,7 +203,7 @@ fn every_guarantee_has_a_test_that_cites_it() {
 /// Cited are `docs/FILE.md` and `docs/FILE.md#section` anywhere, and what a link of a page names.
 #[test]
 fn every_document_that_is_cited_exists_and_has_the_section() {
-    let sources = ["src", "ceph-sys", "tests", "benches", "examples", "deploy", "config"];
+    let sources = ["src", "core", "ceph-sys", "tests", "benches", "examples", "deploy", "config"];
     let mut wrong = Vec::new();
     let mut cited = 0;
     let rust = rust_files(&sources).into_iter().filter(|file| !file.ends_with(file!()));
@@ -290,7 +349,7 @@ fn names(tokens: &[TokenTree]) -> Vec<String> {
 /// What scripts may meet is written down.
 #[test]
 fn every_code_of_a_refusal_is_in_the_documentation() {
-    let (source, docs) = (include_str!("../src/domain/refusal.rs"), include_str!("../docs/json.md"));
+    let (source, docs) = (include_str!("../core/src/rules/refusal.rs"), include_str!("../docs/json.md"));
     let codes: Vec<&str> = source
         .lines()
         .filter(|line| line.contains("Self::") && line.contains("=> \""))

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use jiff::Timestamp;
-use rbd_guardian::config::IncusConfig;
 use rbd_guardian::deadline::within;
 use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::{Accepted, Client};
@@ -19,6 +18,7 @@ use rbd_guardian::incus::endpoint::Endpoint;
 use rbd_guardian::incus::enroll::{EnrollError, Token, enroll};
 use rbd_guardian::incus::error::{Cause, CertificateFault, Fingerprint, IncusError, SetupFault};
 use rbd_guardian::incus::events::{Listener, Signal};
+use rbd_guardian::incus::options::IncusConfig;
 use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

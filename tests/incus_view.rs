@@ -8,17 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rbd_guardian::config::IncusConfig;
-use rbd_guardian::domain::blocklist::Blocklist;
-use rbd_guardian::domain::guard::{Grounds, ImageUse, conflicts};
-use rbd_guardian::domain::member::Members;
-use rbd_guardian::domain::view::{InstanceId, InstanceKind, MemberStatus, OperationKind, View};
-use rbd_guardian::domain::volume::{Content, Expected, ImageName, Images, VolumeKind, images};
 use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::endpoint::Endpoint;
 use rbd_guardian::incus::error::Cause;
+use rbd_guardian::incus::options::IncusConfig;
 use rbd_guardian::incus::read::{Reading, glance, member_addresses, member_answers, member_state, read};
+use rbd_guardian_core::model::blocklist::Blocklist;
+use rbd_guardian_core::model::image_users::ImageUse;
+use rbd_guardian_core::model::incus_snapshot::{InstanceId, InstanceKind, MemberStatus, OperationKind, View};
+use rbd_guardian_core::model::member::Members;
+use rbd_guardian_core::model::volume::{Content, Expected, ImageName, Images, VolumeKind, images};
+use rbd_guardian_core::rules::single_writer::{Grounds, conflicts};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
@@ -229,7 +230,7 @@ fn a_vm_that_migrates_live_is_used_by_both_members_and_afterwards_by_one() {
         member.set(&format!("/1.0/operations?{ALL}"), Answer::Metadata(running));
         let Reading { view, missing } = member.read(LONG, None);
         assert_eq!(missing, []);
-        let addresses = |(name, ip): (&str, &str)| rbd_guardian::domain::member::Member {
+        let addresses = |(name, ip): (&str, &str)| rbd_guardian_core::model::member::Member {
             name: name.to_owned(),
             addresses: vec![ip.parse().unwrap()],
         };

@@ -7,33 +7,33 @@ mod common;
 mod inside;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, thread};
 
-use common::{LIMIT, Site};
 use jiff::Timestamp;
 use lab::{Pool, wait_for};
 use nix::errno::Errno;
-use rbd_guardian::ceph::cluster::{Cluster, Options};
-use rbd_guardian::ceph::omap::OmapWrite;
+use rbd_guardian::ceph::rados::cluster::{Cluster, Options};
+use rbd_guardian::ceph::rados::omap::OmapWrite;
 use rbd_guardian::deadline::Deadline;
-use rbd_guardian::domain::addr::{ClientAddr, Entry};
-use rbd_guardian::domain::guardian::io::Request;
-use rbd_guardian::domain::permits::{Over, Permits};
-use rbd_guardian::domain::plan::{Coverage, Target};
-use rbd_guardian::domain::record::{
-    Change, FenceRecord, FenceState, GateRecord, Key, MemberRecord, Proof, Record, Records, RequestRecord,
-    Source, UptimeSample, VERSION,
-};
 use rbd_guardian::ledger::{
     Bid, Deed, Leadership, Ledger, LedgerConfig, NAMESPACE, NotLeased, NotWritten, OBJECT, ReadError,
     Snapshot,
 };
+use rbd_guardian_core::model::addr::{ClientAddr, Entry};
+use rbd_guardian_core::model::operator_request::Request;
+use rbd_guardian_core::model::overrides::{Over, Permits};
+use rbd_guardian_core::model::record::{
+    Change, FenceRecord, FenceState, GateRecord, Key, MemberRecord, Proof, Record, Records, RequestRecord,
+    Source, UptimeSample, VERSION,
+};
+use rbd_guardian_core::model::target::{Coverage, Target};
 use serde_json::json;
+
+use common::{LIMIT, Site};
 
 type Result<T> = inside::Result<T>;
 

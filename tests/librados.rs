@@ -2,17 +2,17 @@
 
 mod inside;
 
-use std::env;
-use std::fs;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
+use std::{env, fs};
 
-use inside::Result;
 use lab::{Lab, Topology, monotonic, wait_for};
 use nix::errno::Errno;
-use rbd_guardian::ceph::cluster::{Cluster, CommandError, ConnectError, Options};
-use rbd_guardian::ceph::completion::{Done, Header};
+use rbd_guardian::ceph::rados::cluster::{Cluster, CommandError, ConnectError, Options};
+use rbd_guardian::ceph::rados::completion::{Done, Header};
 use serde_json::{Value, json};
+
+use inside::Result;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -104,7 +104,7 @@ fn headers(cluster: &Cluster, facts: &Value) -> Result<()> {
     let mut io = cluster.pool(number(&facts["pool"])?)?;
     let (to, results) = channel();
     let mut tag = 0;
-    let mut read = |io: &rbd_guardian::ceph::ioctx::IoCtx, object: &str| {
+    let mut read = |io: &rbd_guardian::ceph::rados::ioctx::IoCtx, object: &str| {
         tag += 1;
         io.header(object, true, tag, &to)?;
         one(&results, tag)

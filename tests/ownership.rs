@@ -9,14 +9,15 @@ use std::env;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::Duration;
 
-use inside::Result;
 use lab::{Topology, monotonic, wait_for};
 use nix::errno::Errno;
-use rbd_guardian::ceph::cluster::{Cluster, Options};
-use rbd_guardian::ceph::completion::{Done, Header, OmapPage};
-use rbd_guardian::ceph::ioctx::IoCtx;
-use rbd_guardian::ceph::omap::OmapWrite;
+use rbd_guardian::ceph::rados::cluster::{Cluster, Options};
+use rbd_guardian::ceph::rados::completion::{Done, Header, OmapPage};
+use rbd_guardian::ceph::rados::ioctx::IoCtx;
+use rbd_guardian::ceph::rados::omap::OmapWrite;
 use serde_json::json;
+
+use inside::Result;
 
 /// Operations of each kind.
 const COUNT: u64 = 50;
@@ -36,7 +37,7 @@ fn valgrind_finds_no_use_of_freed_memory() -> Result<()> {
     let pool = pools.iter().find(|pool| pool["pool_name"] == "images").ok_or("no pool images")?;
 
     let valgrind = ["valgrind", "--quiet", "--error-exitcode=99", "--fair-sched=yes", "--num-callers=30"];
-    // Of interest is memory that is not ours any more; leaks at shutdown are on purpose (src/ceph/completion.rs), and
+    // Of interest is memory that is not ours any more; leaks at shutdown are on purpose (src/ceph/rados/completion.rs), and
     // what librados does with uninitialised bytes is its own affair.
     let only_access = ["--leak-check=no", "--undef-value-errors=no"];
     inside::run(

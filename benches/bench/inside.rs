@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rbd_guardian::ceph::barrier::{Probes, barrier};
-use rbd_guardian::ceph::cluster::{Cluster, Options};
 use rbd_guardian::ceph::look::look;
 use rbd_guardian::ceph::osdmap;
+use rbd_guardian::ceph::rados::cluster::{Cluster, Options};
 use rbd_guardian::ceph::watchers::{Scope, sweep};
 use rbd_guardian::deadline::Deadline;
-use rbd_guardian::domain::barrier::PoolToProve;
-use rbd_guardian::domain::map::Guarded;
+use rbd_guardian_core::model::barrier::PoolToProve;
+use rbd_guardian_core::model::osdmap::Guarded;
 use serde_json::{Value, json};
 
 use crate::median;

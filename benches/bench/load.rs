@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{Process, wait_for};
-use rbd_guardian::ceph::cluster::Cluster;
+use rbd_guardian::ceph::rados::cluster::Cluster;
 use rbd_guardian::ceph::{lane, osdmap};
 use rbd_guardian::deadline::Deadline;
-use rbd_guardian::domain::addr::{ClientAddr, Entry};
-use rbd_guardian::domain::fence_id::FenceId;
-use rbd_guardian::domain::map::Guarded;
-use rbd_guardian::domain::policy::DEFAULT_EXPIRE;
-use rbd_guardian::domain::record::{Change, FenceRecord, Record};
 use rbd_guardian::ledger::{Bid, Deed, Ledger, LedgerConfig};
+use rbd_guardian_core::model::addr::{ClientAddr, Entry};
+use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::osdmap::Guarded;
+use rbd_guardian_core::model::policy::DEFAULT_EXPIRE;
+use rbd_guardian_core::model::record::{Change, FenceRecord, Record};
 use serde_json::{Value, json};
 
 use crate::common::Site;

@@ -4,15 +4,15 @@
 //! (`Monitor::handle_command`, `src/mon/Monitor.cc`). Reading it takes no more than mon `allow r`.
 
 use jiff::SignedDuration;
+use rbd_guardian_core::model::addr::{EntityAddr, Entry};
+use rbd_guardian_core::model::record::Removal;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::cluster::Cluster;
 use super::command::{ReadError, read};
 use super::item::Item;
 use super::osdmap::time;
-use crate::domain::addr::{EntityAddr, Entry};
-use crate::domain::record::Removal;
+use crate::ceph::rados::cluster::Cluster;
 
 /// How monitors print an address that they do not know.
 const BLANK: [&str; 3] = ["-", ":/0", "?"];

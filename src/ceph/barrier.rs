@@ -14,17 +14,16 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
+use rbd_guardian_core::model::osdmap::PoolId;
 
-use super::cluster::Cluster;
-use super::completion::Done;
-use super::errno::{BLOCKLISTED, Meaning, meaning};
-use super::ioctx::IoCtx;
 use super::lane;
-use crate::clock;
+use crate::ceph::rados::cluster::Cluster;
+use crate::ceph::rados::completion::Done;
+use crate::ceph::rados::errno::{BLOCKLISTED, Meaning, meaning};
+use crate::ceph::rados::ioctx::IoCtx;
 use crate::deadline::Deadline;
-use crate::descriptors;
-use crate::domain::barrier::{PoolProof, PoolToProve};
-use crate::domain::map::PoolId;
+use crate::{clock, descriptors};
 
 /// Probes under way at once; the connection admits more (`objecter_inflight_ops`), so silent PGs never stop others.
 const WINDOW: usize = 16_384;

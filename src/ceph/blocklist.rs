@@ -1,13 +1,13 @@
 //! Adding and removing blocklist entries.
 
+use rbd_guardian_core::fence::sealing::Sent;
+use rbd_guardian_core::model::addr::Entry;
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, CommandError};
-use super::errno::{Meaning, meaning};
 use super::lane;
+use crate::ceph::rados::cluster::{Cluster, CommandError};
+use crate::ceph::rados::errno::{Meaning, meaning};
 use crate::deadline::Deadline;
-use crate::domain::addr::Entry;
-use crate::domain::fence::Sent;
 
 /// What to do with an entry.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,7 +75,7 @@ fn command(entry: Entry, change: Change) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::addr::parse_target;
+    use rbd_guardian_core::model::addr::parse_target;
 
     #[test]
     fn the_end_is_a_real_and_a_range_says_so() {

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::cluster::{Cluster, CommandError};
-use super::errno::{Meaning, meaning};
+use crate::ceph::rados::cluster::{Cluster, CommandError};
+use crate::ceph::rados::errno::{Meaning, meaning};
 
 /// Why something could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

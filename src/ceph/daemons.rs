@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr};
+use rbd_guardian_core::model::ceph_snapshot::{Daemon, DaemonKind, Role};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, CommandError};
 use super::command::{ReadError, read};
 use super::item::{Item, shown};
 use super::osdmap::AddrVec;
-use crate::domain::addr::{ClientAddr, EntityAddr};
-use crate::domain::world::{Daemon, DaemonKind, Role};
+use crate::ceph::rados::cluster::{Cluster, CommandError};
 
 /// Daemons, and what was not understood of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,9 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use rbd_guardian_core::model::addr::EntityAddr;
 use serde::Serialize;
-
-use crate::domain::addr::EntityAddr;
 
 /// The xattr that holds it.
 pub const XATTR: &str = "lock.rbd_lock";

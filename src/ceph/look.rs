@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::cluster::Cluster;
+use rbd_guardian_core::model::addr::EntityAddr;
+use rbd_guardian_core::model::ceph_snapshot::{Clients, SeenAt, World};
+use rbd_guardian_core::model::osdmap::{DataPools, Guarded, Pool, PoolId};
+
 use super::command::ReadError;
-use super::daemons::Mons;
-use super::watchers::{ImageUse, Scope};
-use super::{daemons, osdmap, sessions, watchers};
+use super::daemons::{self, Mons};
+use super::watchers::{self, ImageUse, Scope};
+use super::{osdmap, sessions};
+use crate::ceph::rados::cluster::Cluster;
 use crate::clock;
 use crate::deadline::Deadline;
-use crate::domain::addr::EntityAddr;
-use crate::domain::map::{DataPools, Guarded, Pool, PoolId};
-use crate::domain::world::{Clients, SeenAt, World};
 
 /// How long clients are looked for. Silent PGs and monitors must not hold up a fence: what they would have told is
 /// reported as unread.

@@ -7,17 +7,17 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::fmt::strtime::BrokenDownTime;
 use nix::errno::Errno;
+use rbd_guardian_core::model::addr::EntityAddr;
+use rbd_guardian_core::model::blocklist::Blocklist;
+use rbd_guardian_core::model::osdmap::{MAPS_AT_ONCE, OsdMap, Pool, PoolId};
 use serde::Deserialize;
 
-use super::cluster::Cluster;
 use super::command::{ReadError, read};
 use super::item::{Item, shown};
 use super::lane;
+use crate::ceph::rados::cluster::Cluster;
 use crate::clock;
 use crate::deadline::Deadline;
-use crate::domain::addr::EntityAddr;
-use crate::domain::blocklist::Blocklist;
-use crate::domain::map::{MAPS_AT_ONCE, OsdMap, Pool, PoolId};
 
 /// An osdmap and where its OSDs are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -371,7 +371,7 @@ mod tests {
         parse(dump.to_string().as_bytes()).unwrap()
     }
 
-    fn entry(text: &str) -> crate::domain::addr::Entry {
+    fn entry(text: &str) -> rbd_guardian_core::model::addr::Entry {
         text.parse().unwrap()
     }
 
@@ -434,7 +434,7 @@ mod tests {
         let mut dump = captured();
         dump["pools"][0]["pg_num"] = Value::Null;
         let map = read(&dump).map;
-        let guarded = crate::domain::map::Guarded::default();
+        let guarded = rbd_guardian_core::model::osdmap::Guarded::default();
         assert!(guarded.pools(&map)[&1].unclear.as_ref().is_some_and(|why| why.contains("u32")), "{map:?}");
         // What its tags say counts all the same.
         dump["pools"][1]["pg_num"] = Value::Null;

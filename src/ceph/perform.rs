@@ -3,19 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rbd_guardian_core::fence::releasing;
+use rbd_guardian_core::fence::sealing::{self, Sent};
+use rbd_guardian_core::model::addr::{ClientAddr, Entry};
+use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
+use rbd_guardian_core::model::ceph_snapshot::Daemon;
+use rbd_guardian_core::model::osdmap::{Guarded, OsdMap};
+
 use super::barrier::{Probes, barrier};
 use super::blocklist::{self, Change, change};
-use super::cluster::Cluster;
 use super::command::ReadError;
-use super::look;
-use super::{daemons, lane, osdmap};
+use super::{daemons, lane, look, osdmap};
+use crate::ceph::rados::cluster::Cluster;
 use crate::deadline::{Deadline, Late};
-use crate::domain::addr::{ClientAddr, Entry};
-use crate::domain::barrier::{PoolProof, PoolToProve};
-use crate::domain::fence::{self, Sent};
-use crate::domain::map::{Guarded, OsdMap};
-use crate::domain::release;
-use crate::domain::world::Daemon;
 
 /// A connection and what fences on it go by.
 #[derive(Debug, Clone)]
@@ -78,26 +78,26 @@ pub enum Unread {
     Read(#[from] ReadError),
 }
 
-impl From<fence::Effect> for Step {
-    fn from(effect: fence::Effect) -> Self {
+impl From<sealing::Effect> for Step {
+    fn from(effect: sealing::Effect) -> Self {
         match effect {
-            fence::Effect::FailOver(daemon) => Self::FailOver(daemon),
-            fence::Effect::ReadDaemons => Self::ReadDaemons,
-            fence::Effect::Add(entries) => Self::Add(entries),
-            fence::Effect::Remove(entries) => Self::Remove(entries),
-            fence::Effect::ReadMap => Self::ReadMap,
-            fence::Effect::Barrier { pools, epoch } => Self::Barrier(pools, epoch),
+            sealing::Effect::FailOver(daemon) => Self::FailOver(daemon),
+            sealing::Effect::ReadDaemons => Self::ReadDaemons,
+            sealing::Effect::Add(entries) => Self::Add(entries),
+            sealing::Effect::Remove(entries) => Self::Remove(entries),
+            sealing::Effect::ReadMap => Self::ReadMap,
+            sealing::Effect::Barrier { pools, epoch } => Self::Barrier(pools, epoch),
         }
     }
 }
 
-impl From<release::Effect> for Step {
-    fn from(effect: release::Effect) -> Self {
+impl From<releasing::Effect> for Step {
+    fn from(effect: releasing::Effect) -> Self {
         match effect {
-            release::Effect::ReadMap => Self::ReadMap,
-            release::Effect::ReadClients => Self::ReadClients,
-            release::Effect::Add(entries) => Self::Add(entries),
-            release::Effect::Remove(entries) => Self::Remove(entries),
+            releasing::Effect::ReadMap => Self::ReadMap,
+            releasing::Effect::ReadClients => Self::ReadClients,
+            releasing::Effect::Add(entries) => Self::Add(entries),
+            releasing::Effect::Remove(entries) => Self::Remove(entries),
         }
     }
 }

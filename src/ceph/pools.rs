@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::cluster::Cluster;
 use super::command::{ReadError, read};
+use crate::ceph::rados::cluster::Cluster;
 
 /// What matters to whoever stores something in a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,16 +3,16 @@
 //! Every librados and krbd client holds one, with one monitor, so all are asked. A monitor forgets a session
 //! about five minutes after it fell silent (`mon_session_timeout`, docs/facts/ceph.md#sessions).
 
+use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::cluster::Cluster;
 use super::command::{ReadError, read_from};
 use super::item::{Item, shown};
 use super::lane;
 use super::osdmap::AddrVec;
+use crate::ceph::rados::cluster::Cluster;
 use crate::deadline::Deadline;
-use crate::domain::addr::{ClientAddr, EntityAddr};
 
 /// One client's session.
 #[derive(Debug, Clone, PartialEq, Eq)]

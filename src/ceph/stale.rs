@@ -4,11 +4,11 @@ use std::sync::mpsc::channel;
 
 use nix::errno::Errno;
 
-use super::cluster::Cluster;
-use super::errno::{Meaning, meaning};
-use super::ioctx::IoCtx;
 use super::osdmap;
 use super::watchers::{DIRECTORY, HEADER, NAME_KEY, encoded_text};
+use crate::ceph::rados::cluster::Cluster;
+use crate::ceph::rados::errno::{Meaning, meaning};
+use crate::ceph::rados::ioctx::IoCtx;
 use crate::deadline::{Deadline, Late};
 
 /// The lock's name on an image's header (`RBD_LOCK_NAME`, `librbd/internal.h`).
@@ -36,7 +36,7 @@ pub struct Stale<'a> {
 pub enum NotBroken {
     /// The osdmap could not be read.
     #[error(transparent)]
-    Unread(#[from] super::command::ReadError),
+    Unread(#[from] crate::ceph::command::ReadError),
     /// No answer: it may be gone or not, the next sweep tells.
     #[error("{0} before the image's PG answered")]
     Late(#[from] Late),

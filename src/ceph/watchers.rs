@@ -9,18 +9,18 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use rbd_guardian_core::model::addr::EntityAddr;
+use rbd_guardian_core::model::osdmap::{DataPools, OsdMap, Pool, PoolId};
+use rbd_guardian_core::model::volume::ImageName;
 
-use super::cluster::Cluster;
-use super::completion::{Done, Header, Watcher};
-use super::data_pools;
-use super::errno::BLOCKLISTED;
-use super::ioctx::IoCtx;
 use super::lane;
 use super::locks::{self, LockOwner};
+use crate::ceph::rados::cluster::Cluster;
+use crate::ceph::rados::completion::{Done, Header, Watcher};
+use crate::ceph::rados::data_pools;
+use crate::ceph::rados::errno::BLOCKLISTED;
+use crate::ceph::rados::ioctx::IoCtx;
 use crate::deadline::Deadline;
-use crate::domain::addr::EntityAddr;
-use crate::domain::map::{DataPools, OsdMap, Pool, PoolId};
-use crate::domain::volume::ImageName;
 
 /// One image and who uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,7 +178,7 @@ struct PoolSweep {
 struct UnderWay {
     /// The image.
     name: String,
-    /// Its key among [`DataPools`](super::data_pools::DataPools), and what it said there before.
+    /// Its key among [`DataPools`](crate::ceph::rados::data_pools::DataPools), and what it said there before.
     header: u64,
     known: Option<Option<PoolId>>,
 }

@@ -4,13 +4,14 @@ use std::fmt;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
+use rbd_guardian_core::model::addr::Entry;
+use rbd_guardian_core::model::barrier::PoolProof;
+use rbd_guardian_core::model::record::FenceRecord;
+use rbd_guardian_core::model::target::Coverage;
+use rbd_guardian_core::rules::plan::Plan;
 use serde::Serialize;
 
-use crate::daemon::wire::Proved;
-use crate::domain::addr::Entry;
-use crate::domain::barrier::PoolProof;
-use crate::domain::plan::{Coverage, Plan};
-use crate::domain::record::FenceRecord;
+use crate::control::protocol::Proved;
 use crate::printable::printable;
 
 /// A blocklist entry and when it ends; `null` if it was not seen.

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rbd_guardian_core::model::ceph_snapshot::World;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::error::Fault;
-use super::out;
 use super::{Common, Format};
-use crate::ceph::cluster::{Cluster, Options};
 use crate::ceph::command::ReadError;
 use crate::ceph::lane;
 use crate::ceph::look::look;
+use crate::ceph::rados::cluster::{Cluster, Options};
+use crate::cli::output;
 use crate::config::Config;
 use crate::deadline::Deadline;
-use crate::domain::world::World;
 use crate::printable::lines;
 
 pub(super) struct Context {
@@ -101,7 +101,7 @@ pub(super) fn print<T: Serialize>(
         Format::Table => lines(text(answer).trim_end()).into_owned(),
     };
     printed.push('\n');
-    match out::answer().write_all(printed.as_bytes()) {
+    match output::answer().write_all(printed.as_bytes()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error.into()),

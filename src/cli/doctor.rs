@@ -7,6 +7,15 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use rbd_guardian_core::guardian::Guardian;
+use rbd_guardian_core::guardian::io::{Input, Now};
+use rbd_guardian_core::model::addr::EntityAddr;
+use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
+use rbd_guardian_core::model::ceph_snapshot::{DaemonKind, World};
+use rbd_guardian_core::model::osdmap::{DataPools, Guarded, OsdMap, PoolId};
+use rbd_guardian_core::model::record::VERSION;
+use rbd_guardian_core::model::target::Target;
+use rbd_guardian_core::rules::plan::{Request, plan};
 use serde::Serialize;
 use serde_json::json;
 
@@ -16,21 +25,12 @@ use super::error::Fault;
 use super::seen::known;
 use super::{Exit, found};
 use crate::ceph::barrier::{Probes, barrier};
-use crate::ceph::cluster::Cluster;
-use crate::ceph::errno::{Meaning, meaning};
 use crate::ceph::look::CLIENTS_WITHIN;
+use crate::ceph::rados::cluster::Cluster;
+use crate::ceph::rados::errno::{Meaning, meaning};
 use crate::ceph::{daemons, osdmap, sessions, watchers};
-use crate::clock;
-use crate::descriptors;
-use crate::domain::addr::EntityAddr;
-use crate::domain::barrier::{PoolProof, PoolToProve};
-use crate::domain::guardian::Guardian;
-use crate::domain::guardian::io::{Input, Now};
-use crate::domain::map::{DataPools, Guarded, OsdMap, PoolId};
-use crate::domain::plan::{Request, Target, plan};
-use crate::domain::record::VERSION;
-use crate::domain::world::{DaemonKind, World};
 use crate::ledger::{Ledger, NotWritten, Snapshot};
+use crate::{clock, descriptors};
 
 /// How long PGs may take to answer.
 const PROVE_WITHIN: Duration = Duration::from_secs(3);

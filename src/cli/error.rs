@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
+use rbd_guardian_core::model::fence_id::BadFenceId;
+
 use super::Exit;
-use crate::ceph::cluster::ConnectError;
 use crate::ceph::command::ReadError;
 use crate::ceph::perform::Unread;
+use crate::ceph::rados::cluster::ConnectError;
 use crate::config::ConfigError;
+use crate::control::socket::{AskError, DoorError};
 use crate::daemon::DaemonError;
-use crate::daemon::socket::{AskError, DoorError};
 use crate::deadline::Late;
-use crate::domain::fence_id::BadFenceId;
 use crate::incus::enroll::EnrollError;
 use crate::incus::error::{IncusError, SetupFault};
 use crate::ledger::{self, NotWritten, OpenError};

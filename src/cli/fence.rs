@@ -1,22 +1,22 @@
 //! `fence`: blocklist and prove.
 
+use rbd_guardian_core::fence::sealing::{Fence, State};
+use rbd_guardian_core::model::addr::Entry;
+use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::operator_request;
+use rbd_guardian_core::model::record::FenceState;
+use rbd_guardian_core::rules::plan::plan;
 use serde::Serialize;
 
 use super::answer::{CoverageAnswer, EntryAnswer, PoolAnswer, barrier_text, coverage_text, entries_table};
 use super::context::{Context, print};
-use super::drive::{self, Timings};
 use super::error::Fault;
-use super::served::{Opening, Served, operator, otherwise};
 use super::shown::FenceShown;
 use super::{Common, Exit, FenceArgs, plan as plan_verb};
+use crate::cli::dispatch::{Opening, Served, operator, otherwise};
+use crate::cli::standalone::{self, Timings};
 use crate::clock;
-use crate::daemon::wire::Line;
-use crate::domain::addr::Entry;
-use crate::domain::fence::{Fence, State};
-use crate::domain::fence_id::FenceId;
-use crate::domain::guardian::io;
-use crate::domain::plan::plan;
-use crate::domain::record::FenceState;
+use crate::control::protocol::Line;
 
 #[derive(Serialize)]
 struct FenceAnswer {
@@ -59,7 +59,7 @@ struct ServedTimings {
 
 pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
     let permits = args.permits.permits();
-    let request = io::Request::Fence {
+    let request = operator_request::Request::Fence {
         target: args.target.target(),
         permits,
         reason: args.permits.reason.clone(),
@@ -124,7 +124,7 @@ fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
         Err(refusals) => return plan_verb::refuse(context.format, &request.target, &refusals),
     };
     let mut fence = Fence::new(plan);
-    let (timings, ended) = drive::fence(context, &mut fence);
+    let (timings, ended) = standalone::fence(context, &mut fence);
     let answer = FenceAnswer {
         fence: fence.plan().fence.clone(),
         member: fence.plan().member.clone(),
@@ -165,7 +165,7 @@ fn end(fence: &Fence, ended: Result<(), Fault>) -> (Exit, Option<String>) {
             let why = if fence.reads_paused() {
                 " (reads are paused: `ceph osd unpause`)".to_owned()
             } else {
-                drive::troubles(fence.proofs())
+                standalone::troubles(fence.proofs())
             };
             let word = "committed, but not every PG has proved that it refuses";
             (Exit::Pending, format!("{cause}: {word}{why}; run it again"))

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rbd_guardian_core::guardian::Guardian;
+use rbd_guardian_core::model::osdmap::OsdMap;
+use rbd_guardian_core::model::volume::ImageName;
+use rbd_guardian_core::rules::unread::Unread;
+
 use super::context::Context;
 use super::doctor::{Check, Verdict, check};
 use crate::ceph::watchers::missing;
-use crate::domain::guardian::Guardian;
-use crate::domain::map::OsdMap;
-use crate::domain::unread::Unread;
-use crate::domain::volume::ImageName;
 
 const TITLE: &str = "images of Incus";
 /// Of more images that are missing the number tells enough.

@@ -3,29 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use rbd_guardian_core::guardian::gate::{Contents, OVERRIDE, REMOVE, epoch, is_plausible, seals};
+use rbd_guardian_core::model::operator_request;
+use rbd_guardian_core::model::record::FenceState;
+use rbd_guardian_core::model::volume::StoragePool;
+use rbd_guardian_core::rules::refusal::gate_removal;
 use serde::Serialize;
 
 use super::answer::table;
 use super::context::{Context, interrupted, print};
 use super::error::Fault;
-use super::machines;
 use super::seen::{Memory, memory};
-use super::served::{self, Opening, Served, operator, say};
-use super::{Common, Exit, GateArgs, GateVerb};
+use super::{Common, Exit, GateArgs, GateVerb, machines};
+use crate::cli::dispatch::{self, Opening, Served, operator, say};
 use crate::config::Config;
-use crate::daemon::wire::{Line, Reason};
+use crate::control::protocol::{Line, Reason};
 use crate::deadline::{Deadline, within};
-use crate::domain::guardian::gate::{Contents, OVERRIDE, REMOVE, epoch, is_plausible, seals};
-use crate::domain::guardian::io;
-use crate::domain::record::FenceState;
-use crate::domain::refusal::gate_removal;
-use crate::domain::volume::StoragePool;
-use crate::incus::api::Keys;
+use crate::incus::api::{self, Keys};
 use crate::incus::client::Client;
 use crate::incus::gate::keys::{self, Written, local_pools, put_keys, remove_keys};
 use crate::incus::gate::place::{EXTENSION, Standing, new_push, push, standings, stored};
 use crate::incus::gate::{Scriptlet, compose, difference};
-use crate::incus::{self, api};
+use crate::incus::{self};
 
 #[derive(Serialize)]
 struct GateAnswer {
@@ -59,7 +58,7 @@ pub(super) fn run(common: &Common, args: &GateArgs) -> Result<Exit, Fault> {
             let named = keys.values().flat_map(seals).collect();
             let held = held.as_ref().map_err(String::as_str);
             if let Err(refusal) = gate_removal(&named, held, *force, reason.as_deref()) {
-                return served::refuse(format, None, [Reason::from(&refusal)]);
+                return dispatch::refuse(format, None, [Reason::from(&refusal)]);
             }
             note(common, REMOVE, reason.clone());
         }
@@ -185,7 +184,7 @@ fn held(common: &Common, config: Config) -> Result<BTreeSet<String>, String> {
 /// Has it recorded who does this and why. Where no guardian keeps a ledger, or none can be written, that is said and no
 /// more: the gate is Incus's.
 fn note(common: &Common, what: &str, reason: Option<String>) {
-    let request = io::Request::Note { what: what.to_owned(), reason, by: operator() };
+    let request = operator_request::Request::Note { what: what.to_owned(), reason, by: operator() };
     let asked = Opening::new(common).and_then(|mut opening| {
         opening.deadline = opening.deadline.at_most(PATIENCE);
         opening.request(request)

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use rbd_guardian_core::model::addr::EntityAddr;
+use rbd_guardian_core::model::record::{Audit, GateRecord, Records, VERSION};
 use serde::Serialize;
 
 use super::answer::{Rows, table};
 use super::context::Context;
 use super::error::Fault;
-use super::served::say;
 use super::shown::{FenceShown, LeaderShown, MemberKnown, RequestShown};
 use super::{Exit, LedgerArgs, LedgerVerb};
-use crate::ceph::lease::Locker;
-use crate::domain::addr::EntityAddr;
-use crate::domain::record::{Audit, GateRecord, Records, VERSION};
+use crate::ceph::rados::lock::Locker;
+use crate::cli::dispatch::say;
 use crate::ledger::{Ledger, Snapshot};
 
 #[derive(Serialize)]

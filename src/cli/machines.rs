@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::machine::Machine;
+use rbd_guardian_core::model::machine::Machine;
+
 use crate::incus::api;
 use crate::incus::client::Client;
 use crate::incus::error::IncusError;

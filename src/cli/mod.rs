@@ -3,25 +3,25 @@
 
 mod answer;
 mod context;
+mod dispatch;
 mod doctor;
-mod drive;
 mod error;
 mod fence;
+mod forward;
 mod found;
 mod gate;
 mod incus;
 mod ledger;
 mod machines;
-mod out;
-mod passed;
+mod output;
 mod plan;
 mod progress;
 mod release;
 mod replay;
 mod run;
 mod seen;
-mod served;
 mod shown;
+mod standalone;
 mod status;
 mod watchers;
 
@@ -31,12 +31,13 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use rbd_guardian_core::model::addr::{Entry, parse_target};
+use rbd_guardian_core::model::overrides::{Over, Permits};
+use rbd_guardian_core::model::target::Target;
+use rbd_guardian_core::rules::plan::Request;
 
-use crate::ceph::cluster::leave;
+use crate::ceph::rados::cluster::leave;
 use crate::descriptors;
-use crate::domain::addr::{Entry, parse_target};
-use crate::domain::permits::{Over, Permits};
-use crate::domain::plan::{Request, Target};
 use context::Context;
 use error::Fault;
 use replay::ReplayArgs;
@@ -361,8 +362,8 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     descriptors::raise();
-    let exit = out::keep().map_err(Fault::from).and_then(|()| run(&cli)).unwrap_or_else(|fault| {
-        served::say(&fault.to_string());
+    let exit = output::keep().map_err(Fault::from).and_then(|()| run(&cli)).unwrap_or_else(|fault| {
+        dispatch::say(&fault.to_string());
         fault.exit()
     });
     leave(exit.into())
@@ -435,7 +436,7 @@ impl TargetArgs {
 }
 
 fn reason(text: &str) -> Result<String, String> {
-    crate::domain::permits::reason(Some(text))
+    rbd_guardian_core::model::overrides::reason(Some(text))
         .map(str::to_owned)
         .ok_or_else(|| "a reason has words".to_owned())
 }

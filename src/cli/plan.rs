@@ -1,21 +1,22 @@
 //! `plan`: what a fence would do. Reads, decides, prints; changes nothing.
 
+use rbd_guardian_core::guardian::io::{Input, Now};
+use rbd_guardian_core::model::ceph_snapshot::World;
+use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::overrides::Over;
+use rbd_guardian_core::model::target::Target;
+use rbd_guardian_core::rules::plan::{Plan, Request, plan};
+use rbd_guardian_core::rules::refusal::Refusal;
 use serde::Serialize;
 
 use super::answer::{CoverageAnswer, EntryAnswer, coverage_text, entries_table};
 use super::context::Context;
 use super::error::Fault;
 use super::seen::{Source, known};
-use super::served::say;
-use super::{Exit, Format, served};
+use super::{Exit, Format};
+use crate::cli::dispatch::{self, say};
 use crate::clock;
-use crate::daemon::wire::Reason;
-use crate::domain::fence_id::FenceId;
-use crate::domain::guardian::io::{Input, Now};
-use crate::domain::permits::Over;
-use crate::domain::plan::{Plan, Request, Target, plan};
-use crate::domain::refusal::Refusal;
-use crate::domain::world::World;
+use crate::control::protocol::Reason;
 
 #[derive(Serialize)]
 struct PlanAnswer {
@@ -114,5 +115,5 @@ pub(super) fn refuse(format: Format, target: &Target, refusals: &[Refusal]) -> R
         Target::Member(name) => Some(name.clone()),
         Target::Addresses(_) => None,
     };
-    served::refuse(format, member, refusals.iter().map(Reason::from))
+    dispatch::refuse(format, member, refusals.iter().map(Reason::from))
 }

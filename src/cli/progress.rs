@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::served::say;
+use crate::cli::dispatch::say;
 use crate::clock;
 
 /// Says what is waited for, every two seconds.

@@ -3,24 +3,25 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use rbd_guardian_core::fence::releasing::Release;
+use rbd_guardian_core::model::addr::Entry;
+use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::listed::Listed;
+use rbd_guardian_core::model::operator_request;
+use rbd_guardian_core::model::record::FenceState;
+use rbd_guardian_core::rules::refusal::Refusal;
 use serde::Serialize;
 
 use super::answer::{EntryAnswer, entries_table};
 use super::context::{Context, print};
 use super::error::Fault;
-use super::served::{Opening, Served, operator, otherwise};
-use super::{Common, Exit, ReleaseArgs, drive, served};
+use super::{Common, Exit, ReleaseArgs};
 use crate::ceph::osdmap;
+use crate::cli::dispatch::{self, Opening, Served, operator, otherwise};
+use crate::cli::standalone;
 use crate::clock;
 use crate::config::Config;
-use crate::daemon::wire::{Line, Reason};
-use crate::domain::addr::Entry;
-use crate::domain::fence_id::FenceId;
-use crate::domain::guardian::io;
-use crate::domain::origin::Listed;
-use crate::domain::record::FenceState;
-use crate::domain::refusal::Refusal;
-use crate::domain::release::Release;
+use crate::control::protocol::{Line, Reason};
 
 #[derive(Serialize)]
 struct ReleaseAnswer {
@@ -54,7 +55,7 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
     if let Some(id) = &args.fence {
         id.parse::<FenceId>()?;
     }
-    let request = io::Request::Release {
+    let request = operator_request::Request::Release {
         // Who leads knows the member's fence, and addresses of it that this configuration may not know.
         fence: args.fence.clone().or_else(|| args.member.clone()).unwrap_or_default(),
         since: None,
@@ -93,19 +94,21 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
 fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> {
     let fence = match named(&context.config, args)? {
         Ok(fence) => fence,
-        Err(refusal) => return served::refuse(context.format, args.member.clone(), [Reason::from(&refusal)]),
+        Err(refusal) => {
+            return dispatch::refuse(context.format, args.member.clone(), [Reason::from(&refusal)]);
+        }
     };
     if !args.assert_powered_off {
         let what = args.member.clone().unwrap_or_else(|| fence.to_string());
         let refusal =
             Refusal::NotProved { what, state: "fenced by the blocklist alone".to_owned(), why: None };
-        return served::refuse(context.format, args.member.clone(), [Reason::from(&refusal)]);
+        return dispatch::refuse(context.format, args.member.clone(), [Reason::from(&refusal)]);
     }
     let hosts = fence.entries.iter().filter(|entry| entry.is_host());
     let ips: BTreeSet<IpAddr> = hosts.map(|entry| entry.ip()).collect();
     let now = context.read(osdmap::dump)?.map.clock(clock::wall());
     let mut release = Release::new(ips, context.config.policy.required_until(now));
-    let ended = drive::release(context, &mut release);
+    let ended = standalone::release(context, &mut release);
     let done = release.is_done();
     // Client entries belong to instances that are never let back in, also where the fence was of nothing else.
     let clients = fence.entries.iter().filter(|entry| !entry.is_host());

@@ -5,12 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rbd_guardian_core::recording::replay::{Difference, Replayed, replay};
 use serde_json::json;
 
 use super::error::Fault;
-use super::out;
 use super::{Common, Exit, Format};
-use crate::domain::guardian::replay::{Difference, Replayed, replay};
+use crate::cli::output;
 
 #[derive(Args)]
 pub(super) struct ReplayArgs {
@@ -21,7 +21,7 @@ pub(super) struct ReplayArgs {
 pub(super) fn run(common: &Common, args: &ReplayArgs) -> Result<Exit, Fault> {
     let unread = |why: io::Error| Fault::NoRecording { file: args.file.clone(), why };
     let replayed = replay(File::open(&args.file).map_err(unread)?);
-    let mut out = out::answer();
+    let mut out = output::answer();
     match common.format() {
         Format::Json => writeln!(out, "{:#}", answer(&replayed))?,
         Format::Table => writeln!(out, "{}", text(&args.file, &replayed))?,

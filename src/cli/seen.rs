@@ -3,20 +3,20 @@
 
 use std::time::Duration;
 
+use rbd_guardian_core::guardian::Guardian;
+use rbd_guardian_core::guardian::io::{Input, Now};
+use rbd_guardian_core::model::incus_snapshot::View;
+use rbd_guardian_core::model::record::{Leader, Records};
 use serde::Serialize;
 
 use super::context::Context;
 use super::error::Fault;
-use super::served::say;
 use crate::ceph::look::own;
 use crate::ceph::osdmap;
+use crate::cli::dispatch::say;
 use crate::clock;
-use crate::daemon::identity::Identity;
+use crate::config::identity::Identity;
 use crate::deadline::within;
-use crate::domain::guardian::Guardian;
-use crate::domain::guardian::io::{Input, Now};
-use crate::domain::record::{Leader, Records};
-use crate::domain::view::View;
 use crate::incus::client::Client;
 use crate::incus::gate::{is_of_another_version, marker};
 use crate::incus::{self, read};

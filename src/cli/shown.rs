@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use rbd_guardian_core::guardian::status::Address;
+use rbd_guardian_core::model::addr::{ClientAddr, Entry};
+use rbd_guardian_core::model::listed::Listed;
+use rbd_guardian_core::model::overrides::Over;
+use rbd_guardian_core::model::record::{
+    Breach, FenceRecord, FenceState, Leader, MemberRecord, Proof, Removal, RequestRecord,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::answer::{CoverageAnswer, EntryAnswer};
-use crate::domain::addr::{ClientAddr, Entry};
-use crate::domain::guardian::status::Address;
-use crate::domain::origin::Listed;
-use crate::domain::permits::Over;
-use crate::domain::record::{
-    Breach, FenceRecord, FenceState, Leader, MemberRecord, Proof, Removal, RequestRecord,
-};
 
 /// A fence: what `status` and `ledger` list, and `fence` prints of one that is not sealed yet. `null` is unknown, or has
 /// not happened.

@@ -5,6 +5,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rbd_guardian_core::guardian::status::Address;
+use rbd_guardian_core::model::addr::Entry;
+use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
+use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::listed::Listed;
+use rbd_guardian_core::model::member::Member;
+use rbd_guardian_core::model::osdmap::OsdMap;
+use rbd_guardian_core::model::record::{self, FenceState, Records};
+use rbd_guardian_core::rules::entry_origin::{self, Origin, Other};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,20 +22,13 @@ use super::context::{Context, print};
 use super::error::Fault;
 use super::progress::Progress;
 use super::seen::{Memory, Source, core, is_more_than_storage, memory, who_leads};
-use super::served::{Opening, daemon_status, say};
-use super::shown::FenceShown;
-use super::{Common, Exit, StatusArgs, drive, shown};
+use super::shown::{self, FenceShown};
+use super::{Common, Exit, StatusArgs};
 use crate::ceph::barrier::{Probes, barrier};
 use crate::ceph::osdmap;
+use crate::cli::dispatch::{Opening, daemon_status, say};
+use crate::cli::standalone;
 use crate::clock;
-use crate::domain::addr::Entry;
-use crate::domain::barrier::{PoolProof, PoolToProve};
-use crate::domain::fence_id::FenceId;
-use crate::domain::guardian::status::Address;
-use crate::domain::map::OsdMap;
-use crate::domain::member::Member;
-use crate::domain::origin::{self, Listed, Origin, Other};
-use crate::domain::record::{self, FenceState, Records};
 
 /// What the storage alone shows.
 struct Found {
@@ -343,7 +345,7 @@ fn prove(context: &Context, names: &mut Probes) -> Result<(OsdMap, Vec<PoolProof
         let guarded = context.config.policy.guarded.pools(&map);
         let pools: Vec<_> = guarded.into_iter().map(|(id, pool)| PoolToProve::new(id, pool)).collect();
         let within = context.deadline.at_most(PROVE_WITHIN);
-        let say = &mut |proofs: &[PoolProof]| progress.say(|| drive::unproved(proofs));
+        let say = &mut |proofs: &[PoolProof]| progress.say(|| standalone::unproved(proofs));
         let proofs = barrier(&context.cluster, &pools, map.epoch, names, &within, say);
         let after = context.read(osdmap::dump)?.map;
         if after.blocklist == map.blocklist && after.pools == map.pools {
@@ -398,7 +400,7 @@ fn others(
     let fenced = found.iter().filter(|member| member.fence.is_some());
     let told: BTreeSet<Entry> = fenced.flat_map(|member| &member.entries).map(|entry| entry.entry).collect();
     let ours = |entry| told.contains(&entry);
-    let others = origin::others(&map.blocklist, ours, &context.config.members, now, required);
+    let others = entry_origin::others(&map.blocklist, ours, &context.config.members, now, required);
     let other = |Other { entry, until, origin, member }: Other| {
         let until = Timestamp::from_second(until.as_second()).unwrap_or(until);
         OtherFound { entry, until, origin: Some(origin).filter(|_| known), member }

@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use rbd_guardian_core::model::addr::EntityAddr;
+use rbd_guardian_core::model::member::Members;
+use rbd_guardian_core::model::osdmap::{OsdMap, Pool, PoolId};
+use rbd_guardian_core::rules::image_verdict::{Verdict, judge};
 use serde::Serialize;
 
 use super::answer::{Cell, table};
 use super::context::Context;
 use super::error::Fault;
 use super::seen::known;
-use super::served::say;
 use super::{Exit, WatchersArgs};
 use crate::ceph::locks::LockOwner;
 use crate::ceph::osdmap;
 use crate::ceph::watchers::{ImageUse, Scope, path, sweep};
-use crate::domain::addr::EntityAddr;
-use crate::domain::map::{OsdMap, Pool, PoolId};
-use crate::domain::member::Members;
-use crate::domain::verdict::{Verdict, judge};
+use crate::cli::dispatch::say;
 
 #[derive(Serialize)]
 struct ImageAnswer {

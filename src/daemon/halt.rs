@@ -8,7 +8,7 @@
 //! is not known to the core yet. `before:gate-write-MEMBER` is between the reading of a member's keys and their write
 //! on that condition. `@FILE` instead names a file that holds all this, which may be written while the process runs.
 
-use crate::domain::guardian::io::Effect;
+use rbd_guardian_core::guardian::io::Effect;
 
 /// What an effect sends, if that counts as a step.
 #[derive(Debug)]
@@ -70,10 +70,13 @@ mod asked {
 
     use super::Effect;
     use crate::daemon::log;
-    use crate::domain::fence::Effect as Fence;
-    use crate::domain::guardian::report::Level;
-    use crate::domain::record::{Change, FenceState, Key, Record};
-    use crate::domain::release::Effect as Release;
+    use rbd_guardian_core::fence::releasing::Effect as Release;
+    use rbd_guardian_core::fence::sealing::Effect as Fence;
+    use rbd_guardian_core::guardian::report::Level;
+    use rbd_guardian_core::model::record::Change;
+    use rbd_guardian_core::model::record::FenceState;
+    use rbd_guardian_core::model::record::Key;
+    use rbd_guardian_core::model::record::Record;
 
     /// Steps so far, by kind.
     static TAKEN: Mutex<BTreeMap<String, u32>> = Mutex::new(BTreeMap::new());

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rbd_guardian_core::guardian::report::Level;
+
 use super::log;
-use crate::domain::guardian::report::Level;
 use crate::incus::events::Signal;
 
 /// Between two lines of one kind.

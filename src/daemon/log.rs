@@ -7,15 +7,14 @@
 //! nobody else. What does not fit in the queue meanwhile is dropped, and counted in the first line after.
 
 use std::cell::Cell;
-use std::io;
-use std::panic;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
 use std::time::Duration;
+use std::{io, panic, thread};
 
 use jiff::Timestamp;
+use rbd_guardian_core::guardian::report::Level;
 use tracing::Dispatch;
 use tracing::dispatcher::with_default;
 use tracing_subscriber::filter::LevelFilter;
@@ -23,9 +22,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use super::config::LogForm;
 use crate::clock;
-use crate::domain::guardian::report::Level;
+use crate::config::daemon::LogForm;
 use crate::printable::printable;
 
 /// Lines that wait to be written, and the longest of them: together no more than 8 MiB.

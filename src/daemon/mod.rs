@@ -1,49 +1,45 @@
-//! The daemon: the pure core ([`guardian`](crate::domain::guardian)) in an event loop (`driver`).
+//! The daemon: the pure core ([`guardian`](rbd_guardian_core::guardian)) in an event loop (`driver`).
 //!
 //! One thread decides. What blocks runs on lanes, what waits for the network in tasks, each with a deadline; what became
 //! of it comes back as an input. The daemon starts without Ceph, without the ledger and without Incus, says so, and
 //! goes on when they come.
 
 mod budget;
-pub mod config;
-mod driver;
-mod effects;
+mod election;
+mod event_loop;
+mod executor;
+mod forwarded_requests;
 mod halt;
 mod hearing;
-pub mod identity;
-mod jobs;
-mod leading;
+mod incus_events;
+mod incus_steps;
+mod job;
+mod leader;
+mod leadership;
 mod log;
-mod lookout;
 mod memory;
-mod notices;
 mod ping;
-mod platform;
 mod recordings;
-mod requests;
-pub mod socket;
-mod supervise;
-mod tenure;
-pub mod wire;
+mod service_manager;
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use driver::Driver;
 use futures_util::future::join;
-use identity::Identity;
-use socket::{Ask, Door, DoorError};
-use supervise::Signals;
+use rbd_guardian_core::model::operator_request::Request;
 use tokio::sync::mpsc::channel;
 use tokio::task::LocalSet;
-use wire::{Line, Question};
 
-use crate::ceph::cluster::{Cluster, Options};
+use crate::ceph::rados::cluster::{Cluster, Options};
+use crate::config::identity::Identity;
 use crate::config::{Config, ConfigError};
+use crate::control::protocol::{Line, Question};
+use crate::control::socket::{Ask, Door, DoorError};
+use crate::daemon::event_loop::Driver;
+use crate::daemon::service_manager::Signals;
 use crate::deadline::{Deadline, Late, within};
 use crate::descriptors::{self, TooFew};
-use crate::domain::guardian::io::Request;
 
 /// Where the daemon's configuration comes from.
 #[derive(Debug, Clone)]

@@ -10,11 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rbd_guardian_core::guardian::report::Level;
+use rbd_guardian_core::recording::recorder::Recorder;
 
 use super::log;
 use crate::clock;
-use crate::domain::guardian::recorder::Recorder;
-use crate::domain::guardian::report::Level;
 
 /// So many files are kept, the newest: 64 MiB at most.
 const KEPT: usize = 16;
@@ -174,13 +174,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::domain::guardian::io::{Input, Now};
-    use crate::domain::guardian::recorder::LIMIT;
-    use crate::domain::guardian::replay::replay;
-    use crate::domain::guardian::settings::Settings;
-    use crate::domain::member::Members;
-    use crate::domain::policy::Policy;
-    use crate::domain::record::Records;
+    use rbd_guardian_core::guardian::io::Input;
+    use rbd_guardian_core::guardian::io::Now;
+    use rbd_guardian_core::guardian::settings::Settings;
+    use rbd_guardian_core::model::member::Members;
+    use rbd_guardian_core::model::policy::Policy;
+    use rbd_guardian_core::model::record::Records;
+    use rbd_guardian_core::recording::recorder::LIMIT;
+    use rbd_guardian_core::recording::replay::replay;
 
     #[test]
     fn the_newest_are_kept_and_only_their_owner_reads_them() {

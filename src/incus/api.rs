@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use rbd_guardian_core::model::incus_snapshot::{InstanceId, InstanceKind, MemberStatus, OperationKind};
+use rbd_guardian_core::model::volume::{Content, VolumeKind};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::path::instance_of;
-use crate::domain::view::{InstanceId, InstanceKind, MemberStatus, OperationKind};
-use crate::domain::volume::{Content, VolumeKind};
 
 /// Configuration keys.
 pub type Keys = BTreeMap<String, String>;

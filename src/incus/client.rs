@@ -14,8 +14,8 @@ use super::endpoint::Endpoint;
 use super::error::{Cause, IncusError, SetupFault};
 use super::exchange::{Answer, Question, Stream, exchange, exchange_large};
 use super::tls::Tls;
-use crate::config::IncusConfig;
 use crate::deadline::within;
+use crate::incus::options::IncusConfig;
 
 /// Asks one of several members, whichever answers; or one alone, see [`Client::on`].
 #[derive(Debug, Clone)]

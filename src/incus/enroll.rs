@@ -20,8 +20,8 @@ use super::endpoint::{self, Endpoint};
 use super::error::{Cause, Fingerprint, IncusError, SetupFault};
 use super::path::ApiPath;
 use super::tls::{Tls, read_certificate, read_pins};
-use crate::config::IncusConfig;
 use crate::deadline::within;
+use crate::incus::options::IncusConfig;
 
 /// What `incus config trust add` prints: base64 of JSON (shared/api/certificate.go, `CertificateAddToken`).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,7 @@ pub mod events;
 mod exchange;
 mod frames;
 pub mod gate;
+pub mod options;
 pub mod path;
 mod profiles;
 pub mod read;

@@ -2,8 +2,7 @@
 //! have any letter in them.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-
-use crate::domain::view::InstanceId;
+use rbd_guardian_core::model::incus_snapshot::InstanceId;
 
 /// What stays as it is in a segment and in a query (RFC 3986, unreserved).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
+use rbd_guardian_core::model::incus_snapshot::InstanceId;
+use rbd_guardian_core::model::volume::Volume;
 
 use super::api;
 use super::client::Client;
 use super::error::{Cause, IncusError};
 use super::path::{ApiPath, instance_of, name_of, parts, project_of};
 use super::read::{ListedBy, strange};
-use crate::domain::view::InstanceId;
-use crate::domain::volume::Volume;
 
 /// Profiles that are asked for at once: each is a connection of its own.
 const AT_ONCE: usize = 8;

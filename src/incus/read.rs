@@ -9,8 +9,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all, join4};
-
 use ipnet::IpNet;
+use rbd_guardian_core::guardian::gate::{KEYS, is_own};
+use rbd_guardian_core::model::incus_snapshot::{
+    Details, GateView, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation, Thresholds,
+    View,
+};
+use rbd_guardian_core::model::machine::{Machine, Part};
+use rbd_guardian_core::model::volume::{ExternalImage, StoragePool, Volume, VolumeKind};
 use serde::Deserialize;
 
 use super::api::{self, instance_kind};
@@ -18,14 +24,7 @@ use super::client::Client;
 use super::error::{Cause, IncusError};
 use super::path::{ApiPath, instance_of, name_of, parts};
 use super::profiles::{self, ProfileId};
-use crate::config::host;
-use crate::domain::guardian::gate::{KEYS, is_own};
-use crate::domain::machine::{Machine, Part};
-use crate::domain::view::{
-    Details, GateView, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation, Thresholds,
-    View,
-};
-use crate::domain::volume::{ExternalImage, StoragePool, Volume, VolumeKind};
+use crate::incus::options::host;
 
 /// The operator's word on a member's storage addresses, in the member's configuration.
 pub const ADDRESSES_KEY: &str = "user.rbd-guardian.ceph-addresses";

@@ -1,9 +1,8 @@
 //! Records as bytes: JSON with the version of its form.
 
+use rbd_guardian_core::model::record::{Key, Record, VERSION};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-
-use crate::domain::record::{Key, Record, VERSION};
 
 /// The version of the ledger's form.
 pub(super) const META: &str = "meta";

@@ -1,20 +1,20 @@
 //! The lease: who may try to lead. It spreads the work among guardians and proves nothing; what proves the right to
 //! write is the leader record. And a second one, by which a guardian that waits says that it could lead better than one
-//! that sees nothing ([`outlook`](crate::domain::outlook)).
+//! that sees nothing ([`outlook`](rbd_guardian_core::rules::leader_fitness)).
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use rbd_guardian_core::rules::leader_fitness::Readiness;
 
 use super::store::{Ledger, OBJECT, ReadError};
-use crate::ceph::errno::{BLOCKLISTED, Meaning, meaning};
-use crate::ceph::ioctx::IoCtx;
 use crate::ceph::lane;
-use crate::ceph::lease::{Locker, Take};
+use crate::ceph::rados::errno::{BLOCKLISTED, Meaning, meaning};
+use crate::ceph::rados::ioctx::IoCtx;
+use crate::ceph::rados::lock::{Locker, Take};
 use crate::clock;
 use crate::deadline::{Deadline, Late};
-use crate::domain::outlook::Readiness;
 
 /// The lock of the one that leads.
 const LEADER: &str = "leader";
@@ -40,7 +40,7 @@ pub enum NotLeased {
     #[error("the lease ended before it was renewed")]
     Lost,
     /// The key does not allow it.
-    #[error("the key may not take the lease: it lacks {} (deploy/ceph)", super::cap(pool))]
+    #[error("the key may not take the lease: it lacks {} (deploy/ceph)", crate::ledger::cap(pool))]
     Denied {
         /// The pool.
         pool: String,
@@ -159,7 +159,7 @@ impl Ledger {
         }
     }
 
-    /// Takes it if it is free, or nobody's any more ([`silence`](crate::domain::silence)).
+    /// Takes it if it is free, or nobody's any more ([`silence`](rbd_guardian_core::rules::silence)).
     fn bid(&self, lock: &'static str, lease: &Lease, deadline: &Deadline) -> Result<(), NotLeased> {
         match self.take(lock, lease, Take::Bid, deadline) {
             Err(NotLeased::Held) if self.break_silent(lock, lease.duration, deadline) => {

@@ -1,6 +1,6 @@
 //! What guardians remember together, kept by the storage itself.
 //!
-//! One object, `ledger`, in a replicated pool: its omap holds a record for each thing ([`record`](crate::domain::record))
+//! One object, `ledger`, in a replicated pool: its omap holds a record for each thing ([`record`](rbd_guardian_core::model::record))
 //! as JSON with the version of its form, and the audit trail. All that one write changes is changed by one operation,
 //! which the OSD carries out only if the leader record is still the writer's own and each record is still what the
 //! writer had read. So a guardian that was deposed without knowing it changes nothing (INV-7), and record and trail

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use rbd_guardian_core::model::record::{Change, Key, Record, Records, VERSION};
 use serde::de::IgnoredAny;
 
 use super::codec::{AUDIT, Decoded, LEADER, META, Meta, REQUEST, TRAIL, Trail, decode, decode_record};
 use super::write::NotWritten;
-use crate::ceph::omap::OmapWrite;
-use crate::domain::record::{Change, Key, Record, Records, VERSION};
+use crate::ceph::rados::omap::OmapWrite;
 
 /// Everything but the audit trail, at one moment. A write compares with it and, once done, brings it up to date.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -5,18 +5,17 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
+use rbd_guardian_core::model::record::Audit;
+use rbd_guardian_core::rules::silence::Silence;
 
 use super::codec::{AFTER_AUDIT, AFTER_FENCES, AUDIT, Decoded, REQUEST, audit_key, decode};
 use super::snapshot::Snapshot;
-use crate::ceph::cluster::Cluster;
-use crate::ceph::command;
-use crate::ceph::completion::OmapPage;
-use crate::ceph::errno::{Meaning, meaning};
-use crate::ceph::ioctx::IoCtx;
-use crate::ceph::{lane, pools};
+use crate::ceph::rados::cluster::Cluster;
+use crate::ceph::rados::completion::OmapPage;
+use crate::ceph::rados::errno::{Meaning, meaning};
+use crate::ceph::rados::ioctx::IoCtx;
+use crate::ceph::{command, lane, pools};
 use crate::deadline::{Deadline, Late};
-use crate::domain::record::Audit;
-use crate::domain::silence::Silence;
 
 /// The pool that `deploy/ceph/create-key` makes.
 pub const DEFAULT_POOL: &str = "rbd-guardian";
@@ -113,13 +112,13 @@ fn create(pool: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The key does not allow it.
-    #[error("the key may not read the ledger: it lacks {} (deploy/ceph)", super::cap(pool))]
+    #[error("the key may not read the ledger: it lacks {} (deploy/ceph)", crate::ledger::cap(pool))]
     Denied {
         /// The pool.
         pool: String,
     },
     /// The client is refused itself.
-    #[error("cannot read the ledger in pool '{pool}': {}", crate::ceph::errno::BLOCKLISTED)]
+    #[error("cannot read the ledger in pool '{pool}': {}", crate::ceph::rados::errno::BLOCKLISTED)]
     Blocklisted {
         /// The pool.
         pool: String,

@@ -5,15 +5,15 @@ use std::sync::mpsc::channel;
 
 use jiff::Timestamp;
 use nix::errno::Errno;
+use rbd_guardian_core::model::addr::ClientAddr;
+use rbd_guardian_core::model::record::{Audit, Change, Key, Leader, Record, RequestRecord};
 
 use super::codec::{LEADER, META, Meta, TRAIL, Trail, audit_key, encode, encode_record};
 use super::snapshot::Snapshot;
 use super::store::{Ledger, OBJECT};
-use crate::ceph::errno::{BLOCKLISTED, Meaning, meaning};
-use crate::ceph::omap::OmapWrite;
+use crate::ceph::rados::errno::{BLOCKLISTED, Meaning, meaning};
+use crate::ceph::rados::omap::OmapWrite;
 use crate::deadline::Deadline;
-use crate::domain::addr::ClientAddr;
-use crate::domain::record::{Audit, Change, Key, Leader, Record, RequestRecord};
 
 /// Who wants to lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub enum NotWritten {
         why: String,
     },
     /// The key does not allow it.
-    #[error("the key may not write the ledger: it lacks {} (deploy/ceph)", super::cap(pool))]
+    #[error("the key may not write the ledger: it lacks {} (deploy/ceph)", crate::ledger::cap(pool))]
     Denied {
         /// The pool.
         pool: String,

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use lab::incus::Cluster;
 use lab::{Lab, Process, Topology, monotonic, wait_for};
 use nix::time::{ClockId, clock_gettime};
-use rbd_guardian::config::{Config, IncusConfig};
+use rbd_guardian::config::Config;
+use rbd_guardian::incus::options::IncusConfig;
 use serde_json::Value;
 
 use super::guardian::Guardian;

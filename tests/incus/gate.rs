@@ -5,18 +5,19 @@ use std::fs::{self, File};
 use std::process::Stdio;
 use std::time::Instant;
 
-use crate::common::Answer;
-use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON};
-use crate::common::json::is_as_documented;
-use crate::from;
 use lab::incus::IMAGE;
 use lab::{Links, Topology, wait_for};
-use rbd_guardian::domain::guardian::gate::{Contents, epoch};
 use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::gate::keys::{self, Written, put_keys};
 use rbd_guardian::incus::gate::refusal::{Why, refusal};
+use rbd_guardian_core::guardian::gate::{Contents, epoch};
 use serde_json::{Value, json};
+
+use crate::common::Answer;
+use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON};
+use crate::common::json::is_as_documented;
+use crate::from;
 
 const SITE: &str = "# of the site\nPREFERRED = \"n1\"\n\ndef instance_placement(request, candidate_members):\n\tlog_info('''placing\n%s''' % request.name)\n\tfor member in candidate_members:\n\t\tif request.config.get(\"user.prefers\", \"\") == member.server_name:\n\t\t\tset_target(member.server_name)\n";
 

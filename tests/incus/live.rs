@@ -4,19 +4,20 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::guarded::{Guarded, MEMBERS};
-use crate::from;
 use lab::{Links, Topology};
-use rbd_guardian::config::IncusConfig;
 use rbd_guardian::deadline::within;
-use rbd_guardian::domain::view::{InstanceId, MemberStatus};
-use rbd_guardian::domain::volume::{ImageName, images};
 use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::endpoint::Endpoint;
 use rbd_guardian::incus::error::Cause;
 use rbd_guardian::incus::events::{Listener, Signal, What};
+use rbd_guardian::incus::options::IncusConfig;
 use rbd_guardian::incus::{block_on, read};
+use rbd_guardian_core::model::incus_snapshot::{InstanceId, MemberStatus};
+use rbd_guardian_core::model::volume::{ImageName, images};
 use serde_json::{Value, json};
+
+use crate::common::guarded::{Guarded, MEMBERS};
+use crate::from;
 
 /// For anything that happens at once, on a machine under load.
 const SOON: Duration = Duration::from_secs(30);

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::guarded::{Guarded, MEMBERS, SOON, alarm, fence, member};
 use lab::incus::{Container, ContainerWriter, IMAGE, POOL, Watch};
 use lab::{Topology, World, WriteLog as _, monotonic, wait_for};
 use rbd_guardian::incus::gate::refusal::{Why, refusal};
 use serde_json::{Value, json};
+
+use crate::common::guarded::{Guarded, MEMBERS, SOON, alarm, fence, member};
 
 /// An owner that nobody fenced is waited for longer than this before its lock is broken (docs/facts/ceph.md#the-exclusive-lock: 27 s).
 const TAKEN_OVER: Duration = Duration::from_secs(15);

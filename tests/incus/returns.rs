@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, alarm, member};
 use lab::incus::{Container, ContainerWriter};
 use lab::{Links, Topology, WriteLog as _, monotonic, wait_for};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
+
+use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, alarm, member};
 
 /// From `Online` to the alarm.
 const TOLD: Duration = Duration::from_secs(5);
@@ -108,7 +109,7 @@ fn records(site: &Guarded) -> PathBuf {
     folder
 }
 
-/// All that the daemon decided is had again from what it took in. Kept for tests/replay where a folder is named.
+/// All that the daemon decided is had again from what it took in. Kept for core/tests/replay where a folder is named.
 fn replays(site: &Guarded, folder: &Path, name: &str) {
     site.with_daemon(|daemon| kill(daemon.pid(), Signal::SIGUSR1)).unwrap();
     let file = wait_for("a recording", SOON, || {

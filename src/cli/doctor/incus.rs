@@ -8,10 +8,10 @@ use super::super::context::Context;
 use super::super::machines;
 use super::{Check, Verdict, check};
 use crate::clock;
-use crate::config::IncusConfig;
 use crate::deadline::within;
 use crate::incus::client::Client;
 use crate::incus::error::IncusError;
+use crate::incus::options::IncusConfig;
 use crate::incus::{self, api, tls};
 
 /// So long before its end a certificate is told of.

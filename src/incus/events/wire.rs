@@ -246,7 +246,7 @@ mod tests {
                 "metadata": {"evacuation_progress": "Migrating \"c1\" in project \"default\" to \"m3\""}}});
         let What::Operation(operation) = parsed(healing).unwrap().what else { panic!("no operation") };
         assert!(operation.is_under_way());
-        assert_eq!(operation.kind(), crate::domain::view::OperationKind::Heal);
+        assert_eq!(operation.kind(), rbd_guardian_core::model::incus_snapshot::OperationKind::Heal);
 
         let log = |level: &str| {
             json!({"type": "logging", "timestamp": "2026-08-24T12:00:31Z", "location": "m2", "metadata":

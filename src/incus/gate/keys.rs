@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use rbd_guardian_core::guardian::gate::{Contents, EPOCH, KEYS, LOCAL, is_own, is_plausible};
+use rbd_guardian_core::model::volume::StoragePool;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::domain::guardian::gate::{Contents, EPOCH, KEYS, LOCAL, is_own, is_plausible};
-use crate::domain::volume::StoragePool;
 use crate::incus::api::{self, Keys, MemberObject, Project};
 use crate::incus::client::Client;
 use crate::incus::error::{Cause, IncusError};

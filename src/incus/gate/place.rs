@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rbd_guardian_core::model::incus_snapshot::MemberStatus;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
 
 use super::refusal::loaded;
 use super::{Marker, Scriptlet};
-use crate::domain::view::MemberStatus;
 use crate::incus::api::{self, Server};
 use crate::incus::client::Client;
 use crate::incus::endpoint::Endpoint;

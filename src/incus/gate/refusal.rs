@@ -1,6 +1,6 @@
 //! What the gate refuses with, and how that is understood: one source for the scriptlet and for who reads its words.
 
-use crate::domain::view::InstanceId;
+use rbd_guardian_core::model::incus_snapshot::InstanceId;
 
 /// Member, project, instance, member. Mind that `%s` is Starlark's.
 pub(super) const NOT_SEALED: &str =

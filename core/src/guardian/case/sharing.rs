@@ -1,0 +1,71 @@
+//! Two fences may rest on one entry: what one of them says of itself, and what it leaves to the others (INV-3).
+
+use std::collections::BTreeSet;
+
+use crate::guardian::case::{Case, Stage};
+use crate::guardian::io::Effect;
+use crate::model::addr::Entry;
+use crate::model::fence_id::FenceId;
+
+impl Case {
+    /// What it was planned as.
+    pub fn target(&self) -> &FenceId {
+        &self.plan.fence
+    }
+
+    /// Entries whose removal would lift it.
+    pub fn rests_on(&self) -> BTreeSet<Entry> {
+        let covers = match &self.stage {
+            Stage::Fencing(fence) => fence.standing_covers(),
+            Stage::Releasing(_) => Vec::new(),
+        };
+        let recorded = self.record.entries.keys().chain(&self.plan.entries).chain(&self.to_chase);
+        recorded.copied().chain(covers).collect()
+    }
+
+    /// Its own removals are being sent: the gate is closed, and nothing starts any more.
+    pub fn is_releasing(&self) -> bool {
+        match &self.stage {
+            Stage::Fencing(_) => false,
+            Stage::Releasing(_) => true,
+        }
+    }
+
+    /// Could it remove an entry for good?
+    pub fn may_remove(&self) -> bool {
+        match &self.stage {
+            Stage::Fencing(fence) => !fence.standing_covers().is_empty(),
+            Stage::Releasing(_) => true,
+        }
+    }
+
+    /// What other fences rest on is not removed by this one. A removal that was decided and not sent yet is dropped.
+    pub fn keep(&mut self, kept: &BTreeSet<Entry>) {
+        let held = self.held.as_ref().map(Effect::removals).unwrap_or_default();
+        let lifts = held.iter().any(|entry| kept.contains(entry));
+        match &mut self.stage {
+            Stage::Fencing(fence) => {
+                fence.keep(kept.clone());
+                // One that is replaced is covered meanwhile.
+                if lifts && held.iter().all(|entry| fence.is_cover(*entry)) {
+                    self.held = None;
+                    fence.handle_unread();
+                }
+            }
+            Stage::Releasing(release) => {
+                release.keep(kept.clone());
+                if lifts && held.iter().any(|entry| entry.is_host()) {
+                    self.held = None;
+                    release.take_back();
+                }
+            }
+        }
+        if self.held.is_none() {
+            for entry in held {
+                if self.sent.remove(&entry) {
+                    self.record.in_doubt.remove(&entry);
+                }
+            }
+        }
+    }
+}

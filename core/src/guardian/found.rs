@@ -1,0 +1,309 @@
+//! Whether the images that Incus lists are in the pools that are guarded.
+//!
+//! Incus names a Ceph cluster by a name that most clusters have (`ceph`), and another cluster may have pools of the same
+//! names. A seal in this one stops no write there. So the gate of a member opens only when each of its images was found in
+//! the directory of its pool after the seal (INV-2), and a pool that lacks most of the images that were looked for
+//! counts as covered no longer. A look is judged by a listing of Incus that began after it: instances are made and
+//! deleted meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::guardian::Guardian;
+use crate::guardian::case::Case;
+use crate::guardian::io::Effect;
+use crate::guardian::pace::Lane;
+use crate::guardian::report::Alarm;
+use crate::model::record::FenceState;
+use crate::model::volume::{Expected, ImageName, Images};
+use crate::rules::unread::Unread;
+
+/// Images of each pool that are looked for while no gate waits.
+const SAMPLE: usize = 16;
+/// How often they are looked for.
+const FIND_EVERY: Duration = Duration::from_secs(600);
+/// The same while a pool lacks them, or a pool was never looked into. A pool that lacks them for so long has an alarm.
+const FIND_AGAIN: Duration = Duration::from_secs(10);
+/// The same while a gate waits for an image that was not found.
+const FIND_OFTEN: Duration = Duration::from_secs(1);
+/// A listing that failed is not asked for again sooner.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is known of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Found {
+    /// What is looked for while no gate waits.
+    sample: BTreeSet<ImageName>,
+    /// What the look that is on its way asks for, and when it was sent.
+    asking: BTreeSet<ImageName>,
+    asked_at: Option<Duration>,
+    last: Option<Search>,
+    /// OSD pools that lack most of the images that were looked for.
+    absent: BTreeMap<String, Absent>,
+}
+
+/// One look into the directories of pools.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Search {
+    began: Duration,
+    ended: Duration,
+    asked: BTreeSet<ImageName>,
+    missing: BTreeSet<ImageName>,
+    /// What could not be read, as a sweep says it.
+    unread: Vec<String>,
+}
+
+/// A pool that lacks images.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Absent {
+    since: Duration,
+    asked: usize,
+    missing: usize,
+    /// One of those that are missing.
+    example: ImageName,
+}
+
+impl Found {
+    /// Pools that do not count as covered.
+    pub(super) fn absent(&self) -> BTreeSet<&str> {
+        self.absent.keys().map(String::as_str).collect()
+    }
+
+    /// A whole listing says which images there are: some of each pool are looked for, spread evenly by their names.
+    fn choose(&mut self, images: &Images, except: &[String]) {
+        let mut pools: BTreeMap<&str, Vec<&ImageName>> = BTreeMap::new();
+        let exclusive = images.iter().filter(|(_, expected)| matches!(expected, Expected::Exclusive { .. }));
+        for (image, _) in exclusive.filter(|(image, _)| !except.contains(&image.pool)) {
+            pools.entry(&image.pool).or_default().push(image);
+        }
+        let some = |images: Vec<&ImageName>| {
+            let step = images.len().div_ceil(SAMPLE).max(1);
+            images.into_iter().step_by(step).cloned().collect::<Vec<_>>()
+        };
+        self.sample = pools.into_values().flat_map(some).collect();
+    }
+
+    /// Are there pools that the last look did not go to?
+    fn has_new_pools(&self) -> bool {
+        let Some(last) = &self.last else { return !self.sample.is_empty() };
+        let looked = |pool: &str| {
+            // The images of a pool lie beside each other.
+            let from = ImageName { pool: pool.to_owned(), namespace: String::new(), name: String::new() };
+            last.asked.range(from..).next().is_some_and(|image| image.pool == pool)
+        };
+        let mut pools: Vec<&str> = self.sample.iter().map(|image| image.pool.as_str()).collect();
+        pools.dedup();
+        !pools.into_iter().all(looked)
+    }
+
+    fn answered(
+        &mut self,
+        began: Duration,
+        ended: Duration,
+        missing: BTreeSet<ImageName>,
+        unread: Vec<String>,
+    ) {
+        let asked = std::mem::take(&mut self.asking);
+        self.last = Some(Search { began, ended, asked, missing, unread });
+    }
+
+    /// Judges the last look by a listing that began then. Does it have to wait for a newer one?
+    fn judge(&mut self, images: &Images, listed: Option<Duration>, now: Duration) -> bool {
+        let Some(search) = &self.last else { return false };
+        let unread = Unread::new(&search.unread);
+        let mut pools: BTreeMap<&str, (usize, Vec<&ImageName>)> = BTreeMap::new();
+        for image in search.asked.iter().filter(|image| unread.of(image).is_none()) {
+            if !matches!(images.get(image), Some(Expected::Exclusive { .. })) {
+                continue;
+            }
+            let (asked, missing) = pools.entry(&image.pool).or_default();
+            *asked += 1;
+            missing.extend(search.missing.contains(image).then_some(image));
+        }
+        if listed.is_none_or(|listed| listed < search.ended) {
+            return pools.values().any(|(_, missing)| !missing.is_empty());
+        }
+        for (pool, (asked, missing)) in pools {
+            match missing.first() {
+                Some(example) if missing.len() * 2 > asked => {
+                    let since = self.absent.get(pool).map_or(now, |before| before.since);
+                    let (missing, example) = (missing.len(), (*example).clone());
+                    self.absent.insert(pool.to_owned(), Absent { since, asked, missing, example });
+                }
+                Some(_) | None => drop(self.absent.remove(pool)),
+            }
+        }
+        let sample = &self.sample;
+        self.absent.retain(|pool, _| sample.iter().any(|image| image.pool == *pool));
+        false
+    }
+
+    /// Images of a sealed member in these pools that no look since the seal has found, in words; `listed` is when the last
+    /// listing of Incus began.
+    pub(super) fn unfound(
+        &self,
+        case: &Case,
+        images: &Images,
+        guarded: &BTreeSet<&str>,
+        listed: Option<Duration>,
+    ) -> Vec<String> {
+        let (Some(member), Some(sealed)) = (case.member(), case.sealed_at) else { return Vec::new() };
+        let its = images_of(member, images).filter(|image| guarded.contains(image.pool.as_str()));
+        let Some(search) = self.last.as_ref().filter(|search| search.began >= sealed) else {
+            let mut its = its;
+            let wait = "a look into the directories of its pools that began after the seal".to_owned();
+            return its.next().map(|_| wait).into_iter().collect();
+        };
+        let not_read = Unread::new(&search.unread);
+        // What an operator goes on without: an image that is not there can be written by nobody. Where it is another
+        // cluster's, its pool is not covered, and that is known once a listing judged the look.
+        let accepted = case.record.accepted && listed.is_some_and(|listed| listed >= search.ended);
+        let (mut words, mut missing) = (BTreeSet::new(), BTreeMap::<&str, Vec<&ImageName>>::new());
+        let mut found: BTreeSet<&str> = BTreeSet::new();
+        for image in its {
+            if !search.asked.contains(image) {
+                words.insert(format!("image {image} was not looked for yet"));
+            } else if let Some(why) = not_read.of(image) {
+                words.insert(why.to_owned());
+            } else if !search.missing.contains(image) {
+                found.insert(&image.pool);
+            } else if !accepted {
+                missing.entry(&image.pool).or_default().push(image);
+            }
+        }
+        for (pool, images) in missing {
+            let count = images.len();
+            if count > 1 && !found.contains(pool) {
+                words.insert(format!(
+                    "pool '{pool}' has none of the {count} images that Incus lists there, {} among them",
+                    images[0]
+                ));
+            } else {
+                let lacks =
+                    |image: &ImageName| format!("pool '{pool}' has no image {image}, which Incus lists");
+                words.extend(images.into_iter().map(lacks));
+            }
+        }
+        words.into_iter().collect()
+    }
+}
+
+fn images_of<'a>(member: &'a str, images: &'a Images) -> impl Iterator<Item = &'a ImageName> {
+    let its = move |expected: &Expected| matches!(expected, Expected::Exclusive { locations, .. } if locations.iter().any(|one| one == member));
+    images.iter().filter(move |(_, expected)| its(expected)).map(|(image, _)| image)
+}
+
+impl Guardian {
+    /// How Incus names the Ceph cluster of this guardian.
+    pub fn storage(&self) -> &str {
+        &self.settings.storage
+    }
+
+    /// Images in this Ceph cluster that belong to instances, by the last listing of Incus.
+    pub fn exclusive_images(&self) -> Vec<ImageName> {
+        let exclusive =
+            self.images.iter().filter(|(_, expected)| matches!(expected, Expected::Exclusive { .. }));
+        exclusive.map(|(image, _)| image.clone()).collect()
+    }
+
+    /// Incus was listed as a whole.
+    pub(super) fn listed(&mut self) {
+        self.found.choose(&self.images, &self.settings.policy.guarded.except);
+        self.judge_found();
+    }
+
+    /// The directories were read.
+    pub(super) fn note_found(&mut self, began: Duration, missing: BTreeSet<ImageName>, unread: Vec<String>) {
+        self.found.answered(began, self.now.boot, missing, unread);
+        self.judge_found();
+        self.swept();
+    }
+
+    fn judge_found(&mut self) {
+        let now = self.now.boot;
+        if self.found.judge(&self.images, self.whole_began, now) {
+            let again = self.schedule.whole_asked.map_or(now, |asked| asked + LIST_AGAIN).max(now);
+            self.schedule.whole = self.schedule.whole.min(again);
+        }
+    }
+
+    /// Are images to be looked for now?
+    pub(super) fn find(&mut self) -> Option<Effect> {
+        let now = self.now.boot;
+        if self.map.is_none() || !self.may_begin(&Lane::Find) || self.whole_began.is_none() {
+            return None;
+        }
+        let last = self.found.last.as_ref();
+        let again = last.is_none_or(|last| now >= last.began + FIND_OFTEN);
+        let waits = |case: &&Case| {
+            let new = case.sealed_at.is_some_and(|sealed| last.is_none_or(|last| last.began < sealed));
+            let sealed = case.record.state == FenceState::Sealed && case.member().is_some();
+            sealed && !case.clear && (new || (again && !case.unfound.is_empty()))
+        };
+        let waiting: BTreeSet<&str> = self.cases.values().filter(waits).filter_map(Case::member).collect();
+        let rested = |every| self.found.asked_at.is_none_or(|asked| now >= asked + every);
+        let absent = !self.found.absent.is_empty() || self.found.has_new_pools();
+        let due = rested(FIND_EVERY) || (absent && rested(FIND_AGAIN));
+        if waiting.is_empty() && !due {
+            return None;
+        }
+        let mut asked = self.found.sample.clone();
+        let its = |expected: &Expected| {
+            matches!(expected, Expected::Exclusive { locations, .. }
+                if locations.iter().any(|location| waiting.contains(location.as_str())))
+        };
+        if !waiting.is_empty() {
+            let its = self.images.iter().filter(|(_, expected)| its(expected));
+            asked.extend(its.map(|(image, _)| image.clone()));
+        }
+        self.found.asked_at = Some(now);
+        if asked.is_empty() {
+            return None;
+        }
+        self.begin(Lane::Find);
+        self.found.asking.clone_from(&asked);
+        Some(Effect::Find(asked.into_iter().collect()))
+    }
+
+    /// Pools that lack what Incus lists there.
+    pub(super) fn wrong_clusters(&self) -> Vec<Alarm> {
+        let lasting = |absent: &Absent| self.now.boot.saturating_sub(absent.since) >= FIND_AGAIN;
+        let storage = &self.settings.storage;
+        let alarm = |(pool, absent): (&String, &Absent)| Alarm {
+            code: "wrong-cluster",
+            member: None,
+            text: format!(
+                "pool '{pool}' lacks {} of {} images that Incus lists there, {} among them: Incus keeps them in another Ceph \
+                 cluster of the same name, or they were removed. Nothing in it is covered, and no instance on it is placed \
+                 elsewhere",
+                absent.missing, absent.asked, absent.example
+            ),
+            about: None,
+            advice: vec![
+                format!("compare `ceph --cluster {storage} fsid` here and on a member"),
+                format!("rbd ls {pool}"),
+                "rbd-guardian doctor".to_owned(),
+            ],
+        };
+        self.found.absent.iter().filter(|(_, absent)| lasting(absent)).map(alarm).collect()
+    }
+
+    /// Pools with images of a member that lack what Incus lists there, in words.
+    pub(super) fn lost_pools_of(&self, name: &str) -> Vec<String> {
+        if self.found.absent.is_empty() {
+            return Vec::new();
+        }
+        let pools: BTreeSet<&str> = images_of(name, &self.images).map(|image| image.pool.as_str()).collect();
+        let absent = self.found.absent.iter().filter(|(pool, _)| pools.contains(pool.as_str()));
+        let words = |(pool, absent): (&String, &Absent)| {
+            format!(
+                "pool '{pool}' lacks {} of {} images that Incus lists there: Incus may use another Ceph cluster of the \
+                 same name",
+                absent.missing, absent.asked
+            )
+        };
+        absent.map(words).collect()
+    }
+}

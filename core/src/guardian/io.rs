@@ -1,0 +1,247 @@
+//! What goes into the guardian and what comes out: plain data, so that a run can be recorded and replayed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::fence::releasing;
+use crate::fence::sealing::{self, Sent};
+use crate::guardian::gate::Contents;
+use crate::model::addr::{ClientAddr, Entry};
+use crate::model::barrier::PoolProof;
+use crate::model::ceph_snapshot::{Daemon, World};
+use crate::model::image_users::ImageUse;
+use crate::model::incus_snapshot::{InstanceId, MemberState, Notice, View};
+use crate::model::operator_request::Request;
+use crate::model::osdmap::{DataPools, OsdMap};
+use crate::model::record::{Change, Records, Removal};
+use crate::model::volume::ImageName;
+
+/// A fence's ID as it is printed ([`FenceId`](crate::model::fence_id::FenceId)).
+pub type Id = String;
+
+/// The time, as two clocks tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Now {
+    /// Since the guardian's host booted (`CLOCK_BOOTTIME`): never steps, goes on while the host sleeps.
+    pub boot: Duration,
+    /// The wall clock: for what ends at a wall-clock time (blocklist entries), and for people.
+    pub wall: Timestamp,
+}
+
+/// Something to perform. Each is answered by exactly one input; nothing waits for it meanwhile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// Read the members, the gate, operations, and with `whole` also instances, pools and volumes.
+    /// Answer: [`Input::View`].
+    ReadView {
+        /// Everything, or only what changes by the second.
+        whole: bool,
+    },
+    /// Ask a member for its own state, over the API that forwards the question to it. One that was silent before
+    /// has less than a second: a fence waits for that. Answer: [`Input::MemberState`] or [`Input::Answered`].
+    ReadMemberState(String),
+    /// Ask a member for the addresses of its interfaces. Answer: [`Input::Networks`].
+    ReadNetworks(String),
+    /// Ask whether a member's host answers a ping at its API address, as healing does. Answer: [`Input::Pinged`].
+    Ping(String),
+    /// Look at the storage as a plan needs it. Answer: [`Input::Looked`].
+    Look,
+    /// Read the osdmaps after this epoch, oldest first and without a gap, at most
+    /// [`MAPS_AT_ONCE`](crate::model::osdmap::MAPS_AT_ONCE) of them; 0: only the newest. Answer: [`Input::Maps`].
+    ReadMaps {
+        /// The last epoch that was examined.
+        after: u32,
+    },
+    /// Read who removed entries of the blocklist, for this fence that was breached. Answer: [`Input::Audit`].
+    ReadAudit(Id),
+    /// One sweep of watchers and lock owners. Answer: [`Input::Swept`].
+    Sweep,
+    /// Look whether these images are in the directories of their pools. Answer: [`Input::Found`].
+    Find(Vec<ImageName>),
+    /// Write records and the reason to the ledger, in one operation that only the leader's own epoch permits.
+    /// Answer: [`Input::Recorded`].
+    Record {
+        /// What changes.
+        changes: Vec<Change>,
+        /// What is done, for the trail.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// A step of a fence. Answer: the input of the same name.
+    Fence(Id, sealing::Effect),
+    /// A step of a release. Answer: the input of the same name.
+    Release(Id, releasing::Effect),
+    /// Remove entries of dead clients of a released fence. Answer: [`Input::Retired`].
+    Retire(Id, Vec<Entry>),
+    /// Tell the gate this, in the configuration of each of these members. Answer: [`Input::GatePut`].
+    PutGate {
+        /// Members that do not have it yet.
+        at: BTreeSet<String>,
+        /// What all are told.
+        contents: Contents,
+        /// Greater than any that was ever written.
+        epoch: u64,
+    },
+    /// Give the gate's scriptlet to the members again, because one lacks it. Answer: [`Input::GatePushed`].
+    PushGate,
+    /// Break the exclusive lock of an image whose owner is fenced. Answer: [`Input::LockBroken`].
+    BreakLock(StaleLock),
+    /// Start an instance. Answer: [`Input::Started`].
+    Start(InstanceId),
+}
+
+impl Effect {
+    /// Entries that it removes.
+    pub fn removals(&self) -> Vec<Entry> {
+        if let Self::Fence(_, sealing::Effect::Remove(entries))
+        | Self::Release(_, releasing::Effect::Remove(entries)) = self
+        {
+            return entries.clone();
+        }
+        Vec::new()
+    }
+
+    /// Does it change the storage?
+    pub fn changes_storage(&self) -> bool {
+        self.changes_entries() || matches!(self, Self::Fence(_, sealing::Effect::FailOver(_)))
+    }
+
+    /// Does it change the blocklist?
+    pub fn changes_entries(&self) -> bool {
+        use sealing::Effect::{Add, Remove};
+        let fence = |effect: &sealing::Effect| matches!(effect, Add(_) | Remove(_));
+        let release = |effect: &releasing::Effect| {
+            matches!(effect, releasing::Effect::Add(_) | releasing::Effect::Remove(_))
+        };
+        matches!(self, Self::Fence(_, effect) if fence(effect))
+            || matches!(self, Self::Release(_, effect) if release(effect))
+    }
+}
+
+/// The exclusive lock of an image, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StaleLock {
+    /// The image.
+    pub image: ImageName,
+    /// `client.4126`.
+    pub owner: String,
+    /// Names the lock within the client.
+    pub cookie: String,
+    /// Its entity address.
+    pub address: ClientAddr,
+}
+
+/// Something that happened, or what became of an effect.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Input {
+    /// Time went by. Also given when nothing else happens, at the latest at [`Guardian::wake_at`](crate::guardian::Guardian::wake_at).
+    Tick,
+    /// Incus announced something.
+    Notice(Notice),
+    /// A reading of Incus; `Err` if no member with a quorum answered.
+    View {
+        /// When the reading began.
+        began: Duration,
+        /// What it says, or why there is none.
+        view: Result<View, String>,
+    },
+    /// What a member says of itself, or why it says nothing.
+    MemberState(String, Result<MemberState, String>),
+    /// The member that was asked for its state answers, and has not told its state: asked again, it has more time.
+    Answered(String),
+    /// A member's addresses with their networks.
+    Networks(String, Result<BTreeSet<IpNet>, String>),
+    /// Did the member's host answer? `Err` if it could not be asked.
+    Pinged(String, Result<bool, String>),
+    /// The storage; `Err` if it could not be read.
+    Looked(Result<World, String>),
+    /// Osdmaps, oldest first. `Err` if none could be read.
+    Maps(Result<Vec<OsdMap>, String>),
+    /// Removals that the monitors logged lately, oldest first; `Err` if the log could not be read.
+    Audit(Id, Result<Vec<Removal>, String>),
+    /// Every image that has a user, and what could not be read.
+    Swept {
+        /// When the sweep began.
+        began: Duration,
+        /// Images with at least one watcher or a lock.
+        uses: Vec<ImageUse>,
+        /// In words.
+        unread: Vec<String>,
+        /// Pools that the headers of images name for their data.
+        #[serde(default)]
+        data_pools: DataPools,
+    },
+    /// Which of the images that were looked for are not there, and what could not be read. A pool that does not exist
+    /// has none.
+    Found {
+        /// When the look began.
+        began: Duration,
+        /// Not in the directory of their pool and namespace.
+        missing: BTreeSet<ImageName>,
+        /// In words, as a sweep says it: of images there nothing is known.
+        unread: Vec<String>,
+    },
+    /// What became of a write to the ledger.
+    Recorded(Recorded),
+    /// Daemons were failed over.
+    FailedOver(Id, Daemon, Sent),
+    /// The active daemons; `None` if they could not be read.
+    Daemons(Id, Option<Vec<Daemon>>),
+    /// Entries were sent.
+    Added(Id, Vec<(Entry, Sent)>),
+    /// Removals were sent.
+    Removed(Id, Vec<(Entry, Sent)>),
+    /// Removals of a released fence's entries were sent.
+    Retired(Id, Vec<(Entry, Sent)>),
+    /// A map was read for a fence or release; `None` if not.
+    Map(Id, Option<OsdMap>),
+    /// PGs were asked.
+    Proved(Id, Vec<PoolProof>),
+    /// The clients every source shows; `None` if one did not answer.
+    Clients(Id, Option<BTreeSet<ClientAddr>>),
+    /// Not every client could be read: what was not, in words.
+    Unread(Id, Vec<String>),
+    /// What became of a write to the gate: at which members it failed or nobody can tell, and why. Whatever it says,
+    /// the keys are read back.
+    GatePut(BTreeMap<String, String>),
+    /// The scriptlet was sent to all members, or why not.
+    GatePushed(Result<(), String>),
+    /// A lock was broken (or was gone), or why not.
+    LockBroken(StaleLock, Result<(), String>),
+    /// An instance was started, or why not.
+    Started(InstanceId, Result<(), String>),
+    /// An operator asks. The answer has the same number.
+    Request(u64, Request),
+    /// This guardian does not lead any more: nothing more is decided or sent.
+    Deposed(String),
+}
+
+/// What became of a write to the ledger.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recorded {
+    /// It is there.
+    Written,
+    /// Another guardian leads.
+    Deposed(String),
+    /// It is not there, or unknown and read back as not there; or the records changed: these are there now.
+    Not {
+        /// Why.
+        why: String,
+        /// What the ledger holds, where it could be read.
+        holds: Option<Box<Records>>,
+    },
+}
+
+/// The IP of an address with its network.
+pub fn ips(networks: &BTreeSet<IpNet>) -> impl Iterator<Item = IpAddr> {
+    networks.iter().map(IpNet::addr)
+}

@@ -1,0 +1,627 @@
+//! The guardian: what it knows, and what follows from it.
+//!
+//! Inputs come in ([`Guardian::handle`]), effects go out ([`Guardian::next_effect`]), and what is told is asked for
+//! ([`Guardian::next_report`]). Nothing is remembered as "to be done": each effect is derived from what the ledger
+//! holds and what was last read, so that a guardian that begins anywhere, also after another one died there, goes on
+//! the same way. At most one effect of a kind is on its way.
+
+mod answers;
+mod beside;
+pub mod book;
+mod breach;
+pub mod case;
+mod chase;
+mod culprit;
+mod found;
+pub mod gate;
+mod ground;
+mod history;
+mod identity;
+pub mod io;
+mod known;
+mod reach;
+pub mod report;
+mod retire;
+pub mod settings;
+pub mod sightings;
+pub mod status;
+
+mod effects;
+mod pace;
+mod readings;
+mod shared;
+mod telling;
+mod trail;
+mod waits;
+mod wants;
+mod why;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::guardian::book::Book;
+use crate::guardian::case::Case;
+use crate::guardian::effects::Schedule;
+use crate::guardian::gate::{Desk, GateState};
+use crate::guardian::ground::GateClosed;
+use crate::guardian::io::{Id, Input, Now, Recorded, StaleLock};
+use crate::guardian::pace::{Failed, Lane};
+use crate::guardian::readings::Sweep;
+use crate::guardian::report::{Level, Outcome, Report};
+use crate::guardian::settings::Settings;
+use crate::guardian::shared::SharedSteps;
+use crate::guardian::trail::Note;
+use crate::guardian::wants::{Refused, Want};
+use crate::model::ceph_snapshot::World;
+use crate::model::incus_snapshot::{InstanceId, MemberStatus, View};
+use crate::model::member::Members;
+use crate::model::osdmap::OsdMap;
+use crate::model::pairs;
+use crate::model::record::{Change, FenceState, Record, Records};
+use crate::model::span::whole_millis;
+use crate::model::target::Target;
+use crate::model::volume::Images;
+use crate::rules::entry_origin::Other;
+use crate::rules::loss_evidence::Evidence;
+use crate::rules::reboot_proof::NotProved;
+use crate::rules::single_writer::Conflict;
+
+/// A reading of the platform is trusted for so long.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// One guardian that leads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Guardian {
+    settings: Settings,
+    pub(crate) now: Now,
+    /// As the ledger holds them.
+    records: Records,
+    /// The write that is on its way.
+    writing: Vec<Change>,
+    /// Why nothing can be recorded.
+    cannot_record: Option<String>,
+    /// The last reading, with what an earlier whole one said where this one is silent.
+    view: Option<Arc<View>>,
+    /// When the last good reading began, and the last whole one; and why the last one failed.
+    view_began: Duration,
+    whole_began: Option<Duration>,
+    view_failed: Option<String>,
+    #[serde(with = "pairs")]
+    images: Images,
+    /// Apart in a checkpoint, as those of the fences are ([`maps`]).
+    #[serde(skip)]
+    map: Option<Arc<OsdMap>>,
+    map_read: Duration,
+    /// Entries of the last map that no fence accounts for; `None` until they were told apart.
+    others: Option<Vec<Other>>,
+    map_failed: Option<String>,
+    /// Why the last look at the storage failed.
+    #[serde(default)]
+    look_failed: Option<String>,
+    world: Option<World>,
+    /// When the last look at the storage began that was answered.
+    looked_at: Option<Duration>,
+    /// When removals of client entries that have served were answered last.
+    retired: Option<Duration>,
+    /// Fences whose last breach is to be dated by the osdmaps around it, and whether those are being read.
+    #[serde(default)]
+    undated: BTreeMap<Id, bool>,
+    /// What each fence waits for, by the code of its alarm, and since when.
+    #[serde(default)]
+    waiting: BTreeMap<String, (String, Duration)>,
+    /// The same in words, derived once after each input.
+    #[serde(skip)]
+    waits: BTreeMap<String, waits::Wait>,
+    /// Since when the listing of instances or volumes fails, and which.
+    #[serde(default)]
+    unlisted: Option<(Duration, String)>,
+    /// The reading that is on its way, or was last, is of everything.
+    #[serde(default)]
+    whole_asked: bool,
+    /// Users of images that no monitor knows of, and since when.
+    #[serde(default, with = "pairs")]
+    ghosts: BTreeMap<crate::model::addr::ClientAddr, Duration>,
+    /// Breaches whose culprit is looked for.
+    searches: BTreeMap<Id, culprit::Search>,
+    sweep: Option<Sweep>,
+    /// Which images of Incus are in their pools.
+    #[serde(default)]
+    found: found::Found,
+    /// Sweep and reading that the conflicts were judged by, so that each pair is judged once.
+    judged: Option<Duration>,
+    /// The sweep that a whole reading was asked for, to judge it by.
+    asked_for: Option<Duration>,
+    conflicts: Vec<Conflict>,
+    /// Those of the last sweep, told or not.
+    seen_before: Vec<Conflict>,
+    /// Clients that were stale in the sweep before.
+    stale_before: BTreeSet<crate::model::addr::ClientAddr>,
+    book: Book,
+    evidence: BTreeMap<String, Evidence>,
+    /// What a member that is back says that proves no reboot.
+    returned: BTreeMap<String, NotProved>,
+    /// Members whose machine nothing tells from another.
+    #[serde(default)]
+    unidentified: BTreeSet<String>,
+    cases: BTreeMap<Id, Case>,
+    #[serde(default)]
+    shared: SharedSteps,
+    #[serde(with = "pairs")]
+    wants: BTreeMap<Target, Want>,
+    #[serde(with = "pairs")]
+    refused: BTreeMap<Target, Refused>,
+    last_fence: Option<Duration>,
+    /// What operators do beside the guardian, and is to be recorded.
+    #[serde(default)]
+    notes: VecDeque<Note>,
+    desk: Desk,
+    /// Placements the gate refused for good, and when.
+    not_placed: BTreeMap<String, Duration>,
+    stale_locks: BTreeSet<StaleLock>,
+    /// Instances to be started after a release, and how often that was tried.
+    #[serde(with = "pairs")]
+    to_start: BTreeMap<InstanceId, u32>,
+    #[serde(with = "pairs")]
+    busy: BTreeMap<Lane, Duration>,
+    /// What failed last, and is to rest before it is tried again.
+    #[serde(default, with = "pairs")]
+    failed: BTreeMap<Lane, Failed>,
+    schedule: Schedule,
+    /// Operations of the last reading that could start an instance, and whether they could be read.
+    starting: BTreeSet<String>,
+    starting_known: bool,
+    /// When each member was asked for its interfaces.
+    networks_read: BTreeMap<String, Duration>,
+    /// What the readings of interfaces that are on their way will speak for.
+    #[serde(default)]
+    networks_ask: BTreeMap<String, beside::Beside>,
+    /// By member, what came to addresses of its interfaces later than their last reading, as the last look showed it.
+    #[serde(default)]
+    came_later: BTreeMap<String, BTreeMap<IpAddr, String>>,
+    deposed: Option<String>,
+    /// Alarms that were told, and last: code, member and meaning, and the words they were told in.
+    #[serde(default, with = "pairs")]
+    told: BTreeMap<(String, Option<String>, String), String>,
+    /// Told already in what a checkpoint begins with.
+    #[serde(skip)]
+    reports: VecDeque<Report>,
+}
+
+impl Guardian {
+    /// Begins with what the ledger holds.
+    pub fn new(settings: Settings, records: Records, now: Now) -> Self {
+        let mut guardian = Self {
+            now,
+            records: Records::default(),
+            writing: Vec::new(),
+            cannot_record: None,
+            view: None,
+            view_began: Duration::ZERO,
+            whole_began: None,
+            view_failed: None,
+            images: Images::new(),
+            map: None,
+            map_read: Duration::ZERO,
+            others: None,
+            map_failed: None,
+            look_failed: None,
+            world: None,
+            looked_at: None,
+            retired: None,
+            undated: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            unlisted: None,
+            whole_asked: false,
+            ghosts: BTreeMap::new(),
+            searches: BTreeMap::new(),
+            sweep: None,
+            found: found::Found::default(),
+            judged: None,
+            asked_for: None,
+            conflicts: Vec::new(),
+            seen_before: Vec::new(),
+            stale_before: BTreeSet::new(),
+            book: Book::of_records(records.members.clone()),
+            evidence: BTreeMap::new(),
+            returned: BTreeMap::new(),
+            unidentified: BTreeSet::new(),
+            cases: BTreeMap::new(),
+            shared: SharedSteps::default(),
+            wants: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            last_fence: None,
+            notes: VecDeque::new(),
+            desk: Desk::default(),
+            not_placed: BTreeMap::new(),
+            stale_locks: BTreeSet::new(),
+            to_start: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            schedule: Schedule::default(),
+            starting: BTreeSet::new(),
+            starting_known: false,
+            networks_read: BTreeMap::new(),
+            networks_ask: BTreeMap::new(),
+            came_later: BTreeMap::new(),
+            deposed: None,
+            told: BTreeMap::new(),
+            reports: VecDeque::new(),
+            settings,
+        };
+        guardian.guard_what_was_proved(&records);
+        guardian.hold(records);
+        guardian.desk.before = guardian.recorded_gate_epoch();
+        guardian
+    }
+
+    /// Takes over what the ledger holds: a case for each fence in force.
+    fn hold(&mut self, records: Records) {
+        for record in records.fences.values() {
+            let in_force = record.state != FenceState::Released;
+            if record.state == FenceState::Intended && !self.cases.contains_key(&record.id) {
+                // Nothing is known to stand: planned anew, by the rules and daemons of now.
+                self.want_as_intended(record);
+            } else if in_force && !self.cases.contains_key(&record.id) {
+                let resumed = Case::resume(record.clone(), &self.settings.policy);
+                if let Some(mut case) = resumed {
+                    // Time since the seal is counted by this host from now on, where it was not before.
+                    let sealed = case.record.state == FenceState::Sealed;
+                    let marks = &mut case.record.marks;
+                    if sealed {
+                        let open = records.gate.iter().flat_map(|gate| &gate.open);
+                        case.clear = open.into_iter().any(|open| Some(open) == case.record.member.as_ref());
+                        marks.entry(self.settings.boot_id.clone()).or_insert(whole_millis(self.now.boot));
+                    }
+                    self.cases.insert(record.id.clone(), case);
+                } else {
+                    self.log(Level::Error, "unreadable-fence", None, format!("{} is no fence ID", record.id));
+                }
+            }
+        }
+        self.records = records;
+        self.last_fence = self.last_fence.max(self.last_recorded(None));
+    }
+
+    /// When the newest fence but this one was recorded: another guardian's cools down as well. Wall clocks differ, by no
+    /// more than a cool-down.
+    fn last_recorded(&self, but: Option<&Id>) -> Option<Duration> {
+        let others = self.records.fences.values().filter(|fence| Some(&fence.id) != but);
+        let since = others.map(|fence| fence.since).max()?;
+        let age = Duration::try_from(self.now.wall.duration_since(since)).unwrap_or_default();
+        self.now.boot.checked_sub(age)
+    }
+
+    /// Members, or bare fences by their IDs, whose fences stand by the ledger.
+    pub fn held_fences(&self) -> Vec<String> {
+        let stands = |state: FenceState| match state {
+            FenceState::Released => false,
+            FenceState::Intended
+            | FenceState::Committed
+            | FenceState::Pending
+            | FenceState::Sealed
+            | FenceState::Breached
+            | FenceState::Releasing => true,
+        };
+        let held = self.records.fences.values().filter(|fence| stands(fence.state));
+        held.map(|fence| fence.member.clone().unwrap_or_else(|| fence.id.clone())).collect()
+    }
+
+    /// The last reading of the platform, with what an earlier one said where it is silent.
+    pub fn view(&self) -> Option<&Arc<View>> {
+        self.view.as_ref()
+    }
+
+    /// Other settings, from now on.
+    pub fn reconfigure(&mut self, mut settings: Settings) {
+        settings.policy.guarded.named.clone_from(&self.settings.policy.guarded.named);
+        settings.policy.guarded.data.clone_from(&self.settings.policy.guarded.data);
+        for case in self.cases.values_mut() {
+            case.guard(&settings.policy.guarded);
+        }
+        self.settings = settings;
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.now = now;
+        let asked = self.end(&input);
+        match input {
+            Input::Tick => {}
+            Input::Notice(notice) => self.note(&notice),
+            Input::View { began, view } => self.read_view(began, view),
+            Input::MemberState(name, state) => self.read_member_state(&name, state, asked),
+            Input::Answered(name) => self.answered(&name, asked),
+            Input::Networks(name, networks) => match networks {
+                Ok(networks) => self.read_networks(&name, &networks),
+                Err(_) => {
+                    self.networks_ask.remove(&name);
+                    self.networks_read.remove(&name);
+                }
+            },
+            Input::Pinged(name, answered) => {
+                self.evidence.entry(name).or_default().ping = Some((asked, answered));
+            }
+            Input::Looked(world) => self.looked(world, asked),
+            Input::Maps(maps) => self.read_maps(maps),
+            Input::Audit(id, removals) => self.audited(&id, removals),
+            Input::Swept { began, uses, unread, data_pools } => {
+                self.guard_data(&data_pools, unread.is_empty());
+                self.sweep = Some(Sweep { began, ended: now.boot, uses, unread });
+                self.swept();
+            }
+            Input::Found { began, missing, unread } => self.note_found(began, missing, unread),
+            Input::Recorded(recorded) => self.recorded(recorded),
+            Input::FailedOver(id, daemon, sent) => {
+                self.case(&id, |case| case.fence(|fence| fence.handle_failed_over(&daemon, sent)));
+            }
+            Input::Daemons(id, daemons) => {
+                self.case(&id, |case| match daemons {
+                    Some(daemons) => case.fence(|fence| fence.handle_daemons(&daemons)),
+                    None => case.fence(|fence| fence.handle_unread()),
+                });
+            }
+            Input::Added(id, sent) => self.case(&id, |case| case.added(sent)),
+            Input::Retired(id, sent) => self.sent_to_retire(&id, &sent),
+            Input::Removed(id, sent) => self.case(&id, |case| case.removed(sent)),
+            Input::Map(_, map) => {
+                let map = map.map(Arc::new);
+                if let Some(map) = &map {
+                    self.note_map(Arc::clone(map));
+                }
+                for id in self.shared.map_read() {
+                    self.case(&id, |case| case.map(now.boot, map.clone()));
+                }
+            }
+            Input::Proved(_, proofs) => {
+                for (id, proofs) in self.shared.proved(&proofs) {
+                    self.case(&id, |case| case.fence(|fence| fence.handle_barrier(proofs)));
+                }
+            }
+            Input::Clients(id, clients) => self.case(&id, |case| case.clients(now.boot, clients, Vec::new())),
+            Input::Unread(id, unread) => self.case(&id, |case| case.clients(now.boot, None, unread)),
+            Input::GatePut(failed) => self.gate_put(failed),
+            Input::GatePushed(pushed) => {
+                if let Err(why) = pushed {
+                    self.log(Level::Warn, "gate-push-failed", None, why);
+                }
+                self.schedule.view = self.now.boot;
+            }
+            Input::LockBroken(lock, broken) => {
+                let name = lock.image.to_string();
+                match broken {
+                    Ok(()) => {
+                        self.log(
+                            Level::Info,
+                            "lock-broken",
+                            None,
+                            format!("{name}: lock of {} broken", lock.owner),
+                        );
+                    }
+                    Err(why) => self.log(Level::Warn, "lock-not-broken", None, format!("{name}: {why}")),
+                }
+                self.stale_locks.remove(&lock);
+            }
+            Input::Started(instance, started) => self.started(&instance, started),
+            Input::Request(number, request) => self.request(number, request),
+            Input::Deposed(why) => {
+                self.log(
+                    Level::Warn,
+                    "deposed",
+                    None,
+                    format!("this guardian does not lead any more: {why}"),
+                );
+                self.deposed = Some(why);
+            }
+        }
+        self.settle();
+    }
+
+    /// Draws every conclusion that needs no effect.
+    fn settle(&mut self) {
+        let boot_id = self.settings.boot_id.clone();
+        let before: Vec<(Id, FenceState)> = self.states();
+        // Asked of those alone that wait for it.
+        let lifted = self.cases.values().filter(|case| case.is_lifted());
+        let gates: BTreeMap<Id, GateClosed> =
+            lifted.map(|case| (case.id.clone(), self.gate_closed(case))).collect();
+        for case in self.cases.values_mut() {
+            let gate = gates.get(&case.id).copied().unwrap_or(GateClosed::Yes);
+            case.update(self.now, &boot_id, gate);
+        }
+        self.tell_changes(&before);
+        self.tell_entries_apart();
+        self.want_what_is_lost();
+        self.plan_what_is_wanted();
+        self.forget_placements();
+        self.finish();
+        self.note_waits();
+        self.tell_alarms();
+    }
+
+    fn recorded(&mut self, recorded: Recorded) {
+        let changes = std::mem::take(&mut self.writing);
+        self.note_recorded(recorded == Recorded::Written);
+        match recorded {
+            Recorded::Written => {
+                if self.cannot_record.take().is_some() {
+                    self.log(Level::Info, "recording", None, "the ledger can be written again".to_owned());
+                }
+                for change in changes {
+                    if let Change::Put(Record::Fence(record)) = &change
+                        && let Some(case) = self.cases.get_mut(&record.id)
+                        && case.recorded_at.is_none()
+                    {
+                        case.recorded_at = Some(self.now.boot);
+                        self.schedule.view = self.now.boot;
+                    }
+                    self.records.apply(change);
+                }
+            }
+            Recorded::Deposed(by) => self.deposed = Some(format!("{by} leads")),
+            Recorded::Not { why, holds } => {
+                if self.cannot_record.is_none() {
+                    self.log(
+                        Level::Error,
+                        "cannot-record",
+                        None,
+                        format!("{why}: nothing is fenced or released"),
+                    );
+                }
+                self.cannot_record = Some(why);
+                if let Some(holds) = holds {
+                    self.hold(*holds);
+                }
+            }
+        }
+    }
+
+    fn gate_put(&mut self, failed: BTreeMap<String, String>) {
+        self.desk.ended = self.now.boot;
+        self.desk.told.retain(|name, _| !failed.contains_key(name));
+        self.desk.missed.extend(failed.keys().cloned());
+        let why: Vec<String> = failed.into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        if why.is_empty() {
+            self.desk.failed = None;
+        } else {
+            let why = why.join("; ");
+            if self.desk.failed.is_none() {
+                self.log(Level::Warn, "gate-not-written", None, why.clone());
+            }
+            self.desk.failed = Some((self.now.boot, why));
+        }
+        self.schedule.view = self.now.boot;
+    }
+
+    fn started(&mut self, instance: &InstanceId, started: Result<(), String>) {
+        match started {
+            Ok(()) => {
+                self.to_start.remove(instance);
+                self.log(Level::Info, "started", None, format!("instance {instance} started"));
+            }
+            Err(why) => {
+                self.log(
+                    Level::Warn,
+                    "not-started",
+                    None,
+                    format!("instance {instance} did not start: {why}"),
+                );
+            }
+        }
+        self.schedule.whole = self.now.boot + Duration::from_secs(2);
+    }
+
+    /// Cases that are over, and requests that have their answer.
+    fn finish(&mut self) {
+        let mut over = Vec::new();
+        for (id, case) in &mut self.cases {
+            let recorded = self.records.fences.get(id);
+            // INV-8: what is told is in the ledger.
+            let proofs = &case.record.proofs;
+            let sealed = recorded
+                .is_some_and(|record| record.state == FenceState::Sealed && record.proofs == *proofs)
+                && case.record.state == FenceState::Sealed;
+            if case.is_over(recorded) {
+                over.push(id.clone());
+                for number in std::mem::take(&mut case.requests) {
+                    self.reports
+                        .push_back(Report::Answer(number, Outcome::Released(Box::new(case.record.clone()))));
+                }
+            } else if sealed && case.is_proved() && case.release.is_none() {
+                for number in std::mem::take(&mut case.requests) {
+                    let outcome = Outcome::Sealed(Box::new(case.record.clone()), case.proofs());
+                    self.reports.push_back(Report::Answer(number, outcome));
+                }
+            }
+        }
+        self.forget_failures();
+        for id in over {
+            let Some(case) = self.cases.remove(&id) else { continue };
+            let member = case.member().map(str::to_owned);
+            for entry in &case.record.refused_by {
+                let whose = self.whose(*entry);
+                let text = format!("{id} released, and {entry} refuses its host still: {whose}");
+                self.log(Level::Warn, "still-refused", member.clone(), text);
+            }
+            if let Some(member) = member {
+                self.returned.remove(&member);
+                // What spoke for the fence is spent; if it is still lost, the next reading says so.
+                self.evidence.insert(member.clone(), Evidence::default());
+                self.start_what_stopped(&member);
+            }
+        }
+    }
+
+    /// Instances that were running and could not be started while their member was sealed.
+    fn start_what_stopped(&mut self, member: &str) {
+        let instances = self.view.iter().filter_map(|view| view.instances.as_ref()).flatten();
+        let here = instances.filter(|(_, instance)| instance.location == member);
+        self.to_start.extend(here.map(|(id, _)| (id.clone(), 0)));
+        (self.schedule.whole, self.schedule.started) = (self.now.boot, self.now.boot);
+    }
+
+    fn case(&mut self, id: &Id, answered: impl FnOnce(&mut Case)) {
+        if let Some(case) = self.cases.get_mut(id) {
+            answered(case);
+        }
+    }
+
+    fn case_of(&self, member: &str) -> Option<&Case> {
+        self.cases.values().find(|case| case.member() == Some(member))
+    }
+
+    fn is_open(&self, member: &str) -> bool {
+        self.cases.values().any(|case| case.member() == Some(member) && self.opens_gate(case))
+    }
+
+    /// Where maps are kept, always in the same order.
+    pub(crate) fn maps(&mut self) -> impl Iterator<Item = &mut Option<Arc<OsdMap>>> {
+        std::iter::once(&mut self.map).chain(self.cases.values_mut().flat_map(Case::maps))
+    }
+
+    fn opens_gate(&self, case: &Case) -> bool {
+        case.opens_gate(self.records.fences.get(&case.id), self.map.as_deref())
+    }
+
+    fn is_online(&self, member: &str) -> bool {
+        let status =
+            self.view.as_ref().and_then(|view| view.members.get(member)).map(|member| &member.status);
+        self.view_is_fresh() && status == Some(&MemberStatus::Online)
+    }
+
+    /// Is there a reading by a member with quorum that can be trusted now?
+    fn view_is_fresh(&self) -> bool {
+        self.view.is_some() && self.now.boot.saturating_sub(self.view_began) < FRESH
+    }
+
+    /// The members and what is known of their addresses.
+    pub fn members(&self) -> Members {
+        self.book.members(&self.settings.members, self.view.as_deref())
+    }
+
+    fn gate_state(&self) -> GateState {
+        // Maintenance states hide that a member is lost; a fence tells.
+        let lost = |name: &str| {
+            self.case_of(name).is_some() || self.evidence.get(name).is_some_and(Evidence::is_lost)
+        };
+        gate::state(self.view.as_deref(), lost)
+    }
+
+    /// What is to be told next.
+    pub fn next_report(&mut self) -> Option<Report> {
+        self.reports.pop_front()
+    }
+
+    fn log(&mut self, level: Level, code: &'static str, member: Option<String>, text: String) {
+        self.reports.push_back(Report::Log { level, code, member, text });
+    }
+}
+
+/// The record of a fence, as a change of the ledger.
+fn put(case: &Case) -> Change {
+    Change::Put(Record::Fence(case.record.clone()))
+}

@@ -1,0 +1,237 @@
+//! How often an effect is asked for again: the one place that decides it for all of them.
+//!
+//! Effects of one lane never overlap. One that failed rests before it is asked for again, each time for longer, whatever
+//! wants it: a question that fails at once would otherwise be asked as fast as it fails. The pause counts from when the
+//! last try began, so that a question that took long to fail is asked again at once.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fence::releasing;
+use crate::fence::sealing::{self, Sent};
+use crate::guardian::Guardian;
+use crate::guardian::io::{Effect, Id, Input, Recorded};
+use crate::model::barrier::PoolProof;
+
+/// Effects of one lane never overlap.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) enum Lane {
+    View,
+    Maps,
+    Audit,
+    Retire,
+    Look,
+    Sweep,
+    Find,
+    Record,
+    Gate,
+    Push,
+    Lock,
+    Start,
+    State(String),
+    Networks(String),
+    Ping(String),
+    /// Of all fences and releases together.
+    Map,
+    /// Of all fences together.
+    Barrier,
+    FailOver(Id),
+    Daemons(Id),
+    Add(Id),
+    Remove(Id),
+    Clients(Id),
+}
+
+/// Tries of an effect that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Failed {
+    /// When the last one began.
+    began: Duration,
+    /// How many in a row.
+    times: u32,
+}
+
+/// The pause after the first failure; each further one doubles it.
+const FIRST: Duration = Duration::from_millis(250);
+
+impl Lane {
+    /// Where an effect belongs.
+    pub(super) fn of(effect: &Effect) -> Self {
+        match effect {
+            Effect::ReadView { .. } => Self::View,
+            Effect::ReadMemberState(name) => Self::State(name.clone()),
+            Effect::ReadNetworks(name) => Self::Networks(name.clone()),
+            Effect::Ping(name) => Self::Ping(name.clone()),
+            Effect::Look => Self::Look,
+            Effect::ReadMaps { .. } => Self::Maps,
+            Effect::ReadAudit(_) => Self::Audit,
+            Effect::Sweep => Self::Sweep,
+            Effect::Find(_) => Self::Find,
+            Effect::Record { .. } => Self::Record,
+            Effect::Fence(id, step) => match step {
+                sealing::Effect::FailOver(_) => Self::FailOver(id.clone()),
+                sealing::Effect::ReadDaemons => Self::Daemons(id.clone()),
+                sealing::Effect::Add(_) => Self::Add(id.clone()),
+                sealing::Effect::Remove(_) => Self::Remove(id.clone()),
+                sealing::Effect::ReadMap => Self::Map,
+                sealing::Effect::Barrier { .. } => Self::Barrier,
+            },
+            Effect::Release(id, step) => match step {
+                releasing::Effect::ReadMap => Self::Map,
+                releasing::Effect::ReadClients => Self::Clients(id.clone()),
+                releasing::Effect::Add(_) => Self::Add(id.clone()),
+                releasing::Effect::Remove(_) => Self::Remove(id.clone()),
+            },
+            Effect::Retire(..) => Self::Retire,
+            Effect::PutGate { .. } => Self::Gate,
+            Effect::PushGate => Self::Push,
+            Effect::BreakLock(_) => Self::Lock,
+            Effect::Start(_) => Self::Start,
+        }
+    }
+
+    /// Whose end an input tells, and whether it failed.
+    pub(super) fn ended(input: &Input) -> Option<(Self, bool)> {
+        let unsure = |sent: &[(crate::model::addr::Entry, Sent)]| {
+            sent.iter().any(|(_, sent)| *sent != Sent::Acknowledged)
+        };
+        Some(match input {
+            Input::Tick | Input::Notice(_) | Input::Request(..) | Input::Deposed(_) => return None,
+            Input::View { view, .. } => (Self::View, view.is_err()),
+            Input::MemberState(name, state) => (Self::State(name.clone()), state.is_err()),
+            Input::Answered(name) => (Self::State(name.clone()), false),
+            Input::Networks(name, networks) => (Self::Networks(name.clone()), networks.is_err()),
+            Input::Pinged(name, answered) => (Self::Ping(name.clone()), answered.is_err()),
+            Input::Looked(world) => (Self::Look, world.is_err()),
+            Input::Maps(maps) => (Self::Maps, maps.is_err()),
+            Input::Audit(_, removals) => (Self::Audit, removals.is_err()),
+            // What could not be read of it is told, and read with the next one.
+            Input::Swept { .. } => (Self::Sweep, false),
+            Input::Found { unread, .. } => (Self::Find, !unread.is_empty()),
+            Input::Recorded(recorded) => (Self::Record, matches!(recorded, Recorded::Not { .. })),
+            Input::FailedOver(id, _, sent) => (Self::FailOver(id.clone()), *sent != Sent::Acknowledged),
+            // Asked again only until a standby is active.
+            Input::Daemons(id, _) => (Self::Daemons(id.clone()), true),
+            Input::Added(id, sent) => (Self::Add(id.clone()), unsure(sent)),
+            Input::Removed(id, sent) => (Self::Remove(id.clone()), unsure(sent)),
+            Input::Retired(_, sent) => (Self::Retire, unsure(sent)),
+            Input::Map(_, map) => (Self::Map, map.is_none()),
+            Input::Proved(_, proofs) => (Self::Barrier, !proofs.iter().all(PoolProof::is_complete)),
+            Input::Clients(id, clients) => (Self::Clients(id.clone()), clients.is_none()),
+            Input::Unread(id, _) => (Self::Clients(id.clone()), true),
+            Input::GatePut(failed) => (Self::Gate, !failed.is_empty()),
+            Input::GatePushed(pushed) => (Self::Push, pushed.is_err()),
+            Input::LockBroken(_, broken) => (Self::Lock, broken.is_err()),
+            Input::Started(_, started) => (Self::Start, started.is_err()),
+        })
+    }
+
+    /// The fence it is a step of.
+    fn fence(&self) -> Option<&Id> {
+        match self {
+            Self::FailOver(id) | Self::Daemons(id) | Self::Add(id) | Self::Remove(id) | Self::Clients(id) => {
+                Some(id)
+            }
+            Self::View
+            | Self::Maps
+            | Self::Audit
+            | Self::Retire
+            | Self::Look
+            | Self::Sweep
+            | Self::Find
+            | Self::Record
+            | Self::Gate
+            | Self::Push
+            | Self::Lock
+            | Self::Start
+            | Self::State(_)
+            | Self::Networks(_)
+            | Self::Ping(_)
+            | Self::Map
+            | Self::Barrier => None,
+        }
+    }
+
+    /// The longest pause: what a fence waits for, or what keeps one held, is tried each second.
+    fn longest(&self) -> Duration {
+        Duration::from_secs(match self {
+            Self::View
+            | Self::Maps
+            | Self::Audit
+            | Self::Record
+            | Self::Gate
+            | Self::State(_)
+            | Self::Ping(_)
+            | Self::Map
+            | Self::Barrier
+            | Self::FailOver(_)
+            | Self::Daemons(_)
+            | Self::Add(_)
+            | Self::Remove(_) => 1,
+            // Each goes through every monitor and image.
+            Self::Look | Self::Sweep | Self::Find => 2,
+            // A release holds nobody up but its member.
+            Self::Clients(_) | Self::Push | Self::Lock | Self::Start | Self::Retire => 30,
+            Self::Networks(_) => 60,
+        })
+    }
+}
+
+impl Failed {
+    /// How long after the last try began the next one may begin.
+    fn pause(self, lane: &Lane) -> Duration {
+        let factor = 1_u32 << self.times.saturating_sub(1).min(16);
+        FIRST.saturating_mul(factor).min(lane.longest())
+    }
+}
+
+impl Guardian {
+    /// Is nothing of this lane on its way, and the pause after its last failure over?
+    pub(super) fn may_begin(&self, lane: &Lane) -> bool {
+        !self.busy.contains_key(lane) && !self.rests(lane)
+    }
+
+    /// Did it fail, and is it to rest?
+    pub(super) fn rests(&self, lane: &Lane) -> bool {
+        self.failed.get(lane).is_some_and(|failed| self.now.boot < failed.began + failed.pause(lane))
+    }
+
+    /// Begins an effect of this lane, if one may begin.
+    pub(super) fn take(&mut self, lane: Lane) -> bool {
+        let may = self.may_begin(&lane);
+        if may {
+            self.begin(lane);
+        }
+        may
+    }
+
+    /// An effect of this lane begins.
+    pub(super) fn begin(&mut self, lane: Lane) {
+        self.busy.insert(lane, self.now.boot);
+    }
+
+    /// Takes note of what this input ends; when that was asked for.
+    pub(super) fn end(&mut self, input: &Input) -> Duration {
+        let Some((lane, has_failed)) = Lane::ended(input) else { return self.now.boot };
+        let began = self.busy.remove(&lane).unwrap_or(self.now.boot);
+        if has_failed {
+            let times = self.failed.get(&lane).map_or(0, |failed| failed.times).saturating_add(1);
+            self.failed.insert(lane, Failed { began, times });
+        } else {
+            self.failed.remove(&lane);
+        }
+        began
+    }
+
+    /// Forgets the steps of fences that are over, and questions to members that are gone.
+    pub(super) fn forget_failures(&mut self) {
+        let (cases, view) = (&self.cases, &self.view);
+        self.failed.retain(|lane, _| {
+            if let Lane::State(name) | Lane::Networks(name) | Lane::Ping(name) = lane {
+                return view.as_ref().is_none_or(|view| view.members.contains_key(name));
+            }
+            lane.fence().is_none_or(|id| cases.contains_key(id))
+        });
+    }
+}

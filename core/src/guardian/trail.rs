@@ -1,0 +1,93 @@
+//! What the trail says of each step: who, what and why.
+
+use serde::{Deserialize, Serialize};
+
+use crate::guardian::case::{Case, GUARDIAN};
+use crate::guardian::report::{Level, Outcome, Report};
+use crate::guardian::{Guardian, Lane, gate};
+use crate::model::overrides::reason;
+use crate::model::record::{Change, FenceRecord, FenceState};
+
+/// What an operator does beside the guardian.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Note {
+    number: u64,
+    what: String,
+    why: String,
+    sent: bool,
+}
+
+/// What is written of a fence, and whom it is about, who asked and why, or who removed an entry.
+pub(super) fn of(case: &Case, recorded: Option<&FenceRecord>) -> (String, String) {
+    let record = &case.record;
+    let hosts: Vec<String> =
+        record.entries.keys().filter(|entry| entry.is_host()).map(|entry| entry.ip().to_string()).collect();
+    let clients = record.entries.len() - hosts.len();
+    let whom =
+        record.member.as_ref().map_or_else(|| "addresses".to_owned(), |member| format!("member {member}"));
+    let at = if hosts.is_empty() { String::new() } else { format!(" at {}", hosts.join(" ")) };
+    let what = format!("{} {}", case.id, record.state);
+    let whom = format!("{whom}{at}, {clients} clients");
+    if let Some(release) = &case.release {
+        return (what, format!("{whom}: {}: {}", release.by, release.why));
+    }
+    let told = recorded.map_or(0, |recorded| recorded.removals.len());
+    let state_told = recorded.map(|recorded| recorded.state);
+    let breach = record.breaches.last();
+    let why = match record.removals.last() {
+        Some(removal) if record.removals.len() > told => removal.to_string(),
+        _ if record.state == FenceState::Breached && state_told != Some(FenceState::Breached) => {
+            match breach.and_then(|breach| breach.ended) {
+                Some(end) => format!("an entry ended at {end} by the monitors' clock"),
+                None => {
+                    let gone =
+                        breach.map_or_else(String::new, |breach| format!(" in osdmap epoch {}", breach.gone));
+                    format!("an entry was removed{gone}; who removed it follows")
+                }
+            }
+        }
+        Some(_) | None => {
+            let why = record.evidence.first().cloned().unwrap_or_default();
+            // An operator's name is in it where it went over a rule.
+            if record.by == GUARDIAN || why.starts_with(&record.by) {
+                why
+            } else {
+                format!("{}: {why}", record.by)
+            }
+        }
+    };
+    (what, format!("{whom}: {why}"))
+}
+
+impl Guardian {
+    pub(super) fn note_what(&mut self, number: u64, what: &str, said: Option<String>, by: &str) {
+        let why = reason(said.as_deref()).unwrap_or("no reason given");
+        self.log(Level::Warn, "operator", None, format!("{by}: {what} ({why})"));
+        self.desk.removing = (what == gate::REMOVE).then_some(self.now.boot);
+        self.notes.push_back(Note {
+            number,
+            what: what.to_owned(),
+            why: format!("{by}: {why}"),
+            sent: false,
+        });
+    }
+
+    pub(super) fn note_to_record(&mut self) -> Option<(Vec<Change>, String, String)> {
+        let note = self.notes.front_mut()?;
+        // Who removes the gate begins when this is recorded: a write on its way would come after the removal.
+        if note.what == gate::REMOVE && self.busy.contains_key(&Lane::Gate) {
+            return None;
+        }
+        note.sent = true;
+        Some((Vec::new(), note.what.clone(), note.why.clone()))
+    }
+
+    /// A write ended. A note that was not written is sent again.
+    pub(super) fn note_recorded(&mut self, written: bool) {
+        let Some(note) = self.notes.front_mut().filter(|note| note.sent) else { return };
+        note.sent = false;
+        if written && let Some(note) = self.notes.pop_front() {
+            self.reports.push_back(Report::Answer(note.number, Outcome::Noted));
+        }
+    }
+}

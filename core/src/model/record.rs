@@ -1,0 +1,520 @@
+//! What guardians remember together, one record for each thing: who leads, the members' address book, fences, the
+//! gate, requests, and the trail of what was done.
+//!
+//! A record is kept as it is here, with the version of its form; whatever is added later must be read by older
+//! guardians as if it were not there, or the version goes up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::model::addr::{ClientAddr, Entry};
+use crate::model::listed::Listed;
+use crate::model::operator_request::Request;
+use crate::model::osdmap::PoolId;
+use crate::model::overrides::Over;
+use crate::model::span::{millis, named_millis, seconds};
+use crate::model::target::Coverage;
+
+/// The form of records that this guardian writes; it reads all up to this one. 2: durations are numbers whose unit the
+/// field's name says, which a guardian that knows 1 cannot read.
+pub const VERSION: u32 = 2;
+
+/// Who decides. Every write is conditional on this record (INV-7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    /// Raised by each takeover, so that no two leaders have the same.
+    pub epoch: u64,
+    /// The guardian's name.
+    pub guardian: String,
+    /// The host it runs on.
+    pub host: String,
+    /// Its own addresses as a client of the storage.
+    pub addresses: BTreeSet<ClientAddr>,
+    /// When it took over, by its own clock.
+    pub since: Timestamp,
+}
+
+/// Where an address of a member was learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// A watcher of an image that is placed there.
+    Watcher,
+    /// The locker of one.
+    Locker,
+    /// A session with a monitor.
+    Session,
+    /// An interface of the member.
+    Network,
+    /// The operator: configuration, or a key of the member.
+    Operator,
+}
+
+/// What is known of a member, learnt while it was healthy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Its name.
+    pub name: String,
+    /// Its identity IPs, and what says so.
+    #[serde(default)]
+    pub addresses: BTreeMap<IpAddr, BTreeSet<Source>>,
+    /// The client instances seen of it, whatever their IP.
+    #[serde(default)]
+    pub clients: BTreeSet<ClientAddr>,
+    /// Client instances that use its images and that nothing shows to be anybody's. `None`: an older guardian recorded it,
+    /// which did not keep them.
+    #[serde(default)]
+    pub others: Option<BTreeSet<ClientAddr>>,
+    /// The addresses of its own interfaces, with their networks, as it told them last. `None`: it never did.
+    #[serde(default)]
+    pub interfaces: Option<BTreeSet<IpNet>>,
+    /// What else lived at those addresses before it told them, and lives there since: daemons of the storage (`osd.3`) and
+    /// clients of others. For what came later its interfaces do not speak; nor for
+    /// anything where an older guardian kept nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// What tells one machine from another of the same name ([`Machine`](crate::model::machine::Machine)); an older version
+    /// recorded the `system.uuid` alone.
+    #[serde(default)]
+    pub machine: Option<String>,
+    /// The last uptime it told while healthy.
+    #[serde(default)]
+    pub uptime: Option<UptimeSample>,
+}
+
+impl MemberRecord {
+    /// Do its own interfaces show this address?
+    pub fn shows(&self, ip: IpAddr) -> bool {
+        self.interfaces.iter().flatten().any(|network| network.addr() == ip)
+    }
+
+    /// Did the operator name this address?
+    pub fn is_said(&self, ip: IpAddr) -> bool {
+        self.addresses.get(&ip).is_some_and(|sources| sources.contains(&Source::Operator))
+    }
+
+    /// Such addresses are not known from this source any more.
+    pub fn forget(&mut self, source: Source, which: impl Fn(&IpAddr) -> bool) {
+        self.addresses.retain(|ip, sources| {
+            if which(ip) {
+                sources.remove(&source);
+            }
+            !sources.is_empty()
+        });
+    }
+}
+
+/// An uptime and when it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UptimeSample {
+    /// Since the member booted, in whole seconds.
+    #[serde(rename = "uptime_s", alias = "uptime", with = "seconds")]
+    pub uptime: Duration,
+    /// When it said so, by the guardian's clock.
+    pub at: Timestamp,
+}
+
+/// Where a fence stands (docs/design.md#states).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceState {
+    /// Recorded; nothing is known to be in the blocklist.
+    Intended,
+    /// The entries were read back.
+    Committed,
+    /// Some PGs have not answered.
+    Pending,
+    /// Every PG of every guarded pool refuses the target.
+    Sealed,
+    /// Sealed once, then an entry vanished; being re-asserted.
+    Breached,
+    /// Its entries are being removed.
+    Releasing,
+    /// Its host entries are gone; client entries stay.
+    Released,
+}
+
+/// A fence: what it rests on, what is proved, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceRecord {
+    /// Its ID.
+    pub id: String,
+    /// The member, if one was named.
+    #[serde(default)]
+    pub member: Option<String>,
+    /// Where it stands.
+    pub state: FenceState,
+    /// Its entries, and until when each stood when it was last read back.
+    #[serde(default)]
+    pub entries: BTreeMap<Entry, Option<Timestamp>>,
+    /// How much it covers.
+    #[serde(default = "unknown_coverage")]
+    pub coverage: Coverage,
+    /// The operator accepted that it covers known clients only.
+    #[serde(default)]
+    pub accepted: bool,
+    /// The rules that stood against it, and that the operator went over for the reason given.
+    #[serde(flatten)]
+    pub over: Over,
+    /// Entries whose removal was sent and never answered: it may still arrive, so nothing is built on them (INV-7).
+    #[serde(default)]
+    pub in_doubt: BTreeSet<Entry>,
+    /// What was seen that led to it.
+    #[serde(default)]
+    pub evidence: Vec<String>,
+    /// Why, in the operator's or the policy's words.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// What each guarded pool proved at the last seal.
+    #[serde(default)]
+    pub proofs: Vec<Proof>,
+    /// Who asked for it.
+    pub by: String,
+    /// When it was recorded first.
+    pub since: Timestamp,
+    /// When it was sealed first.
+    #[serde(default)]
+    pub sealed: Option<Timestamp>,
+    /// When somebody lifted it; the newest, at most [`BREACHES`].
+    #[serde(default)]
+    pub breaches: Vec<Breach>,
+    /// By boot ID of each guardian's host: its time since boot when that guardian first knew of the seal. The time
+    /// since the seal can so be told without a wall clock.
+    #[serde(default, rename = "marks_ms", alias = "marks", with = "named_millis")]
+    pub marks: BTreeMap<String, Duration>,
+    /// Client instances of the fenced addresses that appeared after the seal: those of the old life and, once the host
+    /// has booted, of the new one. Each gets an entry of its own, at the latest before the release.
+    #[serde(default)]
+    pub seen: BTreeSet<ClientAddr>,
+    /// When it was released.
+    #[serde(default)]
+    pub released: Option<Timestamp>,
+    /// Client instances that were fenced before the seal and so are proved, or asserted, dead by what released it. Their
+    /// entries may go; those of other clients stay until they end.
+    #[serde(default)]
+    pub dead: BTreeSet<ClientAddr>,
+    /// Who removed entries of it while it was held, the last ones.
+    #[serde(default)]
+    pub removals: Vec<Removal>,
+    /// When guardians sent removals for it themselves, by the monitors' clock; the last ones, so that nobody else is named
+    /// for them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sent: BTreeMap<Entry, Timestamp>,
+    /// Entries of other fences and of others that refused its hosts still when it was released.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub refused_by: BTreeSet<Listed>,
+}
+
+/// How many of [`FenceRecord::sent`] are kept.
+const SENT: usize = 128;
+
+impl FenceRecord {
+    /// A guardian is about to send the removal of this entry, at this time of the monitors' clock.
+    pub fn note_sent(&mut self, entry: Entry, at: Timestamp) {
+        self.sent.insert(entry, at);
+        while self.sent.len() > SENT {
+            let oldest = self.sent.iter().min_by_key(|(_, at)| **at).map(|(entry, _)| *entry);
+            oldest.map(|oldest| self.sent.remove(&oldest));
+        }
+    }
+}
+
+/// A command that removed an entry of the blocklist, as the monitors logged it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    /// When, by the clock of the monitor.
+    pub at: Timestamp,
+    /// The key it was sent with: `client.admin`.
+    pub entity: String,
+    /// The address it came from, as the monitor saw it.
+    pub address: String,
+    /// What was removed; `None` for everything (`osd blocklist clear`).
+    pub entry: Option<Entry>,
+}
+
+impl Removal {
+    /// Did it remove this entry?
+    pub fn removes(&self, entry: Entry) -> bool {
+        self.entry.is_none_or(|removed| removed == entry)
+    }
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, entity, address, entry } = self;
+        match entry {
+            Some(entry) => write!(f, "{entity} at {address} removed {entry} ({at})"),
+            None => write!(f, "{entity} at {address} removed every entry ({at})"),
+        }
+    }
+}
+
+/// So many breaches of a fence are kept.
+pub const BREACHES: usize = 16;
+
+/// Somebody lifted a fence: from [`Breach::gone`] to [`Breach::committed`] its target may have written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Breach {
+    /// When it was seen.
+    pub seen: Timestamp,
+    /// The last osdmap epoch that is known to have held it; `None` where an earlier guardian knew it.
+    pub held: Option<u32>,
+    /// The first epoch examined since, in which it was not held, or not without interruption.
+    pub gone: u32,
+    /// Its entry was gone because the monitors' clock had passed this end of it; `None`: somebody removed one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// The epoch in which its entries were read back again.
+    #[serde(default)]
+    pub committed: Option<u32>,
+    /// When it was sealed again.
+    #[serde(default)]
+    pub sealed: Option<Timestamp>,
+}
+
+fn unknown_coverage() -> Coverage {
+    Coverage::Incomplete
+}
+
+/// What a pool proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Its number; 0, which no pool has, where an older guardian recorded it.
+    #[serde(default)]
+    pub id: PoolId,
+    /// Its name.
+    pub pool: String,
+    /// How many PGs it had: each of them answered.
+    pub pgs: u32,
+    /// The osdmap epoch that each of them had reached at least.
+    pub epoch: u32,
+}
+
+/// What the gate was last told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateRecord {
+    /// Raised by each write to the gate.
+    pub epoch: u64,
+    /// Members whose instances may be placed elsewhere, as of that write.
+    #[serde(default)]
+    pub open: BTreeSet<String>,
+}
+
+/// What somebody on another host asks the leader to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    /// Chosen by who asks; unique.
+    pub id: String,
+    /// What.
+    #[serde(flatten)]
+    pub request: Request,
+    /// When, by the asker's clock.
+    pub at: Timestamp,
+    /// How long whoever asks waits for it to be taken: later nobody does it. In whole milliseconds.
+    #[serde(rename = "patience_ms", alias = "patience", with = "millis")]
+    pub patience: Duration,
+    /// The epoch of the leader that took it. It is not done before this is recorded.
+    #[serde(default)]
+    pub taken: Option<u64>,
+    /// Filled in by the leader: what the control socket would have answered with.
+    #[serde(default)]
+    pub answer: Option<Value>,
+}
+
+/// One thing done, written together with what it changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Counts up without a gap.
+    pub seq: u64,
+    /// When, by the writer's clock.
+    pub at: Timestamp,
+    /// The guardian.
+    pub who: String,
+    /// The host it ran on.
+    pub host: String,
+    /// What was done.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Names a record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Key {
+    /// The only [`GateRecord`].
+    Gate,
+    /// By member.
+    Member(String),
+    /// By ID.
+    Fence(String),
+    /// By ID.
+    Request(String),
+}
+
+/// A record that a leader may write. Its own is not among them: that is taken, not written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant)] // There are never many at once.
+pub enum Record {
+    /// The gate.
+    Gate(GateRecord),
+    /// A member.
+    Member(MemberRecord),
+    /// A fence.
+    Fence(FenceRecord),
+    /// A request.
+    Request(RequestRecord),
+}
+
+/// One change of a write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant)] // A write has a handful of them.
+pub enum Change {
+    /// Write a record, new or in the place of the one read.
+    Put(Record),
+    /// Remove the record read.
+    Remove(Key),
+}
+
+/// All records that were understood.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Records {
+    /// Who leads, or led last.
+    pub leader: Option<Leader>,
+    /// The gate.
+    pub gate: Option<GateRecord>,
+    /// By name.
+    pub members: BTreeMap<String, MemberRecord>,
+    /// By ID.
+    pub fences: BTreeMap<String, FenceRecord>,
+    /// By ID.
+    pub requests: BTreeMap<String, RequestRecord>,
+}
+
+impl Record {
+    /// Its name.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Gate(_) => Key::Gate,
+            Self::Member(member) => Key::Member(member.name.clone()),
+            Self::Fence(fence) => Key::Fence(fence.id.clone()),
+            Self::Request(request) => Key::Request(request.id.clone()),
+        }
+    }
+}
+
+impl Change {
+    /// The record it is about.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Put(record) => record.key(),
+            Self::Remove(key) => key.clone(),
+        }
+    }
+}
+
+impl Records {
+    /// Makes a change.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Put(Record::Gate(gate)) => self.gate = Some(gate),
+            Change::Put(Record::Member(member)) => drop(self.members.insert(member.name.clone(), member)),
+            Change::Put(Record::Fence(fence)) => drop(self.fences.insert(fence.id.clone(), fence)),
+            Change::Put(Record::Request(request)) => {
+                drop(self.requests.insert(request.id.clone(), request));
+            }
+            Change::Remove(Key::Gate) => self.gate = None,
+            Change::Remove(Key::Member(name)) => drop(self.members.remove(&name)),
+            Change::Remove(Key::Fence(id)) => drop(self.fences.remove(&id)),
+            Change::Remove(Key::Request(id)) => drop(self.requests.remove(&id)),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gate => f.write_str("gate"),
+            Self::Member(name) => write!(f, "member/{name}"),
+            Self::Fence(id) => write!(f, "fence/{id}"),
+            Self::Request(id) => write!(f, "request/{id}"),
+        }
+    }
+}
+
+/// The text names no record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' names no kind of record that this guardian knows")]
+pub struct UnknownKey {
+    /// What was given.
+    pub text: String,
+}
+
+impl FromStr for Key {
+    type Err = UnknownKey;
+
+    fn from_str(text: &str) -> Result<Self, UnknownKey> {
+        let unknown = || UnknownKey { text: text.to_owned() };
+        if text == "gate" {
+            return Ok(Self::Gate);
+        }
+        let (kind, name) = text.split_once('/').ok_or_else(unknown)?;
+        let name = name.to_owned();
+        match kind {
+            "member" => Ok(Self::Member(name)),
+            "fence" => Ok(Self::Fence(name)),
+            "request" => Ok(Self::Request(name)),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl FenceState {
+    /// Is it known that entries of it are in the blocklist?
+    pub fn stands(self) -> bool {
+        match self {
+            Self::Intended | Self::Released => false,
+            Self::Committed | Self::Pending | Self::Sealed | Self::Breached | Self::Releasing => true,
+        }
+    }
+}
+
+impl fmt::Display for FenceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Intended => "intended",
+            Self::Committed => "committed",
+            Self::Pending => "pending",
+            Self::Sealed => "sealed",
+            Self::Breached => "breached",
+            Self::Releasing => "releasing",
+            Self::Released => "released",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_it_is_printed() {
+        let name = || "a/b c".to_owned();
+        for key in [Key::Gate, Key::Member(name()), Key::Fence(name()), Key::Request(name())] {
+            assert_eq!(key.to_string().parse(), Ok(key));
+        }
+        for text in ["", "gate/", "leader", "member", "audit/00000000000000000001"] {
+            assert!(text.parse::<Key>().is_err(), "{text}");
+        }
+    }
+}

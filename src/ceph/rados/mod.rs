@@ -1,0 +1,10 @@
+//! librados: handles, operations and their answers. All `unsafe` code of this package is here.
+
+pub mod cluster;
+pub mod completion;
+pub mod data_pools;
+pub mod diagnosis;
+pub mod errno;
+pub mod ioctx;
+pub mod lock;
+pub mod omap;

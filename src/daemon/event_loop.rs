@@ -1,0 +1,643 @@
+//! The event loop around the core: everything that happens comes in here, one thing after another, and everything to be
+//! done goes out as a task. The loop itself never waits for anything else than the next thing to happen.
+
+mod course;
+mod forwarded;
+mod login;
+mod manager;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
+use rbd_guardian_core::guardian::report::Level;
+use rbd_guardian_core::guardian::settings::Settings;
+use rbd_guardian_core::model::incus_snapshot::{Notice, View};
+use rbd_guardian_core::model::record::{Records, RequestRecord};
+use rbd_guardian_core::recording::recorder::{LIMIT, Recorder};
+use rbd_guardian_core::rules::leader_fitness::{Beside, Unfit};
+use rbd_guardian_core::rules::operator_request::Settled;
+use serde_json::{Value, json};
+
+use crate::ceph::lane;
+use crate::ceph::perform::Storage;
+use crate::ceph::rados::cluster::{Cluster, ConnectError};
+use crate::clock;
+use crate::config::Config;
+use crate::config::identity::Identity;
+use crate::control::protocol::{Line, Question};
+use crate::control::socket::Ask;
+use crate::daemon::election::Lookout;
+use crate::daemon::event_loop::forwarded::{ended, not_noted};
+use crate::daemon::event_loop::login::Login;
+use crate::daemon::executor::{Hands, failed};
+use crate::daemon::forwarded_requests::Noting;
+use crate::daemon::hearing::Hearing;
+use crate::daemon::incus_events::notice;
+use crate::daemon::job::Jobs;
+use crate::daemon::leader::{Leading, now};
+use crate::daemon::leadership::{Bade, Candidate, NotLeading, Tenure, Waiting};
+use crate::daemon::recordings::{Flight, Recordings};
+use crate::daemon::service_manager::{Manager, Signals, Wish};
+use crate::daemon::{DaemonError, Origin, log};
+use crate::deadline::rest;
+use crate::incus::client::Client;
+use crate::incus::events::{Listener, Signal};
+use crate::ledger::{Ledger, NotLeased};
+
+/// Events that are taken in at one turn of the loop.
+const EVENTS: usize = 64;
+/// Between attempts to connect, and to open certificates.
+const RETRY: Duration = Duration::from_secs(2);
+/// So many bids in vain, and a new connection is tried.
+const VAIN_BIDS: u32 = 5;
+/// The longest rest without looking at the clock: a host that slept finds its timers late.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+/// A refused healing is told to a guardian that begins to lead so long afterwards: the next tick of healing is a minute
+/// away (docs/facts/incus.md#healing), and the one that led may have lost its storage with the member.
+const REFUSAL_LASTS: Duration = Duration::from_secs(60);
+
+/// What a task is for, kept so that one that ends without an answer has one all the same.
+#[derive(Debug)]
+enum Job {
+    Connect,
+    Disconnect,
+    Bid,
+    /// Of the guardian that began with this epoch, as the following.
+    Renew(u64),
+    GiveUp,
+    Glance,
+    Listen,
+    LogIn,
+    Ready(u64),
+    Requests(u64),
+    Note(u64, Box<RequestRecord>, Noting),
+    Asked(u64, Box<RequestRecord>),
+    Effect(u64, Effect),
+}
+
+/// How a task ended.
+enum Done {
+    Connected(Result<Cluster, ConnectError>),
+    Disconnected,
+    Bid(Result<Bade, NotLeading>),
+    Renewed(u64, Result<Duration, NotLeased>),
+    GaveUp(Result<(), NotLeased>),
+    /// When it began, and what it showed.
+    Glanced(Duration, Result<View, String>),
+    /// When a question began that a monitor answered.
+    Listened(Option<Duration>),
+    /// What was in the keyring, and the log-in, if one was tried.
+    LoggedIn(Option<u64>, Option<Result<Cluster, ConnectError>>),
+    Ready(u64, Beside),
+    Requests(u64, Option<Vec<(RequestRecord, Settled)>>),
+    Noted(u64, Box<RequestRecord>, Noting, Recorded),
+    Asked(u64, Box<RequestRecord>, Line),
+    Effect(u64, Input),
+}
+
+/// What others tell.
+enum Told {
+    Incus(Signal),
+    Operator(Option<Ask>),
+}
+
+/// How far it is from nothing to leading.
+enum Stage {
+    /// There is no connection to Ceph.
+    Connecting,
+    /// There is one, and somebody else leads, or the ledger cannot be had.
+    Bidding,
+    Leading(Box<Leading>),
+}
+
+/// One daemon.
+pub(super) struct Driver {
+    origin: Origin,
+    identity: Identity,
+    config: Config,
+    manager: Manager,
+    stage: Stage,
+    cluster: Option<Cluster>,
+    /// Over that connection. One that the monitors do not answer could not open it again, and its OSD may answer.
+    ledger: Option<Ledger>,
+    /// What it knows while another one leads.
+    waiting: Option<Box<Waiting>>,
+    /// An errand neither looks around nor yields.
+    lookout: Option<Lookout>,
+    errand: bool,
+    login: Login,
+    /// Why it is not further, in words.
+    trouble: Option<String>,
+    /// It stays so until somebody does something.
+    lasts: bool,
+    /// When to try again to get further, by the boot clock; `None` while an attempt is under way.
+    retry_at: Option<Duration>,
+    incus: Option<Client>,
+    /// Why there is no client for an Incus that is configured, and when to try again.
+    incus_trouble: Option<String>,
+    incus_at: Option<Duration>,
+    listener: Option<Listener>,
+    hearing: Hearing,
+    /// None are made for a single request: whoever makes it hears what became of it.
+    recordings: Option<Recordings>,
+    jobs: Jobs<Job, Done>,
+    /// Bids in a row that ended in silence or in a refusal.
+    vain_bids: u32,
+    /// It is clear who leads, or why nobody knows. What is asked before waits for that.
+    settled: bool,
+    /// Asked before it was clear who leads.
+    early: Vec<Ask>,
+    /// When the gate last refused to heal instances of a member, by the boot clock, whoever led.
+    refused: BTreeMap<String, Duration>,
+}
+
+impl Driver {
+    pub(super) fn new(origin: Origin, identity: Identity, config: Config) -> Self {
+        let recordings = Recordings::new(config.daemon.recordings.clone());
+        recordings.look();
+        let recordings = Some(recordings);
+        Self {
+            origin,
+            identity,
+            config,
+            manager: Manager::find(),
+            stage: Stage::Connecting,
+            cluster: None,
+            ledger: None,
+            waiting: None,
+            lookout: None,
+            errand: false,
+            login: Login::default(),
+            trouble: None,
+            lasts: false,
+            retry_at: Some(Duration::ZERO),
+            incus: None,
+            incus_trouble: None,
+            incus_at: Some(Duration::ZERO),
+            listener: None,
+            hearing: Hearing::default(),
+            recordings,
+            jobs: Jobs::new(),
+            vain_bids: 0,
+            settled: false,
+            early: Vec::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// For one request alone, over a connection that is there.
+    pub(super) fn errand(mut self, cluster: Cluster) -> Self {
+        self.errand = true;
+        self.cluster = Some(cluster);
+        self.stage = Stage::Bidding;
+        self.recordings = None;
+        self
+    }
+
+    /// Runs until it is asked to end, or nobody can ask for anything any more.
+    pub(super) async fn run(
+        mut self,
+        mut signals: Signals,
+        asks: &mut tokio::sync::mpsc::Receiver<Ask>,
+    ) -> Result<(), DaemonError> {
+        if !self.errand {
+            self.manager.begin();
+        }
+        loop {
+            self.on_time();
+            self.flush();
+            self.tell_manager(clock::boot());
+            let rest_for = self.rest_for();
+            let listener = &mut self.listener;
+            // Whoever of these two has more to say keeps the other one waiting for a few turns, not for good.
+            let told = async {
+                let heard = async {
+                    match listener {
+                        Some(listener) => listener.next().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    signal = heard => Told::Incus(signal),
+                    ask = asks.recv() => Told::Operator(ask),
+                }
+            };
+            tokio::select! {
+                // In this order. None of the first can keep the later ones waiting for good: answers end when what was
+                // begun is answered.
+                biased;
+                // 1. The service manager, and whoever ends the process: whatever happens meanwhile.
+                wish = signals.next() => match wish {
+                    Wish::Reload => self.reload(),
+                    Wish::Record => self.record(),
+                    Wish::End => return self.end().await,
+                },
+                // 2. What was begun is answered first: every decision rests on it.
+                Some(done) = self.jobs.next() => self.done(done),
+                // 3. What Incus announces, and operators.
+                told = told => match told {
+                    Told::Incus(signal) => {
+                        self.heard(&signal);
+                        self.heard_at_once();
+                    }
+                    Told::Operator(Some(ask)) => self.asked(ask),
+                    Told::Operator(None) => return self.end().await,
+                },
+                // 4. Time.
+                () = rest(rest_for) => {}
+            }
+        }
+    }
+
+    /// What else was announced already, at most so much: then whatever else there is to do has its turn.
+    fn heard_at_once(&mut self) {
+        for _ in 0..EVENTS {
+            let next = self.listener.as_mut().and_then(|listener| listener.next().now_or_never());
+            let Some(signal) = next else { return };
+            self.heard(&signal);
+        }
+    }
+
+    /// What is due.
+    fn on_time(&mut self) {
+        let now = now();
+        if self.incus_at.is_some_and(|at| at <= now.boot) {
+            self.open_incus(now.boot);
+        }
+        if self.retry_at.is_some_and(|at| at <= now.boot) {
+            self.retry_at = None;
+            match &self.stage {
+                Stage::Connecting => self.connect(),
+                Stage::Bidding => self.bid(),
+                Stage::Leading(_) => {}
+            }
+        }
+        self.look_around(now.boot);
+        self.log_in_afresh(now.boot);
+        self.look_for_requests(now.boot);
+        let Stage::Leading(leading) = &mut self.stage else { return };
+        if leading.is_over(now) {
+            let why = "leads no more: the lease could not be renewed in time: Ceph does not answer, or late (`ceph -s`)";
+            self.depose("deposed", why);
+            return;
+        }
+        if leading.renews(now) {
+            let (tenure, lease, epoch) =
+                (leading.hands.tenure.clone(), self.config.daemon.lease, leading.epoch());
+            self.jobs.begin(Job::Renew(epoch), async move {
+                let renewed = lane::awaited(move || tenure.renew(lease)).await;
+                Done::Renewed(epoch, renewed.unwrap_or(Err(NotLeased::Unknown)))
+            });
+        }
+        leading.on_time(now);
+    }
+
+    fn rest_for(&self) -> Duration {
+        let boot = clock::boot();
+        let mut at = boot + LONGEST_REST;
+        let looks_at = self.lookout.as_ref().and_then(Lookout::wakes_at).filter(|at| *at > boot);
+        at = [self.retry_at, self.incus_at, looks_at].into_iter().flatten().fold(at, Duration::min);
+        if let Stage::Leading(leading) = &self.stage {
+            at = at.min(leading.wakes_at());
+        }
+        let rest = at.saturating_sub(boot);
+        self.manager.pulse().map_or(rest, |pulse| rest.min(pulse))
+    }
+
+    fn connect(&mut self) {
+        let options = self.origin.ceph.clone();
+        self.jobs.begin(Job::Connect, async move {
+            let connected = lane::awaited(move || Cluster::connect(&options)).await;
+            Done::Connected(connected.unwrap_or_else(dropped_connect))
+        });
+    }
+
+    fn bid(&mut self) {
+        let Some(cluster) = self.cluster.clone() else { return };
+        let (now, lookout) = (clock::boot(), self.lookout.as_ref());
+        let candidate = Candidate {
+            guardian: self.identity.name.clone(),
+            host: self.identity.host.clone(),
+            ledger: self.config.ledger.clone(),
+            lease: self.config.daemon.lease,
+            unfit: match lookout {
+                Some(lookout) => lookout.unfit(now),
+                // An errand looks around no further.
+                None => self.config.incus.endpoints.is_empty().then_some(Unfit::Bare),
+            },
+            readiness: lookout.and_then(|lookout| lookout.readiness(now)),
+            opened: self.ledger.clone(),
+        };
+        self.jobs.begin(Job::Bid, async move {
+            let bid = lane::awaited(move || candidate.bid(&cluster)).await;
+            Done::Bid(bid.unwrap_or(Err(NotLeading::Dropped)))
+        });
+    }
+
+    /// A task ended. Without an answer of its own it has failed: nothing that was begun is left open.
+    fn done(&mut self, done: Result<Done, (Job, String)>) {
+        let done = done.unwrap_or_else(|(job, why)| {
+            log::line(Level::Error, "task", None, &format!("a task ended without an answer: {why}"));
+            match job {
+                Job::Connect => Done::Connected(dropped_connect()),
+                Job::Disconnect => Done::Disconnected,
+                Job::Bid => Done::Bid(Err(NotLeading::Dropped)),
+                Job::Renew(epoch) => Done::Renewed(epoch, Err(NotLeased::Unknown)),
+                Job::GiveUp => Done::GaveUp(Err(NotLeased::Unknown)),
+                Job::Glance => Done::Glanced(clock::boot(), Err(why)),
+                Job::Listen => Done::Listened(None),
+                Job::LogIn => Done::LoggedIn(None, None),
+                Job::Ready(epoch) => Done::Ready(epoch, Beside::default()),
+                Job::Requests(epoch) => Done::Requests(epoch, None),
+                Job::Note(epoch, record, noting) => Done::Noted(epoch, record, noting, not_noted()),
+                Job::Asked(epoch, record) => Done::Asked(epoch, record, ended()),
+                Job::Effect(epoch, effect) => Done::Effect(epoch, failed(effect, &why)),
+            }
+        });
+        match done {
+            Done::Connected(Ok(cluster)) => {
+                log::line(Level::Info, "connected", None, "connected to Ceph");
+                self.cluster = Some(cluster);
+                self.forget_login();
+                self.trouble = None;
+                self.stage = Stage::Bidding;
+                self.retry_at = Some(Duration::ZERO);
+            }
+            Done::Connected(Err(error)) => {
+                self.lasts = false;
+                self.not_further(Level::Error, "no-ceph", error.to_string(), RETRY)
+            }
+            Done::Disconnected => {}
+            Done::Bid(Ok(Bade::Leads(tenure, records))) => self.lead(*tenure, *records),
+            Done::Bid(Ok(Bade::Waits(waiting))) => {
+                self.vain_bids = 0;
+                let words = waiting.words();
+                self.ledger = Some(waiting.ledger.clone());
+                self.waiting = Some(waiting);
+                self.not_further(Level::Info, "standby", words, self.pace());
+            }
+            Done::Bid(Err(error)) => self.not_leading(&error),
+            Done::Renewed(epoch, renewed) => self.renewed(epoch, renewed),
+            Done::GaveUp(Ok(())) => {}
+            Done::GaveUp(Err(error)) => {
+                log::line(Level::Warn, "lease", None, &format!("the lease was not given up: {error}"));
+            }
+            Done::Glanced(began, view) => {
+                if let Ok(view) = &view {
+                    self.saw(began, view);
+                }
+                if let Some(lookout) = &mut self.lookout {
+                    lookout.glanced(clock::boot());
+                }
+            }
+            Done::Listened(began) => {
+                if let Some(lookout) = &mut self.lookout {
+                    lookout.listened(clock::boot(), began);
+                }
+            }
+            Done::LoggedIn(key, login) => self.logged_in(key, login),
+            Done::Ready(epoch, beside) => {
+                if let Some(lookout) = &mut self.lookout {
+                    lookout.asked(clock::boot());
+                }
+                if matches!(&self.stage, Stage::Leading(leading) if leading.epoch() == epoch) {
+                    self.step_back(beside);
+                }
+            }
+            Done::Requests(epoch, found) => self.requests_found(epoch, found),
+            Done::Noted(epoch, record, noting, recorded) => self.noted(epoch, record, noting, recorded),
+            Done::Asked(epoch, record, line) => self.answered(epoch, record, &line),
+            Done::Effect(epoch, input) => {
+                if let Input::View { began, view: Ok(view) } = &input {
+                    self.saw(*began, view);
+                }
+                let deposed = if let Input::Recorded(Recorded::Deposed(why)) = &input {
+                    Some(format!("leads no more: {why}"))
+                } else {
+                    None
+                };
+                // What an earlier lead began is of no use to this one, which has read everything anew.
+                if let Stage::Leading(leading) = &mut self.stage
+                    && leading.epoch() == epoch
+                {
+                    leading.handle(input);
+                    if let Some(why) = deposed {
+                        self.depose("deposed", &why);
+                    }
+                } else if let Input::GatePut(failed) = input {
+                    for (member, why) in failed {
+                        let text = format!("late, as this guardian does not lead any more: {why}");
+                        log::line(Level::Info, "gate-not-written", Some(&member), &text);
+                    }
+                }
+            }
+        }
+    }
+
+    fn not_leading(&mut self, error: &NotLeading) {
+        // A connection that was itself blocklisted, or has gone astray, never gets better; a new one may.
+        self.vain_bids = if error.may_be_the_connection() { self.vain_bids + 1 } else { 0 };
+        if self.vain_bids >= VAIN_BIDS {
+            self.vain_bids = 0;
+            self.stage = Stage::Connecting;
+            let old = (self.ledger.take(), self.cluster.take());
+            self.let_go(old);
+        }
+        self.waiting = None;
+        self.lasts = error.lasts();
+        self.not_further(Level::Error, "no-ledger", error.to_string(), self.config.daemon.lease / 4);
+    }
+
+    fn not_further(&mut self, level: Level, code: &str, why: String, pause: Duration) {
+        if self.trouble.as_ref() != Some(&why) {
+            log::line(level, code, None, &why);
+            self.trouble = Some(why);
+        }
+        self.retry_at = Some(clock::boot() + pause);
+        self.manager.ready();
+        self.ask_again();
+    }
+
+    /// It is clear now who leads.
+    fn ask_again(&mut self) {
+        self.settled = true;
+        for ask in std::mem::take(&mut self.early) {
+            self.asked(ask);
+        }
+    }
+
+    fn lead(&mut self, tenure: Tenure, records: Records) {
+        let Some(cluster) = self.cluster.clone() else { return };
+        let leader = tenure.leader();
+        let text = format!("leads with epoch {} as {} on {}", leader.epoch, leader.guardian, leader.host);
+        log::line(Level::Info, "leading", None, &text);
+        for note in tenure.notes() {
+            log::line(Level::Warn, "ledger", None, note);
+        }
+        let settings = self.settings(&tenure);
+        let storage =
+            Storage { cluster, guarded: settings.policy.guarded.clone(), expire: settings.policy.expire };
+        let guardian = Recorder::new(settings, records, now(), LIMIT);
+        let guardian = Flight::new(guardian, self.recordings.clone());
+        (self.trouble, self.waiting) = (None, None);
+        let hands = Hands::new(storage, tenure, self.incus.clone());
+        let mut leading = Box::new(Leading::new(guardian, hands, self.config.daemon.lease));
+        let boot = clock::boot();
+        self.refused.retain(|_, at| boot.saturating_sub(*at) < REFUSAL_LASTS);
+        for member in self.refused.keys().cloned() {
+            leading.handle(Input::Notice(Notice::Refused { member, healing: true }));
+        }
+        self.stage = Stage::Leading(leading);
+        self.manager.ready();
+        self.ask_again();
+    }
+
+    fn settings(&self, tenure: &Tenure) -> Settings {
+        self.config.settings(&self.identity, &tenure.own)
+    }
+
+    fn renewed(&mut self, epoch: u64, renewed: Result<Duration, NotLeased>) {
+        if let Stage::Leading(leading) = &mut self.stage
+            && leading.epoch() == epoch
+            && let Err(why) = leading.renewed(renewed, self.config.daemon.lease)
+        {
+            self.depose("deposed", &format!("leads no more: {why}"));
+        }
+    }
+
+    /// This guardian leads no more: it decides and sends nothing, and bids again.
+    fn depose(&mut self, code: &str, why: &str) {
+        let Stage::Leading(leading) = std::mem::replace(&mut self.stage, Stage::Bidding) else { return };
+        self.ledger = Some(leading.hands.tenure.ledger().clone());
+        leading.end(why);
+        log::line(Level::Warn, code, None, why);
+        self.trouble = Some(why.to_owned());
+        self.settled = false;
+        self.retry_at = Some(clock::boot() + self.pace());
+    }
+
+    /// Often enough that a lease that ends or is given up is noticed soon.
+    fn pace(&self) -> Duration {
+        (self.config.daemon.lease / 4).min(LONGEST_REST)
+    }
+
+    /// Effects out, reports out.
+    fn flush(&mut self) {
+        let Stage::Leading(leading) = &mut self.stage else { return };
+        let epoch = leading.epoch();
+        for (effect, performing) in leading.flush() {
+            let job = Job::Effect(epoch, effect);
+            self.jobs.begin(job, async move { Done::Effect(epoch, performing.await) });
+        }
+    }
+
+    fn heard(&mut self, signal: &Signal) {
+        self.hearing.tell(clock::boot(), signal);
+        let Some(notice) = notice(signal) else { return };
+        if let Notice::Refused { member, healing: true } = &notice {
+            self.refused.insert(member.clone(), clock::boot());
+        }
+        if let Stage::Leading(leading) = &mut self.stage {
+            leading.handle(Input::Notice(notice));
+        }
+    }
+
+    fn asked(&mut self, ask: Ask) {
+        let Ask { question, answers } = ask;
+        let request = match question {
+            Question::Status => {
+                let _ = answers.try_send(Line::Status(self.status()));
+                return;
+            }
+            Question::Request(request) => request,
+        };
+        let Stage::Leading(leading) = &mut self.stage else {
+            let trouble = self.trouble.as_deref().unwrap_or("it bids for the lead");
+            let why = format!("this guardian does not lead: {trouble}");
+            if !self.settled {
+                self.early.push(Ask { question: Question::Request(request), answers });
+            } else if self.waiting.is_some() {
+                let _ = answers.try_send(Line::Elsewhere(why));
+            } else if self.lasts {
+                let _ = answers.try_send(Line::Failed(why));
+            } else {
+                let _ = answers.try_send(Line::Unavailable(why));
+            }
+            return;
+        };
+        leading.ask(request, answers);
+    }
+
+    fn status(&self) -> Value {
+        let mut status = json!({
+            "guardian": self.identity.name,
+            "host": self.identity.host,
+            "version": env!("CARGO_PKG_VERSION"),
+            "stage": match &self.stage {
+                Stage::Connecting => "connecting",
+                Stage::Bidding => "standby",
+                Stage::Leading(_) => "leading",
+            },
+            "trouble": self.trouble,
+            // Nobody is known to lead, and this one cannot: whatever happens, nothing is fenced or released.
+            "cannot_record": self.trouble.as_ref().filter(|_| self.waiting.is_none()),
+            "ceph_trouble": self.login.trouble(),
+            "incus_trouble": self.incus_trouble,
+        });
+        let Some(fields) = status.as_object_mut() else { return status };
+        if let Some(waiting) = &self.waiting {
+            fields.insert("leader".to_owned(), json!(waiting.leader));
+        }
+        if let Stage::Leading(leading) = &self.stage {
+            fields.insert("holds".to_owned(), json!(self.lookout.as_ref().and_then(Lookout::holds)));
+            let known = serde_json::to_value(leading.guardian.status(now())).unwrap_or_default();
+            let leader = serde_json::to_value(leading.hands.tenure.leader()).unwrap_or_default();
+            fields.insert("leader".to_owned(), leader);
+            if let Value::Object(known) = known {
+                fields.extend(known);
+            }
+        }
+        status
+    }
+
+    fn open_incus(&mut self, boot: Duration) {
+        self.incus_at = None;
+        let platform = !self.config.incus.endpoints.is_empty();
+        if !self.errand && self.lookout.as_ref().is_none_or(|lookout| lookout.has_platform() != platform) {
+            self.lookout = Some(Lookout::new(boot, platform));
+        }
+        if !platform {
+            self.incus = None;
+            self.listener = None;
+            if let Stage::Leading(leading) = &mut self.stage {
+                leading.hands.incus = None;
+            }
+            return;
+        }
+        match Client::open(&self.config.incus) {
+            Ok(client) => {
+                self.listener = Some(Listener::start(&client));
+                self.incus_trouble = None;
+                if let Stage::Leading(leading) = &mut self.stage {
+                    leading.hands.incus = Some(client.clone());
+                    leading.handle(Input::Notice(Notice::Missed));
+                }
+                self.incus = Some(client);
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if self.incus_trouble.as_ref() != Some(&why) {
+                    log::line(Level::Error, "no-incus", None, &why);
+                }
+                self.incus_trouble = Some(why);
+                self.incus_at = Some(boot + RETRY);
+            }
+        }
+    }
+}
+
+fn dropped_connect() -> Result<Cluster, ConnectError> {
+    Err(ConnectError::Unreachable { seconds: 0, mons: "they".to_owned() })
+}

@@ -1,0 +1,161 @@
+//! What the loop does with requests that verbs on other hosts left in the ledger. Each is recorded as taken before
+//! anything is done for it, and its answer is recorded for whoever asked.
+
+use std::time::Duration;
+
+use rbd_guardian_core::guardian::io::Recorded;
+use rbd_guardian_core::model::record::{Change, Key, Record, RequestRecord};
+use rbd_guardian_core::rules::operator_request::{Settled, Todo, todo};
+use tokio::sync::mpsc::channel;
+
+use crate::ceph::lane;
+use crate::clock;
+use crate::control::protocol::Line;
+use crate::daemon::event_loop::{Done, Driver, Job, Leading, Stage};
+use crate::daemon::forwarded_requests::{Hand, Noting};
+
+/// Lines of an answer on their way to its last one.
+const LINES: usize = 64;
+
+impl Driver {
+    pub(super) fn look_for_requests(&mut self, now: Duration) {
+        let Stage::Leading(leading) = &mut self.stage else { return };
+        // An errand has its own.
+        if self.errand || !leading.requests.looks(now) {
+            return;
+        }
+        let (tenure, epoch) = (leading.hands.tenure.clone(), leading.epoch());
+        self.jobs.begin(Job::Requests(epoch), async move {
+            let found = lane::awaited(move || tenure.requests()).await;
+            Done::Requests(epoch, found.and_then(Result::ok))
+        });
+    }
+
+    /// Requests that are there. Those that could not be read are looked for again.
+    pub(super) fn requests_found(&mut self, epoch: u64, found: Option<Vec<(RequestRecord, Settled)>>) {
+        let Some(leading) = self.leading_with(epoch) else { return };
+        leading.requests.looked(clock::boot(), found.as_deref());
+        for (record, settled) in found.into_iter().flatten() {
+            let Some(leading) = self.leading_with(epoch) else { return };
+            match leading.requests.hand(&record.id) {
+                Some(Hand::Busy) => continue,
+                Some(Hand::Answered(answered)) => {
+                    let answered = answered.clone();
+                    self.note(epoch, answered, Noting::Answered);
+                    continue;
+                }
+                None => {}
+            }
+            let record = Box::new(record);
+            match todo(&record, epoch, clock::wall()) {
+                Todo::Leave => {}
+                Todo::Take => {
+                    self.note(
+                        epoch,
+                        Box::new(RequestRecord { taken: Some(epoch), ..*record }),
+                        Noting::Taken,
+                    );
+                }
+                Todo::Begin => self.begin_request(epoch, record),
+                Todo::Settle => match settled {
+                    Settled::GoesOn => self.begin_request(epoch, record),
+                    Settled::Released(fence) => self.answered(epoch, record, &Line::Released { fence }),
+                    Settled::Nothing => {
+                        let why = "the guardian that took the request leads no more, and recorded nothing of it: \
+                                   nothing was begun; ask again";
+                        self.answered(epoch, record, &Line::Unavailable(why.to_owned()));
+                    }
+                },
+                Todo::Expire => {
+                    let why = format!(
+                        "the request of {} was found at {}, and nobody waits for it so long: nothing was begun; are \
+                         the hosts' clocks in step?",
+                        record.at,
+                        clock::wall()
+                    );
+                    self.answered(epoch, record, &Line::Unavailable(why));
+                }
+                Todo::Forget => self.note(epoch, record, Noting::Forgotten),
+            }
+        }
+    }
+
+    /// Does it, as for somebody at the control socket.
+    fn begin_request(&mut self, epoch: u64, record: Box<RequestRecord>) {
+        let Some(leading) = self.leading_with(epoch) else { return };
+        leading.requests.keep(&record.id, Hand::Busy);
+        let (to, mut lines) = channel(LINES);
+        leading.ask(record.request.clone(), to);
+        self.jobs.begin(Job::Asked(epoch, record.clone()), async move {
+            while let Some(line) = lines.recv().await {
+                if line.is_last() {
+                    return Done::Asked(epoch, record, line);
+                }
+            }
+            Done::Asked(epoch, record, ended())
+        });
+    }
+
+    /// Records the answer.
+    pub(super) fn answered(&mut self, epoch: u64, mut record: Box<RequestRecord>, line: &Line) {
+        // None of its types lacks a JSON form.
+        record.answer = serde_json::to_value(line).ok();
+        self.note(epoch, record, Noting::Answered);
+    }
+
+    fn note(&mut self, epoch: u64, record: Box<RequestRecord>, noting: Noting) {
+        let Some(leading) = self.leading_with(epoch) else { return };
+        leading.requests.keep(&record.id, Hand::Busy);
+        let tenure = leading.hands.tenure.clone();
+        let job = Job::Note(epoch, record.clone(), noting);
+        self.jobs.begin(job, async move {
+            let change = match noting {
+                Noting::Taken | Noting::Answered => Change::Put(Record::Request((*record).clone())),
+                Noting::Forgotten => Change::Remove(Key::Request(record.id.clone())),
+            };
+            let what = format!("{} request {}: {}", noting.words(), record.id, record.request.what());
+            let why = format!("{}: {}", record.request.by(), record.request.reason().unwrap_or_default());
+            let recorded = lane::awaited(move || tenure.record(&[change], what, why)).await;
+            Done::Noted(epoch, record, noting, recorded.unwrap_or_else(not_noted))
+        });
+    }
+
+    pub(super) fn noted(
+        &mut self,
+        epoch: u64,
+        record: Box<RequestRecord>,
+        noting: Noting,
+        recorded: Recorded,
+    ) {
+        let Some(leading) = self.leading_with(epoch) else { return };
+        match (noting, recorded) {
+            (_, Recorded::Deposed(by)) => self.depose("deposed", &format!("leads no more: {by}")),
+            (Noting::Taken, Recorded::Written) => self.begin_request(epoch, record),
+            (Noting::Answered, Recorded::Not { .. }) => {
+                leading.requests.keep(&record.id.clone(), Hand::Answered(record));
+            }
+            (Noting::Answered | Noting::Forgotten, Recorded::Written)
+            | (Noting::Taken | Noting::Forgotten, Recorded::Not { .. }) => {
+                leading.requests.let_go(&record.id);
+            }
+        }
+    }
+
+    /// The lead of this epoch, if it lasts.
+    fn leading_with(&mut self, epoch: u64) -> Option<&mut Leading> {
+        match &mut self.stage {
+            Stage::Leading(leading) if leading.epoch() == epoch => Some(leading),
+            Stage::Leading(_) | Stage::Connecting | Stage::Bidding => None,
+        }
+    }
+}
+
+/// The answer of a request that has none.
+pub(super) fn ended() -> Line {
+    Line::Unavailable("it ended without an answer: `rbd-guardian status` shows how far it came".to_owned())
+}
+
+/// A write that ended without an answer.
+pub(super) fn not_noted() -> Recorded {
+    Recorded::Not { why: "it ended without an answer".to_owned(), holds: None }
+}

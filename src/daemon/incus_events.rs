@@ -1,0 +1,60 @@
+//! From what Incus announces to what matters here.
+
+use rbd_guardian_core::model::incus_snapshot::{Notice, OperationKind};
+
+use crate::incus::events::{Event, Logging, Signal, What};
+use crate::incus::gate::refusal as gate;
+use crate::incus::gate::refusal::Why;
+
+/// What an announcement tells; `None` for all that changes nothing here. A member that is not listened to any more
+/// tells nothing either: what is missed meanwhile is read when it is connected again.
+pub(super) fn notice(signal: &Signal) -> Option<Notice> {
+    match signal {
+        Signal::Connected { .. } | Signal::Overflow { .. } => Some(Notice::Missed),
+        Signal::Lost { .. } => None,
+        Signal::Event(event) => of(event),
+    }
+}
+
+fn of(event: &Event) -> Option<Notice> {
+    match &event.what {
+        What::Logging(logging) => of_log(logging),
+        What::Operation(operation) => {
+            let heals = operation.kind() == OperationKind::Heal;
+            if let Some(refused) = refused(&operation.err, heals) {
+                return Some(refused);
+            }
+            // Its end matters as well: the last attempt of a tick was refused, or members were healed.
+            heals.then_some(Notice::Healing { member: None })
+        }
+        What::Lifecycle(lifecycle) => {
+            let of_interest = ["project-updated", "cluster-member-", "instance-", "storage-volume-"];
+            of_interest.iter().any(|kind| lifecycle.action.starts_with(kind)).then_some(Notice::Changed)
+        }
+    }
+}
+
+fn of_log(logging: &Logging) -> Option<Notice> {
+    // cmd/incusd/api_cluster_evacuation.go:866 (docs/facts/incus.md#healing).
+    if logging.message == "Starting cluster healing" {
+        return Some(Notice::Healing { member: logging.context.get("server").cloned() });
+    }
+    let mut texts = std::iter::once(&logging.message).chain(logging.context.values());
+    // The leader logs this line with the cause of each attempt; a manual move is answered to whoever asked.
+    let own = logging.message.split("rbd-guardian:").next().unwrap_or_default();
+    let healing = own.to_lowercase().contains("heal");
+    texts.find_map(|text| refused(text, healing))
+}
+
+/// What the gate refused, if that is what a text tells.
+fn refused(text: &str, healing: bool) -> Option<Notice> {
+    let refusal = gate::refusal(text)?;
+    match (refusal.why, refusal.member) {
+        (Why::NotSealed, Some(member)) => Some(Notice::Refused { member, healing }),
+        (Why::NotSealed, None) => None,
+        // No seal changes these: they are told.
+        (Why::NotCovered(_) | Why::TargetSealed | Why::Nowhere, _) => {
+            Some(Notice::NotPlaced { why: text.to_owned() })
+        }
+    }
+}

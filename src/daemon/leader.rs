@@ -1,0 +1,179 @@
+//! The lead, from the core's first effect to its last report.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rbd_guardian_core::guardian::io::{Effect, Input, Now};
+use rbd_guardian_core::guardian::report::{Level, Report};
+use rbd_guardian_core::model::operator_request::Request;
+use tokio::sync::mpsc::Sender;
+
+use crate::clock;
+use crate::control::protocol::Line;
+use crate::daemon::executor::{Hands, Performing};
+use crate::daemon::forwarded_requests::Requests;
+use crate::daemon::recordings::Flight;
+use crate::daemon::{log, memory};
+use crate::ledger::NotLeased;
+
+/// A core that leads, what it acts with, and who waits for it.
+pub(super) struct Leading {
+    pub(super) guardian: Flight,
+    pub(super) hands: Hands,
+    /// Those that the ledger passes on.
+    pub(super) requests: Requests,
+    /// Where answers to requests go, by the requests' numbers.
+    asked: BTreeMap<u64, Sender<Line>>,
+    next_request: u64,
+    /// When to renew the lease, by the boot clock; `None` while that is under way.
+    renew_at: Option<Duration>,
+}
+
+impl Leading {
+    pub(super) fn new(guardian: Flight, hands: Hands, lease: Duration) -> Self {
+        let renew_at = Some(next_renewal(hands.until(), lease));
+        let requests = Requests::new(clock::boot());
+        let asked = BTreeMap::new();
+        let mut leading = Self { guardian, hands, requests, asked, next_request: 1, renew_at };
+        leading.handle(Input::Tick);
+        leading
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.hands.tenure.leader().epoch
+    }
+
+    pub(super) fn handle(&mut self, input: Input) {
+        self.hands.note(&input);
+        let bulky = matches!(&input, Input::View { view: Ok(view), .. } if view.instances.is_some())
+            || matches!(&input, Input::Swept { .. });
+        self.guardian.handle(now(), input);
+        if bulky {
+            memory::give_back();
+        }
+    }
+
+    /// Has the time of the lease gone by without a renewal?
+    pub(super) fn is_over(&self, now: Now) -> bool {
+        now.boot >= self.hands.until()
+    }
+
+    /// Is the lease to be renewed now? Then that is under way from now on.
+    pub(super) fn renews(&mut self, now: Now) -> bool {
+        self.renew_at.take_if(|at| *at <= now.boot).is_some()
+    }
+
+    /// A renewal ended.
+    ///
+    /// # Errors
+    /// The lease is gone, or cannot be had any more.
+    pub(super) fn renewed(
+        &mut self,
+        renewed: Result<Duration, NotLeased>,
+        lease: Duration,
+    ) -> Result<(), NotLeased> {
+        match renewed {
+            Ok(until) => {
+                self.hands.renewed(until);
+                self.renew_at = Some(next_renewal(until, lease));
+                Ok(())
+            }
+            // It may have been renewed, or be yet: until its time is over there is time to ask again.
+            Err(NotLeased::Unknown) => {
+                self.renew_at = Some(clock::boot() + lease / 16);
+                Ok(())
+            }
+            Err(
+                gone @ (NotLeased::Held
+                | NotLeased::Lost
+                | NotLeased::Denied { .. }
+                | NotLeased::Refused { .. }),
+            ) => Err(gone),
+        }
+    }
+
+    pub(super) fn on_time(&mut self, now: Now) {
+        if self.guardian.wake_at().is_some_and(|at| at <= now.boot) {
+            self.guardian.handle(now, Input::Tick);
+        }
+    }
+
+    /// When something is due next, by the boot clock.
+    pub(super) fn wakes_at(&self) -> Duration {
+        let times = [self.guardian.wake_at(), self.renew_at];
+        times.into_iter().flatten().fold(self.hands.until(), Duration::min)
+    }
+
+    /// Begins what the core wants done, and tells what it has to tell.
+    pub(super) fn flush(&mut self) -> Vec<(Effect, Performing)> {
+        let mut begun = Vec::new();
+        // What the platform names is swept as well.
+        if self.hands.storage.guarded != *self.guardian.guarded() {
+            self.hands.storage.guarded.clone_from(self.guardian.guarded());
+        }
+        while let Some(effect) = self.guardian.next_effect() {
+            begun.push((effect.clone(), self.hands.perform(effect, self.guardian.view())));
+        }
+        self.tell();
+        begun
+    }
+
+    pub(super) fn ask(&mut self, request: Request, answers: Sender<Line>) {
+        let number = self.next_request;
+        self.next_request += 1;
+        log::line(Level::Info, "request", None, &wanted(&request));
+        self.asked.insert(number, answers);
+        self.handle(Input::Request(number, request));
+    }
+
+    /// The core is told that it decides nothing any more, and whoever waits for it as well. What was begun and not sent
+    /// yet is not sent.
+    pub(super) fn end(mut self, why: &str) {
+        self.hands.stop();
+        self.handle(Input::Deposed(why.to_owned()));
+        self.tell();
+        for answers in self.asked.into_values() {
+            let why = format!("{why}: ask again, `rbd-guardian status` shows who leads and how far it came");
+            let _ = answers.try_send(Line::Unavailable(why));
+        }
+    }
+
+    /// To the log, and to those who asked and still wait.
+    fn tell(&mut self) {
+        while let Some(report) = self.guardian.next_report() {
+            match report {
+                Report::Log { level, code, member, text } => {
+                    log::line(level, code, member.as_deref(), &text);
+                    // It may be about another member than the one that was asked for.
+                    let about = member.as_ref().filter(|member| !text.starts_with(member.as_str()));
+                    let said = about.map_or_else(|| text.clone(), |member| format!("{member}: {text}"));
+                    // A reader who is slow misses steps, never the answer.
+                    for answers in self.asked.values().filter(|to| level > Level::Debug && to.capacity() > 1)
+                    {
+                        let _ = answers.try_send(Line::Progress(said.clone()));
+                    }
+                    self.guardian.told(code, member);
+                }
+                Report::Answer(number, outcome) => {
+                    if let Some(answers) = self.asked.remove(&number) {
+                        let _ = answers.try_send(Line::from(outcome));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A quarter of its time after it was had.
+fn next_renewal(until: Duration, lease: Duration) -> Duration {
+    until.saturating_sub(lease * 3 / 4)
+}
+
+fn wanted(request: &Request) -> String {
+    format!("{} asks to {}: {}", request.by(), request.what(), request.reason().unwrap_or("no reason given"))
+}
+
+/// Both clocks.
+pub(super) fn now() -> Now {
+    Now { boot: clock::boot(), wall: clock::wall() }
+}

@@ -1,0 +1,165 @@
+//! The service manager, and signals.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+use std::{io, thread};
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::printable::printable;
+
+/// What somebody wants of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// SIGTERM or SIGINT.
+    End,
+    /// SIGHUP.
+    Reload,
+    /// SIGUSR1.
+    Record,
+}
+
+/// Signals that are listened to.
+#[derive(Debug)]
+pub(super) struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+    usr1: Signal,
+}
+
+impl Signals {
+    /// Within a runtime. From now on none of them ends the process.
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// The next one. Cancelling it loses nothing.
+    pub(super) async fn next(&mut self) -> Wish {
+        tokio::select! {
+            biased;
+            Some(()) = self.term.recv() => Wish::End,
+            Some(()) = self.int.recv() => Wish::End,
+            Some(()) = self.hup.recv() => Wish::Reload,
+            Some(()) = self.usr1.recv() => Wish::Record,
+            // Signal streams do not end.
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// What systemd is told (sd_notify(3)); nothing where it does not listen. A thread of its own tells it: systemd's socket
+/// may be full while that one hangs.
+#[derive(Debug)]
+pub(super) struct Manager {
+    ready: bool,
+    status: String,
+    /// How often it wants a sign of life.
+    watchdog: Option<Duration>,
+    /// When it was told last, by the boot clock.
+    told: Option<Duration>,
+    to: Option<SyncSender<Note>>,
+}
+
+#[derive(Debug)]
+enum Note {
+    Alive,
+    Ready,
+    Status(String),
+    Reloading,
+    Stopping,
+}
+
+/// Notes that wait to be told.
+const NOTES: usize = 64;
+/// Between two looks at what it should be told.
+const EVERY: Duration = Duration::from_millis(200);
+
+impl Manager {
+    pub(super) fn find() -> Self {
+        let watchdog = sd_notify::watchdog_enabled();
+        Self { ready: false, status: String::new(), watchdog, told: None, to: None }
+    }
+
+    /// Begins to tell it: for a daemon.
+    pub(super) fn begin(&mut self) {
+        let (to, notes) = sync_channel::<Note>(NOTES);
+        let told =
+            thread::Builder::new().name("notify".to_owned()).spawn(move || notes.iter().for_each(notify));
+        self.to = told.is_ok().then_some(to);
+    }
+
+    /// The longest the loop may rest, so that a sign of life is never late.
+    pub(super) fn pulse(&self) -> Option<Duration> {
+        self.watchdog.map(|period| period / 3)
+    }
+
+    /// Is it time to tell it how things are? However much happens meanwhile.
+    pub(super) fn is_due(&mut self, now: Duration) -> bool {
+        let due = self.told.is_none_or(|told| now.saturating_sub(told) >= EVERY);
+        if due {
+            self.told = Some(now);
+        }
+        due
+    }
+
+    /// A sign of life, by the loop itself: one that hangs gives none.
+    pub(super) fn pet(&self) {
+        if self.watchdog.is_some() {
+            self.tell(Note::Alive);
+        }
+    }
+
+    /// The first look is done, or it is clear what stands in its way.
+    pub(super) fn ready(&mut self) {
+        if !std::mem::replace(&mut self.ready, true) {
+            self.tell(Note::Ready);
+        }
+    }
+
+    /// The line of `systemctl status`. A line break in it would be a note of its own.
+    pub(super) fn status(&mut self, status: String) {
+        if self.status != status {
+            self.tell(Note::Status(printable(&status).into_owned()));
+            self.status = status;
+        }
+    }
+
+    pub(super) fn reloading(&self) {
+        self.tell(Note::Reloading);
+    }
+
+    pub(super) fn reloaded(&self) {
+        self.tell(Note::Ready);
+    }
+
+    pub(super) fn stopping(&self) {
+        self.tell(Note::Stopping);
+    }
+
+    /// What does not fit it misses by its own watchdog.
+    fn tell(&self, note: Note) {
+        if let Some(to) = &self.to {
+            let _ = to.try_send(note);
+        }
+    }
+}
+
+/// What systemd does not hear it misses by its own watchdog; there is nothing to be done about it here.
+fn notify(note: Note) {
+    let told = match &note {
+        Note::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
+        Note::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        Note::Status(status) => sd_notify::notify(&[NotifyState::Status(status)]),
+        Note::Reloading => NotifyState::monotonic_usec_now()
+            .and_then(|since| sd_notify::notify(&[NotifyState::Reloading, since])),
+        Note::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+    };
+    drop(told);
+}
