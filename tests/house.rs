@@ -219,6 +219,12 @@ fn every_document_that_is_cited_exists_and_has_the_section() {
     let pages = files(&["docs"], |path| path.extension().is_some_and(|end| end == "md"));
     for page in pages.iter().chain(&[root().join("README.md"), root().join("CHANGELOG.md")]) {
         let text = fs::read_to_string(page).unwrap();
+        for path in source_files(&text).filter(|_| !page.ends_with("CHANGELOG.md")) {
+            cited += 1;
+            if !root().join(path).exists() {
+                wrong.push(format!("{}: there is no {path}", page.display()));
+            }
+        }
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             cited += 1;
             let of_this_page = format!("{}{link}", page.file_name().unwrap().to_string_lossy());
@@ -241,6 +247,16 @@ fn citations(text: &str) -> impl Iterator<Item = &str> {
     text.split(move |c| !of_a_path(c)).map(|word| word.trim_end_matches('.')).filter(|word| {
         let page = word.split('#').next().unwrap_or_default();
         word.starts_with("docs/") && page.ends_with(".md")
+    })
+}
+
+/// Files of the repository that a page names: `core/src/lib.rs`, and `tests/fence.rs` of `tests/fence.rs::NAME`.
+fn source_files(text: &str) -> impl Iterator<Item = &str> {
+    let folders = ["core/", "src/", "tests/", "deploy/", "config/", "ceph-sys/"];
+    let of_a_path = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    text.split(move |c| !of_a_path(c)).filter(move |word| {
+        folders.iter().any(|folder| word.starts_with(folder))
+            && (word.ends_with(".rs") || word.ends_with(".toml"))
     })
 }
 

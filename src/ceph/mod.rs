@@ -1,6 +1,6 @@
 //! The storage, as the guardian uses it: read, ask, and ask it to refuse.
 //!
-//! `unsafe` lives in [`cluster`], [`ioctx`], [`completion`], [`omap`] and [`lease`] only; the rest is built on them.
+//! [`rados`] has the handles of librados, and all `unsafe` code of this folder; the rest is built on them.
 
 pub mod audit;
 pub mod barrier;

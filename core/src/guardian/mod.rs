@@ -92,7 +92,7 @@ pub struct Guardian {
     view_failed: Option<String>,
     #[serde(with = "pairs")]
     images: Images,
-    /// Apart in a checkpoint, as those of the fences are ([`maps`]).
+    /// Apart in a checkpoint, as those of the fences are (`recording::maps`).
     #[serde(skip)]
     map: Option<Arc<OsdMap>>,
     map_read: Duration,
