@@ -222,7 +222,7 @@ impl<'a> RequestShown<'a> {
 }
 
 /// Every field of `status`: each is there whatever its source, and `null` where the source does not know it.
-const STATUS: [&str; 22] = [
+const STATUS: [&str; 23] = [
     "source",
     "leads",
     "here",
@@ -231,6 +231,7 @@ const STATUS: [&str; 22] = [
     "version",
     "stage",
     "trouble",
+    "ceph_trouble",
     "incus_trouble",
     "leader",
     "holds",

@@ -265,8 +265,17 @@ fn known(
 }
 
 /// What a guardian says of itself.
-const HERE: [&str; 8] =
-    ["guardian", "host", "version", "stage", "trouble", "incus_trouble", "deposed", "cannot_record"];
+const HERE: [&str; 9] = [
+    "guardian",
+    "host",
+    "version",
+    "stage",
+    "trouble",
+    "ceph_trouble",
+    "incus_trouble",
+    "deposed",
+    "cannot_record",
+];
 
 /// What the guardian of this host does, in words.
 fn here(context: &Context, standby: Option<&Value>) -> String {
