@@ -321,7 +321,7 @@ impl Guardian {
             if let Some(last) = case.record.removals.last() {
                 let count = case.record.removals.len();
                 let text = format!("an entry of its fence was removed, {count} times; last, {last}");
-                let advice = vec![format!("take `osd blocklist` from {}: ceph auth get {0}", last.entity)];
+                let advice = vec![last.advice()];
                 alarm("tampered", Some(name), text, advice);
             }
             if let Some((why, _)) = &case.trouble {

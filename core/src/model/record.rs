@@ -245,6 +245,22 @@ impl Removal {
     pub fn removes(&self, entry: Entry) -> bool {
         self.entry.is_none_or(|removed| removed == entry)
     }
+
+    /// How to take `osd blocklist rm` from the key. The monitors' `profile rbd` may add entries and remove none
+    /// (docs/facts/ceph.md#capabilities); `client.admin` may do everything whatever is said of it.
+    pub fn advice(&self) -> String {
+        let Self { entity, address, .. } = self;
+        let caps = "mon 'profile rbd' osd 'profile rbd pool=POOL' mgr 'profile rbd pool=POOL'";
+        if entity == "client.admin" {
+            return format!(
+                "find out who used {entity} at {address}; a member gets a key of its own instead: \
+                 ceph auth get-or-create client.incus {caps}"
+            );
+        }
+        format!(
+            "if {entity} is a member's key, take `osd blocklist rm` from it: ceph auth caps {entity} {caps}"
+        )
+    }
 }
 
 impl fmt::Display for Removal {
@@ -516,5 +532,17 @@ mod tests {
         for text in ["", "gate/", "leader", "member", "audit/00000000000000000001"] {
             assert!(text.parse::<Key>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_advice_against_a_removal_prints_no_key_and_takes_no_caps_from_the_admin() {
+        let removal = |entity: &str| Removal {
+            at: Timestamp::UNIX_EPOCH,
+            entity: entity.to_owned(),
+            address: "10.0.0.8:0/4711".to_owned(),
+            entry: None,
+        };
+        assert!(removal("client.incus").advice().contains("ceph auth caps client.incus mon 'profile rbd' "));
+        assert!(!removal("client.admin").advice().contains("auth caps"));
     }
 }

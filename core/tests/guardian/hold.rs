@@ -232,6 +232,11 @@ fn inv3_who_removed_the_entry_is_told_and_recorded() {
         tampered(&model).unwrap().text.contains("client.admin at 10.0.0.8:0/4711"),
         "for as long as it is held"
     );
+    let advice = tampered(&model).unwrap().advice;
+    assert!(
+        advice[0].contains("a member gets a key of its own") && !advice[0].contains("ceph auth get "),
+        "{advice:?}"
+    );
     let asked = model.effects.iter().filter(|effect| matches!(effect, Effect::ReadAudit(_))).count();
     assert!((2..20).contains(&asked), "{asked}");
     model.run(60 * SECOND);
