@@ -122,7 +122,8 @@ fn headers(cluster: &Cluster, facts: &Value) -> Result<()> {
     let lock = lock.ok_or("no lock")?;
     assert!(lock.windows(6).any(|bytes| bytes == b"holder"), "no cookie in {lock:?}");
 
-    assert_eq!(read(&io, text(&facts["split"])?)??, Header::default());
+    let data_pool = Some(number(&facts["data"])?.to_le_bytes().to_vec());
+    assert_eq!(read(&io, text(&facts["split"])?)??, Header { data_pool, ..Header::default() });
     assert_eq!(read(&io, "rbd_header.absent")?, Err(Errno::ENOENT));
 
     let two = text(&facts["two"])?;
