@@ -215,7 +215,7 @@ fn round(
     let ip = site.site.ip(lost);
     wait_for("its address to be known", SOON, || {
         let addresses = member(&stricken.status().unwrap_or_default(), lost)["addresses"].clone();
-        Ok(addresses.as_array().into_iter().flatten().any(|address| address[0] == *ip).then_some(()))
+        Ok(addresses.as_array().into_iter().flatten().any(|address| address["address"] == *ip).then_some(()))
     })
     .unwrap_or_else(|error| panic!("{error:#}\n{}", stricken.logs()));
     let began = monotonic();

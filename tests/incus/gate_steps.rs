@@ -108,7 +108,7 @@ impl<'s> Scene<'s> {
         usable(self.site, self.taker, self.taker, true);
         self.leads("all to be watched, and the member's address", |status| {
             let addresses = member(status, lost)["addresses"].clone();
-            let known = addresses.as_array().into_iter().flatten().any(|address| address[0] == *ip);
+            let known = addresses.as_array().into_iter().flatten().any(|address| address["address"] == *ip);
             status["gate"]["state"] == "installed" && member(status, lost)["state"] == "watching" && known
         });
         self.site.lab().cut(lost).unwrap();

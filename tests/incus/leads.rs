@@ -184,7 +184,7 @@ fn lost_with_all(site: &Guarded, all: [&Guardian; 3], number: usize) -> Duration
     own.wait_for_status("all to be watched, and the member's address", SOON, |status| {
         let addresses = member(status, lost)["addresses"].clone();
         let mut addresses = addresses.as_array().into_iter().flatten();
-        status["gate"]["state"] == "installed" && addresses.any(|address| address[0] == *ip)
+        status["gate"]["state"] == "installed" && addresses.any(|address| address["address"] == *ip)
     });
 
     let live = MEMBERS.into_iter().find(|name| *name != lost).unwrap();
