@@ -221,11 +221,8 @@ impl<'a> RequestShown<'a> {
     }
 }
 
-/// Every field of `status`: each is there whatever its source, and `null` where the source does not know it.
-const STATUS: [&str; 23] = [
-    "source",
-    "leads",
-    "here",
+/// What the guardian of a host says of itself in `status`.
+pub(super) const HERE: [&str; 9] = [
     "guardian",
     "host",
     "version",
@@ -233,10 +230,16 @@ const STATUS: [&str; 23] = [
     "trouble",
     "ceph_trouble",
     "incus_trouble",
-    "leader",
-    "holds",
     "deposed",
     "cannot_record",
+];
+/// With these, every field of `status`: each is there whatever its source, and `null` where the source does not know it.
+const STATUS: [&str; 14] = [
+    "source",
+    "leads",
+    "here",
+    "leader",
+    "holds",
     "ledger_unread",
     "epoch",
     "platform",
@@ -270,7 +273,7 @@ pub(super) fn status(mut status: Value) -> Value {
     ] {
         fields.insert(key.to_owned(), value);
     }
-    for key in STATUS {
+    for key in STATUS.into_iter().chain(HERE) {
         fields.entry(key).or_insert(Value::Null);
     }
     status

@@ -256,26 +256,13 @@ fn known(
     set(&mut status, "leads", &leads);
     set(&mut status, "here", &here(context, standby.as_ref()));
     // Those are the guardian's of this host: this command records nothing.
-    for key in HERE {
+    for key in shown::HERE {
         set(&mut status, key, &standby.as_ref().map(|standby| &standby[key]));
     }
     let status = shown::status(status);
     let shown = context.print(&status, |status| format!("{before}{}", served_text(status)))?;
     Ok((shown, Exit::Done))
 }
-
-/// What a guardian says of itself.
-const HERE: [&str; 9] = [
-    "guardian",
-    "host",
-    "version",
-    "stage",
-    "trouble",
-    "ceph_trouble",
-    "incus_trouble",
-    "deposed",
-    "cannot_record",
-];
 
 /// What the guardian of this host does, in words.
 fn here(context: &Context, standby: Option<&Value>) -> String {
@@ -310,7 +297,7 @@ impl Found {
             "fences": fences.collect::<Vec<_>>(),
             "others": self.others,
         });
-        for key in HERE {
+        for key in shown::HERE {
             set(&mut value, key, &standby.map(|standby| &standby[key]));
         }
         value

@@ -222,18 +222,22 @@ fn inv1_clients_of_a_member_whose_path_to_the_storage_is_cut_first_are_not_forgo
     assert!(record(&model).entries.contains_key(&Entry::Client(client("10.9.0.2:0/201"))), "INV-4");
 }
 
+/// The instance of an image is down between two readings, and a backup host alone is seen at the image.
+fn backup_begins(model: &mut Model) {
+    model.run(3 * MINUTE);
+    closes(model, "c2", "10.0.0.2:0/200");
+    opens(model, "c2", "10.0.0.77:0/5");
+    model.until("judged", |model| {
+        let others = model.ledger.members["n2"].others.clone().unwrap_or_default();
+        others.contains(&client("10.0.0.77:0/5"))
+    });
+}
+
 #[test]
 fn inv6_a_backup_host_that_opens_an_image_for_a_moment_is_nobodys() {
     for listed in [true, false] {
         let mut model = if listed { Model::new() } else { learning() };
-        model.run(3 * MINUTE);
-        // Its instance is down between two readings, and the backup host alone is seen at the image.
-        closes(&mut model, "c2", "10.0.0.2:0/200");
-        opens(&mut model, "c2", "10.0.0.77:0/5");
-        model.until("judged", |model| {
-            let others = model.ledger.members["n2"].others.clone().unwrap_or_default();
-            others.contains(&client("10.0.0.77:0/5"))
-        });
+        backup_begins(&mut model);
         closes(&mut model, "c2", "10.0.0.77:0/5");
         opens(&mut model, "c2", "10.0.0.2:0/200");
         model.run(3 * MINUTE);
@@ -247,13 +251,7 @@ fn inv6_a_backup_host_that_opens_an_image_for_a_moment_is_nobodys() {
 fn inv6_a_backup_host_in_the_middle_of_it_is_never_refused_with_the_member() {
     for listed in [true, false] {
         let mut model = if listed { Model::new() } else { learning() };
-        model.run(3 * MINUTE);
-        closes(&mut model, "c2", "10.0.0.2:0/200");
-        opens(&mut model, "c2", "10.0.0.77:0/5");
-        model.until("judged", |model| {
-            let others = model.ledger.members["n2"].others.clone().unwrap_or_default();
-            others.contains(&client("10.0.0.77:0/5"))
-        });
+        backup_begins(&mut model);
         lose(&mut model, "n2");
         assert!(!refuses(&model, "10.0.0.77:0/5"), "listed: {listed}");
         // One that the operator named as such holds nothing up.
