@@ -24,6 +24,7 @@ use rbd_guardian::ledger::{
     Snapshot,
 };
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
+use rbd_guardian_core::model::epoch::{GateEpoch, LeaderEpoch, OsdEpoch};
 use rbd_guardian_core::model::operator_request::Request;
 use rbd_guardian_core::model::overrides::{Over, Permits};
 use rbd_guardian_core::model::record::{
@@ -246,7 +247,7 @@ fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
         in_doubt: [Entry::HostRange(client(1, 0).ip)].into(),
         evidence: vec!["no heartbeat for 20 s".to_owned()],
         reason: Some("healing".to_owned()),
-        proofs: vec![Proof { id: 3, pool: "images".to_owned(), pgs: 8, epoch: 99 }],
+        proofs: vec![Proof { id: 3, pool: "images".to_owned(), pgs: 8, epoch: OsdEpoch(99) }],
         by: "a on admin".to_owned(),
         since: Timestamp::now(),
         sealed: Some(Timestamp::now()),
@@ -287,7 +288,7 @@ fn nobody_but_a_leader_creates_it(a: &Guardian) -> Result<()> {
     assert!(!a.exists(probed)?, "nor does trying whether a write is allowed");
 
     let leadership = a.ledger.lead(&mut snapshot, &a.bid(), "the first", &long())?;
-    assert_eq!(leadership.leader().epoch, 1);
+    assert_eq!(leadership.leader().epoch, LeaderEpoch(1));
     assert!(a.exists(OBJECT)?);
     assert_eq!(a.read()?.records().leader.as_ref(), Some(leadership.leader()));
     // The snapshot of before the first leader is no licence to lead as the first one again.
@@ -304,7 +305,7 @@ fn every_record_comes_back_as_it_was(a: &Guardian) -> Result<()> {
         Entry::Client(ClientAddr { ip: "fd77::5".parse()?, nonce: 9 }),
     ];
     let records = [
-        Record::Gate(GateRecord { epoch: 7, open: ["n2".to_owned()].into() }),
+        Record::Gate(GateRecord { epoch: GateEpoch(7), open: ["n2".to_owned()].into() }),
         Record::Member(member("n1", [client(1, 7), client(1, 8)])),
         Record::Fence(fence("F-1", entries)),
         Record::Request(RequestRecord {
@@ -317,7 +318,7 @@ fn every_record_comes_back_as_it_was(a: &Guardian) -> Result<()> {
             },
             at: Timestamp::now(),
             patience: Duration::from_millis(1500),
-            taken: Some(3),
+            taken: Some(LeaderEpoch(3)),
             answer: Some(json!({"refused": [{"code": "storm-brake", "reason": "two"}]})),
         }),
     ];
@@ -341,7 +342,7 @@ fn every_record_comes_back_as_it_was(a: &Guardian) -> Result<()> {
 fn a_deposed_leader_writes_nothing(a: &Guardian, b: &Guardian) -> Result<()> {
     let (old, mut stale) = a.lead()?;
     let (new, mut fresh) = b.lead()?;
-    assert_eq!(new.leader().epoch, old.leader().epoch + 1);
+    assert_eq!(new.leader().epoch, old.leader().epoch.next());
     let deposed = Err(NotWritten::Deposed { by: Some(new.leader().clone()) });
     let change = [put(fence("F-deposed", []))];
     assert_eq!(a.write(&old, &mut stale, &change), deposed);

@@ -18,6 +18,7 @@ use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry, parse_target
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
 use rbd_guardian_core::model::blocklist::Blocklist;
 use rbd_guardian_core::model::ceph_snapshot::{Clients, World};
+use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::member::{Member, Members};
 use rbd_guardian_core::model::osdmap::{OsdMap, Pool, PoolId};
 use rbd_guardian_core::model::policy::Policy;
@@ -61,7 +62,7 @@ impl Storage {
         };
         let pools = BTreeMap::from([(1, pool)]);
         let map = OsdMap {
-            epoch: 0,
+            epoch: OsdEpoch(0),
             modified: start(),
             blocklist,
             knows_ranges: true,
@@ -80,7 +81,7 @@ impl Storage {
 
     fn change(&mut self, change: impl FnOnce(&mut OsdMap)) {
         let mut map = self.map().clone();
-        map.epoch += 1;
+        map.epoch = map.epoch.later(1);
         change(&mut map);
         self.maps.push(map);
     }
@@ -256,7 +257,7 @@ fn run_fence(storage: &mut Storage, plan: Plan, may_tamper: bool) -> Result<Fenc
         }
         held_since = held_since.or(fence.committed());
         if let Some(since) = held_since {
-            let maps = &storage.maps[since as usize..];
+            let maps = &storage.maps[since.0 as usize..];
             prop_assert!(maps.iter().all(|map| refuses(&map.blocklist, &targets)), "free for a moment");
         }
     }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry, parse_target};
 use rbd_guardian_core::model::blocklist::Blocklist;
 use rbd_guardian_core::model::ceph_snapshot::{Clients, Daemon, DaemonKind, Role, SeenAt, World};
+use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::member::{Member, Members};
 use rbd_guardian_core::model::osdmap::{DataPools, OsdMap, Pool};
 use rbd_guardian_core::model::overrides::Permits;
@@ -48,7 +49,7 @@ impl Case {
             applications: vec!["rbd".into()],
         };
         let map = OsdMap {
-            epoch: 10,
+            epoch: OsdEpoch(10),
             modified: Timestamp::UNIX_EPOCH,
             blocklist: Blocklist::default(),
             knows_ranges: true,

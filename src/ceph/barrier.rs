@@ -24,6 +24,7 @@ use crate::ceph::rados::errno::{BLOCKLISTED, Meaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;
 use crate::deadline::Deadline;
 use crate::{clock, descriptors};
+use rbd_guardian_core::model::epoch::OsdEpoch;
 
 /// Probes under way at once; the connection admits more (`objecter_inflight_ops`), so silent PGs never stop others.
 const WINDOW: usize = 16_384;
@@ -45,7 +46,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 pub fn barrier(
     cluster: &Cluster,
     pools: &[PoolToProve],
-    epoch: u32,
+    epoch: OsdEpoch,
     probes: &mut Probes,
     deadline: &Deadline,
     progress: &mut dyn FnMut(&[PoolProof]),
@@ -159,7 +160,7 @@ pub struct Probes {
 struct Probe {
     pool: (PoolId, u32),
     pg: u32,
-    epoch: u32,
+    epoch: OsdEpoch,
     way: Way,
     since: Instant,
 }
@@ -176,14 +177,14 @@ struct Asked {
 #[derive(Debug, Clone, Copy, Default)]
 struct Pg {
     /// It answered to an operation with this epoch.
-    proved: u32,
+    proved: OsdEpoch,
     /// The newest epoch that an operation under way carries, and how many are.
-    own: (u32, u8),
-    patient: (u32, u8),
+    own: (OsdEpoch, u8),
+    patient: (OsdEpoch, u8),
 }
 
 impl Pg {
-    fn on(&mut self, way: Way) -> &mut (u32, u8) {
+    fn on(&mut self, way: Way) -> &mut (OsdEpoch, u8) {
         match way {
             Way::Own => &mut self.own,
             Way::Patient => &mut self.patient,
@@ -220,16 +221,16 @@ impl Probes {
     fn note_answers(&mut self) {
         let mut none = Troubles::default();
         while let Ok(done) = self.answers.try_recv() {
-            self.take(&done, 0, &[], &mut none);
+            self.take(&done, OsdEpoch::default(), &[], &mut none);
         }
     }
 
-    fn pending(&self, pool: &PoolToProve, epoch: u32) -> BTreeSet<u32> {
+    fn pending(&self, pool: &PoolToProve, epoch: OsdEpoch) -> BTreeSet<u32> {
         let asked = self.pools.get(&(pool.id, pool.pg_num));
         // An epoch of 0 would be proved by nothing.
         let proved = |pg: u32| {
             let known = asked.and_then(|asked| asked.pgs.get(usize::try_from(pg).ok()?));
-            known.is_some_and(|known| known.proved >= epoch.max(1))
+            known.is_some_and(|known| known.proved >= epoch.max(OsdEpoch(1)))
         };
         (0..pool.pg_num).filter(|pg| !proved(*pg)).collect()
     }
@@ -245,7 +246,7 @@ impl Probes {
         &mut self,
         cluster: &Cluster,
         pools: &[PoolToProve],
-        epoch: u32,
+        epoch: OsdEpoch,
         way: Way,
         troubles: &mut Troubles,
     ) {
@@ -272,7 +273,7 @@ impl Probes {
         cluster: &Cluster,
         pool: &PoolToProve,
         pending: &BTreeSet<u32>,
-        epoch: u32,
+        epoch: OsdEpoch,
         way: Way,
     ) -> Result<(), Errno> {
         let key = (pool.id, pool.pg_num);
@@ -319,7 +320,13 @@ impl Probes {
     }
 
     /// Does it prove, for the first time, what these pools are to be proved for?
-    fn take(&mut self, done: &Done<()>, epoch: u32, pools: &[PoolToProve], troubles: &mut Troubles) -> bool {
+    fn take(
+        &mut self,
+        done: &Done<()>,
+        epoch: OsdEpoch,
+        pools: &[PoolToProve],
+        troubles: &mut Troubles,
+    ) -> bool {
         let Some(probe) = self.sent.remove(&done.tag) else { return false };
         self.under_way -= usize::from(probe.way == Way::Own);
         let known = self.pools.get_mut(&probe.pool);
@@ -331,8 +338,8 @@ impl Probes {
         match done.result {
             Ok(()) | Err(Errno::ENOENT) => {
                 let before = known.proved;
-                known.proved = before.max(probe.epoch.max(1));
-                let counts = before < epoch.max(1) && known.proved >= epoch.max(1);
+                known.proved = before.max(probe.epoch.max(OsdEpoch(1)));
+                let counts = before < epoch.max(OsdEpoch(1)) && known.proved >= epoch.max(OsdEpoch(1));
                 counts && pools.iter().any(|pool| (pool.id, pool.pg_num) == probe.pool)
             }
             Err(errno) => {
@@ -342,7 +349,7 @@ impl Probes {
         }
     }
 
-    fn proofs(&self, pools: &[PoolToProve], epoch: u32, troubles: &Troubles) -> Vec<PoolProof> {
+    fn proofs(&self, pools: &[PoolToProve], epoch: OsdEpoch, troubles: &Troubles) -> Vec<PoolProof> {
         let exhausted = descriptors::exhausted();
         let proof = |pool: &PoolToProve| {
             let pending = self.pending(pool, epoch);

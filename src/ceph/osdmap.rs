@@ -18,6 +18,7 @@ use super::lane;
 use crate::ceph::rados::cluster::Cluster;
 use crate::clock;
 use crate::deadline::Deadline;
+use rbd_guardian_core::model::epoch::OsdEpoch;
 
 /// An osdmap and where its OSDs are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub fn dump(cluster: &Cluster) -> Result<Dump, ReadError> {
 /// # Errors
 /// See [`ReadError`]. Maps that the monitors trimmed are left out: the first map that they have follows. One that was not
 /// answered ends the list; it is an error where nothing else was read.
-pub fn since(cluster: &Cluster, after: u32, deadline: &Deadline) -> Result<Vec<OsdMap>, ReadError> {
+pub fn since(cluster: &Cluster, after: OsdEpoch, deadline: &Deadline) -> Result<Vec<OsdMap>, ReadError> {
     let newest = dump(cluster)?.map;
     since_by(newest, after, deadline, {
         let cluster = cluster.clone();
@@ -56,33 +57,33 @@ pub fn since(cluster: &Cluster, after: u32, deadline: &Deadline) -> Result<Vec<O
     })
 }
 
-fn since_by<F>(newest: OsdMap, after: u32, deadline: &Deadline, at: F) -> Result<Vec<OsdMap>, ReadError>
+fn since_by<F>(newest: OsdMap, after: OsdEpoch, deadline: &Deadline, at: F) -> Result<Vec<OsdMap>, ReadError>
 where
-    F: Fn(u32) -> Result<Option<OsdMap>, ReadError> + Clone + Send + 'static,
+    F: Fn(OsdEpoch) -> Result<Option<OsdMap>, ReadError> + Clone + Send + 'static,
 {
     let silent = || ReadError::NoAnswer { command: "osd dump".to_owned() };
-    let mut first = after.saturating_add(1);
-    if after == 0 || first >= newest.epoch {
+    let (mut first, end) = (after.later(1).0, newest.epoch.0);
+    if after == OsdEpoch::default() || first >= end {
         return Ok(vec![newest]);
     }
     let one = |epoch: u32| {
         let at = at.clone();
-        lane::one(move || at(epoch), deadline).map_err(|_| silent())?
+        lane::one(move || at(OsdEpoch(epoch)), deadline).map_err(|_| silent())?
     };
     // What is trimmed is trimmed from the oldest on.
     if one(first)?.is_none() {
-        let mut kept = newest.epoch;
+        let mut kept = end;
         while kept - first > 1 {
             let middle = first + (kept - first) / 2;
             if one(middle)?.is_none() { first = middle } else { kept = middle }
         }
         first = kept;
     }
-    let last = newest.epoch.min(first.saturating_add(u32::try_from(MAPS_AT_ONCE).unwrap_or(u32::MAX)));
+    let last = end.min(first.saturating_add(u32::try_from(MAPS_AT_ONCE).unwrap_or(u32::MAX)));
     let between = first..last;
     let calls = between.clone().map(|epoch| {
         let at = at.clone();
-        move || at(epoch)
+        move || at(OsdEpoch(epoch))
     });
     let answers = lane::each(calls.collect(), ABREAST);
     let mut maps: Vec<Option<Result<Option<OsdMap>, ReadError>>> = Vec::new();
@@ -112,7 +113,7 @@ where
 }
 
 /// The map of an epoch; `None` if it was trimmed, which the monitors tell with ENOENT (`OSDMonitor.cc`).
-fn at(cluster: &Cluster, epoch: u32) -> Result<Option<OsdMap>, ReadError> {
+fn at(cluster: &Cluster, epoch: OsdEpoch) -> Result<Option<OsdMap>, ReadError> {
     let command = serde_json::json!({"prefix": "osd dump", "format": "json", "epoch": epoch});
     match cluster.mon_command(&command) {
         Ok(json) => Ok(Some(parse(&json)?.map)),
@@ -249,7 +250,7 @@ fn network(text: &str) -> Option<IpNet> {
 /// With `P`, `O` and `T` as pools, OSDs and times are given, or each as an [`Item`].
 #[derive(Deserialize)]
 struct Raw<P, O, T> {
-    epoch: u32,
+    epoch: OsdEpoch,
     modified: T,
     /// Only for words: a paused PG does not answer.
     #[serde(default)]
@@ -378,7 +379,7 @@ mod tests {
     #[test]
     fn a_dump_is_read_as_monitors_print_it() {
         let dump = read(&captured());
-        assert_eq!((dump.map.epoch, dump.map.pools.len(), dump.osds.len()), (48, 2, 2));
+        assert_eq!((dump.map.epoch.0, dump.map.pools.len(), dump.osds.len()), (48, 2, 2));
         assert_eq!(dump.map.modified.to_string(), "2026-11-24T11:10:02.123456Z");
         assert!(dump.map.blocklist.until(entry("10.77.0.9/32")).is_some());
         assert!(dump.map.not_understood.is_empty() && dump.unplaced.is_empty(), "{dump:?}");
@@ -414,7 +415,7 @@ mod tests {
             *place = value;
             let map = read(&dump).map;
             assert_eq!(
-                (map.epoch, map.pools.len(), map.not_understood.len()),
+                (map.epoch.0, map.pools.len(), map.not_understood.len()),
                 (48, 2, 1),
                 "{path:?}: {map:?}"
             );
@@ -472,13 +473,13 @@ mod tests {
 
     /// Asks for what is after this epoch, of a cluster whose newest is `newest` and that has trimmed all before `kept`.
     fn missed(after: u32, kept: u32, newest: u32, silent: Option<u32>) -> Result<Vec<u32>, ReadError> {
-        let map = |epoch| OsdMap { epoch, ..read(&captured()).map };
-        let at = move |epoch| match silent {
+        let map = |epoch| OsdMap { epoch: OsdEpoch(epoch), ..read(&captured()).map };
+        let at = move |OsdEpoch(epoch)| match silent {
             Some(silent) if silent == epoch => Err(ReadError::NoAnswer { command: "osd dump".to_owned() }),
             _ => Ok((epoch >= kept).then(|| map(epoch))),
         };
         let deadline = Deadline::after(std::time::Duration::from_secs(30), Arc::default());
-        Ok(since_by(map(newest), after, &deadline, at)?.iter().map(|map| map.epoch).collect())
+        Ok(since_by(map(newest), OsdEpoch(after), &deadline, at)?.iter().map(|map| map.epoch.0).collect())
     }
 
     /// INV-3: nothing that the monitors still have is skipped, however much was missed, and it comes in parts.

@@ -16,6 +16,7 @@ use super::command::ReadError;
 use super::{daemons, lane, look, osdmap};
 use crate::ceph::rados::cluster::Cluster;
 use crate::deadline::{Deadline, Late};
+use rbd_guardian_core::model::epoch::OsdEpoch;
 
 /// A connection and what fences on it go by.
 #[derive(Debug, Clone)]
@@ -42,7 +43,7 @@ pub enum Step {
     /// Read the osdmap.
     ReadMap,
     /// Ask every PG of these pools, with an osdmap of this epoch or a later one.
-    Barrier(Vec<PoolToProve>, u32),
+    Barrier(Vec<PoolToProve>, OsdEpoch),
     /// Ask every monitor and every image for its clients.
     ReadClients,
 }

@@ -17,13 +17,14 @@ use crate::cli::dispatch::{Opening, Served, operator, otherwise};
 use crate::cli::standalone::{self, Timings};
 use crate::clock;
 use crate::control::protocol::Line;
+use rbd_guardian_core::model::epoch::OsdEpoch;
 
 #[derive(Serialize)]
 struct FenceAnswer {
     fence: FenceId,
     member: Option<String>,
     state: State,
-    epoch: Option<u32>,
+    epoch: Option<OsdEpoch>,
     entries: Vec<EntryAnswer>,
     coverage: CoverageAnswer,
     barrier: Vec<PoolAnswer>,
@@ -43,7 +44,7 @@ struct ServedAnswer {
     fence: String,
     member: Option<String>,
     state: FenceState,
-    epoch: Option<u32>,
+    epoch: Option<OsdEpoch>,
     entries: Vec<EntryAnswer>,
     coverage: CoverageAnswer,
     barrier: Vec<PoolAnswer>,

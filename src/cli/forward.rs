@@ -16,6 +16,7 @@ use crate::clock;
 use crate::control::protocol::Line;
 use crate::deadline::{Deadline, Late};
 use crate::ledger::{Ledger, NotWritten, ReadError, Snapshot};
+use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// How it ended.
 pub(super) enum Passed {
@@ -89,7 +90,7 @@ struct Asked<'c> {
     /// How long nobody may hold the lease before nobody leads: who waits for it takes it sooner.
     vacancy: Duration,
     /// Who was last told to lead, and whether the request was last told to be taken.
-    told: (Option<u64>, bool),
+    told: (Option<LeaderEpoch>, bool),
 }
 
 impl<'c> Asked<'c> {

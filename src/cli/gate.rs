@@ -25,6 +25,7 @@ use crate::incus::gate::keys::{self, Written, local_pools, put_keys, remove_keys
 use crate::incus::gate::place::{EXTENSION, Standing, new_push, push, standings, stored};
 use crate::incus::gate::{Scriptlet, compose, difference};
 use crate::incus::{self};
+use rbd_guardian_core::model::epoch::GateEpoch;
 
 #[derive(Serialize)]
 struct GateAnswer {
@@ -225,7 +226,12 @@ async fn publish(client: &Client) -> Result<(), Fault> {
         .collect();
     let local = local_pools(&pools);
     // No guardian is asked here what it recorded; it overwrites what it does not know.
-    let last = told.values().map(epoch).filter(|epoch| is_plausible(*epoch, 0)).max().unwrap_or_default();
+    let last = told
+        .values()
+        .map(epoch)
+        .filter(|epoch| is_plausible(*epoch, GateEpoch::default()))
+        .max()
+        .unwrap_or_default();
     let wanted = |found| {
         let mut contents = Contents::of(found);
         contents.members = told.keys().cloned().collect();
@@ -237,7 +243,7 @@ async fn publish(client: &Client) -> Result<(), Fault> {
         return Ok(());
     }
     for (name, found) in &told {
-        settle(put_keys(client, name, &wanted(found), last + 1, || true).await)?;
+        settle(put_keys(client, name, &wanted(found), last.next(), || true).await)?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use rbd_guardian_core::guardian::status::Address;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
+use rbd_guardian_core::model::epoch::{LeaderEpoch, OsdEpoch};
 use rbd_guardian_core::model::listed::Listed;
 use rbd_guardian_core::model::overrides::Over;
 use rbd_guardian_core::model::record::{
@@ -33,7 +34,7 @@ pub(super) struct FenceShown {
     #[serde(flatten)]
     over: Option<Over>,
     /// The osdmap epoch that every PG had reached at the last seal.
-    epoch: Option<u32>,
+    epoch: Option<OsdEpoch>,
     pub(super) entries: Vec<EntryAnswer>,
     coverage: Option<CoverageAnswer>,
     evidence: Vec<String>,
@@ -149,7 +150,7 @@ const RECORDED: [&str; 12] = [
 /// Who leads.
 #[derive(Serialize)]
 pub(super) struct LeaderShown<'a> {
-    pub(super) epoch: u64,
+    pub(super) epoch: LeaderEpoch,
     pub(super) guardian: &'a str,
     pub(super) host: &'a str,
     clients: &'a BTreeSet<ClientAddr>,
@@ -202,7 +203,7 @@ pub(super) struct RequestShown<'a> {
     pub(super) at: Timestamp,
     patience_ms: u128,
     /// The epoch of the leader that took it.
-    pub(super) taken: Option<u64>,
+    pub(super) taken: Option<LeaderEpoch>,
     pub(super) answered: bool,
 }
 

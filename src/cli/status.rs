@@ -29,12 +29,13 @@ use crate::ceph::osdmap;
 use crate::cli::dispatch::{Opening, daemon_status, say};
 use crate::cli::standalone;
 use crate::clock;
+use rbd_guardian_core::model::epoch::OsdEpoch;
 
 /// What the storage alone shows.
 struct Found {
     /// Why the ledger could not be read: then it is unknown whose the entries are, and none is to be removed.
     ledger_unread: Option<String>,
-    epoch: u32,
+    epoch: OsdEpoch,
     members: Vec<MemberFound>,
     /// Entries of no member that is fenced.
     others: Vec<OtherFound>,

@@ -45,6 +45,7 @@ use crate::deadline::rest;
 use crate::incus::client::Client;
 use crate::incus::events::{Listener, Signal};
 use crate::ledger::{Ledger, NotLeased};
+use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// Events that are taken in at one turn of the loop.
 const EVENTS: usize = 64;
@@ -65,16 +66,16 @@ enum Job {
     Disconnect,
     Bid,
     /// Of the guardian that began with this epoch, as the following.
-    Renew(u64),
+    Renew(LeaderEpoch),
     GiveUp,
     Glance,
     Listen,
     LogIn,
-    Ready(u64),
-    Requests(u64),
-    Note(u64, Box<RequestRecord>, Noting),
-    Asked(u64, Box<RequestRecord>),
-    Effect(u64, Effect),
+    Ready(LeaderEpoch),
+    Requests(LeaderEpoch),
+    Note(LeaderEpoch, Box<RequestRecord>, Noting),
+    Asked(LeaderEpoch, Box<RequestRecord>),
+    Effect(LeaderEpoch, Effect),
 }
 
 /// How a task ended.
@@ -82,7 +83,7 @@ enum Done {
     Connected(Result<Cluster, ConnectError>),
     Disconnected,
     Bid(Result<Bade, NotLeading>),
-    Renewed(u64, Result<Duration, NotLeased>),
+    Renewed(LeaderEpoch, Result<Duration, NotLeased>),
     GaveUp(Result<(), NotLeased>),
     /// When it began, and what it showed.
     Glanced(Duration, Result<View, String>),
@@ -90,11 +91,11 @@ enum Done {
     Listened(Option<Duration>),
     /// What was in the keyring, and the log-in, if one was tried.
     LoggedIn(Option<u64>, Option<Result<Cluster, ConnectError>>),
-    Ready(u64, Beside),
-    Requests(u64, Option<Vec<(RequestRecord, Settled)>>),
-    Noted(u64, Box<RequestRecord>, Noting, Recorded),
-    Asked(u64, Box<RequestRecord>, Line),
-    Effect(u64, Input),
+    Ready(LeaderEpoch, Beside),
+    Requests(LeaderEpoch, Option<Vec<(RequestRecord, Settled)>>),
+    Noted(LeaderEpoch, Box<RequestRecord>, Noting, Recorded),
+    Asked(LeaderEpoch, Box<RequestRecord>, Line),
+    Effect(LeaderEpoch, Input),
 }
 
 /// What others tell.
@@ -498,7 +499,7 @@ impl Driver {
         self.config.settings(&self.identity, &tenure.own)
     }
 
-    fn renewed(&mut self, epoch: u64, renewed: Result<Duration, NotLeased>) {
+    fn renewed(&mut self, epoch: LeaderEpoch, renewed: Result<Duration, NotLeased>) {
         if let Stage::Leading(leading) = &mut self.stage
             && leading.epoch() == epoch
             && let Err(why) = leading.renewed(renewed, self.config.daemon.lease)

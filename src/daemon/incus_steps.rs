@@ -18,6 +18,7 @@ use crate::incus::gate::place::{self, Standing};
 use crate::incus::gate::{Scriptlet, again, is_of_another_version, marker};
 use crate::incus::path::ApiPath;
 use crate::incus::{api, read};
+use rbd_guardian_core::model::epoch::GateEpoch;
 
 pub(super) const OVER: &str = "the lease was over before it was sent";
 /// How long an instance may take to start before that counts as failed.
@@ -187,7 +188,7 @@ pub(super) async fn put_gate(
     incus: &Client,
     at: &BTreeSet<String>,
     contents: &Contents,
-    epoch: u64,
+    epoch: GateEpoch,
     may_send: impl Fn(&str) -> bool,
 ) -> BTreeMap<String, String> {
     let put = async |member: &String| {

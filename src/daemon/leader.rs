@@ -15,6 +15,7 @@ use crate::daemon::forwarded_requests::Requests;
 use crate::daemon::recordings::Flight;
 use crate::daemon::{log, memory};
 use crate::ledger::NotLeased;
+use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// A core that leads, what it acts with, and who waits for it.
 pub(super) struct Leading {
@@ -39,7 +40,7 @@ impl Leading {
         leading
     }
 
-    pub(super) fn epoch(&self) -> u64 {
+    pub(super) fn epoch(&self) -> LeaderEpoch {
         self.hands.tenure.leader().epoch
     }
 

@@ -14,6 +14,7 @@ use super::store::{Ledger, OBJECT};
 use crate::ceph::rados::errno::{BLOCKLISTED, Meaning, meaning};
 use crate::ceph::rados::omap::OmapWrite;
 use crate::deadline::Deadline;
+use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// Who wants to lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +120,7 @@ impl Ledger {
     ) -> Result<Leadership, NotWritten> {
         let before = snapshot.records().leader.as_ref();
         let leader = Leader {
-            epoch: before.map_or(0, |leader| leader.epoch) + 1,
+            epoch: before.map_or(LeaderEpoch::default(), |leader| leader.epoch).next(),
             guardian: bid.guardian.clone(),
             host: bid.host.clone(),
             addresses: bid.addresses.clone(),

@@ -12,6 +12,7 @@ use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::gate::keys::{self, Written, put_keys};
 use rbd_guardian::incus::gate::refusal::{Why, refusal};
 use rbd_guardian_core::guardian::gate::{Contents, epoch};
+use rbd_guardian_core::model::epoch::GateEpoch;
 use serde_json::{Value, json};
 
 use crate::common::Answer;
@@ -54,7 +55,7 @@ fn tell(site: &Guarded, at: &str, open: &[&str], pools: &[&str]) -> Written {
     let put = async || {
         let (told, _) = keys::read(&client).await.unwrap();
         // One that was set by hand does not count.
-        let next = told.values().map(epoch).filter(|epoch| *epoch < 1000).max().unwrap() + 1;
+        let next = told.values().map(epoch).filter(|epoch| *epoch < GateEpoch(1000)).max().unwrap().next();
         let written = put_keys(&client, at, &contents, next, || true).await;
         let again = put_keys(&client, at, &contents, next, || true).await;
         assert!(matches!(again, Written::Stale { .. }), "an epoch twice: {again:?}");

@@ -15,6 +15,7 @@ use crate::model::addr::Entry;
 use crate::model::barrier::{PoolProof, PoolToProve};
 use crate::model::blocklist::Blocklist;
 use crate::model::ceph_snapshot::{Daemon, DaemonKind, Role};
+use crate::model::epoch::OsdEpoch;
 use crate::model::osdmap::{Guarded, OsdMap, PoolId};
 use crate::rules::plan::Plan;
 
@@ -40,7 +41,7 @@ pub enum Effect {
         /// The epoch in which the entries were read back, held without interruption since. 0 in older recordings, whose
         /// shell asked with the newest.
         #[serde(default)]
-        epoch: u32,
+        epoch: OsdEpoch,
     },
 }
 
@@ -143,11 +144,11 @@ pub struct Fence {
     #[serde(skip)]
     seen: Option<Arc<OsdMap>>,
     /// The epoch in which all targets were first read back as held without interruption since.
-    committed: Option<u32>,
+    committed: Option<OsdEpoch>,
     /// The commit that the last barrier was asked for.
-    asked: Option<u32>,
+    asked: Option<OsdEpoch>,
     /// The last epoch of the last commit, and the first one after it that does not go on with it.
-    broken: Option<(u32, u32)>,
+    broken: Option<(OsdEpoch, OsdEpoch)>,
     proofs: BTreeMap<PoolId, PoolProof>,
     /// The map was read again after the last PG answered, and shows the same pools and entries.
     verified: bool,
@@ -474,17 +475,17 @@ impl Fence {
     }
 
     /// The epoch in which the entries were read back.
-    pub fn committed(&self) -> Option<u32> {
+    pub fn committed(&self) -> Option<OsdEpoch> {
         self.committed
     }
 
     /// The last epoch that held the entries before they were found gone, or to have been, and the epoch that showed it.
-    pub fn broken(&self) -> Option<(u32, u32)> {
+    pub fn broken(&self) -> Option<(OsdEpoch, OsdEpoch)> {
         self.broken
     }
 
     /// The newest epoch that was examined.
-    pub fn examined(&self) -> Option<u32> {
+    pub fn examined(&self) -> Option<OsdEpoch> {
         self.seen.as_ref().map(|map| map.epoch)
     }
 

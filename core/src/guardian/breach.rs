@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::fence::sealing::Fence;
 use crate::guardian::Guardian;
+use crate::model::epoch::OsdEpoch;
 use crate::model::osdmap::OsdMap;
 use crate::model::record::{BREACHES, Breach, FenceRecord};
 
@@ -19,8 +20,8 @@ const BACK: u32 = 500;
 
 impl Guardian {
     /// The epoch after which osdmaps are to be read.
-    pub(super) fn read_maps_after(&mut self) -> u32 {
-        let newest = self.map.as_ref().map_or(0, |map| map.epoch);
+    pub(super) fn read_maps_after(&mut self) -> OsdEpoch {
+        let newest = self.map.as_ref().map_or(OsdEpoch::default(), |map| map.epoch);
         let mut after = newest;
         for (id, asked) in &mut self.undated {
             let first = self.cases.get(id).and_then(|case| first_undated(&case.record));
@@ -52,12 +53,12 @@ impl Guardian {
 }
 
 /// The epoch after which maps would tell more of the last breach; `None` where it is known to the epoch.
-fn first_undated(record: &FenceRecord) -> Option<u32> {
+fn first_undated(record: &FenceRecord) -> Option<OsdEpoch> {
     let breach = record.breaches.last()?;
     let held = breach.held?;
     let last = breach.committed.unwrap_or(breach.gone);
-    let exact = held + 1 == breach.gone && last <= breach.gone + 1;
-    (!exact).then(|| held.saturating_sub(1).max(last.saturating_sub(BACK)).max(1))
+    let exact = held.later(1) == breach.gone && last <= breach.gone.later(1);
+    (!exact).then(|| held.earlier(1).max(last.earlier(BACK)).max(OsdEpoch(1)))
 }
 
 /// Dates breaches by maps, oldest first.
@@ -66,7 +67,7 @@ pub(super) fn date(record: &mut FenceRecord, fence: &Fence, maps: &[Arc<OsdMap>]
         let Some(mut held) = breach.held else { continue };
         let mut before: Option<&OsdMap> = None;
         // Since when it has been held without interruption.
-        let mut since: Option<u32> = None;
+        let mut since: Option<OsdEpoch> = None;
         for map in maps {
             let holds = fence.holds(&map.blocklist);
             let goes_on = before.is_none_or(|before| fence.goes_on(&before.blocklist, &map.blocklist));

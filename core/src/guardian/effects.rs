@@ -12,6 +12,7 @@ use crate::guardian::pace::Lane;
 use crate::guardian::report::{Level, Outcome, Report};
 use crate::guardian::{Guardian, put, trail, wants};
 use crate::model::addr::Entry;
+use crate::model::epoch::GateEpoch;
 use crate::model::incus_snapshot::{GateView, InstanceId, MemberStatus};
 use crate::model::record::{Change, FenceRecord, FenceState, GateRecord, Key, Record};
 
@@ -257,7 +258,7 @@ impl Guardian {
     }
 
     /// The epoch of the write that is due; `None` if the gate is as it should be, as far as is known.
-    fn next_gate_epoch(&self) -> Option<u64> {
+    fn next_gate_epoch(&self) -> Option<GateEpoch> {
         let busy = self.busy.contains_key(&Lane::Gate);
         if !self.settings.platform || busy || self.view_began <= self.desk.ended || !self.view_is_fresh() {
             return None;
@@ -280,7 +281,7 @@ impl Guardian {
         // Where a write failed the same is tried again.
         let missed = |name: &String| desk.missed.contains(name) && gate::epoch(&gate.members[name]) != last;
         let again = last == desk.epoch && desk.sent == contents.keys(last) && untold.iter().all(missed);
-        Some(if recorded > last || again { recorded } else { last.saturating_add(1) })
+        Some(if recorded > last || again { recorded } else { last.next() })
     }
 
     /// An operator's command takes the gate out: what it removes is written by nobody meanwhile.
@@ -294,8 +295,8 @@ impl Guardian {
         self.gate_state() != GateState::Absent && !gate::sealed_anywhere(gate).is_subset(&contents.open)
     }
 
-    pub(super) fn recorded_gate_epoch(&self) -> u64 {
-        self.records.gate.as_ref().map_or(0, |gate| gate.epoch)
+    pub(super) fn recorded_gate_epoch(&self) -> GateEpoch {
+        self.records.gate.as_ref().map_or(GateEpoch::default(), |gate| gate.epoch)
     }
 
     /// Does the ledger say that the gate names this member?

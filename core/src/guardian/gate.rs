@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::epoch::GateEpoch;
 use crate::model::incus_snapshot::{GateView, MemberStatus, MemberView, View};
 use crate::model::osdmap::OsdMap;
 use crate::model::policy::Policy;
@@ -78,10 +79,10 @@ pub struct Desk {
     /// What somebody else wrote there, as it was logged.
     pub foreign: BTreeMap<String, BTreeMap<String, String>>,
     /// The epoch of the last write.
-    pub epoch: u64,
+    pub epoch: GateEpoch,
     /// The last epoch that was recorded before this guardian led: what was sent with it may arrive yet.
     #[serde(default)]
-    pub before: u64,
+    pub before: GateEpoch,
     /// When the last write ended: readings that began before tell nothing of it.
     pub ended: Duration,
     /// When the last write failed, if none succeeded since.
@@ -110,7 +111,7 @@ impl Desk {
 
 impl Contents {
     /// As keys of a member's configuration.
-    pub fn keys(&self, epoch: u64) -> BTreeMap<String, String> {
+    pub fn keys(&self, epoch: GateEpoch) -> BTreeMap<String, String> {
         // For members without a gate: nothing is left behind.
         if *self == Self::default() {
             return BTreeMap::new();
@@ -175,17 +176,17 @@ pub fn stray(gate: &GateView) -> impl Iterator<Item = &str> {
 }
 
 /// The epoch of a member's keys; 0 where there is none, or none that can be read.
-pub fn epoch(keys: &BTreeMap<String, String>) -> u64 {
-    keys.get(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or_default()
+pub fn epoch(keys: &BTreeMap<String, String>) -> GateEpoch {
+    keys.get(EPOCH).and_then(|epoch| epoch.parse().ok()).map(GateEpoch).unwrap_or_default()
 }
 
 /// May this epoch have come about by writes that were recorded, the last known of them with `recorded`?
-pub fn is_plausible(epoch: u64, recorded: u64) -> bool {
-    epoch.saturating_sub(recorded) <= FAR
+pub fn is_plausible(epoch: GateEpoch, recorded: GateEpoch) -> bool {
+    epoch.0.saturating_sub(recorded.0) <= FAR
 }
 
 /// The last epoch that some member has, of those that are plausible.
-pub fn last_epoch(gate: &GateView, recorded: u64) -> u64 {
+pub fn last_epoch(gate: &GateView, recorded: GateEpoch) -> GateEpoch {
     let epochs = gate.members.values().map(epoch);
     epochs.filter(|epoch| is_plausible(*epoch, recorded)).max().unwrap_or_default()
 }

@@ -14,6 +14,7 @@ use crate::guardian::gate::Contents;
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::barrier::PoolProof;
 use crate::model::ceph_snapshot::{Daemon, World};
+use crate::model::epoch::{GateEpoch, OsdEpoch};
 use crate::model::image_users::ImageUse;
 use crate::model::incus_snapshot::{InstanceId, MemberState, Notice, View};
 use crate::model::operator_request::Request;
@@ -56,7 +57,7 @@ pub enum Effect {
     /// [`MAPS_AT_ONCE`](crate::model::osdmap::MAPS_AT_ONCE) of them; 0: only the newest. Answer: [`Input::Maps`].
     ReadMaps {
         /// The last epoch that was examined.
-        after: u32,
+        after: OsdEpoch,
     },
     /// Read who removed entries of the blocklist, for this fence that was breached. Answer: [`Input::Audit`].
     ReadAudit(Id),
@@ -87,7 +88,7 @@ pub enum Effect {
         /// What all are told.
         contents: Contents,
         /// Greater than any that was ever written.
-        epoch: u64,
+        epoch: GateEpoch,
     },
     /// Give the gate's scriptlet to the members again, because one lacks it. Answer: [`Input::GatePushed`].
     PushGate,

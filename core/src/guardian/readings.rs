@@ -16,6 +16,7 @@ use crate::guardian::report::Level;
 use crate::guardian::sightings::{Sightings, Strangers};
 use crate::guardian::{Guardian, known, waits};
 use crate::model::addr::ClientAddr;
+use crate::model::epoch::GateEpoch;
 use crate::model::image_users::ImageUse;
 use crate::model::incus_snapshot::{MemberState, Notice, OperationKind, View};
 use crate::model::osdmap::{DataPools, Guarded, MAPS_AT_ONCE, OsdMap};
@@ -246,7 +247,7 @@ impl Guardian {
             // What a guardian before this one wrote is known by what it recorded; what became of a write that
             // failed, by nothing.
             let logged = self.desk.foreign.get(name) == Some(found);
-            if logged || told == Some(found) || (told.is_none() && self.desk.epoch > 0) {
+            if logged || told == Some(found) || (told.is_none() && self.desk.epoch > GateEpoch::default()) {
                 continue;
             }
             // The operator's command takes them away, member by member.
@@ -447,12 +448,12 @@ impl Guardian {
     /// is told by its end, which is another one then (INV-3).
     fn tell_trimmed(&mut self, maps: &[OsdMap]) {
         let (Some(known), Some(first)) = (&self.map, maps.first()) else { return };
-        if first.epoch > known.epoch.saturating_add(1) {
+        if first.epoch > known.epoch.later(1) {
             let text = format!(
                 "the monitors dropped the osdmap epochs {} to {} before this guardian read them: an entry that stands \
                  until another moment than before is taken for one that was gone",
-                known.epoch + 1,
-                first.epoch - 1
+                known.epoch.later(1),
+                first.epoch.earlier(1)
             );
             self.log(Level::Warn, "epochs-trimmed", None, text);
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::fence::{releasing, sealing};
 use crate::guardian::io::{Effect, Id};
 use crate::model::barrier::{PoolProof, PoolToProve};
+use crate::model::epoch::OsdEpoch;
 
 /// Both kinds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -88,6 +89,10 @@ fn pools_of(effect: &Effect) -> &[PoolToProve] {
     if let Effect::Fence(_, sealing::Effect::Barrier { pools, .. }) = effect { pools } else { &[] }
 }
 
-fn epoch_of(effect: &Effect) -> u32 {
-    if let Effect::Fence(_, sealing::Effect::Barrier { epoch, .. }) = effect { *epoch } else { 0 }
+fn epoch_of(effect: &Effect) -> OsdEpoch {
+    if let Effect::Fence(_, sealing::Effect::Barrier { epoch, .. }) = effect {
+        *epoch
+    } else {
+        OsdEpoch::default()
+    }
 }

@@ -15,6 +15,7 @@ use crate::guardian::io::{Id, Now};
 use crate::guardian::readings::NOT_PLACED_LASTS;
 use crate::guardian::report::Alarm;
 use crate::model::addr::{ClientAddr, Entry};
+use crate::model::epoch::{GateEpoch, OsdEpoch};
 use crate::model::image_users::ImageUse;
 use crate::model::incus_snapshot::{InstanceId, MemberStatus};
 use crate::model::listed::Listed;
@@ -41,7 +42,7 @@ pub struct Status {
     /// Why nothing can be recorded, if so.
     pub cannot_record: Option<String>,
     /// The newest osdmap epoch that was examined.
-    pub epoch: Option<u32>,
+    pub epoch: Option<OsdEpoch>,
     /// The gate.
     pub gate: GateStatus,
     /// Members, by name.
@@ -72,7 +73,7 @@ pub struct GateStatus {
     #[serde(flatten)]
     pub state: GateState,
     /// The last epoch that was written or read.
-    pub epoch: u64,
+    pub epoch: GateEpoch,
     /// Members whose instances may be placed elsewhere, as it says now at one member or more.
     pub open: BTreeSet<String>,
 }
@@ -150,7 +151,7 @@ impl Guardian {
             gate: GateStatus {
                 state: self.gate_state(),
                 epoch: gate
-                    .map_or(0, |gate| gate::last_epoch(gate, self.recorded_gate_epoch()))
+                    .map_or(GateEpoch::default(), |gate| gate::last_epoch(gate, self.recorded_gate_epoch()))
                     .max(self.desk.epoch),
                 open: gate.map(gate::sealed_anywhere).unwrap_or_default(),
             },

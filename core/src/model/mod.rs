@@ -6,6 +6,7 @@ pub mod addr;
 pub mod barrier;
 pub mod blocklist;
 pub mod ceph_snapshot;
+pub mod epoch;
 pub mod fence_id;
 pub mod image_users;
 pub mod incus_snapshot;

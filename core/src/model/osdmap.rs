@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::addr::{Entry, host_keys};
 use crate::model::blocklist::Blocklist;
+use crate::model::epoch::OsdEpoch;
 
 /// A pool's number. Never used again after the pool is deleted.
 pub type PoolId = i64;
@@ -15,7 +16,7 @@ pub type PoolId = i64;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OsdMap {
     /// Grows by one with each change.
-    pub epoch: u32,
+    pub epoch: OsdEpoch,
     /// When it was made, by the monitors' clock.
     pub modified: Timestamp,
     /// Who is refused.

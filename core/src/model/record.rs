@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::model::addr::{ClientAddr, Entry};
+use crate::model::epoch::{GateEpoch, LeaderEpoch, OsdEpoch};
 use crate::model::listed::Listed;
 use crate::model::operator_request::Request;
 use crate::model::osdmap::PoolId;
@@ -30,8 +31,8 @@ pub const VERSION: u32 = 2;
 /// Who decides. Every write is conditional on this record (INV-7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leader {
-    /// Raised by each takeover, so that no two leaders have the same.
-    pub epoch: u64,
+    /// Raised by each takeover.
+    pub epoch: LeaderEpoch,
     /// The guardian's name.
     pub guardian: String,
     /// The host it runs on.
@@ -282,15 +283,15 @@ pub struct Breach {
     /// When it was seen.
     pub seen: Timestamp,
     /// The last osdmap epoch that is known to have held it; `None` where an earlier guardian knew it.
-    pub held: Option<u32>,
+    pub held: Option<OsdEpoch>,
     /// The first epoch examined since, in which it was not held, or not without interruption.
-    pub gone: u32,
+    pub gone: OsdEpoch,
     /// Its entry was gone because the monitors' clock had passed this end of it; `None`: somebody removed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Timestamp>,
     /// The epoch in which its entries were read back again.
     #[serde(default)]
-    pub committed: Option<u32>,
+    pub committed: Option<OsdEpoch>,
     /// When it was sealed again.
     #[serde(default)]
     pub sealed: Option<Timestamp>,
@@ -311,14 +312,14 @@ pub struct Proof {
     /// How many PGs it had: each of them answered.
     pub pgs: u32,
     /// The osdmap epoch that each of them had reached at least.
-    pub epoch: u32,
+    pub epoch: OsdEpoch,
 }
 
 /// What the gate was last told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateRecord {
     /// Raised by each write to the gate.
-    pub epoch: u64,
+    pub epoch: GateEpoch,
     /// Members whose instances may be placed elsewhere, as of that write.
     #[serde(default)]
     pub open: BTreeSet<String>,
@@ -339,7 +340,7 @@ pub struct RequestRecord {
     pub patience: Duration,
     /// The epoch of the leader that took it. It is not done before this is recorded.
     #[serde(default)]
-    pub taken: Option<u64>,
+    pub taken: Option<LeaderEpoch>,
     /// Filled in by the leader: what the control socket would have answered with.
     #[serde(default)]
     pub answer: Option<Value>,

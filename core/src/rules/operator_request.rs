@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::model::epoch::LeaderEpoch;
 use crate::model::fence_id::FenceId;
 use crate::model::operator_request::Request;
 use crate::model::record::{FenceRecord, FenceState, RequestRecord};
@@ -42,7 +43,7 @@ pub enum Settled {
 }
 
 /// What is to be done with a request by the leader of this epoch, unless it has it in hand.
-pub fn todo(record: &RequestRecord, epoch: u64, now: Timestamp) -> Todo {
+pub fn todo(record: &RequestRecord, epoch: LeaderEpoch, now: Timestamp) -> Todo {
     // A clock that is ahead by more than the asker waits says as little of its age as one that is behind.
     let age = now.duration_since(record.at).unsigned_abs();
     let older = |than: Duration| age > than;
@@ -126,7 +127,7 @@ mod tests {
         Request::Fence { target, permits: Permits::default(), reason: None, by }
     }
 
-    fn record(taken: Option<u64>, answered: bool) -> RequestRecord {
+    fn record(taken: Option<LeaderEpoch>, answered: bool) -> RequestRecord {
         RequestRecord {
             id: "R-1".to_owned(),
             request: fence_request(),
@@ -139,24 +140,24 @@ mod tests {
 
     #[test]
     fn inv8_a_request_is_taken_before_it_is_done_and_never_twice() {
-        assert_eq!(todo(&record(None, false), 7, at(1)), Todo::Take);
-        assert_eq!(todo(&record(Some(7), false), 7, at(1)), Todo::Begin);
-        assert_eq!(todo(&record(Some(6), false), 7, at(1)), Todo::Settle);
-        assert_eq!(todo(&record(Some(6), true), 7, at(1)), Todo::Leave);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(1)), Todo::Take);
+        assert_eq!(todo(&record(Some(LeaderEpoch(7)), false), LeaderEpoch(7), at(1)), Todo::Begin);
+        assert_eq!(todo(&record(Some(LeaderEpoch(6)), false), LeaderEpoch(7), at(1)), Todo::Settle);
+        assert_eq!(todo(&record(Some(LeaderEpoch(6)), true), LeaderEpoch(7), at(1)), Todo::Leave);
         // However late: what was taken may have been begun.
-        assert_eq!(todo(&record(Some(6), false), 7, at(10_000)), Todo::Settle);
+        assert_eq!(todo(&record(Some(LeaderEpoch(6)), false), LeaderEpoch(7), at(10_000)), Todo::Settle);
     }
 
     #[test]
     fn what_nobody_waits_for_is_not_done_and_does_not_stay() {
-        assert_eq!(todo(&record(None, false), 7, at(60)), Todo::Take);
-        assert_eq!(todo(&record(None, false), 7, at(61)), Todo::Expire);
-        assert_eq!(todo(&record(Some(7), true), 7, at(660)), Todo::Leave);
-        assert_eq!(todo(&record(Some(7), true), 7, at(661)), Todo::Forget);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(60)), Todo::Take);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(61)), Todo::Expire);
+        assert_eq!(todo(&record(Some(LeaderEpoch(7)), true), LeaderEpoch(7), at(660)), Todo::Leave);
+        assert_eq!(todo(&record(Some(LeaderEpoch(7)), true), LeaderEpoch(7), at(661)), Todo::Forget);
         // The asker's clock is ahead: by less than it waits, or so far that the request would stay alive for hours.
-        assert_eq!(todo(&record(None, false), 7, at(-59)), Todo::Take);
-        assert_eq!(todo(&record(None, false), 7, at(-100)), Todo::Expire);
-        assert_eq!(todo(&record(None, false), 7, at(-36_000)), Todo::Expire);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(-59)), Todo::Take);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(-100)), Todo::Expire);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(-36_000)), Todo::Expire);
     }
 
     #[test]

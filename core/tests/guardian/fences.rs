@@ -343,7 +343,7 @@ fn inv3_the_record_says_from_which_epoch_to_which_it_was_lifted() {
         model.run(5 * SECOND);
         let [breach] = &newest(&model, Some("n2")).breaches[..] else { panic!() };
         let dated = (breach.held, breach.gone, breach.committed);
-        assert_eq!(dated, (Some(held), held + 1, Some(back)), "{how}");
+        assert_eq!(dated, (Some(held), held.later(1), Some(back)), "{how}");
     }
 }
 

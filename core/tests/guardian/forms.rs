@@ -13,6 +13,7 @@ use rbd_guardian_core::guardian::settings::{OnConflict, Settings, Trigger};
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
 use rbd_guardian_core::model::ceph_snapshot::{Daemon, DaemonKind, Role, SeenAt};
+use rbd_guardian_core::model::epoch::{GateEpoch, OsdEpoch};
 use rbd_guardian_core::model::image_users::{ImageUse, Locker};
 use rbd_guardian_core::model::incus_snapshot::{MemberState, MemberStatus, Notice, Operation, OperationKind};
 use rbd_guardian_core::model::member::{Member, Members};
@@ -182,7 +183,7 @@ fn changes() -> Vec<Change> {
     let records = records();
     let fence = records.fences.values().next().unwrap().clone();
     let member = records.members.values().next().unwrap().clone();
-    let gate = GateRecord { epoch: 7, open: ["n2".to_owned()].into() };
+    let gate = GateRecord { epoch: GateEpoch(7), open: ["n2".to_owned()].into() };
     let keys = [Key::Gate, Key::Member("n2".into()), Key::Fence("F".into()), Key::Request("r".into())];
     let put = [Record::Gate(gate), Record::Member(member), Record::Fence(fence)].map(Change::Put);
     put.into_iter().chain(keys.map(Change::Remove)).collect()
@@ -197,7 +198,7 @@ fn effects() -> Vec<Effect> {
         sealing::Effect::Add(entries()),
         sealing::Effect::Remove(entries()),
         sealing::Effect::ReadMap,
-        sealing::Effect::Barrier { pools, epoch: 7 },
+        sealing::Effect::Barrier { pools, epoch: OsdEpoch(7) },
     ];
     let releases = [
         releasing::Effect::ReadMap,
@@ -211,7 +212,7 @@ fn effects() -> Vec<Effect> {
         Effect::ReadNetworks("n2".into()),
         Effect::Ping("n2".into()),
         Effect::Look,
-        Effect::ReadMaps { after: 7 },
+        Effect::ReadMaps { after: OsdEpoch(7) },
         Effect::ReadAudit(fence()),
         Effect::Sweep,
         Effect::Find(vec![lock().image]),
@@ -219,7 +220,7 @@ fn effects() -> Vec<Effect> {
         Effect::PutGate {
             at: ["n1".to_owned()].into(),
             contents: Contents { open: ["n2".to_owned()].into(), ..Contents::default() },
-            epoch: u64::MAX,
+            epoch: GateEpoch(u64::MAX),
         },
         Effect::PushGate,
         Effect::Retire(fence(), entries()),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rbd_guardian_core::guardian::gate::{self, EPOCH, SEAL};
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
+use rbd_guardian_core::model::epoch::GateEpoch;
 use rbd_guardian_core::model::incus_snapshot::MemberStatus;
 use rbd_guardian_core::model::operator_request::Request;
 
@@ -137,7 +138,7 @@ fn no_epoch_that_somebody_sets_keeps_the_gate_from_being_written() {
         model.run(5 * SECOND);
         let recorded = model.ledger.gate.as_ref().unwrap().epoch;
         assert_eq!(gate::epoch(model.keys("n1")), recorded, "{epoch}");
-        assert!(recorded < 100, "{epoch}: {recorded}");
+        assert!(recorded < GateEpoch(100), "{epoch}: {recorded}");
         assert_eq!(foreign(&model).len(), 1, "{epoch}");
         // And for one that finds it.
         model.keys("n1").insert(EPOCH.to_owned(), epoch.clone());
@@ -168,7 +169,7 @@ fn a_gate_that_is_removed_and_installed_again_is_no_foreign_write() {
     model.view.gate.as_mut().unwrap().scriptlets = scriptlets;
     model.run(10 * SECOND);
     assert_eq!(foreign(&model), Vec::<String>::new());
-    assert!(["n1", "n2", "n3"].iter().all(|name| gate::epoch(model.keys_of(name).unwrap()) > 50));
+    assert!(["n1", "n2", "n3"].iter().all(|name| gate::epoch(model.keys_of(name).unwrap()) > GateEpoch(50)));
 }
 
 /// What `gate remove --force` does while a member is sealed: the scriptlet goes first, seen at one member after the other, then

@@ -208,7 +208,7 @@ fn inv3_a_removed_entry_closes_the_gate_and_is_asserted_again() {
     // When it was lifted, and until when, stays known.
     let fence = model.ledger.fences.values().next().unwrap();
     let [breach] = &fence.breaches[..] else { panic!("{fence:#?}") };
-    assert_eq!(breach.held.map(|held| held + 1), Some(breach.gone), "{breach:?}");
+    assert_eq!(breach.held.map(|held| held.later(1)), Some(breach.gone), "{breach:?}");
     assert!(breach.committed > Some(breach.gone) && breach.sealed > Some(breach.seen), "{breach:?}");
 }
 

@@ -15,6 +15,7 @@ use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
 use rbd_guardian_core::model::blocklist::Blocklist;
 use rbd_guardian_core::model::ceph_snapshot::{Clients, Daemon, SeenAt, World};
+use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::image_users::ImageUse;
 use rbd_guardian_core::model::incus_snapshot::{
     Details, GateView, Instance, InstanceId, InstanceKind, MemberState, MemberStatus, MemberView, Notice,
@@ -126,7 +127,7 @@ impl Model {
             applications: vec!["rbd".into()],
         };
         let map = OsdMap {
-            epoch: 10,
+            epoch: OsdEpoch(10),
             modified: start(),
             blocklist: Blocklist::default(),
             knows_ranges: true,
@@ -278,7 +279,7 @@ impl Model {
     /// A new epoch.
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut OsdMap)) {
         let mut map = self.map().clone();
-        map.epoch += 1;
+        map.epoch = map.epoch.later(1);
         map.modified = self.storage_clock();
         change(&mut map);
         self.maps.push(map);
@@ -533,7 +534,7 @@ impl Model {
                 let maps = self.maps.iter().filter(|map| map.epoch > after).take(MAPS_AT_ONCE);
                 let maps = maps.cloned().collect::<Vec<_>>();
                 let newest = || vec![self.map().clone()];
-                Input::Maps(Ok(if after == 0 || maps.is_empty() { newest() } else { maps }))
+                Input::Maps(Ok(if after == OsdEpoch(0) || maps.is_empty() { newest() } else { maps }))
             }
             Effect::ReadAudit(id) => Input::Audit(id, self.removals.clone().ok_or_else(silence)),
             Effect::Sweep => Input::Swept {
@@ -565,7 +566,7 @@ impl Model {
                 sealing::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
                 sealing::Effect::ReadMap => Input::Map(id, Some(self.map().clone())),
                 sealing::Effect::Barrier { pools, epoch } => {
-                    assert!(epoch > 0 && epoch <= self.map().epoch, "asked with epoch {epoch}");
+                    assert!(epoch > OsdEpoch(0) && epoch <= self.map().epoch, "asked with epoch {epoch}");
                     self.boot += STEP;
                     let silent = |pool: &PoolToProve| self.silent.range(..pool.pg_num).copied().collect();
                     let proof = |pool| PoolProof { pending: silent(&pool), pool, trouble: None };

@@ -2,12 +2,13 @@
 
 use rbd_guardian_core::fence::sealing;
 use rbd_guardian_core::guardian::io::Effect;
+use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::osdmap::MAPS_AT_ONCE;
 
 use crate::SECOND;
 use crate::model::Model;
 
-fn asked_for_maps(model: &Model) -> Vec<u32> {
+fn asked_for_maps(model: &Model) -> Vec<OsdEpoch> {
     let after = |effect: &Effect| if let Effect::ReadMaps { after } = effect { Some(*after) } else { None };
     model.effects.iter().filter_map(after).collect()
 }
@@ -55,7 +56,7 @@ fn inv3_epochs_that_the_monitors_dropped_are_told() {
     let told: Vec<String> =
         model.logs().into_iter().filter(|line| line.contains("before this guardian read them")).collect();
     assert_eq!(told.len(), 1, "{told:?}");
-    let dropped = format!("{} to {}", known + 1, newest - 1);
+    let dropped = format!("{} to {}", known.later(1), newest.earlier(1));
     assert!(told[0].contains(&dropped), "{dropped}: {told:?}");
     assert_eq!(model.state("n2"), "sealed");
 }
@@ -123,7 +124,7 @@ fn inv1_each_barrier_names_the_epoch_since_which_the_entries_stand() {
     let mut model = Model::new();
     model.run(10 * SECOND);
     model.lose_until_open("n2");
-    let asked = |model: &Model| -> Vec<u32> {
+    let asked = |model: &Model| -> Vec<OsdEpoch> {
         let epoch = |effect: &Effect| match effect {
             Effect::Fence(_, sealing::Effect::Barrier { epoch, .. }) => Some(*epoch),
             _ => None,
@@ -131,7 +132,7 @@ fn inv1_each_barrier_names_the_epoch_since_which_the_entries_stand() {
         model.effects.iter().filter_map(epoch).collect()
     };
     let first = *asked(&model).last().unwrap();
-    let stood = |model: &Model, epoch: u32| {
+    let stood = |model: &Model, epoch: OsdEpoch| {
         let map = model.maps.iter().find(|map| map.epoch == epoch).unwrap();
         map.blocklist.entries.keys().any(|entry| entry.to_string() == "10.0.0.2:0/0")
     };

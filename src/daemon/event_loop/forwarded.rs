@@ -13,6 +13,7 @@ use crate::clock;
 use crate::control::protocol::Line;
 use crate::daemon::event_loop::{Done, Driver, Job, Leading, Stage};
 use crate::daemon::forwarded_requests::{Hand, Noting};
+use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// Lines of an answer on their way to its last one.
 const LINES: usize = 64;
@@ -32,7 +33,11 @@ impl Driver {
     }
 
     /// Requests that are there. Those that could not be read are looked for again.
-    pub(super) fn requests_found(&mut self, epoch: u64, found: Option<Vec<(RequestRecord, Settled)>>) {
+    pub(super) fn requests_found(
+        &mut self,
+        epoch: LeaderEpoch,
+        found: Option<Vec<(RequestRecord, Settled)>>,
+    ) {
         let Some(leading) = self.leading_with(epoch) else { return };
         leading.requests.looked(clock::boot(), found.as_deref());
         for (record, settled) in found.into_iter().flatten() {
@@ -81,7 +86,7 @@ impl Driver {
     }
 
     /// Does it, as for somebody at the control socket.
-    fn begin_request(&mut self, epoch: u64, record: Box<RequestRecord>) {
+    fn begin_request(&mut self, epoch: LeaderEpoch, record: Box<RequestRecord>) {
         let Some(leading) = self.leading_with(epoch) else { return };
         leading.requests.keep(&record.id, Hand::Busy);
         let (to, mut lines) = channel(LINES);
@@ -97,13 +102,13 @@ impl Driver {
     }
 
     /// Records the answer.
-    pub(super) fn answered(&mut self, epoch: u64, mut record: Box<RequestRecord>, line: &Line) {
+    pub(super) fn answered(&mut self, epoch: LeaderEpoch, mut record: Box<RequestRecord>, line: &Line) {
         // None of its types lacks a JSON form.
         record.answer = serde_json::to_value(line).ok();
         self.note(epoch, record, Noting::Answered);
     }
 
-    fn note(&mut self, epoch: u64, record: Box<RequestRecord>, noting: Noting) {
+    fn note(&mut self, epoch: LeaderEpoch, record: Box<RequestRecord>, noting: Noting) {
         let Some(leading) = self.leading_with(epoch) else { return };
         leading.requests.keep(&record.id, Hand::Busy);
         let tenure = leading.hands.tenure.clone();
@@ -122,7 +127,7 @@ impl Driver {
 
     pub(super) fn noted(
         &mut self,
-        epoch: u64,
+        epoch: LeaderEpoch,
         record: Box<RequestRecord>,
         noting: Noting,
         recorded: Recorded,
@@ -142,7 +147,7 @@ impl Driver {
     }
 
     /// The lead of this epoch, if it lasts.
-    fn leading_with(&mut self, epoch: u64) -> Option<&mut Leading> {
+    fn leading_with(&mut self, epoch: LeaderEpoch) -> Option<&mut Leading> {
         match &mut self.stage {
             Stage::Leading(leading) if leading.epoch() == epoch => Some(leading),
             Stage::Leading(_) | Stage::Connecting | Stage::Bidding => None,

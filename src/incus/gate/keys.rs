@@ -17,6 +17,7 @@ use crate::incus::client::Client;
 use crate::incus::error::{Cause, IncusError};
 use crate::incus::path::ApiPath;
 use crate::incus::read::{own_keys, project_keys};
+use rbd_guardian_core::model::epoch::GateEpoch;
 
 const PROJECT: &str = "/1.0/projects/default";
 const MEMBERS: &str = "/1.0/cluster/members?recursion=1";
@@ -34,7 +35,7 @@ pub enum Written {
     /// Keys of a later epoch are there: whoever asked for this is no longer the leader.
     Stale {
         /// Their epoch.
-        found: u64,
+        found: GateEpoch,
     },
     /// Not sent: whoever asked for this took it back meanwhile.
     Withheld,
@@ -61,7 +62,7 @@ pub async fn put_keys(
     client: &Client,
     member: &str,
     contents: &Contents,
-    epoch: u64,
+    epoch: GateEpoch,
     may_send: impl Fn() -> bool,
 ) -> Written {
     let path = path(member);
@@ -69,7 +70,7 @@ pub async fn put_keys(
         Ok(read) => read,
         Err(error) => return Written::Refused(error),
     };
-    let found = object.config.get(EPOCH).and_then(|epoch| epoch.parse().ok());
+    let found = object.config.get(EPOCH).and_then(|epoch| epoch.parse().ok()).map(GateEpoch);
     // One that no guardian can have come to is overwritten: nobody could write any more otherwise.
     if let Some(found) = found.filter(|found| *found >= epoch && is_plausible(*found, epoch)) {
         return Written::Stale { found };
@@ -178,7 +179,7 @@ mod tests {
             ("user.rbd-guardian.epoch", "7"),
             ("user.rbd-guardianship", "no key of ours"),
         ];
-        assert_eq!(with_keys(keys(&there), &contents.keys(7)), keys(&expected));
+        assert_eq!(with_keys(keys(&there), &contents.keys(GateEpoch(7))), keys(&expected));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use rbd_guardian_core::fence::{releasing, sealing};
 use rbd_guardian_core::guardian::gate::Contents;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
+use rbd_guardian_core::model::epoch::GateEpoch;
 use rbd_guardian_core::model::incus_snapshot::InstanceId;
 use rbd_guardian_core::model::policy::minority;
 use rbd_guardian_core::model::record::{FenceRecord, FenceState};
@@ -129,7 +130,7 @@ impl World {
 
     /// INV-2, INV-8: a gate opens for members whose seal is recorded, and nobody who used an image of theirs before
     /// the seal can write.
-    fn inv2_inv8_opening(&mut self, contents: &Contents, epoch: u64) {
+    fn inv2_inv8_opening(&mut self, contents: &Contents, epoch: GateEpoch) {
         let recorded = self.ledger.gate.as_ref().map(|gate| (gate.epoch, &gate.open));
         if recorded != Some((epoch, &contents.open)) {
             self.breaks(format!("INV-8: gate epoch {epoch} is written before it is recorded"));

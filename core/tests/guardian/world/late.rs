@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
+use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::osdmap::PoolId;
 
 use super::state::World;
@@ -13,20 +14,20 @@ pub(crate) struct LatePg {
     /// How long each of its answers takes.
     delay: Duration,
     /// The map it had when it became slow.
-    epoch: u32,
+    epoch: OsdEpoch,
     /// The operations it was sent: when, and with which epoch.
-    asked: Vec<(Duration, u32)>,
+    asked: Vec<(Duration, OsdEpoch)>,
 }
 
 impl LatePg {
     /// The map it has at this time.
-    fn epoch(&self, now: Duration) -> u32 {
+    fn epoch(&self, now: Duration) -> OsdEpoch {
         let answered = self.asked.iter().filter(|(at, _)| *at + self.delay <= now);
         answered.map(|(_, epoch)| *epoch).max().unwrap_or_default().max(self.epoch)
     }
 
     /// When it will have answered an operation of this epoch; asked now where it was not before.
-    fn answers(&mut self, epoch: u32, now: Duration) -> Duration {
+    fn answers(&mut self, epoch: OsdEpoch, now: Duration) -> Duration {
         if !self.asked.iter().any(|(_, asked)| *asked >= epoch) {
             self.asked.push((now, epoch));
         }
@@ -43,7 +44,7 @@ impl World {
     }
 
     /// PGs that do not have the newest map, and which they have.
-    pub(crate) fn behind(&self) -> impl Iterator<Item = ((PoolId, u32), u32)> {
+    pub(crate) fn behind(&self) -> impl Iterator<Item = ((PoolId, u32), OsdEpoch)> {
         let late = self.late_pgs.iter().map(|(pg, late)| (*pg, late.epoch(self.boot)));
         self.stuck.iter().map(|(pg, epoch)| (*pg, *epoch)).chain(late)
     }
@@ -52,7 +53,7 @@ impl World {
     pub(crate) fn asks_pgs(
         &mut self,
         pools: Vec<PoolToProve>,
-        epoch: u32,
+        epoch: OsdEpoch,
         within: Duration,
     ) -> (Duration, Vec<PoolProof>) {
         let now = self.boot;

@@ -12,6 +12,7 @@ use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::guardian::report::Report;
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry};
 use rbd_guardian_core::model::ceph_snapshot::{self, Clients, SeenAt};
+use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::image_users::ImageUse;
 use rbd_guardian_core::model::incus_snapshot::{
     Details, GateView, Instance, InstanceId, InstanceKind, MemberState, MemberView, Notice, Thresholds, View,
@@ -145,7 +146,7 @@ impl World {
             Effect::ReadMaps { after } => {
                 let maps: Vec<_> = self.maps.iter().filter(|map| map.epoch > after).cloned().collect();
                 let newest = || vec![self.map().clone()];
-                (lag, Input::Maps(Ok(if after == 0 || maps.is_empty() { newest() } else { maps })))
+                (lag, Input::Maps(Ok(if after == OsdEpoch(0) || maps.is_empty() { newest() } else { maps })))
             }
             Effect::ReadAudit(id) => (lag, Input::Audit(id, Ok(Vec::new()))),
             Effect::Sweep => {
@@ -493,7 +494,7 @@ impl World {
         if !self.map().blocklist.refuses(client) {
             return Some(format!("osdmap {} does not refuse {client}", self.map().epoch));
         }
-        let free = |((pool, _), epoch): &((i64, u32), u32)| {
+        let free = |((pool, _), epoch): &((i64, u32), OsdEpoch)| {
             pools.contains(pool) && !self.blocklist_of(*epoch).refuses(client)
         };
         let ((pool, pg), epoch) = self.behind().find(free)?;

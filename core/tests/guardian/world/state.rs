@@ -12,6 +12,7 @@ use rbd_guardian_core::guardian::settings::Settings;
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry};
 use rbd_guardian_core::model::blocklist::Blocklist;
 use rbd_guardian_core::model::ceph_snapshot::{Daemon, DaemonKind, Role};
+use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::incus_snapshot::{InstanceId, InstanceKind, MemberStatus};
 use rbd_guardian_core::model::member::Members;
 use rbd_guardian_core::model::osdmap::{OsdMap, Pool, PoolId};
@@ -157,7 +158,7 @@ pub(crate) struct World {
     pub(crate) ledger: Records,
     pub(crate) maps: Vec<OsdMap>,
     /// PGs that answer nobody, and the epoch they have.
-    pub(crate) stuck: BTreeMap<(PoolId, u32), u32>,
+    pub(crate) stuck: BTreeMap<(PoolId, u32), OsdEpoch>,
     pub(crate) late_pgs: BTreeMap<(PoolId, u32), super::late::LatePg>,
     pub(crate) pace: super::pace::Pace,
     pub(crate) locks: BTreeMap<ImageName, rbd_guardian_core::model::image_users::Locker>,
@@ -490,13 +491,13 @@ impl World {
     }
 
     /// The blocklist that a PG has.
-    pub(crate) fn blocklist_of(&self, epoch: u32) -> &Blocklist {
-        &self.maps[usize::try_from(epoch - self.maps[0].epoch).unwrap()].blocklist
+    pub(crate) fn blocklist_of(&self, epoch: OsdEpoch) -> &Blocklist {
+        &self.maps[usize::try_from(epoch.0 - self.maps[0].epoch.0).unwrap()].blocklist
     }
 
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut OsdMap)) {
         let mut map = self.map().clone();
-        map.epoch += 1;
+        map.epoch = map.epoch.later(1);
         map.modified = self.now().wall;
         change(&mut map);
         self.maps.push(map);
@@ -662,7 +663,7 @@ fn first_map(shape: Shape) -> OsdMap {
     };
     let files = matches!(shape.data, DataPool::TaggedForFiles | DataPool::InHeadersAlone);
     OsdMap {
-        epoch: 10,
+        epoch: OsdEpoch(10),
         modified: start(),
         blocklist: Blocklist::default(),
         knows_ranges: true,
