@@ -2,14 +2,19 @@
 
 mod inside;
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use std::{env, fs};
 
 use lab::{Lab, Topology, monotonic, wait_for};
 use nix::errno::Errno;
+use rbd_guardian::ceph::barrier::{Probes, barrier};
 use rbd_guardian::ceph::rados::cluster::{Cluster, CommandError, ConnectError, Options};
 use rbd_guardian::ceph::rados::completion::{Done, Header};
+use rbd_guardian::deadline::Deadline;
+use rbd_guardian_core::model::barrier::PoolToProve;
+use rbd_guardian_core::model::epoch::OsdEpoch;
 use serde_json::{Value, json};
 
 use inside::Result;
@@ -76,6 +81,7 @@ fn inside_the_lab() -> Result<()> {
     omap_pages(&cluster, &facts)?;
     placement(&cluster, &facts)?;
     refused_connections(&facts)?;
+    calls_without_an_end(number(&facts["pool"])?)?;
     no_quorum(cluster)
 }
 
@@ -186,6 +192,34 @@ fn refused_connections(facts: &Value) -> Result<()> {
     let refused = ConnectError::Refused { client: "client.admin".to_owned(), errno: Errno::EACCES };
     assert_eq!(with(None, None, Some("wrong.keyring")), Some(refused));
     Ok(())
+}
+
+/// What nothing ends while no monitor answers keeps one thread, however often it is asked for, and its connection until then.
+fn calls_without_an_end(pool: i64) -> Result<()> {
+    let cluster = Cluster::connect(&options(2))?;
+    inside::ask("stop mon.a")?;
+    let pools = [PoolToProve { id: pool, name: "images".to_owned(), pg_num: 8 }];
+    for _ in 0..4 {
+        let deadline = Deadline::after(Duration::from_millis(500), Arc::default());
+        let proofs = barrier(&cluster, &pools, OsdEpoch(1), &mut Probes::default(), &deadline, &mut |_| {});
+        assert!(proofs.iter().all(|proof| proof.trouble.is_some()), "{proofs:?}");
+    }
+    assert_eq!(lanes()?, 1, "calls of before that have not ended");
+    let life = cluster.life();
+    drop(cluster);
+    assert_eq!(life.strong_count(), 1);
+    inside::ask("cont mon.a")?;
+    wait_for("the connection to end", SOON, || Ok((life.strong_count() == 0).then_some(())))?;
+    Ok(wait_for("the call to end", SOON, || Ok((lanes()? == 0).then_some(())))?)
+}
+
+/// How many calls of librados are under way.
+fn lanes() -> std::io::Result<usize> {
+    let threads = fs::read_dir("/proc/self/task")?;
+    // One that ends meanwhile has no name.
+    let names = threads.map(|thread| Ok(fs::read_to_string(thread?.path().join("comm")).unwrap_or_default()));
+    let names: std::io::Result<Vec<_>> = names.collect();
+    Ok(names?.iter().filter(|name| name.trim() == "lane").count())
 }
 
 /// Everything that blocks ends by the time set, and so does disconnecting.

@@ -95,10 +95,16 @@ pub fn barrier(
 
 /// Gets the newest osdmap, whose epoch all probes will carry. May block without limit while there is no quorum.
 fn latest(cluster: &Cluster, deadline: &Deadline) -> Result<(), String> {
-    let cluster = cluster.clone();
-    match lane::one(move || cluster.wait_for_latest_osdmap(), deadline) {
-        Ok(got) => got.map_err(trouble),
-        Err(_) => Err("the monitors did not give the newest osdmap in time".to_owned()),
+    loop {
+        let cluster = cluster.clone();
+        match lane::one(move || cluster.wait_for_latest_osdmap(), deadline) {
+            // One of before still waits for the monitors.
+            Ok(Err(Errno::EBUSY)) if deadline.pause(RETRY).is_ok() => {}
+            Ok(Err(Errno::EBUSY)) | Err(_) => {
+                return Err("the monitors did not give the newest osdmap in time".to_owned());
+            }
+            Ok(got) => return got.map_err(trouble),
+        }
     }
 }
 
@@ -119,7 +125,7 @@ impl Patient {
         let deadline = deadline.at_most(CONNECT);
         let cluster = cluster.clone();
         match lane::one(move || cluster.patient(), &deadline) {
-            Ok(Ok(patient)) if latest(&patient, &deadline).is_ok() => Self::There(patient),
+            Ok(Ok(Some(patient))) if latest(&patient, &deadline).is_ok() => Self::There(patient),
             Ok(_) | Err(_) => Self::Missing,
         }
     }

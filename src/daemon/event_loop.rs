@@ -30,7 +30,7 @@ use crate::control::protocol::{Line, Question};
 use crate::control::socket::Ask;
 use crate::daemon::election::Lookout;
 use crate::daemon::event_loop::forwarded::{ended, not_noted};
-use crate::daemon::event_loop::login::Login;
+use crate::daemon::event_loop::login::{Login, Replaced};
 use crate::daemon::executor::{Hands, failed};
 use crate::daemon::forwarded_requests::Noting;
 use crate::daemon::hearing::Hearing;
@@ -121,6 +121,8 @@ pub(super) struct Driver {
     manager: Manager,
     stage: Stage,
     cluster: Option<Cluster>,
+    /// Those that it replaced and that have not ended.
+    replaced: Replaced,
     /// Over that connection. One that the monitors do not answer could not open it again, and its OSD may answer.
     ledger: Option<Ledger>,
     /// What it knows while another one leads.
@@ -166,6 +168,7 @@ impl Driver {
             manager: Manager::find(),
             stage: Stage::Connecting,
             cluster: None,
+            replaced: Replaced::default(),
             ledger: None,
             waiting: None,
             lookout: None,
@@ -440,11 +443,11 @@ impl Driver {
     fn not_leading(&mut self, error: &NotLeading) {
         // A connection that was itself blocklisted, or has gone astray, never gets better; a new one may.
         self.vain_bids = if error.may_be_the_connection() { self.vain_bids + 1 } else { 0 };
-        if self.vain_bids >= VAIN_BIDS {
+        if self.vain_bids >= VAIN_BIDS && self.replaced.has_room() {
             self.vain_bids = 0;
             self.stage = Stage::Connecting;
-            let old = (self.ledger.take(), self.cluster.take());
-            self.let_go(old);
+            let old = self.cluster.take();
+            self.replace(old);
         }
         self.waiting = None;
         self.lasts = error.lasts();
@@ -584,7 +587,7 @@ impl Driver {
             "trouble": self.trouble,
             // Nobody is known to lead, and this one cannot: whatever happens, nothing is fenced or released.
             "cannot_record": self.trouble.as_ref().filter(|_| self.waiting.is_none()),
-            "ceph_trouble": self.login.trouble(),
+            "ceph_trouble": self.login.trouble().or_else(|| self.replaced.trouble()),
             "incus_trouble": self.incus_trouble,
         });
         let Some(fields) = status.as_object_mut() else { return status };

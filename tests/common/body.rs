@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,8 @@ pub struct Body {
 pub struct Size {
     pub files: usize,
     pub threads: usize,
+    /// To Ceph: librados has one thread of this name for each.
+    pub connections: usize,
     pub resident_mib: usize,
     pub peak_mib: usize,
 }
@@ -167,6 +169,7 @@ impl Body {
         Ok(Size {
             files: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
             threads: number("Threads:"),
+            connections: named(pid, "ms_dispatch")?,
             resident_mib: number("VmRSS:") / 1024,
             peak_mib: number("VmHWM:") / 1024,
         })
@@ -180,6 +183,13 @@ impl Drop for Body {
             let _ = reader.join();
         }
     }
+}
+
+/// How many threads have this name?
+fn named(pid: Pid, name: &str) -> io::Result<usize> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))?;
+    let names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    Ok(names.filter(|known| known.trim() == name).count())
 }
 
 /// Reads until it ends, and reads nothing while it hangs.

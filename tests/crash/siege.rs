@@ -2,6 +2,8 @@
 //! of them writes to hangs or is full, what it asks does not answer, and it has no processor, no descriptors or no key.
 //! After each fault somebody fences within [`SOON`], and no guardian is bigger than before.
 
+mod hour;
+
 use std::time::{Duration, Instant};
 
 use lab::{Lab, Links, Pool, Process, Role, Topology, WriteLog as _, monotonic, wait_for};
@@ -9,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::common::Site;
-use crate::common::body::Body;
+use crate::common::body::{Body, Size};
 use crate::common::dice::{Dice, number_from_env};
 use crate::common::fault::{monitors_are_cut, pass};
 use crate::guard::{ASSERTED, Guard};
@@ -21,9 +23,6 @@ const SOON: Duration = Duration::from_secs(15);
 const ANSWERS: Duration = Duration::from_secs(3);
 /// What was begun in a fault may wait for Ceph's own times before it ends.
 const REST: Duration = Duration::from_secs(90);
-/// An operation on the patient connection waits ten minutes for its PG, and keeps the connection for as long, also one that was
-/// replaced meanwhile.
-const PATIENT: Duration = Duration::from_secs(660);
 /// More descriptors and threads than at the beginning that are nobody's fault: a second connection for PGs that were silent, one to
 /// look whether the key is good, and their sockets.
 const SPARE: usize = 24;
@@ -236,8 +235,8 @@ impl<'s> Siege<'s> {
     }
 
     /// No guardian is bigger than this many descriptors and threads, or too big at all.
-    fn is_no_bigger(&mut self, after: &str, than: [usize; 2], within: Duration) {
-        for which in 0..2 {
+    fn is_no_bigger(&self, after: &str, than: [usize; 2], within: Duration) -> [Size; 2] {
+        [0, 1].map(|which| {
             let process = self.guards[which].process().pid();
             let mut seen = Value::Null;
             let small = wait_for("the guardian to be as small as before", within, || {
@@ -250,7 +249,8 @@ impl<'s> Siege<'s> {
             });
             println!("  {}: {body:?}", self.guards[which].name);
             assert!(body.peak_mib < 512, "{after}: {body:?}");
-        }
+            body
+        })
     }
 
     /// The biggest of the two.
@@ -317,46 +317,4 @@ fn inv1_inv3_inv7_besieged_guardians_hold_fence_and_release() {
         assert!(body.has_no_parts(guard.process().pid()), "unfinished recordings");
         guard.kill();
     }
-}
-
-/// Connections lost and made anew, and OSDs that hang, for `GUARDIAN_BODY_MINUTES` minutes (1): what a cycle leaves behind, an hour
-/// makes visible.
-#[test]
-fn a_guardian_is_no_bigger_after_an_hour_of_lost_connections_and_hung_osds() {
-    let minutes = number_from_env("GUARDIAN_BODY_MINUTES", 1);
-    let site = site();
-    let mut siege = Siege::begin(&site);
-    siege.third.verb(&["fence", "n1"]).expect(0);
-    siege.fences("before", SOON);
-    let began = Instant::now();
-    let mut biggest = Vec::new();
-    // A second connection, for PGs that were silent, comes to stay.
-    let [files, threads] = siege.size();
-    let than = [files + 20, threads + 14];
-    for cycle in 1.. {
-        println!("cycle {cycle} at {:.0?}", began.elapsed());
-        let host = siege.guards[siege.leader()].host().clone();
-        monitors_are_cut(&host, true);
-        siege.fences("cut", SOON);
-        monitors_are_cut(&host, false);
-        let osd = format!("osd.{}", cycle % 3);
-        site.lab.daemon(&osd).stop().unwrap();
-        siege.third.start_verb(&["fence", "n2", "--timeout", "8s"]).ended();
-        site.lab.daemon(&osd).cont().unwrap();
-        let _ = siege.third.verb(&[&["release", "n2", "--timeout", "20s"], ASSERTED.as_slice()].concat());
-        siege.fences("healed", REST);
-        siege.is_no_bigger(&format!("cycle {cycle}"), than, PATIENT);
-        let sizes =
-            siege.guards.iter().map(|guard| Body::measure(guard.process().pid()).unwrap().resident_mib);
-        biggest.push(sizes.max().unwrap());
-        if cycle >= 2 && began.elapsed() >= Duration::from_secs(60 * minutes) {
-            break;
-        }
-    }
-    let early = biggest[..biggest.len().div_ceil(4)].iter().max().unwrap();
-    let last = biggest.last().unwrap();
-    println!("{} cycles in {:.0?}; resident MiB: {biggest:?}", biggest.len(), began.elapsed());
-    assert!(*last <= early + 16, "resident MiB: {biggest:?}");
-    assert_eq!(siege.scene.fence()["state"], "sealed");
-    siege.guards.iter_mut().for_each(Guard::kill);
 }

@@ -4,7 +4,8 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -192,6 +193,10 @@ struct Inner {
     /// What it was made with, for another one.
     options: Options,
     patient: Mutex<Option<Cluster>>,
+    /// A call of [`Cluster::wait_for_latest_osdmap`] is under way.
+    awaits_map: AtomicBool,
+    /// Gone once the connection has ended.
+    alive: Arc<()>,
     /// What headers said of the pools of their data.
     data_pools: DataPools,
 }
@@ -219,18 +224,28 @@ impl Cluster {
     }
 
     /// Another connection of this guardian, whose operations wait ten minutes for their PG: made when it is first asked
-    /// for, and kept. Blocks as [`Cluster::connect`] does.
+    /// for, and kept. Blocks as [`Cluster::connect`] does. `None` while another call makes it: calls that waited for each
+    /// other would each keep a thread and this connection for as long as no monitor answers.
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub fn patient(&self) -> Result<Self, ConnectError> {
-        let mut known = self.0.patient.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn patient(&self) -> Result<Option<Self>, ConnectError> {
+        let mut known = match self.0.patient.try_lock() {
+            Ok(known) => known,
+            Err(TryLockError::Poisoned(known)) => known.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
         if let Some(patient) = &*known {
-            return Ok(patient.clone());
+            return Ok(Some(patient.clone()));
         }
         let patient = Self::connect_with(&self.0.options, PATIENT_SECONDS)?;
         *known = Some(patient.clone());
-        Ok(patient)
+        Ok(Some(patient))
+    }
+
+    /// Ends with this connection, once librados has given back its threads and sockets, and those of its patient one.
+    pub fn life(&self) -> Weak<()> {
+        Arc::downgrade(&self.0.alive)
     }
 
     /// What headers said of the pools of their data.
@@ -357,13 +372,19 @@ impl Cluster {
 
     /// Waits until this client has the OSD map that is the newest when the mons are asked, so that every later
     /// operation carries at least that epoch. Blocks, and librados puts no limit on it: without a quorum it
-    /// returns only when there is one again (measured, 16.2.15), whatever the timeout set at connecting.
+    /// returns only when there is one again (measured, 16.2.15), whatever the timeout set at connecting. So one call is
+    /// under way at a time: each keeps a thread and the connection.
     ///
     /// # Errors
-    /// What librados says.
+    /// What librados says; `EBUSY` while another call is under way.
     pub fn wait_for_latest_osdmap(&self) -> Result<(), Errno> {
+        if self.0.awaits_map.swap(true, Ordering::SeqCst) {
+            return Err(Errno::EBUSY);
+        }
         // SAFETY: the handle is connected.
-        check(unsafe { ceph_sys::rados_wait_for_latest_osdmap(self.0.raw) })
+        let rc = unsafe { ceph_sys::rados_wait_for_latest_osdmap(self.0.raw) };
+        self.0.awaits_map.store(false, Ordering::SeqCst);
+        check(rc)
     }
 
     /// Our own address, as the blocklist would name it: `10.0.0.9:0/525740053`.
@@ -422,6 +443,8 @@ impl Inner {
             raw,
             options: Options::default(),
             patient: Mutex::new(None),
+            awaits_map: AtomicBool::new(false),
+            alive: Arc::default(),
             data_pools: DataPools::default(),
         })
     }

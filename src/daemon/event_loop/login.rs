@@ -4,6 +4,7 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
+use std::sync::Weak;
 use std::time::Duration;
 
 use rbd_guardian_core::guardian::report::Level;
@@ -23,6 +24,34 @@ const LOOK: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_secs(60);
 /// The same while no monitor answers the connection that is there.
 const DEAF_EVERY: Duration = Duration::from_secs(10);
+
+/// So many replaced connections live at most. Each may keep threads and sockets for itself and for its patient one, until the last
+/// call on it ends.
+const MOST_REPLACED: usize = 2;
+
+/// Connections that were replaced and have not ended.
+#[derive(Debug, Default)]
+pub(super) struct Replaced(Vec<Weak<()>>);
+
+impl Replaced {
+    /// Another one may be replaced.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.iter().filter(|life| life.strong_count() > 0).count() < MOST_REPLACED
+    }
+
+    fn note(&mut self, life: Weak<()>) {
+        self.0.retain(|life| life.strong_count() > 0);
+        self.0.push(life);
+    }
+
+    /// For `status`.
+    pub(super) fn trouble(&self) -> Option<&'static str> {
+        (!self.has_room()).then_some(FULL)
+    }
+}
+
+const FULL: &str = "two replaced connections to Ceph have not ended: no other one is made until one of them has. If it stays so, restart the \
+    service";
 
 /// The fresh log-ins.
 #[derive(Debug, Default)]
@@ -60,7 +89,7 @@ impl Driver {
         let deaf = self.is_deaf(now);
         let login = &mut self.login;
         let looked = login.looked.is_some_and(|looked| now.saturating_sub(looked) < LOOK);
-        if self.errand || self.cluster.is_none() || login.under_way || looked {
+        if self.errand || self.cluster.is_none() || login.under_way || looked || !self.replaced.has_room() {
             return;
         }
         let last = *login.last.get_or_insert(now);
@@ -108,7 +137,7 @@ impl Driver {
             log::line(Level::Info, "key-taken", None, "new connections to Ceph are made again");
         }
         let (changed, deaf) = (self.login.key != key, self.is_deaf(clock::boot()));
-        if self.cluster.is_none() || !(changed || deaf) {
+        if self.cluster.is_none() || !(changed || deaf) || !self.replaced.has_room() {
             self.let_go(fresh);
             return;
         }
@@ -129,13 +158,22 @@ impl Driver {
             log::line(Level::Info, "reconnects", None, why);
         }
         self.waiting = None;
-        let old = (self.ledger.take(), self.cluster.replace(fresh));
+        let old = self.cluster.replace(fresh);
         self.retry_at = Some(clock::boot() + self.pace());
-        self.let_go(old);
+        self.replace(old);
+    }
+
+    /// The connection that was used goes, once the last call on it has ended, and the ledger over it.
+    pub(super) fn replace(&mut self, old: Option<Cluster>) {
+        if let Some(old) = &old {
+            self.replaced.note(old.life());
+        }
+        let ledger = self.ledger.take();
+        self.let_go((ledger, old));
     }
 
     /// Disconnecting may block.
-    pub(super) fn let_go<T: Send + 'static>(&mut self, old: T) {
+    fn let_go<T: Send + 'static>(&mut self, old: T) {
         self.jobs.begin(Job::Disconnect, async move {
             lane::awaited(move || drop(old)).await;
             Done::Disconnected
@@ -151,4 +189,24 @@ fn hash(options: &Options) -> u64 {
     let mut hasher = DefaultHasher::new();
     fs::read(path).unwrap_or_default().hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn no_connection_is_replaced_while_two_that_were_have_not_ended() {
+        let [first, second] = [(); 2].map(Arc::new);
+        let mut replaced = Replaced::default();
+        replaced.note(Arc::downgrade(&first));
+        assert!(replaced.has_room());
+        replaced.note(Arc::downgrade(&second));
+        assert!(!replaced.has_room());
+        assert!(replaced.trouble().is_some());
+        drop(first);
+        assert!(replaced.has_room());
+        assert_eq!(replaced.trouble(), None);
+    }
 }
