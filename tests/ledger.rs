@@ -238,7 +238,7 @@ fn client(host: u32, nonce: u32) -> ClientAddr {
 fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
     FenceRecord {
         over: Over::default(),
-        id: id.to_owned(),
+        id: id.into(),
         member: Some("n1".to_owned()),
         state: FenceState::Sealed,
         entries: entries.into_iter().map(|entry| (entry, Some(Timestamp::MAX))).collect(),
@@ -363,7 +363,7 @@ fn a_record_changed_meanwhile_is_not_written_over(a: &Guardian) -> Result<()> {
     a.raw(OBJECT, &OmapWrite { set: [("fence/F-1".to_owned(), other)].into(), ..OmapWrite::default() })??;
     let mut changed = fence("F-2", []);
     changed.state = FenceState::Breached;
-    let both = [put(changed), Change::Remove(Key::Fence("F-1".to_owned()))];
+    let both = [put(changed), Change::Remove(Key::Fence("F-1".into()))];
     let key = "fence/F-1".to_owned();
     assert_eq!(a.write(&leadership, &mut snapshot, &both), Err(NotWritten::Conflict { key }));
     let now = a.read()?;

@@ -11,7 +11,7 @@ use rbd_guardian::ceph::{lane, osdmap};
 use rbd_guardian::deadline::Deadline;
 use rbd_guardian::ledger::{Bid, Deed, Ledger, LedgerConfig};
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
-use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::fence_id::FenceContent;
 use rbd_guardian_core::model::osdmap::Guarded;
 use rbd_guardian_core::model::policy::DEFAULT_EXPIRE;
 use rbd_guardian_core::model::record::{Change, FenceRecord, Record};
@@ -108,7 +108,7 @@ pub(crate) fn fill(cluster: &Cluster, deadline: &Deadline) -> Result<Value> {
             let until: std::collections::BTreeMap<String, _> =
                 entries.iter().map(|entry| (entry.to_string(), map.blocklist.until(*entry))).collect();
             let record = json!({
-                "id": FenceId::new(None, entries).to_string(), "state": "sealed", "entries": until, "by": "root@guard",
+                "id": FenceContent::new(None, entries).to_string(), "state": "sealed", "entries": until, "by": "root@guard",
                 "coverage": "known-clients", "proofs": proofs, "since": at, "sealed": at,
             });
             Ok(Change::Put(Record::Fence(serde_json::from_value::<FenceRecord>(record)?)))

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbd_guardian_core::model::fence_id::BadFenceId;
+use rbd_guardian_core::model::fence_id::BadFenceIdError;
 
 use super::Exit;
 use crate::ceph::command::ReadError;
@@ -68,7 +68,7 @@ pub(super) enum Fault {
     #[error("{why}: nothing of it is recorded, so nothing was begun; run it again")]
     NotBegun { why: String },
     #[error(transparent)]
-    FenceId(#[from] BadFenceId),
+    BadFenceId(#[from] BadFenceIdError),
     #[error("no pool '{name}': the cluster has {existing}")]
     NoPool { name: String, existing: String },
     /// Only while reading: what is late once something was sent is told by how far it came.
@@ -108,7 +108,7 @@ impl Fault {
 
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::FenceId(_) | Self::NoPool { .. } | Self::NoRecording { .. } => {
+            Self::Config(_) | Self::BadFenceId(_) | Self::NoPool { .. } | Self::NoRecording { .. } => {
                 Exit::Usage
             }
             Self::Connect(error) => match error {

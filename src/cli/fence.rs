@@ -2,7 +2,7 @@
 
 use rbd_guardian_core::fence::sealing::{Fence, State};
 use rbd_guardian_core::model::addr::Entry;
-use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::fence_id::{FenceContent, FenceId};
 use rbd_guardian_core::model::operator_request;
 use rbd_guardian_core::model::record::FenceState;
 use rbd_guardian_core::rules::plan::plan;
@@ -21,7 +21,7 @@ use rbd_guardian_core::model::epoch::OsdEpoch;
 
 #[derive(Serialize)]
 struct FenceAnswer {
-    fence: FenceId,
+    fence: FenceContent,
     member: Option<String>,
     state: State,
     epoch: Option<OsdEpoch>,
@@ -41,7 +41,7 @@ struct FenceAnswer {
 /// What a daemon answers with, in the same words.
 #[derive(Serialize)]
 struct ServedAnswer {
-    fence: String,
+    fence: FenceId,
     member: Option<String>,
     state: FenceState,
     epoch: Option<OsdEpoch>,
@@ -70,7 +70,7 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
     match Opening::new(common)?.request(request)? {
         Served::Alone(context) => alone(&context, args),
         Served::Underway { fence, pending, why, on } => {
-            let what = args.target.member.as_ref().unwrap_or(&fence.id);
+            let what = args.target.member.as_deref().unwrap_or(fence.id.as_str());
             let waits = if pending.is_empty() {
                 String::new()
             } else {
@@ -105,7 +105,7 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
 }
 
 fn served_text(answer: &ServedAnswer) -> String {
-    let what = answer.member.as_ref().unwrap_or(&answer.fence);
+    let what = answer.member.as_deref().unwrap_or(answer.fence.as_str());
     let mut text = format!("{what}  SEALED: the storage refuses every write of it\n");
     text.push_str(&format!("{}\n{}", entries_table(&answer.entries), coverage_text(&answer.coverage)));
     text.push_str(&format!("{}\n", barrier_text(&answer.barrier)));

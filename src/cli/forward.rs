@@ -268,7 +268,7 @@ mod tests {
         let mut add = |id: &str, day: u32, state: &str| {
             let json =
                 serde_json::json!({"id": id, "member": "n1", "state": state, "by": "a", "since": at(day)});
-            records.fences.insert(id.to_owned(), serde_json::from_value(json).unwrap());
+            records.fences.insert(id.into(), serde_json::from_value(json).unwrap());
         };
         add("F-1", 1, "released");
         add("F-3", 3, "sealed");

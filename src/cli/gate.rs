@@ -177,7 +177,7 @@ fn held(common: &Common, config: Config) -> Result<BTreeSet<String>, String> {
         Memory::Unread(why) => Err(why),
         Memory::Ledger(records) => {
             let held = records.fences.into_values().filter(|fence| fence.state != FenceState::Released);
-            Ok(held.map(|fence| fence.member.unwrap_or(fence.id)).collect())
+            Ok(held.map(|fence| fence.name().to_owned()).collect())
         }
     }
 }

@@ -148,7 +148,7 @@ fn text(answer: &LedgerAnswer<'_>) -> String {
 fn fence_row(fence: &FenceShown) -> [String; 8] {
     let in_doubt: Vec<String> = fence.in_doubt.iter().map(ToString::to_string).collect();
     [
-        fence.fence.clone(),
+        fence.fence.to_string(),
         fence.member.clone().unwrap_or_default(),
         fence.state.to_string(),
         fence.entries.len().to_string(),

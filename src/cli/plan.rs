@@ -2,7 +2,7 @@
 
 use rbd_guardian_core::guardian::io::{Input, Now};
 use rbd_guardian_core::model::ceph_snapshot::World;
-use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::fence_id::FenceContent;
 use rbd_guardian_core::model::overrides::Over;
 use rbd_guardian_core::model::target::Target;
 use rbd_guardian_core::rules::plan::{Plan, Request, plan};
@@ -20,7 +20,7 @@ use crate::control::protocol::Reason;
 
 #[derive(Serialize)]
 struct PlanAnswer {
-    fence: FenceId,
+    fence: FenceContent,
     member: Option<String>,
     state: &'static str,
     /// What the plan rests on.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use rbd_guardian_core::fence::releasing::Release;
 use rbd_guardian_core::model::addr::Entry;
-use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::fence_id::{FenceContent, FenceId};
 use rbd_guardian_core::model::listed::Listed;
 use rbd_guardian_core::model::operator_request;
 use rbd_guardian_core::model::record::FenceState;
@@ -25,7 +25,7 @@ use crate::control::protocol::{Line, Reason};
 
 #[derive(Serialize)]
 struct ReleaseAnswer {
-    fence: FenceId,
+    fence: FenceContent,
     member: Option<String>,
     state: &'static str,
     removed: Vec<Entry>,
@@ -41,7 +41,7 @@ struct ReleaseAnswer {
 /// What a daemon answers with, in the same words.
 #[derive(Serialize)]
 struct ServedAnswer {
-    fence: String,
+    fence: FenceId,
     member: Option<String>,
     state: FenceState,
     kept: Vec<EntryAnswer>,
@@ -53,7 +53,7 @@ struct ServedAnswer {
 
 pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
     if let Some(id) = &args.fence {
-        id.parse::<FenceId>()?;
+        id.parse::<FenceContent>()?;
     }
     let request = operator_request::Request::Release {
         // Who leads knows the member's fence, and addresses of it that this configuration may not know.
@@ -79,7 +79,7 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
                 member: fence.member,
             };
             print(common.format(), &answer, |answer| {
-                let what = answer.member.as_ref().unwrap_or(&answer.fence);
+                let what = answer.member.as_deref().unwrap_or(answer.fence.as_str());
                 let kept = entries_table(&answer.kept);
                 let still = still_refused(&answer.refused_by);
                 format!("{what}  RELEASED{still}\nits old client instances stay refused:\n{kept}\n")
@@ -159,7 +159,7 @@ fn still_refused(refused_by: &BTreeSet<Listed>) -> String {
     text
 }
 
-fn named(config: &Config, args: &ReleaseArgs) -> Result<Result<FenceId, Refusal>, Fault> {
+fn named(config: &Config, args: &ReleaseArgs) -> Result<Result<FenceContent, Refusal>, Fault> {
     if let Some(id) = &args.fence {
         return Ok(Ok(id.parse()?));
     }
@@ -169,7 +169,7 @@ fn named(config: &Config, args: &ReleaseArgs) -> Result<Result<FenceId, Refusal>
         let known = members.0.iter().map(|member| member.name.clone()).collect();
         return Ok(Err(Refusal::UnknownMember { name, known }));
     };
-    Ok(Ok(FenceId::new(Some(&name), &member.addresses.iter().copied().map(Entry::Host).collect())))
+    Ok(Ok(FenceContent::new(Some(&name), &member.addresses.iter().copied().map(Entry::Host).collect())))
 }
 
 fn text(answer: &ReleaseAnswer) -> String {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use rbd_guardian_core::guardian::status::Address;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::epoch::{LeaderEpoch, OsdEpoch};
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::listed::Listed;
 use rbd_guardian_core::model::overrides::Over;
 use rbd_guardian_core::model::record::{
@@ -21,7 +22,7 @@ use super::answer::{CoverageAnswer, EntryAnswer};
 /// not happened.
 #[derive(Serialize)]
 pub(super) struct FenceShown {
-    pub(super) fence: String,
+    pub(super) fence: FenceId,
     pub(super) member: Option<String>,
     pub(super) state: FenceState,
     pub(super) since: Option<Timestamp>,
@@ -86,7 +87,7 @@ impl FenceShown {
     }
 
     /// As the blocklist shows it, where no record is known.
-    pub(super) fn found(fence: String, member: &str, state: FenceState, entries: &[EntryAnswer]) -> Self {
+    pub(super) fn found(fence: FenceId, member: &str, state: FenceState, entries: &[EntryAnswer]) -> Self {
         Self {
             fence,
             member: Some(member.to_owned()),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rbd_guardian_core::guardian::status::Address;
 use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
-use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::fence_id::{FenceContent, FenceId};
 use rbd_guardian_core::model::listed::Listed;
 use rbd_guardian_core::model::member::Member;
 use rbd_guardian_core::model::osdmap::OsdMap;
@@ -57,7 +57,7 @@ struct MemberFound {
     name: String,
     addresses: Vec<Address>,
     state: MemberState,
-    fence: Option<FenceId>,
+    fence: Option<FenceContent>,
     entries: Vec<EntryAnswer>,
     notes: Vec<String>,
 }
@@ -280,8 +280,12 @@ impl Found {
         let pending: Vec<String> = proofs.iter().flat_map(PoolProof::pending_names).collect();
         let fences = self.members.iter().filter_map(|member| {
             let state = member.state.of_fence()?;
-            let fence =
-                FenceShown::found(member.fence.as_ref()?.to_string(), &member.name, state, &member.entries);
+            let fence = FenceShown::found(
+                FenceId::from(member.fence.as_ref()?),
+                &member.name,
+                state,
+                &member.entries,
+            );
             Some(fence.pending(pending.clone()).value())
         });
         let member = |member: &MemberFound| {
@@ -379,7 +383,7 @@ fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) ->
     } else {
         MemberState::Pending
     };
-    let fence = (!hosts.is_empty()).then(|| FenceId::new(Some(&member.name), &hosts));
+    let fence = (!hosts.is_empty()).then(|| FenceContent::new(Some(&member.name), &hosts));
     let address = |ip: &IpAddr| Address { address: *ip, sources: [record::Source::Operator].into() };
     let addresses = member.addresses.iter().map(address).collect();
     MemberFound { name: member.name.clone(), addresses, state, fence, entries, notes }

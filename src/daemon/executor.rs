@@ -11,6 +11,7 @@ use rbd_guardian_core::guardian::gate::Contents;
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::guardian::report::Level;
 use rbd_guardian_core::model::barrier::PoolProof;
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::image_users::{ImageUse, Locker};
 use rbd_guardian_core::model::incus_snapshot::View;
 use rbd_guardian_core::model::osdmap::DataPools;
@@ -58,7 +59,7 @@ pub(super) struct Hands {
     proved: Arc<Mutex<incus_steps::Proved>>,
     answering: Arc<incus_steps::Answering>,
     /// Fences whose last step read the map: two in a row are paced.
-    read_last: BTreeSet<String>,
+    read_last: BTreeSet<FenceId>,
     /// Why no ping could be sent, told once.
     no_ping: Option<String>,
     /// The boot clock's milliseconds until which the lease lasts at least; 0 once the lead is over.
@@ -225,7 +226,7 @@ impl Hands {
         }
     }
 
-    fn step(&mut self, fence: String, step: Step, failed: Effect, halt: Halt) -> Performing {
+    fn step(&mut self, fence: FenceId, step: Step, failed: Effect, halt: Halt) -> Performing {
         let reads = step == Step::ReadMap;
         let again = reads && self.read_last.contains(&fence);
         if reads {
@@ -362,7 +363,7 @@ fn used(image: watchers::ImageUse) -> Option<ImageUse> {
     })
 }
 
-fn input(fence: String, outcome: Outcome) -> Input {
+fn input(fence: FenceId, outcome: Outcome) -> Input {
     match outcome {
         Outcome::FailedOver(daemon, sent) => Input::FailedOver(fence, daemon, sent),
         Outcome::Daemons(all) => Input::Daemons(fence, all.ok()),

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use crate::fence::sealing::Fence;
 use crate::guardian::Guardian;
 use crate::model::epoch::OsdEpoch;
+use crate::model::fence_id::FenceId;
 use crate::model::osdmap::OsdMap;
 use crate::model::record::{BREACHES, Breach, FenceRecord};
 
@@ -44,9 +45,9 @@ impl Guardian {
     }
 
     /// The epochs of the last breach of this fence are to be read.
-    pub(super) fn undate(&mut self, id: &str) {
+    pub(super) fn undate(&mut self, id: &FenceId) {
         if self.cases.get(id).is_some_and(|case| first_undated(&case.record).is_some()) {
-            self.undated.insert(id.to_owned(), false);
+            self.undated.insert(id.clone(), false);
             self.schedule.maps = None;
         }
     }

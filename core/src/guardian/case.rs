@@ -20,10 +20,11 @@ use crate::fence::sealing::{self, Fence, Sent, State};
 use crate::guardian::breach;
 use crate::guardian::chase::Crowd;
 use crate::guardian::ground::{GateClosed, Ground};
-use crate::guardian::io::{Effect, Id, Now};
+use crate::guardian::io::{Effect, Now};
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::barrier::PoolProof;
 use crate::model::blocklist::Blocklist;
+use crate::model::fence_id::FenceId;
 use crate::model::osdmap::{Guarded, OsdMap};
 use crate::model::policy::Policy;
 use crate::model::record::{FenceRecord, FenceState, Proof};
@@ -47,7 +48,7 @@ pub struct Releasing {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Case {
     /// Its ID.
-    pub id: Id,
+    pub id: FenceId,
     /// What the ledger should hold.
     pub record: FenceRecord,
     /// Requests to be answered when it is sealed or released.
@@ -115,7 +116,7 @@ impl Case {
         accepted: bool,
         now: Now,
     ) -> Self {
-        let id = plan.fence.to_string();
+        let id = FenceId::from(&plan.fence);
         let record = FenceRecord {
             id: id.clone(),
             member: plan.member.clone(),
@@ -168,7 +169,7 @@ impl Case {
 
     /// A fence that the ledger holds: it goes on from there, and is proved again.
     pub fn resume(record: FenceRecord, policy: &Policy) -> Option<Self> {
-        let fence = record.id.parse().ok()?;
+        let fence = record.id.read().ok()?;
         let entries: BTreeSet<Entry> = record.entries.keys().copied().collect();
         let hosts = entries.iter().filter(|entry| entry.is_host()).map(|entry| entry.ip()).collect();
         let plan = Plan {
@@ -193,7 +194,7 @@ impl Case {
         Some(case)
     }
 
-    fn of(id: Id, record: FenceRecord, plan: Plan, resumed: bool) -> Self {
+    fn of(id: FenceId, record: FenceRecord, plan: Plan, resumed: bool) -> Self {
         Self {
             id,
             requests: BTreeSet::new(),

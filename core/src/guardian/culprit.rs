@@ -7,10 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::guardian::Guardian;
-use crate::guardian::io::{Effect, Id};
+use crate::guardian::io::Effect;
 use crate::guardian::pace::Lane;
 use crate::guardian::report::Level;
 use crate::model::addr::Entry;
+use crate::model::fence_id::FenceId;
 use crate::model::record::Removal;
 
 /// A line of the log comes with one of the next proposals of the monitors, after the removal itself.
@@ -32,7 +33,7 @@ pub(super) struct Search {
 }
 
 impl Guardian {
-    pub(super) fn search_culprit(&mut self, id: Id) {
+    pub(super) fn search_culprit(&mut self, id: FenceId) {
         let now = self.now.boot;
         self.searches.insert(id, Search { since: now, next: now });
     }
@@ -44,7 +45,7 @@ impl Guardian {
         self.take(Lane::Audit).then_some(Effect::ReadAudit(id))
     }
 
-    pub(super) fn audited(&mut self, id: &Id, removals: Result<Vec<Removal>, String>) {
+    pub(super) fn audited(&mut self, id: &FenceId, removals: Result<Vec<Removal>, String>) {
         let now = self.now;
         let Some(search) = self.searches.get(id).copied() else { return };
         // Those of guardians that led before, too: they had other addresses.

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::guardian::case::Case;
 use crate::guardian::gate::{self, Contents, GateState};
-use crate::guardian::io::{Effect, Id, Now};
+use crate::guardian::io::{Effect, Now};
 use crate::guardian::pace::Lane;
 use crate::guardian::report::{Level, Outcome, Report};
 use crate::guardian::{Guardian, put, trail, wants};
 use crate::model::addr::Entry;
 use crate::model::epoch::GateEpoch;
+use crate::model::fence_id::FenceId;
 use crate::model::incus_snapshot::{GateView, InstanceId, MemberStatus};
 use crate::model::record::{Change, FenceRecord, FenceState, GateRecord, Key, Record};
 
@@ -194,7 +195,7 @@ impl Guardian {
 
     /// The next step of a fence or release.
     fn step(&mut self) -> Option<Effect> {
-        let ids: Vec<Id> = self.cases.keys().cloned().collect();
+        let ids: Vec<FenceId> = self.cases.keys().cloned().collect();
         for id in ids {
             // Taken out, so that the rest of the guardian can be looked at meanwhile.
             let Some(mut case) = self.cases.remove(&id) else { continue };

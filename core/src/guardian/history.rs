@@ -8,9 +8,8 @@ use jiff::SignedDuration;
 
 use crate::guardian::Guardian;
 use crate::guardian::case::Case;
-use crate::guardian::io::Id;
 use crate::model::addr::Entry;
-use crate::model::fence_id::FenceId;
+use crate::model::fence_id::{FenceContent, FenceId};
 use crate::model::listed::Listed;
 use crate::model::record::{Change, FenceRecord, FenceState, Key, Record};
 
@@ -37,8 +36,8 @@ impl Guardian {
 
     /// The intent of a guardian that died for the same member and entries goes on under its own ID; any other fence gets
     /// one that no fence had.
-    pub(super) fn identify(&self, planned: &FenceId) -> (FenceId, Option<FenceRecord>) {
-        let read = |id: &Id| id.parse::<FenceId>().ok();
+    pub(super) fn identify(&self, planned: &FenceContent) -> (FenceContent, Option<FenceRecord>) {
+        let read = |id: &FenceId| id.read().ok();
         let left = self.records.fences.values().find(|record| {
             record.state == FenceState::Intended
                 && !self.cases.contains_key(&record.id)
@@ -51,11 +50,11 @@ impl Guardian {
         let known = self.records.fences.keys().chain(self.cases.keys());
         let last = known.filter_map(|id| read(id)?.made).max();
         let made = Some(last.map_or(now, |last| now.max(last.saturating_add(1))));
-        (FenceId { made, ..planned.clone() }, None)
+        (FenceContent { made, ..planned.clone() }, None)
     }
 
     /// The fence that stands, or comes to stand, for the same member or the same entries.
-    pub(super) fn standing_for(&mut self, planned: &FenceId) -> Option<&mut Case> {
+    pub(super) fn standing_for(&mut self, planned: &FenceContent) -> Option<&mut Case> {
         self.cases.values_mut().find(|case| case.release.is_none() && case.target().is_same_target(planned))
     }
 

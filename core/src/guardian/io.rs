@@ -15,15 +15,13 @@ use crate::model::addr::{ClientAddr, Entry};
 use crate::model::barrier::PoolProof;
 use crate::model::ceph_snapshot::{Daemon, World};
 use crate::model::epoch::{GateEpoch, OsdEpoch};
+use crate::model::fence_id::FenceId;
 use crate::model::image_users::ImageUse;
 use crate::model::incus_snapshot::{InstanceId, MemberState, Notice, View};
 use crate::model::operator_request::Request;
 use crate::model::osdmap::{DataPools, OsdMap};
 use crate::model::record::{Change, Records, Removal};
 use crate::model::volume::ImageName;
-
-/// A fence's ID as it is printed ([`FenceId`](crate::model::fence_id::FenceId)).
-pub type Id = String;
 
 /// The time, as two clocks tell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,7 +58,7 @@ pub enum Effect {
         after: OsdEpoch,
     },
     /// Read who removed entries of the blocklist, for this fence that was breached. Answer: [`Input::Audit`].
-    ReadAudit(Id),
+    ReadAudit(FenceId),
     /// One sweep of watchers and lock owners. Answer: [`Input::Swept`].
     Sweep,
     /// Look whether these images are in the directories of their pools. Answer: [`Input::Found`].
@@ -76,11 +74,11 @@ pub enum Effect {
         why: String,
     },
     /// A step of a fence. Answer: the input of the same name.
-    Fence(Id, sealing::Effect),
+    Fence(FenceId, sealing::Effect),
     /// A step of a release. Answer: the input of the same name.
-    Release(Id, releasing::Effect),
+    Release(FenceId, releasing::Effect),
     /// Remove entries of dead clients of a released fence. Answer: [`Input::Retired`].
-    Retire(Id, Vec<Entry>),
+    Retire(FenceId, Vec<Entry>),
     /// Tell the gate this, in the configuration of each of these members. Answer: [`Input::GatePut`].
     PutGate {
         /// Members that do not have it yet.
@@ -167,7 +165,7 @@ pub enum Input {
     /// Osdmaps, oldest first. `Err` if none could be read.
     Maps(Result<Vec<OsdMap>, String>),
     /// Removals that the monitors logged lately, oldest first; `Err` if the log could not be read.
-    Audit(Id, Result<Vec<Removal>, String>),
+    Audit(FenceId, Result<Vec<Removal>, String>),
     /// Every image that has a user, and what could not be read.
     Swept {
         /// When the sweep began.
@@ -193,23 +191,23 @@ pub enum Input {
     /// What became of a write to the ledger.
     Recorded(Recorded),
     /// Daemons were failed over.
-    FailedOver(Id, Daemon, Sent),
+    FailedOver(FenceId, Daemon, Sent),
     /// The active daemons; `None` if they could not be read.
-    Daemons(Id, Option<Vec<Daemon>>),
+    Daemons(FenceId, Option<Vec<Daemon>>),
     /// Entries were sent.
-    Added(Id, Vec<(Entry, Sent)>),
+    Added(FenceId, Vec<(Entry, Sent)>),
     /// Removals were sent.
-    Removed(Id, Vec<(Entry, Sent)>),
+    Removed(FenceId, Vec<(Entry, Sent)>),
     /// Removals of a released fence's entries were sent.
-    Retired(Id, Vec<(Entry, Sent)>),
+    Retired(FenceId, Vec<(Entry, Sent)>),
     /// A map was read for a fence or release; `None` if not.
-    Map(Id, Option<OsdMap>),
+    Map(FenceId, Option<OsdMap>),
     /// PGs were asked.
-    Proved(Id, Vec<PoolProof>),
+    Proved(FenceId, Vec<PoolProof>),
     /// The clients every source shows; `None` if one did not answer.
-    Clients(Id, Option<BTreeSet<ClientAddr>>),
+    Clients(FenceId, Option<BTreeSet<ClientAddr>>),
     /// Not every client could be read: what was not, in words.
-    Unread(Id, Vec<String>),
+    Unread(FenceId, Vec<String>),
     /// What became of a write to the gate: at which members it failed or nobody can tell, and why. Whatever it says,
     /// the keys are read back.
     GatePut(BTreeMap<String, String>),

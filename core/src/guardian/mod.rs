@@ -48,7 +48,7 @@ use crate::guardian::case::Case;
 use crate::guardian::effects::Schedule;
 use crate::guardian::gate::{Desk, GateState};
 use crate::guardian::ground::GateClosed;
-use crate::guardian::io::{Id, Input, Now, Recorded, StaleLock};
+use crate::guardian::io::{Input, Now, Recorded, StaleLock};
 use crate::guardian::pace::{Failed, Lane};
 use crate::guardian::readings::Sweep;
 use crate::guardian::report::{Level, Outcome, Report};
@@ -57,6 +57,7 @@ use crate::guardian::shared::SharedSteps;
 use crate::guardian::trail::Note;
 use crate::guardian::wants::{Refused, Want};
 use crate::model::ceph_snapshot::World;
+use crate::model::fence_id::FenceId;
 use crate::model::incus_snapshot::{InstanceId, MemberStatus, View};
 use crate::model::member::Members;
 use crate::model::osdmap::OsdMap;
@@ -109,7 +110,7 @@ pub struct Guardian {
     retired: Option<Duration>,
     /// Fences whose last breach is to be dated by the osdmaps around it, and whether those are being read.
     #[serde(default)]
-    undated: BTreeMap<Id, bool>,
+    undated: BTreeMap<FenceId, bool>,
     /// What each fence waits for, by the code of its alarm, and since when.
     #[serde(default)]
     waiting: BTreeMap<String, (String, Duration)>,
@@ -126,7 +127,7 @@ pub struct Guardian {
     #[serde(default, with = "pairs")]
     ghosts: BTreeMap<crate::model::addr::ClientAddr, Duration>,
     /// Breaches whose culprit is looked for.
-    searches: BTreeMap<Id, culprit::Search>,
+    searches: BTreeMap<FenceId, culprit::Search>,
     sweep: Option<Sweep>,
     /// Which images of Incus are in their pools.
     #[serde(default)]
@@ -147,7 +148,7 @@ pub struct Guardian {
     /// Members whose machine nothing tells from another.
     #[serde(default)]
     unidentified: BTreeSet<String>,
-    cases: BTreeMap<Id, Case>,
+    cases: BTreeMap<FenceId, Case>,
     #[serde(default)]
     shared: SharedSteps,
     #[serde(with = "pairs")]
@@ -289,7 +290,7 @@ impl Guardian {
 
     /// When the newest fence but this one was recorded: another guardian's cools down as well. Wall clocks differ, by no
     /// more than a cool-down.
-    fn last_recorded(&self, but: Option<&Id>) -> Option<Duration> {
+    fn last_recorded(&self, but: Option<&FenceId>) -> Option<Duration> {
         let others = self.records.fences.values().filter(|fence| Some(&fence.id) != but);
         let since = others.map(|fence| fence.since).max()?;
         let age = Duration::try_from(self.now.wall.duration_since(since)).unwrap_or_default();
@@ -308,7 +309,7 @@ impl Guardian {
             | FenceState::Releasing => true,
         };
         let held = self.records.fences.values().filter(|fence| stands(fence.state));
-        held.map(|fence| fence.member.clone().unwrap_or_else(|| fence.id.clone())).collect()
+        held.map(|fence| fence.name().to_owned()).collect()
     }
 
     /// The last reading of the platform, with what an earlier one said where it is silent.
@@ -424,10 +425,10 @@ impl Guardian {
     /// Draws every conclusion that needs no effect.
     fn settle(&mut self) {
         let boot_id = self.settings.boot_id.clone();
-        let before: Vec<(Id, FenceState)> = self.states();
+        let before: Vec<(FenceId, FenceState)> = self.states();
         // Asked of those alone that wait for it.
         let lifted = self.cases.values().filter(|case| case.is_lifted());
-        let gates: BTreeMap<Id, GateClosed> =
+        let gates: BTreeMap<FenceId, GateClosed> =
             lifted.map(|case| (case.id.clone(), self.gate_closed(case))).collect();
         for case in self.cases.values_mut() {
             let gate = gates.get(&case.id).copied().unwrap_or(GateClosed::Yes);
@@ -564,7 +565,7 @@ impl Guardian {
         (self.schedule.whole, self.schedule.started) = (self.now.boot, self.now.boot);
     }
 
-    fn case(&mut self, id: &Id, answered: impl FnOnce(&mut Case)) {
+    fn case(&mut self, id: &FenceId, answered: impl FnOnce(&mut Case)) {
         if let Some(case) = self.cases.get_mut(id) {
             answered(case);
         }

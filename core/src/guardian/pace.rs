@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::fence::releasing;
 use crate::fence::sealing::{self, Sent};
 use crate::guardian::Guardian;
-use crate::guardian::io::{Effect, Id, Input, Recorded};
+use crate::guardian::io::{Effect, Input, Recorded};
 use crate::model::barrier::PoolProof;
+use crate::model::fence_id::FenceId;
 
 /// Effects of one lane never overlap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,11 +37,11 @@ pub(super) enum Lane {
     Map,
     /// Of all fences together.
     Barrier,
-    FailOver(Id),
-    Daemons(Id),
-    Add(Id),
-    Remove(Id),
-    Clients(Id),
+    FailOver(FenceId),
+    Daemons(FenceId),
+    Add(FenceId),
+    Remove(FenceId),
+    Clients(FenceId),
 }
 
 /// Tries of an effect that failed.
@@ -128,7 +129,7 @@ impl Lane {
     }
 
     /// The fence it is a step of.
-    fn fence(&self) -> Option<&Id> {
+    fn fence(&self) -> Option<&FenceId> {
         match self {
             Self::FailOver(id) | Self::Daemons(id) | Self::Add(id) | Self::Remove(id) | Self::Clients(id) => {
                 Some(id)

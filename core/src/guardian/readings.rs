@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::guardian::case::{GUARDIAN, Releasing};
 use crate::guardian::effects::NETWORKS_OFTEN;
 use crate::guardian::gate::{self, GateState};
-use crate::guardian::io::{Id, StaleLock};
+use crate::guardian::io::StaleLock;
 use crate::guardian::pace::Lane;
 use crate::guardian::report::Level;
 use crate::guardian::sightings::{Sightings, Strangers};
 use crate::guardian::{Guardian, known, waits};
 use crate::model::addr::ClientAddr;
 use crate::model::epoch::GateEpoch;
+use crate::model::fence_id::FenceId;
 use crate::model::image_users::ImageUse;
 use crate::model::incus_snapshot::{MemberState, Notice, OperationKind, View};
 use crate::model::osdmap::{DataPools, Guarded, MAPS_AT_ONCE, OsdMap};
@@ -381,7 +382,7 @@ impl Guardian {
         self.not_placed.retain(|_, at| now.saturating_sub(*at) < NOT_PLACED_LASTS);
     }
 
-    fn judge_reboot(&mut self, id: &Id, name: &str, state: &MemberState, asked: Duration) {
+    fn judge_reboot(&mut self, id: &FenceId, name: &str, state: &MemberState, asked: Duration) {
         let machine = self.machine_of(name).text();
         let Some(case) = self.cases.get_mut(id) else { return };
         if case.record.state != FenceState::Sealed || case.release.is_some() {

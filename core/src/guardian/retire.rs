@@ -8,10 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::fence::sealing::Sent;
 use crate::guardian::Guardian;
-use crate::guardian::io::{Effect, Id};
+use crate::guardian::io::Effect;
 use crate::guardian::pace::Lane;
 use crate::guardian::report::Level;
 use crate::model::addr::Entry;
+use crate::model::fence_id::FenceId;
 use crate::model::record::{Change, FenceRecord, FenceState, Key, Record};
 
 /// So many removals are sent at once: each is in one proposal of the monitors with the others.
@@ -90,7 +91,7 @@ impl Guardian {
     }
 
     /// What became of it is read from the map; what is not gone is sent again.
-    pub(super) fn sent_to_retire(&mut self, id: &Id, sent: &[(Entry, Sent)]) {
+    pub(super) fn sent_to_retire(&mut self, id: &FenceId, sent: &[(Entry, Sent)]) {
         self.retired = Some(self.now.boot);
         for (entry, sent) in sent {
             match sent {

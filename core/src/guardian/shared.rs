@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::fence::{releasing, sealing};
-use crate::guardian::io::{Effect, Id};
+use crate::guardian::io::Effect;
 use crate::model::barrier::{PoolProof, PoolToProve};
 use crate::model::epoch::OsdEpoch;
+use crate::model::fence_id::FenceId;
 
 /// Both kinds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -23,8 +24,8 @@ pub(super) struct SharedSteps {
 /// One kind: who is served by the step that is on its way, and who waits; each with what it asks for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Shared {
-    served: BTreeMap<Id, Effect>,
-    waiting: BTreeMap<Id, Effect>,
+    served: BTreeMap<FenceId, Effect>,
+    waiting: BTreeMap<FenceId, Effect>,
 }
 
 impl SharedSteps {
@@ -60,12 +61,12 @@ impl SharedSteps {
     }
 
     /// A map was read: for whom.
-    pub(super) fn map_read(&mut self) -> impl Iterator<Item = Id> + use<> {
+    pub(super) fn map_read(&mut self) -> impl Iterator<Item = FenceId> + use<> {
         std::mem::take(&mut self.map.served).into_keys()
     }
 
     /// PGs were asked: for whom, and what that tells of the pools each asked for.
-    pub(super) fn proved(&mut self, proofs: &[PoolProof]) -> Vec<(Id, Vec<PoolProof>)> {
+    pub(super) fn proved(&mut self, proofs: &[PoolProof]) -> Vec<(FenceId, Vec<PoolProof>)> {
         let served = std::mem::take(&mut self.barrier.served).into_iter();
         let of = |effect: &Effect| {
             let asked = |proof: &&PoolProof| pools_of(effect).contains(&proof.pool);
@@ -76,7 +77,7 @@ impl SharedSteps {
 }
 
 impl Shared {
-    fn begin(&mut self) -> Option<(Id, Effect)> {
+    fn begin(&mut self) -> Option<(FenceId, Effect)> {
         if !self.served.is_empty() {
             return None;
         }

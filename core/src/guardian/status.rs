@@ -11,11 +11,12 @@ use serde::Serialize;
 use crate::guardian::Guardian;
 use crate::guardian::gate::{self, GateState};
 use crate::guardian::identity::ways_back;
-use crate::guardian::io::{Id, Now};
+use crate::guardian::io::Now;
 use crate::guardian::readings::NOT_PLACED_LASTS;
 use crate::guardian::report::Alarm;
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::epoch::{GateEpoch, OsdEpoch};
+use crate::model::fence_id::FenceId;
 use crate::model::image_users::ImageUse;
 use crate::model::incus_snapshot::{InstanceId, MemberStatus};
 use crate::model::listed::Listed;
@@ -92,7 +93,7 @@ pub struct MemberLine {
     /// Its addresses, and what says so.
     pub addresses: Vec<Address>,
     /// Its fence.
-    pub fence: Option<Id>,
+    pub fence: Option<FenceId>,
     /// Why it is not fenced yet though it is about to be healed, in words.
     pub waits: Option<String>,
 }
@@ -224,7 +225,7 @@ impl Guardian {
     fn fence_statuses(&self) -> Vec<FenceStatus> {
         let waits = |case: &crate::guardian::Case| {
             let trouble = || case.trouble.as_ref().map(|(why, _)| why.clone());
-            let wait = || Some(self.waits.get(&case.id)?.what.clone());
+            let wait = || Some(self.waits.get(case.id.as_str())?.what.clone());
             let asked = || {
                 let member = case.member().filter(|_| !case.record.accepted && !self.opens_gate(case))?;
                 Some(format!("; `rbd-guardian fence {member} --accept-incomplete`"))

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::guardian::Guardian;
-use crate::guardian::io::Id;
 use crate::guardian::report::Level;
+use crate::model::fence_id::FenceId;
 use crate::model::record::{Breach, FenceState};
 
 impl Guardian {
@@ -38,11 +38,11 @@ impl Guardian {
         }
     }
 
-    pub(super) fn states(&self) -> Vec<(Id, FenceState)> {
+    pub(super) fn states(&self) -> Vec<(FenceId, FenceState)> {
         self.cases.iter().map(|(id, case)| (id.clone(), case.record.state)).collect()
     }
 
-    pub(super) fn tell_changes(&mut self, before: &[(Id, FenceState)]) {
+    pub(super) fn tell_changes(&mut self, before: &[(FenceId, FenceState)]) {
         for (id, state) in before {
             let Some(case) = self.cases.get(id) else { continue };
             let (after, member) = (case.record.state, case.member().map(str::to_owned));

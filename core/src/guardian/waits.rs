@@ -274,7 +274,8 @@ impl Guardian {
 
     /// What each fence waits for, and since when. A fence that is wanted waits for a look at the storage.
     pub(super) fn note_waits(&mut self) {
-        let of_cases = self.cases.values().filter_map(|case| Some((case.id.clone(), self.wait_of(case)?)));
+        let of_cases =
+            self.cases.values().filter_map(|case| Some((case.id.to_string(), self.wait_of(case)?)));
         let of_wants =
             self.wants.iter().map(|(target, want)| (format!("{target:?}"), self.wait_of_want(want)));
         let waits: BTreeMap<String, Wait> = of_cases.chain(of_wants).collect();
@@ -315,8 +316,8 @@ impl Guardian {
             Some(Alarm { code: wait.code, member, text, about, advice })
         };
         let of_case = |case: &Case| {
-            let whose = case.member().unwrap_or(&case.id);
-            alarm(&case.id, case.member(), &|wait| match wait.code {
+            let whose = case.record.name();
+            alarm(case.id.as_str(), case.member(), &|wait| match wait.code {
                 GATE => format!("{whose} is sealed, and its instances may not be placed elsewhere yet"),
                 RELEASE => format!("{whose} is not released yet"),
                 _ => format!("{whose} is {}, not sealed", case.record.state),

@@ -208,7 +208,7 @@ impl Guardian {
                 let named =
                     self.cases.values_mut().find(|case| is_named(&case.record, &fence) && meant(case));
                 let Some(case) = named else {
-                    let name = |case: &Case| case.member().unwrap_or(&case.id).to_owned();
+                    let name = |case: &Case| case.record.name().to_owned();
                     let held = self.cases.values().map(name).collect();
                     return self.refuse(number, Refusal::NotHeld { fence, held });
                 };
@@ -219,7 +219,7 @@ impl Guardian {
                 } else if case.release.is_some() {
                     case.requests.insert(number);
                 } else {
-                    let what = case.member().unwrap_or(&case.id).to_owned();
+                    let what = case.record.name().to_owned();
                     let why = self.returned.get(&what).map(ToString::to_string);
                     let state = case.record.state.to_string();
                     self.refuse(number, Refusal::NotProved { what, state, why });

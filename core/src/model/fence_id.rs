@@ -4,6 +4,7 @@
 //! addresses (or the clients, where no host is fenced); the same fence asked for again has the same ID. A fence of the
 //! ledger also has the time at which it was made, so that no other has its ID.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -14,9 +15,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::addr::{ClientAddr, Entry};
 
-/// `F-` and what the fence consists of, with a checksum.
+/// A fence's ID as it is printed: `F-`, and [`FenceContent`] as text. Sorted as text.
+///
+/// One that no guardian made, found in the ledger or typed, is an ID as well; [`FenceId::read`] tells.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FenceId(String);
+
+/// What a fence's ID says of the fence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FenceId {
+pub struct FenceContent {
     /// The member, if one was named.
     pub member: Option<String>,
     /// What it rests on: host entries, or client entries where there are no host entries.
@@ -31,7 +39,7 @@ pub struct FenceId {
 #[error(
     "'{text}' is not a fence ID: copy it whole from the output of `fence` or `status` (it begins with F-)"
 )]
-pub struct BadFenceId {
+pub struct BadFenceIdError {
     /// What was given.
     pub text: String,
 }
@@ -42,6 +50,63 @@ const MADE: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
 
 impl FenceId {
+    /// What it says.
+    ///
+    /// # Errors
+    /// It is no ID of a fence.
+    pub fn read(&self) -> Result<FenceContent, BadFenceIdError> {
+        self.0.parse()
+    }
+
+    /// As it is printed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for FenceId {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for FenceId {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<&FenceContent> for FenceId {
+    fn from(content: &FenceContent) -> Self {
+        Self(content.to_string())
+    }
+}
+
+impl Borrow<str> for FenceId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq<str> for FenceId {
+    fn eq(&self, text: &str) -> bool {
+        self.0 == text
+    }
+}
+
+impl PartialEq<&str> for FenceId {
+    fn eq(&self, text: &&str) -> bool {
+        self.0 == *text
+    }
+}
+
+impl fmt::Display for FenceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FenceContent {
     /// Names a fence of these entries.
     pub fn new(member: Option<&str>, entries: &BTreeSet<Entry>) -> Self {
         let hosts: BTreeSet<Entry> = entries.iter().copied().filter(|entry| entry.is_host()).collect();
@@ -76,7 +141,7 @@ impl FenceId {
     }
 }
 
-impl fmt::Display for FenceId {
+impl fmt::Display for FenceContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bytes = self.bytes();
         bytes.extend(crc32fast::hash(&bytes).to_be_bytes());
@@ -84,11 +149,11 @@ impl fmt::Display for FenceId {
     }
 }
 
-impl FromStr for FenceId {
-    type Err = BadFenceId;
+impl FromStr for FenceContent {
+    type Err = BadFenceIdError;
 
-    fn from_str(text: &str) -> Result<Self, BadFenceId> {
-        let bad = || BadFenceId { text: text.to_owned() };
+    fn from_str(text: &str) -> Result<Self, BadFenceIdError> {
+        let bad = || BadFenceIdError { text: text.to_owned() };
         let code = text.strip_prefix("F-").ok_or_else(bad)?;
         let bytes = BASE32_NOPAD.decode(code.to_ascii_uppercase().as_bytes()).map_err(|_| bad())?;
         let (body, checksum) =
@@ -100,7 +165,7 @@ impl FromStr for FenceId {
     }
 }
 
-fn parse(body: &[u8]) -> Option<FenceId> {
+fn parse(body: &[u8]) -> Option<FenceContent> {
     let (&[version, name_len], rest) = body.split_first_chunk::<2>()?;
     let (name, mut rest) = rest.split_at_checked(usize::from(name_len))?;
     let name = std::str::from_utf8(name).ok()?;
@@ -134,16 +199,16 @@ fn parse(body: &[u8]) -> Option<FenceId> {
         });
     }
     let member = (!name.is_empty()).then(|| name.to_owned());
-    (rest.is_empty() && !entries.is_empty()).then_some(FenceId { member, entries, made })
+    (rest.is_empty() && !entries.is_empty()).then_some(FenceContent { member, entries, made })
 }
 
-impl Serialize for FenceId {
+impl Serialize for FenceContent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for FenceId {
+impl<'de> Deserialize<'de> for FenceContent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
@@ -161,7 +226,7 @@ mod tests {
 
     #[test]
     fn carries_member_and_hosts_and_is_the_same_each_time() {
-        let id = FenceId::new(Some("n1"), &entries(&["10.0.0.5", "fd77::5", "10.0.0.5:0/7"]));
+        let id = FenceContent::new(Some("n1"), &entries(&["10.0.0.5", "fd77::5", "10.0.0.5:0/7"]));
         assert_eq!(
             id.entries,
             entries(&["10.0.0.5", "fd77::5"]),
@@ -173,27 +238,27 @@ mod tests {
 
     #[test]
     fn names_the_clients_where_no_host_is_fenced() {
-        let id = FenceId::new(None, &entries(&["10.0.0.5:0/7", "[fd77::5]:0/8"]));
+        let id = FenceContent::new(None, &entries(&["10.0.0.5:0/7", "[fd77::5]:0/8"]));
         assert_eq!(id.to_string().parse(), Ok(id));
     }
 
     #[test]
     fn a_typing_error_is_noticed() {
-        let text = FenceId::new(Some("n1"), &entries(&["10.0.0.5"])).to_string();
+        let text = FenceContent::new(Some("n1"), &entries(&["10.0.0.5"])).to_string();
         for at in 2..text.len() {
             let mut wrong = text.clone().into_bytes();
             wrong[at] = if wrong[at] == b'A' { b'B' } else { b'A' };
             let wrong = String::from_utf8(wrong).unwrap();
-            assert!(wrong.parse::<FenceId>().is_err(), "{wrong}");
+            assert!(wrong.parse::<FenceContent>().is_err(), "{wrong}");
         }
-        assert!("F-".parse::<FenceId>().is_err());
-        assert!("n1".parse::<FenceId>().is_err());
+        assert!("F-".parse::<FenceContent>().is_err());
+        assert!("n1".parse::<FenceContent>().is_err());
     }
 
     #[test]
     fn one_that_was_made_at_another_time_is_another_of_the_same_target() {
-        let id = FenceId::new(Some("n1"), &entries(&["10.0.0.5", "fd77::5"]));
-        let made = |made| FenceId { made: Some(made), ..id.clone() };
+        let id = FenceContent::new(Some("n1"), &entries(&["10.0.0.5", "fd77::5"]));
+        let made = |made| FenceContent { made: Some(made), ..id.clone() };
         assert_eq!(made(7).to_string().parse(), Ok(made(7)));
         assert!(made(7) != made(8) && made(7) != id);
         assert!(made(7).is_same_target(&made(8)) && made(7).is_same_target(&id));

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::epoch::{GateEpoch, LeaderEpoch, OsdEpoch};
+use crate::model::fence_id::FenceId;
 use crate::model::listed::Listed;
 use crate::model::operator_request::Request;
 use crate::model::osdmap::PoolId;
@@ -147,7 +148,7 @@ pub enum FenceState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceRecord {
     /// Its ID.
-    pub id: String,
+    pub id: FenceId,
     /// The member, if one was named.
     #[serde(default)]
     pub member: Option<String>,
@@ -218,6 +219,11 @@ pub struct FenceRecord {
 const SENT: usize = 128;
 
 impl FenceRecord {
+    /// The member; of a fence of bare addresses its ID.
+    pub fn name(&self) -> &str {
+        self.member.as_deref().unwrap_or(self.id.as_str())
+    }
+
     /// A guardian is about to send the removal of this entry, at this time of the monitors' clock.
     pub fn note_sent(&mut self, entry: Entry, at: Timestamp) {
         self.sent.insert(entry, at);
@@ -372,7 +378,7 @@ pub enum Key {
     /// By member.
     Member(String),
     /// By ID.
-    Fence(String),
+    Fence(FenceId),
     /// By ID.
     Request(String),
 }
@@ -413,7 +419,7 @@ pub struct Records {
     /// By name.
     pub members: BTreeMap<String, MemberRecord>,
     /// By ID.
-    pub fences: BTreeMap<String, FenceRecord>,
+    pub fences: BTreeMap<FenceId, FenceRecord>,
     /// By ID.
     pub requests: BTreeMap<String, RequestRecord>,
 }
@@ -489,7 +495,7 @@ impl FromStr for Key {
         let name = name.to_owned();
         match kind {
             "member" => Ok(Self::Member(name)),
-            "fence" => Ok(Self::Fence(name)),
+            "fence" => Ok(Self::Fence(name.into())),
             "request" => Ok(Self::Request(name)),
             _ => Err(unknown()),
         }
@@ -527,7 +533,7 @@ mod tests {
     #[test]
     fn a_key_is_read_as_it_is_printed() {
         let name = || "a/b c".to_owned();
-        for key in [Key::Gate, Key::Member(name()), Key::Fence(name()), Key::Request(name())] {
+        for key in [Key::Gate, Key::Member(name()), Key::Fence(name().into()), Key::Request(name())] {
             assert_eq!(key.to_string().parse(), Ok(key));
         }
         for text in ["", "gate/", "leader", "member", "audit/00000000000000000001"] {

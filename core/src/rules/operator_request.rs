@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::model::epoch::LeaderEpoch;
-use crate::model::fence_id::FenceId;
+use crate::model::fence_id::{FenceContent, FenceId};
 use crate::model::operator_request::Request;
 use crate::model::record::{FenceRecord, FenceState, RequestRecord};
 use crate::model::target::Target;
@@ -58,7 +58,7 @@ pub fn todo(record: &RequestRecord, epoch: LeaderEpoch, now: Timestamp) -> Todo 
 }
 
 /// What the ledger's fences say of a request that another leader took.
-pub fn settle(request: &Request, fences: &BTreeMap<String, FenceRecord>) -> Settled {
+pub fn settle(request: &Request, fences: &BTreeMap<FenceId, FenceRecord>) -> Settled {
     let newest = |matches: &dyn Fn(&FenceRecord) -> bool| {
         fences.values().filter(|fence| matches(fence)).max_by_key(|fence| fence.since)
     };
@@ -102,9 +102,9 @@ pub fn is_of(fence: &FenceRecord, target: &Target) -> bool {
 /// Is a fence named by its ID, by its member, or by the ID that the addresses make which somebody else knows of the
 /// member? The ID of another fence of the same member names that one alone.
 pub fn is_named(fence: &FenceRecord, name: &str) -> bool {
-    let of_target = || name.parse::<FenceId>().ok().filter(|id| id.made.is_none());
+    let of_target = || name.parse::<FenceContent>().ok().filter(|id| id.made.is_none());
     let Some(member) = &fence.member else {
-        let own = || fence.id.parse::<FenceId>().ok();
+        let own = || fence.id.read().ok();
         return fence.id == name
             || of_target().zip(own()).is_some_and(|(named, own)| named.is_same_target(&own));
     };
@@ -163,14 +163,14 @@ mod tests {
     #[test]
     fn a_request_of_a_leader_that_died_is_answered_by_the_state_of_the_fence() {
         let host: Entry = Entry::Host([10, 0, 0, 1].into());
-        let id = FenceId::new(Some("n1"), &[host].into()).to_string();
+        let id = FenceContent::new(Some("n1"), &[host].into()).to_string();
         let fence = |state: &str| -> FenceRecord {
             let json = serde_json::json!({"id": id, "member": "n1", "state": state, "by": "a",
                 "since": "2026-01-01T00:00:00Z", "entries": {"10.0.0.1:0/0": null}});
             serde_json::from_value(json).unwrap()
         };
-        let fences = |state: &str| BTreeMap::from([(id.clone(), fence(state))]);
-        let other = FenceId::new(Some("n1"), &[Entry::Host([10, 0, 9, 1].into())].into()).to_string();
+        let fences = |state: &str| BTreeMap::from([(FenceId::from(id.as_str()), fence(state))]);
+        let other = FenceContent::new(Some("n1"), &[Entry::Host([10, 0, 9, 1].into())].into()).to_string();
         for name in ["n1", &id, &other] {
             assert!(is_named(&fence("sealed"), name), "{name}");
             let (fence, reason, by) = (name.to_owned(), None, "root@elsewhere".to_owned());

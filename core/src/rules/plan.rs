@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::addr::{ClientAddr, EntityAddr, Entry};
 use crate::model::ceph_snapshot::{Daemon, DaemonKind, Role, SeenAt, World};
-use crate::model::fence_id::FenceId;
+use crate::model::fence_id::FenceContent;
 use crate::model::member::{Member, Members};
 use crate::model::osdmap::{Guarded, free_cover};
 use crate::model::overrides::{Over, Permits};
@@ -75,7 +75,7 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Its name.
-    pub fence: FenceId,
+    pub fence: FenceContent,
     /// The member, if one was named.
     pub member: Option<String>,
     /// What is to stand in the blocklist.
@@ -207,7 +207,7 @@ pub fn plan(
     }
     let member = member.map(|member| member.name.clone());
     Ok(Plan {
-        fence: FenceId::new(member.as_deref(), &entries),
+        fence: FenceContent::new(member.as_deref(), &entries),
         member,
         entries,
         active_before: active_before(&fail_over, world),
@@ -507,7 +507,7 @@ fn foreign_hosts(entries: &BTreeSet<Entry>, world: &World) -> Vec<String> {
     let beside =
         ips.difference(&host_ips(entries)).flat_map(|ip| world.map.blocklist.hosts(*ip)).collect::<Vec<_>>();
     let note = |(entry, until): (Entry, Timestamp)| {
-        let id = FenceId::new(None, &BTreeSet::from([entry]));
+        let id = FenceContent::new(None, &BTreeSet::from([entry]));
         format!(
             "{entry} stands until {until}, so every client of it is refused; to lift it: release --fence {id}"
         )

@@ -7,6 +7,7 @@ use rbd_guardian_core::fence::{releasing, sealing};
 use rbd_guardian_core::guardian::io::{Effect, Input};
 use rbd_guardian_core::guardian::report::{Outcome, Report};
 use rbd_guardian_core::model::addr::Entry;
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::operator_request::Request;
 use rbd_guardian_core::model::record::{FenceRecord, FenceState, Removal};
 use rbd_guardian_core::model::target::Target;
@@ -64,7 +65,7 @@ fn run_refused(model: &mut Model, time: Duration) {
 fn inv3_a_release_leaves_what_another_fence_rests_on() {
     let mut model = twice(&["10.0.0.2:0/0"]);
     let bare = newest(&model, None).id.clone();
-    model.ask(2, release_of(&bare));
+    model.ask(2, release_of(bare.as_str()));
     run_refused(&mut model, 60 * SECOND);
     let record = released(&model, 2).unwrap();
     assert!(record.refused_by.iter().any(|listed| listed.to_string() == "10.0.0.2:0/0"), "{record:#?}");
@@ -81,7 +82,7 @@ fn inv3_a_release_leaves_what_another_fence_rests_on() {
     assert_eq!(accused(&model), Vec::<String>::new());
     assert!(model.logs().iter().any(|line| line.starts_with("still-refused")), "{:#?}", model.logs());
     let bare = newest(&model, None).id.clone();
-    model.ask(3, release_of(&bare));
+    model.ask(3, release_of(bare.as_str()));
     model.until("released", |model| !model.refuses("n2"));
     model.until("told", |model| released(model, 3).is_some_and(|record| record.refused_by.is_empty()));
     assert!(model.map().blocklist.refuses(client("10.0.0.2:0/200")), "INV-4");
@@ -91,7 +92,7 @@ fn inv3_a_release_leaves_what_another_fence_rests_on() {
 fn inv3_a_client_entry_that_another_fence_holds_outlives_both_ways() {
     let mut model = twice(&["10.0.0.2:0/200"]);
     let bare = newest(&model, None).id.clone();
-    model.ask(2, release_of(&bare));
+    model.ask(2, release_of(bare.as_str()));
     model.until("released", |model| released(model, 2).is_some());
     model.boot += 91 * 86_400 * SECOND;
     model.run(60 * SECOND);
@@ -104,7 +105,7 @@ fn inv3_a_client_entry_that_another_fence_holds_outlives_both_ways() {
 fn inv3_two_that_are_released_at_once_leave_nothing_behind() {
     let mut model = twice(&["10.0.0.2:0/0"]);
     let bare = newest(&model, None).id.clone();
-    model.ask(2, release_of(&bare));
+    model.ask(2, release_of(bare.as_str()));
     model.ask(3, release_of("n2"));
     model.until("both", |model| released(model, 2).is_some() && released(model, 3).is_some());
     assert!(!model.refuses("n2"));
@@ -202,7 +203,7 @@ fn each_fence_has_an_id_and_a_record_of_its_own() {
     let now = newest(&model, Some("n2"));
     assert_eq!((now.state, now.released, now.breaches.len()), (FenceState::Sealed, None, 0));
     // The ID of one that was released names no other.
-    model.ask(7, release_of(&first.id));
+    model.ask(7, release_of(first.id.as_str()));
     model.run(20 * SECOND);
     assert!(model.refuses("n2"));
     assert!(matches!(model.answers()[..], [(7, Outcome::Refused(_))]), "{:?}", model.answers());
@@ -263,7 +264,7 @@ fn what_was_released_is_forgotten_after_its_time_and_never_more_than_so_many_are
     let old = newest(&model, Some("n2")).clone();
     for number in 0..300u32 {
         let released = model.now().wall - Duration::from_secs(u64::from(number) * 60);
-        let id = format!("F-OLD{number}");
+        let id = FenceId::from(format!("F-OLD{number}"));
         let copy = FenceRecord { id: id.clone(), released: Some(released), ..old.clone() };
         model.ledger.fences.insert(id, copy);
     }

@@ -14,6 +14,7 @@ use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
 use rbd_guardian_core::model::ceph_snapshot::{Daemon, DaemonKind, Role, SeenAt};
 use rbd_guardian_core::model::epoch::{GateEpoch, OsdEpoch};
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::image_users::{ImageUse, Locker};
 use rbd_guardian_core::model::incus_snapshot::{MemberState, MemberStatus, Notice, Operation, OperationKind};
 use rbd_guardian_core::model::member::{Member, Members};
@@ -109,7 +110,7 @@ fn notices() -> Vec<Notice> {
 
 fn inputs() -> Vec<Input> {
     let began = Duration::new(5, 7);
-    let (fence, no) = (|| "F-1".to_owned(), || "no answer".to_owned());
+    let (fence, no) = (|| FenceId::from("F-1"), || "no answer".to_owned());
     let mut model = Model::new();
     model.view.members.get_mut("n2").unwrap().status = MemberStatus::Other("FROZEN".to_owned());
     model.view.operations = Some(vec![Operation {
@@ -190,7 +191,7 @@ fn changes() -> Vec<Change> {
 }
 
 fn effects() -> Vec<Effect> {
-    let fence = || "F-1".to_owned();
+    let fence = || FenceId::from("F-1");
     let pools = vec![PoolToProve { id: 3, name: "incus".into(), pg_num: 8 }];
     let steps = [
         sealing::Effect::FailOver(daemons()[2].clone()),

@@ -263,7 +263,7 @@ fn inv7_no_epoch_is_written_that_another_guardian_recorded() {
 fn inv7_a_late_opening_of_an_earlier_leader_finds_nobody_released() {
     let (mut model, late) = opening_on_its_way();
     model.gate_held = Some(Vec::new());
-    let fence = model.ledger.fences.keys().next().unwrap().clone();
+    let fence = model.ledger.fences.keys().next().unwrap().to_string();
     let (reason, by) = (Some("it is off".to_owned()), "root@h".to_owned());
     model.ask(1, Request::Release { fence, since: None, assert_powered_off: true, reason, by });
     model.run(20 * SECOND);

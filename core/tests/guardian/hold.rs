@@ -339,7 +339,7 @@ fn a_record_goes_with_its_last_entry_and_one_that_another_fence_holds_stays() {
     model.run(60 * SECOND);
     assert!(!retired(&model), "the other fence's");
     assert!(!model.audit.iter().any(|what| what.ends_with("breached")), "{:?}", model.audit);
-    let fence = model.ledger.fences.keys().next().unwrap().clone();
+    let fence = model.ledger.fences.keys().next().unwrap().to_string();
     let reason = Some("gone".to_owned());
     model.ask(
         2,

@@ -370,7 +370,7 @@ fn an_operators_release_without_proof_is_refused_and_with_an_assertion_done() {
     let mut model = sealed("n2");
     let fence = model.ledger.fences.keys().next().unwrap().clone();
     let release = |assert_powered_off| Request::Release {
-        fence: fence.clone(),
+        fence: fence.to_string(),
         since: None,
         assert_powered_off,
         reason: Some("pulled the plug".to_owned()),

@@ -4,6 +4,7 @@ use rbd_guardian_core::fence::sealing;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::model::addr::Entry;
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::operator_request::Request;
 use rbd_guardian_core::model::overrides::{Over, Permits};
 use rbd_guardian_core::model::record::{FenceRecord, FenceState};
@@ -48,7 +49,7 @@ fn inv1_a_barrier_that_began_before_an_entry_was_removed_proves_nothing_after() 
 }
 
 /// An intent that a guardian left, as the ledger has it.
-fn intent(model: &Model, id: &str, by: &str) -> FenceRecord {
+fn intent(model: &Model, id: &FenceId, by: &str) -> FenceRecord {
     let record = model.ledger.fences[id].clone();
     let mut entries = record.entries.clone();
     entries.insert(Entry::Host("10.0.0.2".parse().unwrap()), None);
@@ -57,7 +58,7 @@ fn intent(model: &Model, id: &str, by: &str) -> FenceRecord {
 }
 
 /// A member that was fenced and released once, with the entries of its old clients.
-fn released() -> (Model, String) {
+fn released() -> (Model, FenceId) {
     let mut model = sealed("n2");
     model.uses.retain(|one| !one.image.name.ends_with("c2"));
     model.run(120 * SECOND);

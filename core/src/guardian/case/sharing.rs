@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use crate::guardian::case::{Case, Stage};
 use crate::guardian::io::Effect;
 use crate::model::addr::Entry;
-use crate::model::fence_id::FenceId;
+use crate::model::fence_id::FenceContent;
 
 impl Case {
     /// What it was planned as.
-    pub fn target(&self) -> &FenceId {
+    pub fn target(&self) -> &FenceContent {
         &self.plan.fence
     }
 

@@ -8,6 +8,7 @@ use rbd_guardian_core::guardian::gate::Contents;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::epoch::GateEpoch;
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::incus_snapshot::InstanceId;
 use rbd_guardian_core::model::policy::minority;
 use rbd_guardian_core::model::record::{FenceRecord, FenceState};
@@ -80,7 +81,8 @@ impl World {
             | FenceState::Releasing => true,
         };
         let closed = self.lost().into_iter().find(|member| !self.is_open(member));
-        let waits = closed.or_else(|| self.ledger.fences.values().find(waits).map(|fence| fence.id.clone()));
+        let waits =
+            closed.or_else(|| self.ledger.fences.values().find(waits).map(|fence| fence.id.to_string()));
         match waits {
             Some(what) if self.alarms().is_empty() => {
                 let since = *self.silent_since.get_or_insert(self.boot);
@@ -248,7 +250,7 @@ impl World {
 
     /// INV-3: a fence that was sealed is not lifted for longer than it takes to notice and to mend.
     fn inv3_no_lapse(&mut self) {
-        let held: Vec<(String, String)> = self
+        let held: Vec<(FenceId, String)> = self
             .ledger
             .fences
             .values()
@@ -331,7 +333,7 @@ impl World {
     }
 
     /// INV-6: what is added is for the member alone, and that member does not answer.
-    fn inv6_target(&mut self, id: &str, entries: &[Entry]) {
+    fn inv6_target(&mut self, id: &FenceId, entries: &[Entry]) {
         let Some(record) = self.ledger.fences.get(id).cloned() else { return };
         let Some(member) = record.member.clone() else { return };
         for (name, host) in &self.hosts {
@@ -357,7 +359,7 @@ impl World {
             self.breaks(format!("INV-6: {id} begins, and {member} has answered for {ANSWERS:?}"));
         }
         if first && !record.over.brake {
-            let stands = |fence: &&FenceRecord| fence.state.stands() || fence.id == id;
+            let stands = |fence: &&FenceRecord| fence.state.stands() || fence.id == *id;
             let held: BTreeSet<_> =
                 self.ledger.fences.values().filter(stands).filter_map(|fence| fence.member.clone()).collect();
             if held.len() > minority(self.members.len()) {
@@ -367,7 +369,7 @@ impl World {
     }
 
     /// INV-8: an intent is recorded before anything is sent.
-    fn inv8_recorded(&mut self, id: &str, entries: &[Entry]) {
+    fn inv8_recorded(&mut self, id: &FenceId, entries: &[Entry]) {
         let Some(record) = self.ledger.fences.get(id) else {
             self.breaks(format!("INV-8: {id} is not recorded"));
             return;
@@ -387,7 +389,7 @@ impl World {
 
     /// INV-5, INV-8: a host entry goes when the release is recorded, the gate is closed, and the host has rebooted or
     /// an operator said that it is off.
-    fn inv5_inv8_release(&mut self, id: &str, entries: &[Entry]) {
+    fn inv5_inv8_release(&mut self, id: &FenceId, entries: &[Entry]) {
         let record = self.ledger.fences[id].clone();
         let recorded = entries.iter().all(|entry| record.in_doubt.contains(entry));
         if record.state != FenceState::Releasing || !recorded {
@@ -407,7 +409,7 @@ impl World {
         }
         for entry in entries.iter().filter(|entry| entry.is_host()) {
             let others = self.ledger.fences.values().find(|other| {
-                other.id != id
+                other.id != *id
                     && other.entries.contains_key(entry)
                     && matches!(other.state, FenceState::Sealed | FenceState::Pending | FenceState::Committed)
             });

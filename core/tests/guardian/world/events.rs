@@ -7,6 +7,7 @@ use fastrand::Rng;
 use jiff::SignedDuration;
 use rbd_guardian_core::guardian::io::Input;
 use rbd_guardian_core::model::addr::Entry;
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::incus_snapshot::{InstanceId, MemberStatus, Notice};
 use rbd_guardian_core::model::operator_request::Request;
 use rbd_guardian_core::model::overrides::{Over, Permits};
@@ -632,7 +633,7 @@ impl World {
     }
 
     fn asks_release(&mut self, n: u8) {
-        let held: BTreeSet<(String, Option<String>)> = self
+        let held: BTreeSet<(FenceId, Option<String>)> = self
             .ledger
             .fences
             .values()
@@ -647,7 +648,7 @@ impl World {
         }
         self.numbers += 1;
         let request = Request::Release {
-            fence: id,
+            fence: id.to_string(),
             since: None,
             assert_powered_off,
             reason: Some("it is off".to_owned()),

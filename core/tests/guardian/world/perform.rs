@@ -13,6 +13,7 @@ use rbd_guardian_core::guardian::report::Report;
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry};
 use rbd_guardian_core::model::ceph_snapshot::{self, Clients, SeenAt};
 use rbd_guardian_core::model::epoch::OsdEpoch;
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::image_users::ImageUse;
 use rbd_guardian_core::model::incus_snapshot::{
     Details, GateView, Instance, InstanceId, InstanceKind, MemberState, MemberView, Notice, Thresholds, View,
@@ -227,7 +228,7 @@ impl World {
         }
     }
 
-    fn fences(&mut self, id: String, effect: sealing::Effect) -> (Duration, Input) {
+    fn fences(&mut self, id: FenceId, effect: sealing::Effect) -> (Duration, Input) {
         let lag = self.faults.lag;
         match effect {
             sealing::Effect::FailOver(daemon) => {
@@ -267,13 +268,13 @@ impl World {
         if self.faults.at_once { Duration::ZERO } else { UNANSWERED }
     }
 
-    fn reads_map(&self, id: String) -> (Duration, Input) {
+    fn reads_map(&self, id: FenceId) -> (Duration, Input) {
         let map = (!self.faults.monitors_silent).then(|| self.map().clone());
         (if map.is_some() { self.faults.lag } else { self.unanswered() }, Input::Map(id, map))
     }
 
     /// Changes the blocklist as the monitors do: an entry that stands keeps its end.
-    fn send(&mut self, fence: &str, entries: &[Entry], add: bool) -> (Duration, Vec<(Entry, Sent)>) {
+    fn send(&mut self, fence: &FenceId, entries: &[Entry], add: bool) -> (Duration, Vec<(Entry, Sent)>) {
         let until = add.then(|| {
             let expire = Timestamp::from_second(self.now().wall.as_second()).unwrap();
             expire.checked_add(self.settings.policy.expire).unwrap()

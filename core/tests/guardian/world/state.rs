@@ -13,6 +13,7 @@ use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry};
 use rbd_guardian_core::model::blocklist::Blocklist;
 use rbd_guardian_core::model::ceph_snapshot::{Daemon, DaemonKind, Role};
 use rbd_guardian_core::model::epoch::OsdEpoch;
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::incus_snapshot::{InstanceId, InstanceKind, MemberStatus};
 use rbd_guardian_core::model::member::Members;
 use rbd_guardian_core::model::osdmap::{OsdMap, Pool, PoolId};
@@ -106,7 +107,7 @@ pub(crate) struct Guest {
 /// An entry of the guardian's own.
 #[derive(Debug, Clone)]
 pub(crate) struct Own {
-    pub(crate) fence: String,
+    pub(crate) fence: FenceId,
     pub(crate) member: Option<String>,
     pub(crate) at: Duration,
 }
@@ -182,12 +183,12 @@ pub(crate) struct World {
     /// When somebody last took away an entry, in responsive time.
     pub(crate) tampered: Option<Duration>,
     /// Since when an entry of a fence that is held does not stand, in responsive time.
-    pub(crate) free_since: BTreeMap<(String, Entry), Duration>,
+    pub(crate) free_since: BTreeMap<(FenceId, Entry), Duration>,
     pub(crate) broken: Option<String>,
     /// Reboots of each member when its fence was sealed first.
-    pub(crate) boots_at_seal: BTreeMap<String, u32>,
+    pub(crate) boots_at_seal: BTreeMap<FenceId, u32>,
     /// Fences that an operator asserted away.
-    pub(crate) asserted: BTreeSet<String>,
+    pub(crate) asserted: BTreeSet<FenceId>,
     pub(crate) moved_at: BTreeMap<IpAddr, Duration>,
     /// Clients that the last sweep showed where they belong.
     pub(crate) shown: BTreeSet<ClientAddr>,
