@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rbd_guardian_core::guardian::settings::Settings;
+use rbd_guardian_core::model::addr::EntityAddr;
 use rbd_guardian_core::model::member::{Member, Members};
 use rbd_guardian_core::model::osdmap::Guarded;
 use rbd_guardian_core::model::policy::{DEFAULT_EXPIRE, DEFAULT_MIN_REMAINING, Policy};
 use serde::Deserialize;
 
 use crate::config::daemon::{DaemonConfig, GuardConfig, RawDaemon, RawGuard, RawTrigger, TriggerConfig};
+use crate::config::identity::Identity;
 use crate::incus::endpoint::Endpoint;
 use crate::incus::options::{IncusConfig, host};
 use crate::ledger::LedgerConfig;
@@ -93,7 +96,7 @@ pub enum ConfigError {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
+struct RawConfig {
     #[serde(default)]
     ceph: CephConfig,
     #[serde(default)]
@@ -176,8 +179,8 @@ impl Config {
             path: path.to_owned(),
             detail: place(text, error.span()) + &error.message().replace('\n', ", "),
         };
-        let raw: Raw = toml::from_str(text).map_err(|error| malformed(&error))?;
-        let check = Check { path };
+        let raw: RawConfig = toml::from_str(text).map_err(|error| malformed(&error))?;
+        let check = ConfigCheck { path };
         let members = check.members(raw.members)?;
         let guarded = Guarded { except: raw.ceph.except_pools.clone(), ..Guarded::default() };
         let policy = Policy { guarded, ..check.policy(raw.policy)? };
@@ -189,13 +192,30 @@ impl Config {
         let guard = raw.guard.check().map_err(bad)?;
         Ok(Self { ceph: raw.ceph, ledger, policy, members, incus, daemon, trigger, guard })
     }
+
+    /// What the core goes by, as the guardian of this identity whose own storage addresses are these.
+    pub fn settings(&self, identity: &Identity, own: &[EntityAddr]) -> Settings {
+        let Self { policy, members, incus, trigger, guard, .. } = self;
+        let mut settings = Settings::new(&identity.name, &identity.boot_id, policy.clone(), members.clone());
+        settings.platform = !incus.endpoints.is_empty();
+        settings.trigger = trigger.mode;
+        settings.lead = trigger.lead;
+        settings.cool_down = trigger.cool_down;
+        settings.auto_release = trigger.auto_release;
+        settings.guard.on_conflict = guard.on_conflict;
+        settings.guard.every = guard.every;
+        settings.guard.admin_hosts.clone_from(&guard.admin_hosts);
+        settings.guard.own = own.to_vec();
+        settings.storage = self.ceph.cluster.clone().unwrap_or(settings.storage);
+        settings
+    }
 }
 
-struct Check<'a> {
+struct ConfigCheck<'a> {
     path: &'a str,
 }
 
-impl Check<'_> {
+impl ConfigCheck<'_> {
     fn bad(&self, key: impl Into<String>, detail: impl std::fmt::Display) -> ConfigError {
         ConfigError::BadValue { path: self.path.to_owned(), key: key.into(), detail: detail.to_string() }
     }

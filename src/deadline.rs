@@ -16,7 +16,7 @@ pub struct Deadline {
 
 /// It did not happen in time. What was waited for is unknown, not undone (INV-9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Late {
+pub enum DeadlineError {
     /// The time is over.
     #[error("timed out")]
     Over,
@@ -53,19 +53,19 @@ impl Deadline {
     ///
     /// # Errors
     /// None is.
-    pub fn left(&self) -> Result<Duration, Late> {
+    pub fn left(&self) -> Result<Duration, DeadlineError> {
         if self.interrupted.load(Ordering::Relaxed) {
-            return Err(Late::Interrupted);
+            return Err(DeadlineError::Interrupted);
         }
         let left = self.at.saturating_duration_since(clock::monotonic());
-        if left.is_zero() { Err(Late::Over) } else { Ok(left) }
+        if left.is_zero() { Err(DeadlineError::Over) } else { Ok(left) }
     }
 
     /// The next item of a channel; `None` when no sender is left.
     ///
     /// # Errors
     /// Nothing came in time.
-    pub fn receive<T>(&self, from: &Receiver<T>) -> Result<Option<T>, Late> {
+    pub fn receive<T>(&self, from: &Receiver<T>) -> Result<Option<T>, DeadlineError> {
         loop {
             match from.recv_timeout(self.left()?.min(LOOK)) {
                 Ok(item) => return Ok(Some(item)),
@@ -80,7 +80,7 @@ impl Deadline {
     /// # Errors
     /// There is no time for it.
     #[allow(clippy::disallowed_methods)]
-    pub fn pause(&self, pause: Duration) -> Result<(), Late> {
+    pub fn pause(&self, pause: Duration) -> Result<(), DeadlineError> {
         std::thread::sleep(self.left()?.min(pause));
         self.left().map(|_| ())
     }
@@ -90,8 +90,8 @@ impl Deadline {
 ///
 /// # Errors
 /// It did not happen in time.
-pub async fn within<F: Future>(timeout: Duration, future: F) -> Result<F::Output, Late> {
-    tokio::time::timeout(timeout, future).await.map_err(|_| Late::Over)
+pub async fn within<F: Future>(timeout: Duration, future: F) -> Result<F::Output, DeadlineError> {
+    tokio::time::timeout(timeout, future).await.map_err(|_| DeadlineError::Over)
 }
 
 /// Waits before something is tried again, as a task.

@@ -21,7 +21,7 @@ pub const LEAST_DAEMON: u64 = 32;
     "only {limit} file descriptors are allowed, {used} are in use, and Ceph takes one for each OSD and some 20 more: raise LimitNOFILE of \
      the service, or `ulimit -n`"
 )]
-pub struct TooFew {
+pub struct DescriptorsError {
     /// The limit.
     pub limit: u64,
     /// How many are in use.
@@ -32,9 +32,9 @@ pub struct TooFew {
 ///
 /// # Errors
 /// Fewer are.
-pub fn at_least(least: u64) -> Result<(), TooFew> {
+pub fn at_least(least: u64) -> Result<(), DescriptorsError> {
     let limit = limit();
-    if limit < least { Err(TooFew { limit, used: used().unwrap_or_default() }) } else { Ok(()) }
+    if limit < least { Err(DescriptorsError { limit, used: used().unwrap_or_default() }) } else { Ok(()) }
 }
 
 /// What librados takes while it connects; where it does not get them, it may end the process.
@@ -44,11 +44,11 @@ const TO_CONNECT: u64 = 13;
 ///
 /// # Errors
 /// Too few are left.
-pub fn for_connection() -> Result<(), TooFew> {
+pub fn for_connection() -> Result<(), DescriptorsError> {
     at_least(LEAST)?;
     let limit = limit();
     match used() {
-        Some(used) if limit.saturating_sub(used) < TO_CONNECT => Err(TooFew { limit, used }),
+        Some(used) if limit.saturating_sub(used) < TO_CONNECT => Err(DescriptorsError { limit, used }),
         Some(_) | None => Ok(()),
     }
 }

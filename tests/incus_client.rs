@@ -16,7 +16,9 @@ use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::{Accepted, Client};
 use rbd_guardian::incus::endpoint::Endpoint;
 use rbd_guardian::incus::enroll::{EnrollError, Token, enroll};
-use rbd_guardian::incus::error::{Cause, CertificateFault, Fingerprint, IncusError, SetupFault};
+use rbd_guardian::incus::error::{
+    ClusterCertificateError, Fingerprint, IncusError, RequestError, SetupError,
+};
 use rbd_guardian::incus::events::{Listener, Signal};
 use rbd_guardian::incus::options::IncusConfig;
 use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
@@ -231,7 +233,7 @@ fn an_answer_is_read_and_a_write_carries_its_tag() {
         let put = client.put("/1.0/projects/default", &json!({"a": 1}), Some("abc")).await;
         assert_eq!(put, Ok(Accepted::Operation("/1.0/operations/7".to_owned())));
         let error = client.put("/1.0/projects/default", &json!({"a": 1}), Some("abd")).await.unwrap_err();
-        assert_eq!(error.cause, Cause::Status { code: 412, message: "changed".to_owned() });
+        assert_eq!(error.cause, RequestError::Status { code: 412, message: "changed".to_owned() });
         assert!(error.surely_not_done());
     });
 }
@@ -280,7 +282,7 @@ fn an_answer_without_end_is_not_kept() {
         };
         let server = Server::start(pki.server(None), flood).await;
         let client = pki.client(&[&server.endpoint]).within(Duration::from_secs(120));
-        assert_eq!(fails(&client).await.cause, Cause::TooLarge { limit: 64 << 20 });
+        assert_eq!(fails(&client).await.cause, RequestError::TooLarge { limit: 64 << 20 });
     });
 }
 
@@ -293,7 +295,7 @@ fn silence_is_unknown_only_once_the_request_has_left() {
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint: Endpoint = format!("https://{}", mute.local_addr().unwrap()).parse().unwrap();
         let error = fails(&pki.client(&[&endpoint]).within(SHORT)).await;
-        assert_eq!(error.cause, Cause::Late { timeout: SHORT, sent: false });
+        assert_eq!(error.cause, RequestError::Late { timeout: SHORT, sent: false });
         assert!(error.surely_not_done());
 
         let hang = |stream: Connection, _| async move {
@@ -310,7 +312,7 @@ fn silence_is_unknown_only_once_the_request_has_left() {
         let slow = Server::start(pki.server(None), trickle).await;
         for server in [&hung, &slow] {
             let error = fails(&pki.client(&[&server.endpoint]).within(SHORT)).await;
-            assert_eq!(error.cause, Cause::Late { timeout: SHORT, sent: true });
+            assert_eq!(error.cause, RequestError::Late { timeout: SHORT, sent: true });
             assert!(!error.surely_not_done(), "{error}");
             assert_eq!(server.asked(), 1);
         }
@@ -324,13 +326,16 @@ fn only_the_pinned_certificate_will_do_and_only_while_it_is_valid() {
         let server = Server::answers(&other, http(200, "", &sync(&json!(1)))).await;
         let error = fails(&pki.client(&[&server.endpoint])).await;
         let (found, pinned) = (Fingerprint::of(&other.cluster.0), Fingerprint::of(&pki.cluster.0));
-        assert_eq!(error.cause, Cause::Certificate(CertificateFault::NotPinned { found, pinned }));
+        assert_eq!(
+            error.cause,
+            RequestError::Certificate(ClusterCertificateError::NotPinned { found, pinned })
+        );
         assert!(error.surely_not_done() && error.to_string().contains("--force"), "{error}");
         assert_eq!(server.asked(), 0, "a stranger was asked");
 
         let server = Server::answers(&old, http(200, "", &sync(&json!(1)))).await;
         let error = fails(&old.client(&[&server.endpoint])).await;
-        assert_eq!(error.cause, Cause::Certificate(CertificateFault::Expired));
+        assert_eq!(error.cause, RequestError::Certificate(ClusterCertificateError::Expired));
         assert_eq!(server.asked(), 0);
 
         // Recovers as soon as the right one is back.
@@ -347,7 +352,8 @@ fn a_refused_client_certificate_is_told_apart() {
             Server::start(pki.server(Some(&other.folder.join("own.crt"))), |_, _| std::future::ready(()))
                 .await;
         let error = fails(&pki.client(&[&server.endpoint])).await;
-        let refused = matches!(&error.cause, Cause::Certificate(CertificateFault::OursRefused(_)));
+        let refused =
+            matches!(&error.cause, RequestError::Certificate(ClusterCertificateError::OursRefused(_)));
         assert!(refused && error.surely_not_done(), "{error:?}");
         assert_eq!(server.asked(), 0);
     });
@@ -390,7 +396,7 @@ fn files_of_no_use_are_told_with_what_to_do() {
     let endpoint: Endpoint = "https://127.0.0.1:1".parse().unwrap();
     let config = pki.config(&[&endpoint]);
     let says = |config: &IncusConfig| Client::open(config).unwrap_err().to_string();
-    assert_eq!(Client::open(&pki.config(&[])).unwrap_err(), SetupFault::NoEndpoints);
+    assert_eq!(Client::open(&pki.config(&[])).unwrap_err(), SetupError::NoEndpoints);
     fs::set_permissions(&config.key, Permissions::from_mode(0o640)).unwrap();
     assert!(says(&config).contains("mode 0640") && says(&config).contains("chmod 600"), "{}", says(&config));
     fs::set_permissions(&config.key, Permissions::from_mode(0o600)).unwrap();
@@ -435,7 +441,7 @@ fn enrolment_refuses_what_is_not_the_tokens() {
         let found = Fingerprint::of(&other.cluster.0);
         assert_eq!(
             why[0].cause,
-            Cause::Certificate(CertificateFault::NotPinned { found, pinned: own.clone() })
+            RequestError::Certificate(ClusterCertificateError::NotPinned { found, pinned: own.clone() })
         );
         assert!(!config.cluster_certificate.exists() && server.asked() == 0);
         assert_eq!(fs::metadata(&config.key).unwrap().permissions().mode() & 0o777, 0o600);
@@ -468,7 +474,10 @@ fn who_cannot_be_listened_to_is_told_once_and_tried_again() {
             Server::answers(&pki, http(403, "", r#"{"type":"error","error":"no","error_code":403}"#)).await;
         let mut listener = Listener::start(&pki.client(&[&server.endpoint]));
         let Signal::Lost { endpoint, why } = listener.next().await else { panic!("no loss") };
-        assert_eq!((endpoint, why.cause), (server.endpoint.clone(), Cause::Forbidden("no".to_owned())));
+        assert_eq!(
+            (endpoint, why.cause),
+            (server.endpoint.clone(), RequestError::Forbidden("no".to_owned()))
+        );
         let again = within(LONG, async {
             while server.asked() < 3 {
                 tokio::task::yield_now().await;
@@ -508,7 +517,10 @@ fn every_certificate_of_the_file_is_one_that_the_cluster_is_known_by() {
         // One that was taken out counts until another one is looked for.
         fs::write(&file, &ours).unwrap();
         let client = pki.client(&[&rotated.endpoint]);
-        assert!(matches!(fails(&client).await.cause, Cause::Certificate(CertificateFault::NotPinned { .. })));
+        assert!(matches!(
+            fails(&client).await.cause,
+            RequestError::Certificate(ClusterCertificateError::NotPinned { .. })
+        ));
     });
 }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::endpoint::Endpoint;
-use rbd_guardian::incus::error::Cause;
+use rbd_guardian::incus::error::RequestError;
 use rbd_guardian::incus::options::IncusConfig;
-use rbd_guardian::incus::read::{Reading, glance, member_addresses, member_answers, member_state, read};
+use rbd_guardian::incus::read::{IncusReading, glance, member_addresses, member_answers, member_state, read};
 use rbd_guardian_core::model::blocklist::Blocklist;
 use rbd_guardian_core::model::image_users::ImageUse;
 use rbd_guardian_core::model::incus_snapshot::{InstanceId, InstanceKind, MemberStatus, OperationKind, View};
@@ -139,7 +139,7 @@ impl Member {
         block_on(serve).unwrap()
     }
 
-    fn read(&self, timeout: Duration, previous: Option<&View>) -> Reading {
+    fn read(&self, timeout: Duration, previous: Option<&View>) -> IncusReading {
         self.ask(timeout, async |client| read(&client, previous).await.unwrap())
     }
 }
@@ -154,7 +154,7 @@ fn id(project: &str, name: &str) -> InstanceId {
 #[test]
 fn a_recorded_cluster_is_read_whole() {
     let member = Member::recorded();
-    let Reading { view, missing } = member.read(LONG, None);
+    let IncusReading { view, missing } = member.read(LONG, None);
     assert_eq!(missing, []);
     assert_eq!((view.from.as_str(), view.members.len()), ("n1", 3));
     assert_eq!(view.members.values().filter(|member| member.leads).count(), 1);
@@ -228,7 +228,7 @@ fn a_vm_that_migrates_live_is_used_by_both_members_and_afterwards_by_one() {
             json!([format!("/1.0/instances/{}", migrating.unwrap_or("v1"))]);
         let running = if migrating.is_some() { json!({"running": [operation]}) } else { json!({}) };
         member.set(&format!("/1.0/operations?{ALL}"), Answer::Metadata(running));
-        let Reading { view, missing } = member.read(LONG, None);
+        let IncusReading { view, missing } = member.read(LONG, None);
         assert_eq!(missing, []);
         let addresses = |(name, ip): (&str, &str)| rbd_guardian_core::model::member::Member {
             name: name.to_owned(),
@@ -265,7 +265,7 @@ fn of_a_lost_member_the_place_is_known_and_nothing_else() {
     let mut member = Member::recorded();
     member.set("/1.0/cluster/members?recursion=1", recorded("members-one-lost"));
     member.set(&format!("/1.0/instances?{ALL}"), recorded("instances-one-lost"));
-    let Reading { view, missing } = member.read(LONG, None);
+    let IncusReading { view, missing } = member.read(LONG, None);
     assert_eq!(missing, []);
     let lost = &view.members["n3"];
     assert_eq!(lost.status, MemberStatus::Offline);
@@ -285,11 +285,11 @@ fn what_does_not_answer_is_unknown_and_not_none() {
     member.set(&listing, Answer::Never);
     member.set(&format!("/1.0/storage-pools/remote/volumes?{ALL}"), Answer::Refused(500));
     member.set("/1.0/projects/default", Answer::Refused(500));
-    let told = |reading: &Reading| -> Vec<String> {
+    let told = |reading: &IncusReading| -> Vec<String> {
         reading.missing.iter().map(|error| error.request.clone()).collect()
     };
     let reading = member.read(SHORT, None);
-    let Reading { view, .. } = &reading;
+    let IncusReading { view, .. } = &reading;
     assert_eq!((&view.instances, &view.volumes, &view.gate), (&None, &None, &None));
     assert!(view.pools.is_some() && view.operations.is_some(), "{view:?}");
     assert_eq!(told(&reading).len(), 3, "{:?}", reading.missing);
@@ -364,7 +364,7 @@ fn words_of_a_newer_version_are_kept_or_told() {
     member.set(&format!("/1.0/instances?{ALL}"), newer("instances"));
     member.set(&format!("/1.0/operations?{ALL}"), newer("operations"));
     member.set(&format!("/1.0/storage-pools/remote/volumes?{ALL}"), newer("volumes"));
-    let Reading { view, missing } = member.read(LONG, None);
+    let IncusReading { view, missing } = member.read(LONG, None);
 
     assert_eq!(view.members["m2"].heartbeat_age, Some(Duration::from_secs(91)));
     assert_eq!(view.members["m3"].status, MemberStatus::Evacuating);
@@ -391,7 +391,7 @@ fn words_of_a_newer_version_are_kept_or_told() {
     assert_eq!(names, ["v1", "both"], "a snapshot is no volume of its own");
     assert_eq!(volumes[1].used_by, [id("default", "c1"), id("p1", "v1")].into());
     let told: Vec<_> = missing.iter().map(|error| error.cause.clone()).collect();
-    let garbage = |what: &str| Cause::Garbage(what.to_owned());
+    let garbage = |what: &str| RequestError::Garbage(what.to_owned());
     assert_eq!(
         told,
         [garbage("w1 of type 'wasm-module'"), garbage("volume odd of kind 'custom', content 'tape'")]
@@ -419,7 +419,7 @@ fn a_volume_that_a_profile_attaches_is_used_by_the_profiles_instances() {
         json!({"name": "web", "used_by": ["/1.0/instances/c1", "/1.0/instances/x?project=b%C3%BCro"]});
     member.set("/1.0/profiles/web?project=b%C3%BCro", Answer::Metadata(profile));
     member.set("/1.0/profiles/broken?project=default", Answer::Refused(500));
-    let Reading { view, missing } = member.read(LONG, None);
+    let IncusReading { view, missing } = member.read(LONG, None);
     assert_eq!(missing.len(), 1, "{missing:?}");
     let volumes = view.volumes.as_ref().unwrap();
     let of = |name: &str| volumes.iter().find(|volume| volume.name == name).unwrap();
@@ -447,7 +447,7 @@ fn a_disk_device_names_its_cluster() {
     instances[0]["expanded_devices"]["a"] = disk("ceph:incus/a");
     instances[0]["expanded_devices"]["b"] = far;
     member.set(&format!("/1.0/instances?{ALL}"), Answer::Metadata(instances));
-    let Reading { view, missing } = member.read(LONG, None);
+    let IncusReading { view, missing } = member.read(LONG, None);
     assert_eq!(missing, []);
     let here = images(&view, "ceph");
     let has = |images: &Images, path: &str| images.contains_key(&ImageName::parse(path).unwrap());
@@ -492,15 +492,15 @@ fn operations_are_read_however_long_the_commands_are_that_they_tell() {
     (migration["id"], migration["description"]) = (json!("2"), json!("Migrating instance"));
     let running = json!({"running": [command, command, command, migration]});
     member.set(&format!("/1.0/operations?{ALL}"), Answer::Metadata(running));
-    let Reading { view, missing } = member.read(3 * LONG, None);
+    let IncusReading { view, missing } = member.read(3 * LONG, None);
     assert_eq!(missing, []);
     let operations = view.operations.unwrap();
     assert_eq!(operations.len(), 4);
     assert_eq!(operations[3].kind, OperationKind::Migrate);
     member.set(&format!("/1.0/operations?{ALL}"), Answer::Refused(500));
-    let Reading { view, missing } = member.read(LONG, None);
+    let IncusReading { view, missing } = member.read(LONG, None);
     assert_eq!((view.operations, missing.len()), (None, 1));
-    assert!(matches!(missing[0].cause, Cause::Status { code: 500, .. }), "{missing:?}");
+    assert!(matches!(missing[0].cause, RequestError::Status { code: 500, .. }), "{missing:?}");
 }
 
 #[test]

@@ -20,8 +20,8 @@ use rbd_guardian::ceph::rados::cluster::{Cluster, Options};
 use rbd_guardian::ceph::rados::omap::OmapWrite;
 use rbd_guardian::deadline::Deadline;
 use rbd_guardian::ledger::{
-    Bid, Deed, Leadership, Ledger, LedgerConfig, NAMESPACE, NotLeased, NotWritten, OBJECT, ReadError,
-    Snapshot,
+    Bid, Leadership, LeaseError, Ledger, LedgerConfig, LedgerReadError, LedgerWriteError, NAMESPACE, OBJECT,
+    Snapshot, TrailEntry,
 };
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::epoch::{GateEpoch, LeaderEpoch, OsdEpoch};
@@ -191,7 +191,7 @@ impl Guardian {
         leadership: &Leadership,
         snapshot: &mut Snapshot,
         changes: &[Change],
-    ) -> std::result::Result<(), NotWritten> {
+    ) -> std::result::Result<(), LedgerWriteError> {
         self.ledger.write(leadership, snapshot, changes, &deed(), &long())
     }
 
@@ -227,8 +227,8 @@ fn long() -> Deadline {
     Deadline::after(LONG, Arc::default())
 }
 
-fn deed() -> Deed {
-    Deed { at: Timestamp::now(), what: "writes".to_owned(), why: "a test".to_owned() }
+fn deed() -> TrailEntry {
+    TrailEntry { at: Timestamp::now(), what: "writes".to_owned(), why: "a test".to_owned() }
 }
 
 fn client(host: u32, nonce: u32) -> ClientAddr {
@@ -293,7 +293,7 @@ fn nobody_but_a_leader_creates_it(a: &Guardian) -> Result<()> {
     assert_eq!(a.read()?.records().leader.as_ref(), Some(leadership.leader()));
     // The snapshot of before the first leader is no licence to lead as the first one again.
     let again = a.ledger.lead(&mut Snapshot::default(), &a.bid(), "again", &long());
-    assert!(matches!(again, Err(NotWritten::Conflict { .. })), "{again:?}");
+    assert!(matches!(again, Err(LedgerWriteError::Conflict { .. })), "{again:?}");
     Ok(())
 }
 
@@ -343,7 +343,7 @@ fn a_deposed_leader_writes_nothing(a: &Guardian, b: &Guardian) -> Result<()> {
     let (old, mut stale) = a.lead()?;
     let (new, mut fresh) = b.lead()?;
     assert_eq!(new.leader().epoch, old.leader().epoch.next());
-    let deposed = Err(NotWritten::Deposed { by: Some(new.leader().clone()) });
+    let deposed = Err(LedgerWriteError::Deposed { by: Some(new.leader().clone()) });
     let change = [put(fence("F-deposed", []))];
     assert_eq!(a.write(&old, &mut stale, &change), deposed);
     assert_eq!(stale, b.read()?, "it was read anew, to say who leads");
@@ -365,7 +365,7 @@ fn a_record_changed_meanwhile_is_not_written_over(a: &Guardian) -> Result<()> {
     changed.state = FenceState::Breached;
     let both = [put(changed), Change::Remove(Key::Fence("F-1".into()))];
     let key = "fence/F-1".to_owned();
-    assert_eq!(a.write(&leadership, &mut snapshot, &both), Err(NotWritten::Conflict { key }));
+    assert_eq!(a.write(&leadership, &mut snapshot, &both), Err(LedgerWriteError::Conflict { key }));
     let now = a.read()?;
     assert_eq!(now.records().fences["F-2"].state, FenceState::Sealed, "all or nothing");
     assert_eq!(now.records().fences["F-1"].state, FenceState::Released);
@@ -377,7 +377,7 @@ fn a_record_changed_meanwhile_is_not_written_over(a: &Guardian) -> Result<()> {
     let mut before = snapshot.clone();
     a.write(&leadership, &mut snapshot, &[])?;
     let key = "trail".to_owned();
-    assert_eq!(a.write(&leadership, &mut before, &[]), Err(NotWritten::Conflict { key }));
+    assert_eq!(a.write(&leadership, &mut before, &[]), Err(LedgerWriteError::Conflict { key }));
     Ok(())
 }
 
@@ -387,10 +387,14 @@ fn an_absent_record_is_compared_too(a: &Guardian) -> Result<()> {
     a.raw(OBJECT, &OmapWrite { set: [("fence/F-3".to_owned(), value)].into(), ..OmapWrite::default() })??;
     let key = "fence/F-3".to_owned();
     let written = a.write(&leadership, &mut snapshot, &[put(fence("F-3", []))]);
-    assert_eq!(written, Err(NotWritten::Conflict { key: key.clone() }), "there is one, and none was read");
+    assert_eq!(
+        written,
+        Err(LedgerWriteError::Conflict { key: key.clone() }),
+        "there is one, and none was read"
+    );
     a.raw(OBJECT, &OmapWrite { remove: [key.clone()].into(), ..OmapWrite::default() })??;
     let written = a.write(&leadership, &mut snapshot, &[put(fence("F-3", []))]);
-    assert_eq!(written, Err(NotWritten::Conflict { key }), "one was read, and there is none");
+    assert_eq!(written, Err(LedgerWriteError::Conflict { key }), "one was read, and there is none");
     a.write(&leadership, &mut snapshot, &[put(fence("F-3", []))])?;
     Ok(())
 }
@@ -414,7 +418,7 @@ fn requests_need_no_leader_and_change_nothing_else(a: &Guardian, b: &Guardian) -
     };
     b.ledger.ask(&mut seen, request.clone(), &long())?;
     let twice = b.ledger.ask(&mut seen.clone(), request.clone(), &long());
-    assert_eq!(twice, Err(NotWritten::Conflict { key: "request/R-2".to_owned() }));
+    assert_eq!(twice, Err(LedgerWriteError::Conflict { key: "request/R-2".to_owned() }));
     // The leader's next write is not disturbed by it.
     a.write(&leadership, &mut snapshot, &[])?;
     let now = a.read()?;
@@ -427,7 +431,7 @@ fn requests_need_no_leader_and_change_nothing_else(a: &Guardian, b: &Guardian) -
     let taken = RequestRecord { taken: Some(leadership.leader().epoch), ..request };
     a.write(&leadership, &mut snapshot, &[Change::Put(Record::Request(taken.clone()))])?;
     let late = b.ledger.withdraw(&mut seen, "R-2", &long());
-    assert_eq!(late, Err(NotWritten::Conflict { key: "request/R-2".to_owned() }));
+    assert_eq!(late, Err(LedgerWriteError::Conflict { key: "request/R-2".to_owned() }));
     assert_eq!(seen.records().requests["R-2"], taken);
     // Answered and read, it goes, and disturbs nobody either.
     b.ledger.withdraw(&mut seen, "R-2", &long())?;
@@ -441,7 +445,7 @@ fn requests_need_no_leader_and_change_nothing_else(a: &Guardian, b: &Guardian) -
 fn the_trail_is_bounded_and_in_step(a: &Guardian) -> Result<()> {
     let (leadership, mut snapshot) = a.lead()?;
     for number in 0..2 * KEPT {
-        let deed = Deed { what: format!("deed {number}"), ..deed() };
+        let deed = TrailEntry { what: format!("deed {number}"), ..deed() };
         a.ledger.write(&leadership, &mut snapshot, &[], &deed, &long())?;
     }
     let trail = a.ledger.trail(&snapshot, u64::MAX, &long())?;
@@ -470,7 +474,7 @@ fn the_trail_is_bounded_and_in_step(a: &Guardian) -> Result<()> {
 fn one_of_two_bidders_has_the_lease(a: &Guardian, b: &Guardian) -> Result<()> {
     let seconds = Duration::from_secs(3);
     let lease = a.ledger.lease("a", seconds, &long())?;
-    assert_eq!(b.ledger.lease("b", seconds, &long()), Err(NotLeased::Held));
+    assert_eq!(b.ledger.lease("b", seconds, &long()), Err(LeaseError::Held));
     assert_eq!(a.ledger.lease("a", seconds, &long()).as_ref(), Ok(&lease), "asked again, it is renewed");
     let holder = b.ledger.holder(&long())?.ok_or("nobody holds it")?;
     assert_eq!((holder.cookie.as_str(), holder.client), ("a", format!("client.{}", a.cluster.instance_id())));
@@ -480,17 +484,17 @@ fn one_of_two_bidders_has_the_lease(a: &Guardian, b: &Guardian) -> Result<()> {
     let began = Instant::now();
     while began.elapsed() < 2 * seconds {
         a.ledger.renew(&lease, &long())?;
-        assert_eq!(b.ledger.lease("b", seconds, &long()), Err(NotLeased::Held));
+        assert_eq!(b.ledger.lease("b", seconds, &long()), Err(LeaseError::Held));
     }
     // Not renewed any more: the other one gets it, and the first one hears of it.
     let began = Instant::now();
     let taken = wait_for("the end of the lease", LONG, || match b.ledger.lease("b", LONG, &long()) {
         Ok(lease) => Ok(Some(lease)),
-        Err(NotLeased::Held) => Ok(None),
+        Err(LeaseError::Held) => Ok(None),
         Err(error) => Err(error.into()),
     })?;
     println!("a lease of {seconds:?} was over after {:?}", began.elapsed());
-    assert_eq!(a.ledger.renew(&lease, &long()), Err(NotLeased::Lost));
+    assert_eq!(a.ledger.renew(&lease, &long()), Err(LeaseError::Lost));
     assert_eq!(a.ledger.give_up(lease, &long()), Ok(()), "what is lost can be given up");
     assert_eq!(b.ledger.holder(&long())?.ok_or("nobody")?.cookie, "b", "but not another's");
     b.ledger.give_up(taken, &long())?;
@@ -510,9 +514,9 @@ fn silence_is_unknown_and_ends(a: &Guardian) -> Result<()> {
     let change = [put(fence("F-silent", []))];
     let known = snapshot.clone();
     let written = a.ledger.write(&leadership, &mut snapshot, &change, &deed(), &soon());
-    assert_eq!((written, &snapshot), (Err(NotWritten::Unknown), &known));
-    assert!(matches!(a.ledger.read(&soon()), Err(ReadError::Silent { .. })));
-    assert_eq!(a.ledger.lease("a", LONG, &soon()), Err(NotLeased::Unknown));
+    assert_eq!((written, &snapshot), (Err(LedgerWriteError::Unknown), &known));
+    assert!(matches!(a.ledger.read(&soon()), Err(LedgerReadError::Silent { .. })));
+    assert_eq!(a.ledger.lease("a", LONG, &soon()), Err(LeaseError::Unknown));
     assert!(began.elapsed() < 3 * patience + SLACK, "took {:?}", began.elapsed());
     inside::ask(CONT)?;
 
@@ -520,7 +524,7 @@ fn silence_is_unknown_and_ends(a: &Guardian) -> Result<()> {
     println!("the write nobody answered was done: {}", now != known);
     match a.write(&leadership, &mut now, &change) {
         // The one without an answer came in between.
-        Err(NotWritten::Conflict { .. }) => a.write(&leadership, &mut now, &change)?,
+        Err(LedgerWriteError::Conflict { .. }) => a.write(&leadership, &mut now, &change)?,
         other => other?,
     }
     assert!(a.read()?.records().fences.contains_key("F-silent"));
@@ -588,7 +592,7 @@ fn a_snapshot_is_of_one_moment(a: &Guardian, b: &Guardian) -> Result<()> {
     }
     let stop = AtomicBool::new(false);
     let (reads, writes) = thread::scope(|scope| {
-        let writer = scope.spawn(|| -> std::result::Result<u64, NotWritten> {
+        let writer = scope.spawn(|| -> std::result::Result<u64, LedgerWriteError> {
             let mut round = 0;
             while !stop.load(Ordering::Relaxed) {
                 round += 1;
@@ -631,7 +635,7 @@ fn what_is_newer_or_damaged_is_not_written(a: &Guardian) -> Result<()> {
     set("fence/damaged", "{\"v\":1,\"id\":")??;
     let mut read = a.read()?;
     let written = a.write(&leadership, &mut read, &[put(fence("damaged", []))]);
-    assert!(matches!(written, Err(NotWritten::Damaged { .. })), "{written:?}");
+    assert!(matches!(written, Err(LedgerWriteError::Damaged { .. })), "{written:?}");
     a.write(&leadership, &mut read, &[put(fence("F-beside", []))])?;
 
     // A newer guardian raises the form only: one that read before writes nothing after.
@@ -640,10 +644,10 @@ fn what_is_newer_or_damaged_is_not_written(a: &Guardian) -> Result<()> {
     set("meta", &format!("{{\"v\":{found}}}"))??;
     for snapshot in [&mut snapshot, &mut read] {
         let written = a.write(&leadership, snapshot, &[]);
-        assert_eq!(written, Err(NotWritten::NewerLedger { found, known }));
+        assert_eq!(written, Err(LedgerWriteError::NewerLedger { found, known }));
     }
     let led = a.ledger.lead(&mut read, &a.bid(), "a test", &long());
-    assert_eq!(led, Err(NotWritten::NewerLedger { found, known }));
+    assert_eq!(led, Err(LedgerWriteError::NewerLedger { found, known }));
     set("meta", &format!("{{\"v\":{known}}}"))??;
 
     set("member/newer", "{\"v\":9,\"name\":\"newer\",\"machine\":\"known\",\"soul\":\"unknown\"}")??;
@@ -652,7 +656,7 @@ fn what_is_newer_or_damaged_is_not_written(a: &Guardian) -> Result<()> {
     assert_eq!(read.records().members["newer"].machine.as_deref(), Some("known"));
     assert!(read.unread().contains_key("fence/newer"));
     let written = a.write(&leadership, &mut read, &[put(fence("F-other", []))]);
-    assert_eq!(written, Err(NotWritten::NewerLedger { found: 9, known }));
+    assert_eq!(written, Err(LedgerWriteError::NewerLedger { found: 9, known }));
     assert!(!a.read()?.records().fences.contains_key("F-other"));
     Ok(())
 }

@@ -11,7 +11,7 @@ use lab::{Lab, Topology, monotonic, wait_for};
 use nix::errno::Errno;
 use rbd_guardian::ceph::barrier::{Probes, barrier};
 use rbd_guardian::ceph::rados::cluster::{Cluster, CommandError, ConnectError, Options};
-use rbd_guardian::ceph::rados::completion::{Done, Header};
+use rbd_guardian::ceph::rados::completion::{Completed, Header};
 use rbd_guardian::deadline::Deadline;
 use rbd_guardian_core::model::barrier::PoolToProve;
 use rbd_guardian_core::model::epoch::OsdEpoch;
@@ -237,7 +237,7 @@ fn no_quorum(cluster: Cluster) -> Result<()> {
     inside::ask("cont mon.a")
 }
 
-fn one<T>(results: &Receiver<Done<T>>, tag: u64) -> Result<std::result::Result<T, Errno>> {
+fn one<T>(results: &Receiver<Completed<T>>, tag: u64) -> Result<std::result::Result<T, Errno>> {
     let done = results.recv_timeout(SOON)?;
     assert_eq!(done.tag, tag);
     Ok(done.result)

@@ -12,7 +12,7 @@ use std::time::Duration;
 use lab::{Topology, monotonic, wait_for};
 use nix::errno::Errno;
 use rbd_guardian::ceph::rados::cluster::{Cluster, Options};
-use rbd_guardian::ceph::rados::completion::{Done, Header, OmapPage};
+use rbd_guardian::ceph::rados::completion::{Completed, Header, OmapPage};
 use rbd_guardian::ceph::rados::ioctx::IoCtx;
 use rbd_guardian::ceph::rados::omap::OmapWrite;
 use serde_json::json;
@@ -65,7 +65,7 @@ fn inside_the_lab() -> Result<()> {
 
 fn a_name_that_is_refused_leaves_nothing(pool: i64) -> Result<()> {
     let io = connect(60)?.pool(pool)?;
-    let (to, results) = channel::<Done<()>>();
+    let (to, results) = channel::<Completed<()>>();
     assert_eq!(io.stat("nul\0", 0, &to), Err(Errno::EINVAL));
     drop(to);
     // A context that is still there would hold a sender.
@@ -142,16 +142,16 @@ fn operations_time_out(pool: i64) -> Result<()> {
 }
 
 struct Channels {
-    stats: Receiver<Done<()>>,
-    headers: Receiver<Done<Header>>,
-    pages: Receiver<Done<OmapPage>>,
-    writes: Receiver<Done<()>>,
+    stats: Receiver<Completed<()>>,
+    headers: Receiver<Completed<Header>>,
+    pages: Receiver<Completed<OmapPage>>,
+    writes: Receiver<Completed<()>>,
 }
 
 impl Channels {
     /// Each operation has ended once, and no context is left to hold a sender.
     fn all_answered(self) -> Result<()> {
-        fn ended<T>(results: &Receiver<Done<T>>) -> Result<()> {
+        fn ended<T>(results: &Receiver<Completed<T>>) -> Result<()> {
             let mut tags = Vec::new();
             loop {
                 match results.recv_timeout(LONG) {
@@ -176,7 +176,7 @@ impl Channels {
 
 /// Submits operations of every kind, on objects that exist and on such that do not, in many PGs.
 fn submit(io: &IoCtx) -> Result<Channels> {
-    fn pair<T>() -> (Sender<Done<T>>, Receiver<Done<T>>) {
+    fn pair<T>() -> (Sender<Completed<T>>, Receiver<Completed<T>>) {
         channel()
     }
     let ((stat, stats), (header, headers), (page, pages), (write, writes)) = (pair(), pair(), pair(), pair());

@@ -8,7 +8,7 @@ use rbd_guardian::ceph::barrier::{Probes, barrier};
 use rbd_guardian::ceph::look::look;
 use rbd_guardian::ceph::osdmap;
 use rbd_guardian::ceph::rados::cluster::{Cluster, Options};
-use rbd_guardian::ceph::watchers::{Scope, sweep};
+use rbd_guardian::ceph::watchers::{SweepScope, sweep};
 use rbd_guardian::deadline::Deadline;
 use rbd_guardian_core::model::barrier::PoolToProve;
 use rbd_guardian_core::model::osdmap::Guarded;
@@ -67,7 +67,7 @@ fn barriers(cluster: &Cluster, deadline: &Deadline) -> Result<Value> {
 
 fn sweeps(cluster: &Cluster, deadline: &Deadline) -> Result<Value> {
     let map = osdmap::dump(cluster)?.map;
-    let scope = Scope::of(&Guarded::default().pools(&map));
+    let scope = SweepScope::of(&Guarded::default().pools(&map));
     let (mut seconds, cpu_before) = (Vec::new(), cpu()?);
     let (mut images, mut watchers, mut locks) = (0, 0, 0);
     for _ in 0..SWEEPS {

@@ -9,7 +9,7 @@ use lab::{Process, wait_for};
 use rbd_guardian::ceph::rados::cluster::Cluster;
 use rbd_guardian::ceph::{lane, osdmap};
 use rbd_guardian::deadline::Deadline;
-use rbd_guardian::ledger::{Bid, Deed, Ledger, LedgerConfig};
+use rbd_guardian::ledger::{Bid, Ledger, LedgerConfig, TrailEntry};
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::fence_id::FenceContent;
 use rbd_guardian_core::model::osdmap::Guarded;
@@ -115,7 +115,7 @@ pub(crate) fn fill(cluster: &Cluster, deadline: &Deadline) -> Result<Value> {
         })
         .collect::<Result<_>>()?;
     for some in records.chunks(50) {
-        let deed = Deed { at, what: "fences".to_owned(), why: "a load".to_owned() };
+        let deed = TrailEntry { at, what: "fences".to_owned(), why: "a load".to_owned() };
         ledger.write(&leadership, &mut snapshot, some, &deed, deadline)?;
     }
     let deadline = Deadline::after(LIMIT, Arc::default());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use lab::incus::{ContainerWriter, POOL};
 use lab::{Topology, WriteLog as _, wait_for};
-use rbd_guardian::incus::gate::refusal::{Why, refusal};
+use rbd_guardian::incus::gate::refusal::{RefusalReason, refusal};
 use serde_json::Value;
 
 use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, fence, member};
@@ -152,7 +152,7 @@ fn refusals(guarded: &Guarded, lost: &str) -> Result<usize> {
     for name in MEMBERS {
         let text = fs::read_to_string(guarded.path(&format!("log/incusd-{name}.out")))?;
         let failed = text.lines().filter(|line| line.contains("Failed to heal cluster member"));
-        let refused = failed.filter_map(refusal).filter(|refusal| refusal.why == Why::NotSealed);
+        let refused = failed.filter_map(refusal).filter(|refusal| refusal.why == RefusalReason::NotSealed);
         count += refused.filter(|refusal| refusal.member.as_deref() == Some(lost)).count();
     }
     Ok(count)

@@ -9,7 +9,7 @@ use rbd_guardian_core::model::record::Removal;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::command::{ReadError, read};
+use super::command::{CephReadError, read};
 use super::item::Item;
 use super::osdmap::time;
 use crate::ceph::rados::cluster::Cluster;
@@ -28,16 +28,16 @@ const SAME: SignedDuration = SignedDuration::from_secs(10);
 /// once, with the address.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn removals(cluster: &Cluster) -> Result<Vec<Removal>, ReadError> {
+/// See [`CephReadError`].
+pub fn removals(cluster: &Cluster) -> Result<Vec<Removal>, CephReadError> {
     let command =
         json!({"prefix": "log last", "num": LINES, "level": "info", "channel": "audit", "format": "json"});
     parse(&read(cluster, &command)?)
 }
 
-fn parse(json: &[u8]) -> Result<Vec<Removal>, ReadError> {
-    let lines: Vec<Item<Line>> =
-        serde_json::from_slice(json).map_err(|error| ReadError::unreadable("log last", &error))?;
+fn parse(json: &[u8]) -> Result<Vec<Removal>, CephReadError> {
+    let lines: Vec<Item<AuditLine>> =
+        serde_json::from_slice(json).map_err(|error| CephReadError::unreadable("log last", &error))?;
     let mut removals: Vec<Removal> = Vec::new();
     for removal in lines.iter().filter_map(Item::known).filter_map(removal) {
         let same = |known: &&mut Removal| {
@@ -59,7 +59,7 @@ fn parse(json: &[u8]) -> Result<Vec<Removal>, ReadError> {
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct AuditLine {
     stamp: String,
     message: String,
 }
@@ -79,7 +79,7 @@ struct Command {
 
 /// `from='client.4123 10.77.0.3:0/1234' entity='client.admin' cmd=[{"prefix": …}]: dispatch`; with `cmd='[…]'` when it
 /// is done, and `access denied` in the place of `dispatch` where it was not allowed.
-fn removal(line: &Line) -> Option<Removal> {
+fn removal(line: &AuditLine) -> Option<Removal> {
     let (head, end) = line.message.rsplit_once(": ")?;
     if !["dispatch", "finished"].contains(&end.trim()) {
         return None;
@@ -120,7 +120,8 @@ mod tests {
     use super::*;
 
     fn told(message: &str) -> Option<String> {
-        let line = Line { stamp: "2026-11-25T11:40:02.123456+0100".to_owned(), message: message.to_owned() };
+        let line =
+            AuditLine { stamp: "2026-11-25T11:40:02.123456+0100".to_owned(), message: message.to_owned() };
         removal(&line).map(|removal| removal.to_string())
     }
 

@@ -19,8 +19,8 @@ use rbd_guardian_core::model::osdmap::PoolId;
 
 use super::lane;
 use crate::ceph::rados::cluster::Cluster;
-use crate::ceph::rados::completion::Done;
-use crate::ceph::rados::errno::{BLOCKLISTED, Meaning, meaning};
+use crate::ceph::rados::completion::Completed;
+use crate::ceph::rados::errno::{BLOCKLISTED, ErrnoMeaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;
 use crate::deadline::Deadline;
 use crate::{clock, descriptors};
@@ -54,12 +54,12 @@ pub fn barrier(
     probes.belong_to(cluster);
     probes.note_answers();
     let began = clock::monotonic();
-    let mut troubles = Troubles::default();
-    let mut patient = Patient::NotAsked;
+    let mut troubles = PoolTroubles::default();
+    let mut patient = PatientConnection::NotAsked;
     let mut missing: usize = pools.iter().map(|pool| probes.pending(pool, epoch).len()).sum();
     if missing > 0 {
         match latest(cluster, deadline) {
-            Ok(()) => probes.ask(cluster, pools, epoch, Way::Own, &mut troubles),
+            Ok(()) => probes.ask(cluster, pools, epoch, ProbeConnection::Own, &mut troubles),
             Err(why) => troubles.all = Some(why),
         }
     }
@@ -74,11 +74,11 @@ pub fn barrier(
             Ok(None) => break,
             Err(_) if deadline.left().is_err() => break,
             Err(_) => {
-                probes.ask(cluster, pools, epoch, Way::Own, &mut troubles);
+                probes.ask(cluster, pools, epoch, ProbeConnection::Own, &mut troubles);
                 if clock::monotonic().duration_since(began) > PATIENCE || probes.is_slow() {
                     patient = patient.go_on(cluster, deadline);
-                    if let Patient::There(other) = &patient {
-                        probes.ask(other, pools, epoch, Way::Patient, &mut troubles);
+                    if let PatientConnection::There(other) = &patient {
+                        probes.ask(other, pools, epoch, ProbeConnection::Patient, &mut troubles);
                     }
                 }
                 progress(&probes.proofs(pools, epoch, &troubles));
@@ -87,7 +87,7 @@ pub fn barrier(
         }
         // Where not all fit at once.
         if probes.under_way < WINDOW / 2 && probes.left_out {
-            probes.ask(cluster, pools, epoch, Way::Own, &mut troubles);
+            probes.ask(cluster, pools, epoch, ProbeConnection::Own, &mut troubles);
         }
     }
     probes.proofs(pools, epoch, &troubles)
@@ -109,14 +109,14 @@ fn latest(cluster: &Cluster, deadline: &Deadline) -> Result<(), String> {
 }
 
 /// The connection whose operations are not given up, as far as one call of the barrier has come with it.
-enum Patient {
+enum PatientConnection {
     NotAsked,
     There(Cluster),
     /// It cannot be had, or does not have the newest map: the next call tries again.
     Missing,
 }
 
-impl Patient {
+impl PatientConnection {
     fn go_on(self, cluster: &Cluster, deadline: &Deadline) -> Self {
         match self {
             Self::NotAsked => {}
@@ -133,14 +133,14 @@ impl Patient {
 
 /// Which connection a probe goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum ProbeConnection {
     Own,
     Patient,
 }
 
 /// Why PGs do not answer, where something else than silence is known.
 #[derive(Debug, Default)]
-struct Troubles {
+struct PoolTroubles {
     all: Option<String>,
     pools: BTreeMap<PoolId, String>,
 }
@@ -151,15 +151,15 @@ pub struct Probes {
     cluster: Option<Cluster>,
     /// An object name for each PG, found by trying; the same serve as long as `pg_num` stays.
     names: BTreeMap<(PoolId, u32), Arc<Vec<String>>>,
-    pools: BTreeMap<(PoolId, u32), Asked>,
+    pools: BTreeMap<(PoolId, u32), AskedPg>,
     /// By tag: which PG, with which epoch, on which way, since when.
     sent: BTreeMap<u64, Probe>,
     next_tag: u64,
     under_way: usize,
     /// Some were not sent because enough are under way.
     left_out: bool,
-    submit_to: Sender<Done<()>>,
-    answers: Receiver<Done<()>>,
+    submit_to: Sender<Completed<()>>,
+    answers: Receiver<Completed<()>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -167,13 +167,13 @@ struct Probe {
     pool: (PoolId, u32),
     pg: u32,
     epoch: OsdEpoch,
-    way: Way,
+    way: ProbeConnection,
     since: Instant,
 }
 
 /// One pool with so many PGs.
 #[derive(Debug, Default)]
-struct Asked {
+struct AskedPg {
     own: Option<IoCtx>,
     patient: Option<IoCtx>,
     pgs: Vec<Pg>,
@@ -190,10 +190,10 @@ struct Pg {
 }
 
 impl Pg {
-    fn on(&mut self, way: Way) -> &mut (OsdEpoch, u8) {
+    fn on(&mut self, way: ProbeConnection) -> &mut (OsdEpoch, u8) {
         match way {
-            Way::Own => &mut self.own,
-            Way::Patient => &mut self.patient,
+            ProbeConnection::Own => &mut self.own,
+            ProbeConnection::Patient => &mut self.patient,
         }
     }
 }
@@ -225,7 +225,7 @@ impl Probes {
 
     /// Answers that came since the last call.
     fn note_answers(&mut self) {
-        let mut none = Troubles::default();
+        let mut none = PoolTroubles::default();
         while let Ok(done) = self.answers.try_recv() {
             self.take(&done, OsdEpoch::default(), &[], &mut none);
         }
@@ -253,8 +253,8 @@ impl Probes {
         cluster: &Cluster,
         pools: &[PoolToProve],
         epoch: OsdEpoch,
-        way: Way,
-        troubles: &mut Troubles,
+        way: ProbeConnection,
+        troubles: &mut PoolTroubles,
     ) {
         self.left_out = false;
         // Of a pool that was split or merged the old number tells nothing any more.
@@ -267,7 +267,7 @@ impl Probes {
                 continue;
             }
             if let Err(errno) = self.ask_pool(cluster, pool, &pending, epoch, way)
-                && way == Way::Own
+                && way == ProbeConnection::Own
             {
                 troubles.pools.insert(pool.id, trouble(errno));
             }
@@ -280,14 +280,14 @@ impl Probes {
         pool: &PoolToProve,
         pending: &BTreeSet<u32>,
         epoch: OsdEpoch,
-        way: Way,
+        way: ProbeConnection,
     ) -> Result<(), Errno> {
         let key = (pool.id, pool.pg_num);
         let asked = self.pools.entry(key).or_default();
         asked.pgs.resize(usize::try_from(pool.pg_num).unwrap_or(usize::MAX), Pg::default());
         let io = match way {
-            Way::Own => &mut asked.own,
-            Way::Patient => &mut asked.patient,
+            ProbeConnection::Own => &mut asked.own,
+            ProbeConnection::Patient => &mut asked.patient,
         };
         let io = match io {
             Some(io) => io,
@@ -311,7 +311,7 @@ impl Probes {
             if (*count > 0 && *newest >= epoch) || *count >= OF_ONE {
                 continue;
             }
-            if self.under_way >= WINDOW && way == Way::Own {
+            if self.under_way >= WINDOW && way == ProbeConnection::Own {
                 self.left_out = true;
                 break;
             }
@@ -320,7 +320,7 @@ impl Probes {
             (*newest, *count) = (epoch, *count + 1);
             self.sent.insert(tag, Probe { pool: key, pg: *pg, epoch, way, since: clock::monotonic() });
             self.next_tag += 1;
-            self.under_way += usize::from(way == Way::Own);
+            self.under_way += usize::from(way == ProbeConnection::Own);
         }
         Ok(())
     }
@@ -328,13 +328,13 @@ impl Probes {
     /// Does it prove, for the first time, what these pools are to be proved for?
     fn take(
         &mut self,
-        done: &Done<()>,
+        done: &Completed<()>,
         epoch: OsdEpoch,
         pools: &[PoolToProve],
-        troubles: &mut Troubles,
+        troubles: &mut PoolTroubles,
     ) -> bool {
         let Some(probe) = self.sent.remove(&done.tag) else { return false };
-        self.under_way -= usize::from(probe.way == Way::Own);
+        self.under_way -= usize::from(probe.way == ProbeConnection::Own);
         let known = self.pools.get_mut(&probe.pool);
         // `None`: the pool was split since.
         let Some(known) = known.and_then(|asked| asked.pgs.get_mut(usize::try_from(probe.pg).ok()?)) else {
@@ -355,7 +355,7 @@ impl Probes {
         }
     }
 
-    fn proofs(&self, pools: &[PoolToProve], epoch: OsdEpoch, troubles: &Troubles) -> Vec<PoolProof> {
+    fn proofs(&self, pools: &[PoolToProve], epoch: OsdEpoch, troubles: &PoolTroubles) -> Vec<PoolProof> {
         let exhausted = descriptors::exhausted();
         let proof = |pool: &PoolToProve| {
             let pending = self.pending(pool, epoch);
@@ -373,11 +373,13 @@ impl Probes {
 /// Why something else than an answer of the PG came back.
 fn trouble(errno: Errno) -> String {
     match meaning(errno) {
-        Meaning::MadeUp => "the pool has the eio flag: its PGs are not asked at all".to_owned(),
-        Meaning::Denied => "the key lacks osd `allow r object_prefix rbd-guardian.` (deploy/ceph)".to_owned(),
-        Meaning::Blocklisted => BLOCKLISTED.to_owned(),
-        Meaning::Silence => "no answer".to_owned(),
-        Meaning::Rejected | Meaning::Other => errno.to_string(),
+        ErrnoMeaning::MadeUp => "the pool has the eio flag: its PGs are not asked at all".to_owned(),
+        ErrnoMeaning::Denied => {
+            "the key lacks osd `allow r object_prefix rbd-guardian.` (deploy/ceph)".to_owned()
+        }
+        ErrnoMeaning::Blocklisted => BLOCKLISTED.to_owned(),
+        ErrnoMeaning::Silence => "no answer".to_owned(),
+        ErrnoMeaning::Rejected | ErrnoMeaning::Other => errno.to_string(),
     }
 }
 

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::lane;
 use crate::ceph::rados::cluster::{Cluster, CommandError};
-use crate::ceph::rados::errno::{Meaning, meaning};
+use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
 use crate::deadline::Deadline;
 
 /// What to do with an entry.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Change {
+pub enum EntryChange {
     /// Add it, for so many seconds.
     Add {
         /// Must reach the monitors as a JSON real: an integer is refused with EINVAL (docs/facts/ceph.md#blocklist-entries).
@@ -29,7 +29,7 @@ const WIDTH: usize = 64;
 pub fn change(
     cluster: &Cluster,
     entries: &[Entry],
-    change: Change,
+    change: EntryChange,
     deadline: &Deadline,
 ) -> Vec<(Entry, Sent)> {
     let calls = entries.iter().map(|entry| {
@@ -50,20 +50,24 @@ pub fn change(
 /// Refused means not done; every other error leaves it open.
 pub fn sent(error: &CommandError, command: &str) -> Sent {
     match meaning(error.errno) {
-        Meaning::Denied => {
+        ErrnoMeaning::Denied => {
             Sent::Refused(format!("the key lacks mon `allow command \"{command}\"` (deploy/ceph)"))
         }
-        Meaning::Rejected => Sent::Refused(error.to_string()),
-        Meaning::Silence | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => Sent::Unknown,
+        ErrnoMeaning::Rejected => Sent::Refused(error.to_string()),
+        ErrnoMeaning::Silence | ErrnoMeaning::Blocklisted | ErrnoMeaning::MadeUp | ErrnoMeaning::Other => {
+            Sent::Unknown
+        }
     }
 }
 
-fn command(entry: Entry, change: Change) -> Value {
+fn command(entry: Entry, change: EntryChange) -> Value {
     let mut command = match change {
-        Change::Add { seconds } => {
+        EntryChange::Add { seconds } => {
             json!({"prefix": "osd blocklist", "blocklistop": "add", "addr": entry.to_string(), "expire": seconds})
         }
-        Change::Remove => json!({"prefix": "osd blocklist", "blocklistop": "rm", "addr": entry.to_string()}),
+        EntryChange::Remove => {
+            json!({"prefix": "osd blocklist", "blocklistop": "rm", "addr": entry.to_string()})
+        }
     };
     if let (Entry::HostRange(_), Some(fields)) = (entry, command.as_object_mut()) {
         // Without it `10.0.0.5/32` is taken for a client with nonce 32, and nobody is blocked.
@@ -80,10 +84,10 @@ mod tests {
     #[test]
     fn the_end_is_a_real_and_a_range_says_so() {
         let host = parse_target("10.0.0.5").unwrap();
-        let add = command(host, Change::Add { seconds: 157_784_760.0 }).to_string();
+        let add = command(host, EntryChange::Add { seconds: 157_784_760.0 }).to_string();
         assert!(add.contains(r#""expire":157784760.0"#), "{add}");
         assert!(!add.contains("range"), "{add}");
-        let range = command(Entry::HostRange("10.0.0.5".parse().unwrap()), Change::Remove).to_string();
+        let range = command(Entry::HostRange("10.0.0.5".parse().unwrap()), EntryChange::Remove).to_string();
         assert!(range.contains(r#""addr":"10.0.0.5/32""#) && range.contains(r#""range":"range""#), "{range}");
     }
 }

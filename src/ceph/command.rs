@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use crate::ceph::rados::cluster::{Cluster, CommandError};
-use crate::ceph::rados::errno::{Meaning, meaning};
+use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
 
 /// Why something could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
+pub enum CephReadError {
     /// The client may not do it.
     #[error(
         "the monitors refuse `{command}`: the key lacks mon `allow r` or `allow command \"{command}\"` (deploy/ceph)"
@@ -40,7 +40,7 @@ pub enum ReadError {
     },
 }
 
-impl ReadError {
+impl CephReadError {
     pub(super) fn unreadable(command: &str, detail: &dyn std::fmt::Display) -> Self {
         Self::Unreadable { command: command.to_owned(), detail: detail.to_string() }
     }
@@ -57,11 +57,12 @@ impl ReadError {
         let command = command.get("prefix").and_then(Value::as_str).unwrap_or_default().to_owned();
         let status = error.to_string();
         match meaning(error.errno) {
-            Meaning::Denied => Self::Denied { command },
-            Meaning::Silence => Self::NoAnswer { command },
-            Meaning::Rejected | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => {
-                Self::Failed { command, status }
-            }
+            ErrnoMeaning::Denied => Self::Denied { command },
+            ErrnoMeaning::Silence => Self::NoAnswer { command },
+            ErrnoMeaning::Rejected
+            | ErrnoMeaning::Blocklisted
+            | ErrnoMeaning::MadeUp
+            | ErrnoMeaning::Other => Self::Failed { command, status },
         }
     }
 }
@@ -69,15 +70,15 @@ impl ReadError {
 /// Sends a reading command to the quorum.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub(super) fn read(cluster: &Cluster, command: &Value) -> Result<Vec<u8>, ReadError> {
-    cluster.mon_command(command).map_err(|error| ReadError::new(command, &error))
+/// See [`CephReadError`].
+pub(super) fn read(cluster: &Cluster, command: &Value) -> Result<Vec<u8>, CephReadError> {
+    cluster.mon_command(command).map_err(|error| CephReadError::new(command, &error))
 }
 
 /// Sends one to a single monitor.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub(super) fn read_from(cluster: &Cluster, mon: &str, command: &Value) -> Result<Vec<u8>, ReadError> {
-    cluster.mon_command_target(mon, command).map_err(|error| ReadError::new(command, &error))
+/// See [`CephReadError`].
+pub(super) fn read_from(cluster: &Cluster, mon: &str, command: &Value) -> Result<Vec<u8>, CephReadError> {
+    cluster.mon_command_target(mon, command).map_err(|error| CephReadError::new(command, &error))
 }

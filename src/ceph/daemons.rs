@@ -9,14 +9,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::command::{ReadError, read};
+use super::command::{CephReadError, read};
 use super::item::{Item, shown};
 use super::osdmap::AddrVec;
 use crate::ceph::rados::cluster::{Cluster, CommandError};
 
 /// Daemons, and what was not understood of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundDaemons {
     /// Those that were understood, as far as they were.
     pub daemons: Vec<Daemon>,
     /// The rest, each in words: where it is, or whose clients are its own, is not known.
@@ -34,7 +34,7 @@ pub struct Mons {
     pub unread: Vec<String>,
 }
 
-impl Found {
+impl FoundDaemons {
     /// With the others.
     pub fn and(mut self, others: Self) -> Self {
         self.daemons.extend(others.daemons);
@@ -54,12 +54,12 @@ impl Found {
 /// Reads the monitors.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn mons(cluster: &Cluster) -> Result<Mons, ReadError> {
+/// See [`CephReadError`].
+pub fn mons(cluster: &Cluster) -> Result<Mons, CephReadError> {
     read_mons(&answer(cluster, "mon dump")?)
 }
 
-fn read_mons(json: &[u8]) -> Result<Mons, ReadError> {
+fn read_mons(json: &[u8]) -> Result<Mons, CephReadError> {
     #[derive(Deserialize)]
     struct Dump {
         mons: Vec<Item<Mon>>,
@@ -72,7 +72,7 @@ fn read_mons(json: &[u8]) -> Result<Mons, ReadError> {
         public_addrs: AddrVec,
     }
     let dump: Dump = understood("mon dump", json)?;
-    let mut found = Found::default();
+    let mut found = FoundDaemons::default();
     let mut quorum = Vec::new();
     let mut missing = dump.quorum.clone();
     for item in dump.mons {
@@ -102,12 +102,12 @@ fn read_mons(json: &[u8]) -> Result<Mons, ReadError> {
 /// in the metadata they report.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn mgrs(cluster: &Cluster) -> Result<Found, ReadError> {
+/// See [`CephReadError`].
+pub fn mgrs(cluster: &Cluster) -> Result<FoundDaemons, CephReadError> {
     read_mgrs(&answer(cluster, "mgr dump")?, &answer(cluster, "mgr metadata")?)
 }
 
-fn read_mgrs(dump: &[u8], metadata: &[u8]) -> Result<Found, ReadError> {
+fn read_mgrs(dump: &[u8], metadata: &[u8]) -> Result<FoundDaemons, CephReadError> {
     #[derive(Deserialize)]
     struct Dump {
         active_name: String,
@@ -132,7 +132,7 @@ fn read_mgrs(dump: &[u8], metadata: &[u8]) -> Result<Found, ReadError> {
     let places: BTreeMap<String, IpAddr> =
         metadata.iter().filter_map(Item::known).filter_map(place).collect();
     let reported = |name: &str| places.get(name).copied();
-    let mut found = Found::default();
+    let mut found = FoundDaemons::default();
     if !dump.active_name.is_empty() {
         let addrs = dump.active_addrs.unwrap_or_default();
         let ips = found.place(DaemonKind::Mgr, &dump.active_name, &addrs);
@@ -167,12 +167,12 @@ fn read_mgrs(dump: &[u8], metadata: &[u8]) -> Result<Found, ReadError> {
 /// Reads the metadata servers.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn mdss(cluster: &Cluster) -> Result<Found, ReadError> {
+/// See [`CephReadError`].
+pub fn mdss(cluster: &Cluster) -> Result<FoundDaemons, CephReadError> {
     read_mdss(&answer(cluster, "fs dump")?)
 }
 
-fn read_mdss(json: &[u8]) -> Result<Found, ReadError> {
+fn read_mdss(json: &[u8]) -> Result<FoundDaemons, CephReadError> {
     #[derive(Deserialize)]
     struct Dump {
         filesystems: Vec<Item<Filesystem>>,
@@ -193,7 +193,7 @@ fn read_mdss(json: &[u8]) -> Result<Found, ReadError> {
         addrs: AddrVec,
     }
     let dump: Dump = understood("fs dump", json)?;
-    let mut found = Found::default();
+    let mut found = FoundDaemons::default();
     let mut infos = Vec::new();
     for item in dump.filesystems {
         match item {
@@ -227,12 +227,12 @@ fn read_mdss(json: &[u8]) -> Result<Found, ReadError> {
 /// Reads the daemons that registered themselves with the mgr (`rados_service_register`): rgw, rbd-mirror, gateways.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn services(cluster: &Cluster) -> Result<Found, ReadError> {
+/// See [`CephReadError`].
+pub fn services(cluster: &Cluster) -> Result<FoundDaemons, CephReadError> {
     read_services(&answer(cluster, "service dump")?)
 }
 
-fn read_services(json: &[u8]) -> Result<Found, ReadError> {
+fn read_services(json: &[u8]) -> Result<FoundDaemons, CephReadError> {
     #[derive(Deserialize)]
     struct Dump {
         services: BTreeMap<String, Item<Service>>,
@@ -242,7 +242,7 @@ fn read_services(json: &[u8]) -> Result<Found, ReadError> {
         daemons: BTreeMap<String, Value>,
     }
     let dump: Dump = understood("service dump", json)?;
-    let mut found = Found::default();
+    let mut found = FoundDaemons::default();
     for (service, registered) in dump.services {
         let registered = match registered {
             Item::Known(service) => service.daemons,
@@ -290,12 +290,12 @@ pub fn fail_over(cluster: &Cluster, daemon: &Daemon) -> Result<(), CommandError>
     cluster.mon_command(&command).map(|_| ())
 }
 
-fn answer(cluster: &Cluster, prefix: &str) -> Result<Vec<u8>, ReadError> {
+fn answer(cluster: &Cluster, prefix: &str) -> Result<Vec<u8>, CephReadError> {
     read(cluster, &json!({"prefix": prefix, "format": "json"}))
 }
 
-fn understood<T: DeserializeOwned>(command: &str, json: &[u8]) -> Result<T, ReadError> {
-    serde_json::from_slice(json).map_err(|error| ReadError::unreadable(command, &error))
+fn understood<T: DeserializeOwned>(command: &str, json: &[u8]) -> Result<T, CephReadError> {
+    serde_json::from_slice(json).map_err(|error| CephReadError::unreadable(command, &error))
 }
 
 fn daemon(kind: DaemonKind, name: &str, ips: impl IntoIterator<Item = IpAddr>, role: Role) -> Daemon {

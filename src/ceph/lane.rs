@@ -7,7 +7,7 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::Builder;
 
-use crate::deadline::{Deadline, Late};
+use crate::deadline::{Deadline, DeadlineError};
 
 /// Threads need no more for a monitor command; the default of 2 MiB would count for hundreds of them.
 const STACK_BYTES: usize = 256 * 1024;
@@ -46,13 +46,13 @@ fn start(run: impl FnOnce() + Send + 'static) {
 ///
 /// # Errors
 /// It did not end in time.
-pub fn one<T, F>(call: F, deadline: &Deadline) -> Result<T, Late>
+pub fn one<T, F>(call: F, deadline: &Deadline) -> Result<T, DeadlineError>
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
     let answer = deadline.receive(&each(vec![call], 1))?;
-    answer.map(|(_, answer)| answer).ok_or(Late::Over)
+    answer.map(|(_, answer)| answer).ok_or(DeadlineError::Over)
 }
 
 /// Runs one call for a task, which awaits it. `None` if it has no answer: it panicked, or there was no thread for it.
@@ -88,7 +88,7 @@ mod tests {
     fn a_call_that_hangs_does_not_hold_its_caller() {
         let (release, hang) = std::sync::mpsc::channel::<()>();
         let deadline = Deadline::after(Duration::from_millis(30), Arc::default());
-        assert_eq!(one(move || hang.recv().is_ok(), &deadline), Err(Late::Over));
+        assert_eq!(one(move || hang.recv().is_ok(), &deadline), Err(DeadlineError::Over));
         drop(release);
     }
 

@@ -7,9 +7,9 @@ use rbd_guardian_core::model::addr::EntityAddr;
 use rbd_guardian_core::model::ceph_snapshot::{Clients, SeenAt, World};
 use rbd_guardian_core::model::osdmap::{DataPools, Guarded, Pool, PoolId};
 
-use super::command::ReadError;
+use super::command::CephReadError;
 use super::daemons::{self, Mons};
-use super::watchers::{self, ImageUse, Scope};
+use super::watchers::{self, ImageReading, SweepScope};
 use super::{osdmap, sessions};
 use crate::ceph::rados::cluster::Cluster;
 use crate::clock;
@@ -22,8 +22,8 @@ pub const CLIENTS_WITHIN: Duration = Duration::from_secs(3);
 /// Reads the osdmap, the daemons, and which clients are known to monitors and images of the guarded pools.
 ///
 /// # Errors
-/// See [`ReadError`]; a monitor or an image that does not answer is no error but noted in `unread`.
-pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result<World, ReadError> {
+/// See [`CephReadError`]; a monitor or an image that does not answer is no error but noted in `unread`.
+pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result<World, CephReadError> {
     look_within(cluster, guarded, &deadline.at_most(CLIENTS_WITHIN))
 }
 
@@ -31,7 +31,7 @@ pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result
 ///
 /// # Errors
 /// As [`look`].
-pub fn look_within(cluster: &Cluster, guarded: &Guarded, within: &Deadline) -> Result<World, ReadError> {
+pub fn look_within(cluster: &Cluster, guarded: &Guarded, within: &Deadline) -> Result<World, CephReadError> {
     let dump = osdmap::dump(cluster)?;
     let mons = daemons::mons(cluster)?;
     let FoundClients { clients, mut unread, unknown, data_pools } =
@@ -70,7 +70,7 @@ pub fn clients(
 ) -> FoundClients {
     let mut found = FoundClients { unread: mons.unread.clone(), ..FoundClients::default() };
     clients_of_mons(cluster, &mons.quorum, deadline, &mut found);
-    let scope = Scope::of(pools);
+    let scope = SweepScope::of(pools);
     let silent = watchers::sweep(cluster, &scope, deadline, &mut |image| note(&image, &mut found));
     found.unread.extend(silent);
     found
@@ -93,7 +93,7 @@ fn clients_of_mons(cluster: &Cluster, mons: &[String], deadline: &Deadline, foun
 }
 
 /// Adds the clients that use an image.
-fn note(image: &ImageUse, found: &mut FoundClients) {
+fn note(image: &ImageReading, found: &mut FoundClients) {
     image.note_data_pool(&mut found.data_pools);
     let path = image.path();
     found.unknown.extend(image.unknown.iter().map(|what| format!("image {path}: {what}")));
@@ -110,7 +110,7 @@ fn note(image: &ImageUse, found: &mut FoundClients) {
 ///
 /// # Errors
 /// They are not known or not understood; without them nothing may be fenced (INV-6).
-pub fn own(cluster: &Cluster) -> Result<Vec<EntityAddr>, ReadError> {
+pub fn own(cluster: &Cluster) -> Result<Vec<EntityAddr>, CephReadError> {
     let mut own = addresses(cluster)?;
     if let Some(patient) = cluster.patient_if_connected() {
         own.extend(addresses(&patient)?);
@@ -118,8 +118,8 @@ pub fn own(cluster: &Cluster) -> Result<Vec<EntityAddr>, ReadError> {
     Ok(own)
 }
 
-fn addresses(cluster: &Cluster) -> Result<Vec<EntityAddr>, ReadError> {
-    let failed = |error: &dyn std::fmt::Display| ReadError::unreadable("rados_getaddrs", error);
+fn addresses(cluster: &Cluster) -> Result<Vec<EntityAddr>, CephReadError> {
+    let failed = |error: &dyn std::fmt::Display| CephReadError::unreadable("rados_getaddrs", error);
     let text = cluster.addresses().map_err(|errno| failed(&errno))?;
     let one: Result<EntityAddr, _> = text.parse();
     let own = one.map(|addr| vec![addr]).or_else(|_| {

@@ -12,7 +12,7 @@ use rbd_guardian_core::model::blocklist::Blocklist;
 use rbd_guardian_core::model::osdmap::{MAPS_AT_ONCE, OsdMap, Pool, PoolId};
 use serde::Deserialize;
 
-use super::command::{ReadError, read};
+use super::command::{CephReadError, read};
 use super::item::{Item, shown};
 use super::lane;
 use crate::ceph::rados::cluster::Cluster;
@@ -22,7 +22,7 @@ use rbd_guardian_core::model::epoch::OsdEpoch;
 
 /// An osdmap and where its OSDs are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dump {
+pub struct OsdDump {
     /// What decisions need.
     pub map: OsdMap,
     /// Number and address of each OSD that has one.
@@ -37,8 +37,8 @@ const ABREAST: usize = 8;
 /// Reads the newest osdmap. Linearizable: it shows every change acknowledged before the call.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn dump(cluster: &Cluster) -> Result<Dump, ReadError> {
+/// See [`CephReadError`].
+pub fn dump(cluster: &Cluster) -> Result<OsdDump, CephReadError> {
     parse(&read(cluster, &serde_json::json!({"prefix": "osd dump", "format": "json"}))?)
 }
 
@@ -47,9 +47,9 @@ pub fn dump(cluster: &Cluster) -> Result<Dump, ReadError> {
 /// With 0, or where there is none after it, the newest alone.
 ///
 /// # Errors
-/// See [`ReadError`]. Maps that the monitors trimmed are left out: the first map that they have follows. One that was not
+/// See [`CephReadError`]. Maps that the monitors trimmed are left out: the first map that they have follows. One that was not
 /// answered ends the list; it is an error where nothing else was read.
-pub fn since(cluster: &Cluster, after: OsdEpoch, deadline: &Deadline) -> Result<Vec<OsdMap>, ReadError> {
+pub fn since(cluster: &Cluster, after: OsdEpoch, deadline: &Deadline) -> Result<Vec<OsdMap>, CephReadError> {
     let newest = dump(cluster)?.map;
     since_by(newest, after, deadline, {
         let cluster = cluster.clone();
@@ -57,11 +57,16 @@ pub fn since(cluster: &Cluster, after: OsdEpoch, deadline: &Deadline) -> Result<
     })
 }
 
-fn since_by<F>(newest: OsdMap, after: OsdEpoch, deadline: &Deadline, at: F) -> Result<Vec<OsdMap>, ReadError>
+fn since_by<F>(
+    newest: OsdMap,
+    after: OsdEpoch,
+    deadline: &Deadline,
+    at: F,
+) -> Result<Vec<OsdMap>, CephReadError>
 where
-    F: Fn(OsdEpoch) -> Result<Option<OsdMap>, ReadError> + Clone + Send + 'static,
+    F: Fn(OsdEpoch) -> Result<Option<OsdMap>, CephReadError> + Clone + Send + 'static,
 {
-    let silent = || ReadError::NoAnswer { command: "osd dump".to_owned() };
+    let silent = || CephReadError::NoAnswer { command: "osd dump".to_owned() };
     let (mut first, end) = (after.later(1).0, newest.epoch.0);
     if after == OsdEpoch::default() || first >= end {
         return Ok(vec![newest]);
@@ -86,7 +91,7 @@ where
         move || at(OsdEpoch(epoch))
     });
     let answers = lane::each(calls.collect(), ABREAST);
-    let mut maps: Vec<Option<Result<Option<OsdMap>, ReadError>>> = Vec::new();
+    let mut maps: Vec<Option<Result<Option<OsdMap>, CephReadError>>> = Vec::new();
     maps.resize_with(between.len(), || None);
     let mut answered = 0;
     while answered < between.len() {
@@ -113,22 +118,22 @@ where
 }
 
 /// The map of an epoch; `None` if it was trimmed, which the monitors tell with ENOENT (`OSDMonitor.cc`).
-fn at(cluster: &Cluster, epoch: OsdEpoch) -> Result<Option<OsdMap>, ReadError> {
+fn at(cluster: &Cluster, epoch: OsdEpoch) -> Result<Option<OsdMap>, CephReadError> {
     let command = serde_json::json!({"prefix": "osd dump", "format": "json", "epoch": epoch});
     match cluster.mon_command(&command) {
         Ok(json) => Ok(Some(parse(&json)?.map)),
         Err(error) if error.errno == Errno::ENOENT => Ok(None),
-        Err(error) => Err(ReadError::new(&command, &error)),
+        Err(error) => Err(CephReadError::new(&command, &error)),
     }
 }
 
 /// An item that is not understood costs no other: it is noted, and where it matters stands for the worst it can mean.
-fn parse(json: &[u8]) -> Result<Dump, ReadError> {
+fn parse(json: &[u8]) -> Result<OsdDump, CephReadError> {
     // As it should be first: item by item takes three times as long.
-    let raw = match serde_json::from_slice::<Raw<RawPool, RawOsd, String>>(json) {
+    let raw = match serde_json::from_slice::<RawOsdMap<RawPool, RawOsd, String>>(json) {
         Ok(raw) => raw.by_item(),
-        Err(_) => serde_json::from_slice::<Raw<Item<RawPool>, Item<RawOsd>, Item<String>>>(json)
-            .map_err(|e| ReadError::unreadable("osd dump", &e))?,
+        Err(_) => serde_json::from_slice::<RawOsdMap<Item<RawPool>, Item<RawOsd>, Item<String>>>(json)
+            .map_err(|e| CephReadError::unreadable("osd dump", &e))?,
     };
     let mut not_understood = Vec::new();
     // An entry that is there refuses its client, whatever its end. One whose end is unknown may end at any time.
@@ -187,7 +192,7 @@ fn parse(json: &[u8]) -> Result<Dump, ReadError> {
             Item::Other(value) => unplaced.push(format!("an OSD: {}", shown(&value))),
         }
     }
-    Ok(Dump { map, osds, unplaced })
+    Ok(OsdDump { map, osds, unplaced })
 }
 
 fn has(flags: &str, flag: &str) -> bool {
@@ -249,7 +254,7 @@ fn network(text: &str) -> Option<IpNet> {
 
 /// With `P`, `O` and `T` as pools, OSDs and times are given, or each as an [`Item`].
 #[derive(Deserialize)]
-struct Raw<P, O, T> {
+struct RawOsdMap<P, O, T> {
     epoch: OsdEpoch,
     modified: T,
     /// Only for words: a paused PG does not answer.
@@ -263,12 +268,12 @@ struct Raw<P, O, T> {
     range_blocklist: Option<BTreeMap<String, T>>,
 }
 
-impl Raw<RawPool, RawOsd, String> {
-    fn by_item(self) -> Raw<Item<RawPool>, Item<RawOsd>, Item<String>> {
+impl RawOsdMap<RawPool, RawOsd, String> {
+    fn by_item(self) -> RawOsdMap<Item<RawPool>, Item<RawOsd>, Item<String>> {
         let times = |times: BTreeMap<String, String>| {
             times.into_iter().map(|(key, time)| (key, Item::Known(time))).collect()
         };
-        Raw {
+        RawOsdMap {
             epoch: self.epoch,
             modified: Item::Known(self.modified),
             flags: self.flags,
@@ -368,7 +373,7 @@ mod tests {
         })
     }
 
-    fn read(dump: &Value) -> Dump {
+    fn read(dump: &Value) -> OsdDump {
         parse(dump.to_string().as_bytes()).unwrap()
     }
 
@@ -472,10 +477,12 @@ mod tests {
     }
 
     /// Asks for what is after this epoch, of a cluster whose newest is `newest` and that has trimmed all before `kept`.
-    fn missed(after: u32, kept: u32, newest: u32, silent: Option<u32>) -> Result<Vec<u32>, ReadError> {
+    fn missed(after: u32, kept: u32, newest: u32, silent: Option<u32>) -> Result<Vec<u32>, CephReadError> {
         let map = |epoch| OsdMap { epoch: OsdEpoch(epoch), ..read(&captured()).map };
         let at = move |OsdEpoch(epoch)| match silent {
-            Some(silent) if silent == epoch => Err(ReadError::NoAnswer { command: "osd dump".to_owned() }),
+            Some(silent) if silent == epoch => {
+                Err(CephReadError::NoAnswer { command: "osd dump".to_owned() })
+            }
             _ => Ok((epoch >= kept).then(|| map(epoch))),
         };
         let deadline = Deadline::after(std::time::Duration::from_secs(30), Arc::default());

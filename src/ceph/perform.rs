@@ -11,11 +11,11 @@ use rbd_guardian_core::model::ceph_snapshot::Daemon;
 use rbd_guardian_core::model::osdmap::{Guarded, OsdMap};
 
 use super::barrier::{Probes, barrier};
-use super::blocklist::{self, Change, change};
-use super::command::ReadError;
+use super::blocklist::{self, EntryChange, change};
+use super::command::CephReadError;
 use super::{daemons, lane, look, osdmap};
 use crate::ceph::rados::cluster::Cluster;
-use crate::deadline::{Deadline, Late};
+use crate::deadline::{Deadline, DeadlineError};
 use rbd_guardian_core::model::epoch::OsdEpoch;
 
 /// A connection and what fences on it go by.
@@ -31,7 +31,7 @@ pub struct Storage {
 
 /// A step of a fence or of a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum CephStep {
     /// Make a standby take over from this daemon.
     FailOver(Daemon),
     /// Read which daemons are active.
@@ -50,36 +50,36 @@ pub enum Step {
 
 /// What became of a step.
 #[derive(Debug)]
-pub enum Outcome {
-    /// Of [`Step::FailOver`].
+pub enum CephOutcome {
+    /// Of [`CephStep::FailOver`].
     FailedOver(Daemon, Sent),
-    /// Of [`Step::ReadDaemons`].
-    Daemons(Result<Vec<Daemon>, Unread>),
-    /// Of [`Step::Add`].
+    /// Of [`CephStep::ReadDaemons`].
+    Daemons(Result<Vec<Daemon>, StepReadError>),
+    /// Of [`CephStep::Add`].
     Added(Vec<(Entry, Sent)>),
-    /// Of [`Step::Remove`].
+    /// Of [`CephStep::Remove`].
     Removed(Vec<(Entry, Sent)>),
-    /// Of [`Step::ReadMap`].
-    Map(Result<OsdMap, Unread>),
-    /// Of [`Step::Barrier`].
+    /// Of [`CephStep::ReadMap`].
+    Map(Result<OsdMap, StepReadError>),
+    /// Of [`CephStep::Barrier`].
     Proved(Vec<PoolProof>),
-    /// Of [`Step::ReadClients`]: those seen, and what could not be read, in words. A client that only an unread source
+    /// Of [`CephStep::ReadClients`]: those seen, and what could not be read, in words. A client that only an unread source
     /// knows must not be forgotten.
-    Clients(Result<(BTreeSet<ClientAddr>, Vec<String>), Unread>),
+    Clients(Result<(BTreeSet<ClientAddr>, Vec<String>), StepReadError>),
 }
 
 /// Why something was not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unread {
+pub enum StepReadError {
     /// No answer before the deadline.
     #[error(transparent)]
-    Late(#[from] Late),
+    Late(#[from] DeadlineError),
     /// Another answer than was expected, or librados' own time-out.
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Read(#[from] CephReadError),
 }
 
-impl From<sealing::Effect> for Step {
+impl From<sealing::Effect> for CephStep {
     fn from(effect: sealing::Effect) -> Self {
         match effect {
             sealing::Effect::FailOver(daemon) => Self::FailOver(daemon),
@@ -92,7 +92,7 @@ impl From<sealing::Effect> for Step {
     }
 }
 
-impl From<releasing::Effect> for Step {
+impl From<releasing::Effect> for CephStep {
     fn from(effect: releasing::Effect) -> Self {
         match effect {
             releasing::Effect::ReadMap => Self::ReadMap,
@@ -107,44 +107,46 @@ impl Storage {
     /// Performs a step; blocks no longer than to the deadline. `progress` is told now and then what a barrier misses.
     pub fn perform(
         &self,
-        step: Step,
+        step: CephStep,
         names: &mut Probes,
         deadline: &Deadline,
         progress: &mut dyn FnMut(&[PoolProof]),
-    ) -> Outcome {
+    ) -> CephOutcome {
         match step {
-            Step::FailOver(daemon) => {
+            CephStep::FailOver(daemon) => {
                 let sent = self.fail_over(&daemon, deadline);
-                Outcome::FailedOver(daemon, sent)
+                CephOutcome::FailedOver(daemon, sent)
             }
-            Step::ReadDaemons => {
-                Outcome::Daemons(self.read(deadline, |cluster| {
+            CephStep::ReadDaemons => {
+                CephOutcome::Daemons(self.read(deadline, |cluster| {
                     Ok(daemons::mgrs(cluster)?.and(daemons::mdss(cluster)?).daemons)
                 }))
             }
-            Step::Add(entries) => {
+            CephStep::Add(entries) => {
                 let seconds = self.expire.as_secs_f64();
-                Outcome::Added(change(&self.cluster, &entries, Change::Add { seconds }, deadline))
+                CephOutcome::Added(change(&self.cluster, &entries, EntryChange::Add { seconds }, deadline))
             }
-            Step::Remove(entries) => {
-                Outcome::Removed(change(&self.cluster, &entries, Change::Remove, deadline))
+            CephStep::Remove(entries) => {
+                CephOutcome::Removed(change(&self.cluster, &entries, EntryChange::Remove, deadline))
             }
-            Step::ReadMap => Outcome::Map(self.read(deadline, |cluster| Ok(osdmap::dump(cluster)?.map))),
-            Step::Barrier(pools, epoch) => {
-                Outcome::Proved(barrier(&self.cluster, &pools, epoch, names, deadline, progress))
+            CephStep::ReadMap => {
+                CephOutcome::Map(self.read(deadline, |cluster| Ok(osdmap::dump(cluster)?.map)))
             }
-            Step::ReadClients => Outcome::Clients(self.clients(deadline)),
+            CephStep::Barrier(pools, epoch) => {
+                CephOutcome::Proved(barrier(&self.cluster, &pools, epoch, names, deadline, progress))
+            }
+            CephStep::ReadClients => CephOutcome::Clients(self.clients(deadline)),
         }
     }
 
     /// Runs blocking reads on a thread of their own, so that the deadline counts.
     ///
     /// # Errors
-    /// See [`Unread`].
-    pub fn read<T, F>(&self, deadline: &Deadline, read: F) -> Result<T, Unread>
+    /// See [`StepReadError`].
+    pub fn read<T, F>(&self, deadline: &Deadline, read: F) -> Result<T, StepReadError>
     where
         T: Send + 'static,
-        F: FnOnce(&Cluster) -> Result<T, ReadError> + Send + 'static,
+        F: FnOnce(&Cluster) -> Result<T, CephReadError> + Send + 'static,
     {
         let cluster = self.cluster.clone();
         Ok(lane::one(move || read(&cluster), deadline)??)
@@ -160,7 +162,7 @@ impl Storage {
         }
     }
 
-    fn clients(&self, deadline: &Deadline) -> Result<(BTreeSet<ClientAddr>, Vec<String>), Unread> {
+    fn clients(&self, deadline: &Deadline) -> Result<(BTreeSet<ClientAddr>, Vec<String>), StepReadError> {
         let guarded = self.guarded.clone();
         let within = deadline.clone();
         self.read(deadline, move |cluster| {

@@ -2,12 +2,12 @@
 
 use serde::Deserialize;
 
-use super::command::{ReadError, read};
+use super::command::{CephReadError, read};
 use crate::ceph::rados::cluster::Cluster;
 
 /// What matters to whoever stores something in a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Keeping {
+pub struct PoolProtection {
     /// The pool's number.
     pub id: i64,
     /// Copies of each object, or `false`: erasure-coded, which has no omap in any release so far (docs/facts/ceph.md#librados).
@@ -23,17 +23,18 @@ pub struct Keeping {
 /// Looks a pool up by its name; `None` if there is none.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn keeping(cluster: &Cluster, name: &str) -> Result<Option<Keeping>, ReadError> {
+/// See [`CephReadError`].
+pub fn keeping(cluster: &Cluster, name: &str) -> Result<Option<PoolProtection>, CephReadError> {
     parse(&read(cluster, &serde_json::json!({"prefix": "osd dump", "format": "json"}))?, name)
 }
 
-fn parse(json: &[u8], name: &str) -> Result<Option<Keeping>, ReadError> {
+fn parse(json: &[u8], name: &str) -> Result<Option<PoolProtection>, CephReadError> {
     /// `pg_pool_t::TYPE_REPLICATED` (`osd/osd_types.h`).
     const REPLICATED: u32 = 1;
-    let raw: Raw = serde_json::from_slice(json).map_err(|e| ReadError::unreadable("osd dump", &e))?;
+    let raw: RawPools =
+        serde_json::from_slice(json).map_err(|e| CephReadError::unreadable("osd dump", &e))?;
     let pool = raw.pools.into_iter().find(|pool| pool.pool_name == name);
-    Ok(pool.map(|pool| Keeping {
+    Ok(pool.map(|pool| PoolProtection {
         id: pool.pool,
         replicated: pool.kind == REPLICATED,
         size: pool.size,
@@ -43,12 +44,12 @@ fn parse(json: &[u8], name: &str) -> Result<Option<Keeping>, ReadError> {
 }
 
 #[derive(Deserialize)]
-struct Raw {
-    pools: Vec<RawPool>,
+struct RawPools {
+    pools: Vec<RawPoolProtection>,
 }
 
 #[derive(Deserialize)]
-struct RawPool {
+struct RawPoolProtection {
     pool: i64,
     pool_name: String,
     #[serde(rename = "type")]

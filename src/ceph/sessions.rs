@@ -7,7 +7,7 @@ use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::command::{ReadError, read_from};
+use super::command::{CephReadError, read_from};
 use super::item::{Item, shown};
 use super::lane;
 use super::osdmap::AddrVec;
@@ -37,13 +37,13 @@ pub fn sessions(
     cluster: &Cluster,
     mons: &[String],
     deadline: &Deadline,
-) -> Vec<(String, Result<Sessions, ReadError>)> {
+) -> Vec<(String, Result<Sessions, CephReadError>)> {
     let calls = mons.iter().map(|mon| {
         let (cluster, mon) = (cluster.clone(), mon.clone());
         move || of_mon(&cluster, &mon)
     });
     let answers = lane::each(calls.collect(), mons.len());
-    let silent = || Err(ReadError::NoAnswer { command: "sessions".to_owned() });
+    let silent = || Err(CephReadError::NoAnswer { command: "sessions".to_owned() });
     let mut all: Vec<_> = mons.iter().map(|mon| (mon.clone(), silent())).collect();
     while let Ok(Some((index, answer))) = deadline.receive(&answers) {
         all[index].1 = answer;
@@ -51,18 +51,18 @@ pub fn sessions(
     all
 }
 
-fn of_mon(cluster: &Cluster, mon: &str) -> Result<Sessions, ReadError> {
+fn of_mon(cluster: &Cluster, mon: &str) -> Result<Sessions, CephReadError> {
     parse(&read_from(cluster, mon, &json!({"prefix": "sessions", "format": "json"}))?)
 }
 
-fn parse(json: &[u8]) -> Result<Sessions, ReadError> {
+fn parse(json: &[u8]) -> Result<Sessions, CephReadError> {
     #[derive(Deserialize)]
-    struct Raw {
+    struct RawSession {
         entity_name: String,
         addrs: AddrVec,
     }
-    let raw: Vec<Item<Raw>> =
-        serde_json::from_slice(json).map_err(|e| ReadError::unreadable("sessions", &e))?;
+    let raw: Vec<Item<RawSession>> =
+        serde_json::from_slice(json).map_err(|e| CephReadError::unreadable("sessions", &e))?;
     let mut sessions = Sessions::default();
     for item in raw {
         match item {

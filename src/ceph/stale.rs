@@ -7,9 +7,9 @@ use nix::errno::Errno;
 use super::osdmap;
 use super::watchers::{DIRECTORY, HEADER, NAME_KEY, encoded_text};
 use crate::ceph::rados::cluster::Cluster;
-use crate::ceph::rados::errno::{Meaning, meaning};
+use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;
-use crate::deadline::{Deadline, Late};
+use crate::deadline::{Deadline, DeadlineError};
 
 /// The lock's name on an image's header (`RBD_LOCK_NAME`, `librbd/internal.h`).
 const LOCK: &str = "rbd_lock";
@@ -33,13 +33,13 @@ pub struct Stale<'a> {
 
 /// Why a lock was not broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotBroken {
+pub enum BreakLockError {
     /// The osdmap could not be read.
     #[error(transparent)]
-    Unread(#[from] crate::ceph::command::ReadError),
+    Unread(#[from] crate::ceph::command::CephReadError),
     /// No answer: it may be gone or not, the next sweep tells.
     #[error("{0} before the image's PG answered")]
-    Late(#[from] Late),
+    Late(#[from] DeadlineError),
     /// The key does not allow it.
     #[error("the key lacks osd `allow x class lock` for break_lock on this pool (deploy/ceph)")]
     Denied,
@@ -52,8 +52,8 @@ pub enum NotBroken {
 /// Blocks; on a lane, please.
 ///
 /// # Errors
-/// See [`NotBroken`].
-pub fn break_lock(cluster: &Cluster, stale: Stale<'_>, deadline: &Deadline) -> Result<(), NotBroken> {
+/// See [`BreakLockError`].
+pub fn break_lock(cluster: &Cluster, stale: Stale<'_>, deadline: &Deadline) -> Result<(), BreakLockError> {
     let pools = osdmap::dump(cluster)?.map.pools;
     let Some((id, _)) = pools.iter().find(|(_, pool)| pool.name == stale.pool) else { return Ok(()) };
     let mut io = cluster.pool(*id).map_err(failed)?;
@@ -66,7 +66,7 @@ pub fn break_lock(cluster: &Cluster, stale: Stale<'_>, deadline: &Deadline) -> R
 }
 
 /// The directory has no single entry to be asked for: pages begin after a key, so this one begins a little before it.
-fn image_id(io: &IoCtx, image: &str, deadline: &Deadline) -> Result<Option<String>, NotBroken> {
+fn image_id(io: &IoCtx, image: &str, deadline: &Deadline) -> Result<Option<String>, BreakLockError> {
     let key = format!("{NAME_KEY}{image}");
     let mut after: String = key.chars().take(key.chars().count() - 1).collect();
     loop {
@@ -77,7 +77,7 @@ fn image_id(io: &IoCtx, image: &str, deadline: &Deadline) -> Result<Option<Strin
             Some(Ok(page)) => page,
             Some(Err(Errno::ENOENT)) => return Ok(None),
             Some(Err(errno)) => return Err(failed(errno)),
-            None => return Err(Late::Over.into()),
+            None => return Err(DeadlineError::Over.into()),
         };
         for (name, value) in &page.entries {
             if *name >= key {
@@ -91,12 +91,12 @@ fn image_id(io: &IoCtx, image: &str, deadline: &Deadline) -> Result<Option<Strin
     }
 }
 
-fn failed(errno: Errno) -> NotBroken {
+fn failed(errno: Errno) -> BreakLockError {
     match meaning(errno) {
-        Meaning::Denied => NotBroken::Denied,
-        Meaning::Silence => NotBroken::Late(Late::Over),
-        Meaning::Rejected | Meaning::Blocklisted | Meaning::MadeUp | Meaning::Other => {
-            NotBroken::Failed(errno)
+        ErrnoMeaning::Denied => BreakLockError::Denied,
+        ErrnoMeaning::Silence => BreakLockError::Late(DeadlineError::Over),
+        ErrnoMeaning::Rejected | ErrnoMeaning::Blocklisted | ErrnoMeaning::MadeUp | ErrnoMeaning::Other => {
+            BreakLockError::Failed(errno)
         }
     }
 }

@@ -16,7 +16,7 @@ use rbd_guardian_core::model::volume::ImageName;
 use super::lane;
 use super::locks::{self, LockOwner};
 use crate::ceph::rados::cluster::Cluster;
-use crate::ceph::rados::completion::{Done, Header, Watcher};
+use crate::ceph::rados::completion::{Completed, Header, Watcher};
 use crate::ceph::rados::data_pools;
 use crate::ceph::rados::errno::BLOCKLISTED;
 use crate::ceph::rados::ioctx::IoCtx;
@@ -24,7 +24,7 @@ use crate::deadline::Deadline;
 
 /// One image and who uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageUse {
+pub struct ImageReading {
     /// The pool of its header.
     pub pool: String,
     /// Its RBD namespace; empty for the default one.
@@ -54,12 +54,12 @@ pub struct Watch {
 
 /// What a sweep is to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scope {
+pub struct SweepScope {
     /// Number and name of each pool.
     pub pools: Vec<(PoolId, String)>,
 }
 
-impl Scope {
+impl SweepScope {
     /// All images of these pools.
     pub fn of(pools: &BTreeMap<PoolId, &Pool>) -> Self {
         Self { pools: pools.iter().map(|(id, pool)| (*id, pool.name.clone())).collect() }
@@ -85,9 +85,9 @@ pub(super) const NAME_KEY: &str = "name_";
 /// by the number of images. Returns what could not be read, in words.
 pub fn sweep(
     cluster: &Cluster,
-    scope: &Scope,
+    scope: &SweepScope,
     deadline: &Deadline,
-    found: &mut dyn FnMut(ImageUse),
+    found: &mut dyn FnMut(ImageReading),
 ) -> Vec<String> {
     let (images, receiver) = sync_channel(WINDOW);
     let calls = scope.pools.iter().map(|(id, name)| {
@@ -170,21 +170,21 @@ struct PoolSweep {
     id: PoolId,
     pool: String,
     deadline: Deadline,
-    images: SyncSender<ImageUse>,
+    images: SyncSender<ImageReading>,
     unread: Vec<String>,
 }
 
 /// A header that was asked for.
-struct UnderWay {
+struct HeaderRead {
     /// The image.
     name: String,
-    /// Its key among [`DataPools`](crate::ceph::rados::data_pools::DataPools), and what it said there before.
+    /// Its key among [`DataPoolCache`](crate::ceph::rados::data_pools::DataPoolCache), and what it said there before.
     header: u64,
     known: Option<Option<PoolId>>,
 }
 
 /// Why a directory was not read to its end.
-enum Stopped {
+enum ListingStop {
     /// Whoever wanted the images is gone.
     Unwanted,
     Late,
@@ -207,7 +207,7 @@ impl PoolSweep {
         });
         self.note(listed, "");
         for namespace in namespaces {
-            let swept = io.set_namespace(&namespace).map_err(Stopped::Failed);
+            let swept = io.set_namespace(&namespace).map_err(ListingStop::Failed);
             let swept = swept.and_then(|()| self.images(&io, &namespace));
             self.note(swept, &namespace);
         }
@@ -225,7 +225,7 @@ impl PoolSweep {
             }
         };
         for namespace in namespaces {
-            let set = io.set_namespace(&namespace).map_err(Stopped::Failed);
+            let set = io.set_namespace(&namespace).map_err(ListingStop::Failed);
             let listed = set.and_then(|()| {
                 self.directory(&io, DIRECTORY, |name, _| {
                     let (pool, namespace) = (self.pool.clone(), namespace.clone());
@@ -241,19 +241,19 @@ impl PoolSweep {
         found
     }
 
-    fn note(&mut self, end: Result<(), Stopped>, namespace: &str) {
+    fn note(&mut self, end: Result<(), ListingStop>, namespace: &str) {
         let separator = if namespace.is_empty() { "" } else { "/" };
         let place = format!("pool {}{separator}{namespace}", self.pool);
         match end {
-            Ok(()) | Err(Stopped::Unwanted) => {}
-            Err(Stopped::Late) => self.unread.push(format!("{place}: no answer")),
-            Err(Stopped::Denied(prefix)) => self
+            Ok(()) | Err(ListingStop::Unwanted) => {}
+            Err(ListingStop::Late) => self.unread.push(format!("{place}: no answer")),
+            Err(ListingStop::Denied(prefix)) => self
                 .unread
                 .push(format!("{place}: the key lacks osd `allow r object_prefix {prefix}` (deploy/ceph)")),
-            Err(Stopped::Failed(Errno::ESHUTDOWN)) => {
+            Err(ListingStop::Failed(Errno::ESHUTDOWN)) => {
                 self.unread.push(format!("{place}: {BLOCKLISTED}"));
             }
-            Err(Stopped::Failed(errno)) => self.unread.push(format!("{place}: {errno}")),
+            Err(ListingStop::Failed(errno)) => self.unread.push(format!("{place}: {errno}")),
         }
     }
 
@@ -262,18 +262,18 @@ impl PoolSweep {
         &self,
         io: &IoCtx,
         object: &'static str,
-        mut entry: impl FnMut(String, Vec<u8>) -> Result<(), Stopped>,
-    ) -> Result<(), Stopped> {
+        mut entry: impl FnMut(String, Vec<u8>) -> Result<(), ListingStop>,
+    ) -> Result<(), ListingStop> {
         let (to, from) = channel();
-        let ask = |after: &str| io.omap_page(object, after, PAGE, 0, &to).map_err(Stopped::Failed);
+        let ask = |after: &str| io.omap_page(object, after, PAGE, 0, &to).map_err(ListingStop::Failed);
         ask(NAME_KEY)?;
         loop {
-            let page = match self.deadline.receive(&from).map_err(|_| Stopped::Late)? {
-                Some(Done { result: Ok(page), .. }) => page,
-                Some(Done { result: Err(Errno::ENOENT), .. }) | None => return Ok(()),
-                Some(Done { result: Err(Errno::ETIMEDOUT), .. }) => return Err(Stopped::Late),
-                Some(Done { result: Err(Errno::EPERM), .. }) => return Err(Stopped::Denied(object)),
-                Some(Done { result: Err(errno), .. }) => return Err(Stopped::Failed(errno)),
+            let page = match self.deadline.receive(&from).map_err(|_| ListingStop::Late)? {
+                Some(Completed { result: Ok(page), .. }) => page,
+                Some(Completed { result: Err(Errno::ENOENT), .. }) | None => return Ok(()),
+                Some(Completed { result: Err(Errno::ETIMEDOUT), .. }) => return Err(ListingStop::Late),
+                Some(Completed { result: Err(Errno::EPERM), .. }) => return Err(ListingStop::Denied(object)),
+                Some(Completed { result: Err(errno), .. }) => return Err(ListingStop::Failed(errno)),
             };
             let more = page.more && page.entries.last().is_some_and(|(key, _)| key.starts_with(NAME_KEY));
             if let (true, Some((last, _))) = (more, page.entries.last()) {
@@ -290,7 +290,7 @@ impl PoolSweep {
         }
     }
 
-    fn images(&mut self, io: &IoCtx, namespace: &str) -> Result<(), Stopped> {
+    fn images(&mut self, io: &IoCtx, namespace: &str) -> Result<(), ListingStop> {
         let (to, from) = channel();
         let mut under_way = BTreeMap::new();
         let mut next_tag = 0;
@@ -313,14 +313,15 @@ impl PoolSweep {
             // It never changes: read once for each header.
             let header = data_pools::key(self.id, namespace, &id);
             let known = self.cluster.data_pools().get(header);
-            io.header(&format!("{HEADER}{id}"), known.is_none(), next_tag, &to).map_err(Stopped::Failed)?;
-            under_way.insert(next_tag, UnderWay { name, header, known });
+            io.header(&format!("{HEADER}{id}"), known.is_none(), next_tag, &to)
+                .map_err(ListingStop::Failed)?;
+            under_way.insert(next_tag, HeaderRead { name, header, known });
             Ok(())
         });
         while listed.is_ok() && !under_way.is_empty() {
             listed = self.take(&from, &mut under_way, &mut failed, namespace);
         }
-        if let Err(Stopped::Late) = listed {
+        if let Err(ListingStop::Late) = listed {
             failed.extend(under_way.into_values().map(|asked| (asked.name, "no answer".to_owned())));
         }
         let pool = &self.pool;
@@ -331,30 +332,30 @@ impl PoolSweep {
 
     fn take(
         &self,
-        from: &Receiver<Done<Header>>,
-        under_way: &mut BTreeMap<u64, UnderWay>,
+        from: &Receiver<Completed<Header>>,
+        under_way: &mut BTreeMap<u64, HeaderRead>,
         failed: &mut Vec<(String, String)>,
         namespace: &str,
-    ) -> Result<(), Stopped> {
-        let Some(done) = self.deadline.receive(from).map_err(|_| Stopped::Late)? else {
-            return Err(Stopped::Late);
+    ) -> Result<(), ListingStop> {
+        let Some(done) = self.deadline.receive(from).map_err(|_| ListingStop::Late)? else {
+            return Err(ListingStop::Late);
         };
         self.took(done, under_way, failed, namespace)
     }
 
     /// Lets answers come together: a thread woken for each would cost more than the answers.
-    fn gather(&self) -> Result<(), Stopped> {
-        self.deadline.pause(GATHER).map_err(|_| Stopped::Late)
+    fn gather(&self) -> Result<(), ListingStop> {
+        self.deadline.pause(GATHER).map_err(|_| ListingStop::Late)
     }
 
     fn took(
         &self,
-        done: Done<Header>,
-        under_way: &mut BTreeMap<u64, UnderWay>,
+        done: Completed<Header>,
+        under_way: &mut BTreeMap<u64, HeaderRead>,
         failed: &mut Vec<(String, String)>,
         namespace: &str,
-    ) -> Result<(), Stopped> {
-        let Some(UnderWay { name: image, header: key, known }) = under_way.remove(&done.tag) else {
+    ) -> Result<(), ListingStop> {
+        let Some(HeaderRead { name: image, header: key, known }) = under_way.remove(&done.tag) else {
             return Ok(());
         };
         match done.result {
@@ -369,11 +370,11 @@ impl PoolSweep {
                     }
                     (None, Err(what)) => image_use.unknown.push(what.to_owned()),
                 }
-                self.images.send(image_use).map_err(|_| Stopped::Unwanted)
+                self.images.send(image_use).map_err(|_| ListingStop::Unwanted)
             }
             // Deleted since the directory was read.
             Err(Errno::ENOENT) => Ok(()),
-            Err(Errno::EPERM) => Err(Stopped::Denied(HEADER)),
+            Err(Errno::EPERM) => Err(ListingStop::Denied(HEADER)),
             Err(errno) => {
                 failed.push((image, errno.to_string()));
                 Ok(())
@@ -383,7 +384,7 @@ impl PoolSweep {
 }
 
 /// What a header says. An address or a lock of unknown form is noted, and costs none of the others.
-fn image_use(pool: &str, namespace: &str, image: &str, header: Header) -> ImageUse {
+fn image_use(pool: &str, namespace: &str, image: &str, header: Header) -> ImageReading {
     let mut unknown = Vec::new();
     let mut watchers = Vec::new();
     for Watcher { address, client, cookie, .. } in header.watchers {
@@ -403,7 +404,7 @@ fn image_use(pool: &str, namespace: &str, image: &str, header: Header) -> ImageU
         lock.address = watchers.iter().find(same).map(|watch| watch.address);
     }
     let (pool, namespace, image) = (pool.to_owned(), namespace.to_owned(), image.to_owned());
-    ImageUse { pool, namespace, image, watchers, locks, unknown, data_pool: None }
+    ImageReading { pool, namespace, image, watchers, locks, unknown, data_pool: None }
 }
 
 /// A string as Ceph encodes it: four bytes of length, little-endian, then the text.
@@ -413,7 +414,7 @@ pub(super) fn encoded_text(bytes: &[u8]) -> Option<String> {
     String::from_utf8(text.to_vec()).ok()
 }
 
-impl ImageUse {
+impl ImageReading {
     /// Adds the pool of its data to those of the pool of its header.
     pub fn note_data_pool(&self, data_pools: &mut DataPools) {
         if let Some(id) = self.data_pool {
@@ -440,7 +441,7 @@ mod tests {
         Watcher { address: address.to_owned(), client, cookie: 7, timeout: 30 }
     }
 
-    fn used(watchers: Vec<Watcher>, lock: Option<&str>) -> ImageUse {
+    fn used(watchers: Vec<Watcher>, lock: Option<&str>) -> ImageReading {
         let lock = lock.map(|hex| data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap());
         image_use("images", "", "one", Header { watchers, lock, data_pool: None })
     }

@@ -5,13 +5,12 @@ use std::fmt;
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use rbd_guardian_core::model::addr::Entry;
-use rbd_guardian_core::model::barrier::PoolProof;
 use rbd_guardian_core::model::record::FenceRecord;
 use rbd_guardian_core::model::target::Coverage;
 use rbd_guardian_core::rules::plan::Plan;
 use serde::Serialize;
 
-use crate::control::protocol::Proved;
+use crate::control::protocol::ProvedPool;
 use crate::printable::printable;
 
 /// A blocklist entry and when it ends; `null` if it was not seen.
@@ -52,29 +51,6 @@ impl CoverageAnswer {
 
     pub(super) fn new(plan: &Plan) -> Self {
         Self { verdict: plan.coverage, known_clients: plan.known_clients, notes: plan.notes.clone() }
-    }
-}
-
-#[derive(Serialize)]
-pub(super) struct PoolAnswer {
-    pool: String,
-    pgs: u32,
-    pub(super) proved: usize,
-    pub(super) pending: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trouble: Option<String>,
-}
-
-impl From<Proved> for PoolAnswer {
-    fn from(proved: Proved) -> Self {
-        let Proved { pool, pgs, proved, pending, trouble } = proved;
-        Self { pool, pgs, proved, pending, trouble }
-    }
-}
-
-impl PoolAnswer {
-    pub(super) fn new(proof: &PoolProof) -> Self {
-        Proved::from(proof).into()
     }
 }
 
@@ -145,7 +121,7 @@ pub(super) fn coverage_text(coverage: &CoverageAnswer) -> String {
     text
 }
 
-pub(super) fn barrier_text(pools: &[PoolAnswer]) -> String {
+pub(super) fn barrier_text(pools: &[ProvedPool]) -> String {
     /// More than this many PGs are only counted: the JSON lists all.
     const SHOWN: usize = 12;
     let mut rows = table(["POOL", "PGS", "PROVED", "PENDING"]);

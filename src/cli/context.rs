@@ -10,9 +10,9 @@ use rbd_guardian_core::model::ceph_snapshot::World;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::error::Fault;
+use super::error::CliError;
 use super::{Common, Format};
-use crate::ceph::command::ReadError;
+use crate::ceph::command::CephReadError;
 use crate::ceph::lane;
 use crate::ceph::look::look;
 use crate::ceph::rados::cluster::{Cluster, Options};
@@ -32,13 +32,13 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn open(common: &Common) -> Result<Self, Fault> {
+    pub(super) fn open(common: &Common) -> Result<Self, CliError> {
         let config = Config::load(common.config.as_deref())?;
         Self::connect(common, config, Deadline::after(common.timeout, interrupted()?))
     }
 
     /// The same, with what a verb had to find out before.
-    pub(super) fn connect(common: &Common, config: Config, deadline: Deadline) -> Result<Self, Fault> {
+    pub(super) fn connect(common: &Common, config: Config, deadline: Deadline) -> Result<Self, CliError> {
         let options = options(common, &config, common.timeout);
         let id = options.id.as_deref().unwrap_or("guardian");
         let usual = PathBuf::from(format!("/etc/ceph/ceph.client.{id}.keyring"));
@@ -56,25 +56,25 @@ impl Context {
     }
 
     /// Runs blocking reads on a thread of their own, so that the deadline and Ctrl-C count.
-    pub(super) fn read<T, F>(&self, read: F) -> Result<T, Fault>
+    pub(super) fn read<T, F>(&self, read: F) -> Result<T, CliError>
     where
         T: Send + 'static,
-        F: FnOnce(&Cluster) -> Result<T, ReadError> + Send + 'static,
+        F: FnOnce(&Cluster) -> Result<T, CephReadError> + Send + 'static,
     {
         self.read_within(&self.deadline, read)
     }
 
     /// The same, with a deadline of the caller's.
-    pub(super) fn read_within<T, F>(&self, deadline: &Deadline, read: F) -> Result<T, Fault>
+    pub(super) fn read_within<T, F>(&self, deadline: &Deadline, read: F) -> Result<T, CliError>
     where
         T: Send + 'static,
-        F: FnOnce(&Cluster) -> Result<T, ReadError> + Send + 'static,
+        F: FnOnce(&Cluster) -> Result<T, CephReadError> + Send + 'static,
     {
         let cluster = self.cluster.clone();
         Ok(lane::one(move || read(&cluster), deadline)??)
     }
 
-    pub(super) fn look(&self) -> Result<World, Fault> {
+    pub(super) fn look(&self) -> Result<World, CliError> {
         let (guarded, deadline) = (self.config.policy.guarded.clone(), self.deadline.clone());
         self.read(move |cluster| look(cluster, &guarded, &deadline))
     }
@@ -84,7 +84,7 @@ impl Context {
         &self,
         answer: &T,
         text: impl FnOnce(&T) -> String,
-    ) -> Result<bool, Fault> {
+    ) -> Result<bool, CliError> {
         print(self.format, answer, text)
     }
 }
@@ -95,7 +95,7 @@ pub(super) fn print<T: Serialize>(
     format: Format,
     answer: &T,
     text: impl FnOnce(&T) -> String,
-) -> Result<bool, Fault> {
+) -> Result<bool, CliError> {
     let mut printed = match format {
         Format::Json => serde_json::to_string(answer).map_err(std::io::Error::from)?,
         Format::Table => lines(text(answer).trim_end()).into_owned(),

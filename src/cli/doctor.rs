@@ -21,15 +21,15 @@ use serde_json::json;
 
 use super::answer::table;
 use super::context::Context;
-use super::error::Fault;
+use super::error::CliError;
 use super::seen::known;
 use super::{Exit, found};
 use crate::ceph::barrier::{Probes, barrier};
 use crate::ceph::look::CLIENTS_WITHIN;
 use crate::ceph::rados::cluster::Cluster;
-use crate::ceph::rados::errno::{Meaning, meaning};
+use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
 use crate::ceph::{daemons, osdmap, sessions, watchers};
-use crate::ledger::{Ledger, NotWritten, Snapshot};
+use crate::ledger::{Ledger, LedgerWriteError, Snapshot};
 use crate::{clock, descriptors};
 
 /// How long PGs may take to answer.
@@ -37,7 +37,7 @@ const PROVE_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
+pub(super) enum CheckVerdict {
     Ok,
     /// Cannot be seen from here: the detail says how to see it.
     Note,
@@ -48,19 +48,19 @@ pub(super) enum Verdict {
 #[derive(Serialize)]
 pub(super) struct Check {
     pub(super) check: String,
-    pub(super) verdict: Verdict,
+    pub(super) verdict: CheckVerdict,
     pub(super) detail: String,
 }
 
-pub(super) fn check(name: impl Into<String>, verdict: Verdict, detail: impl Into<String>) -> Check {
+pub(super) fn check(name: impl Into<String>, verdict: CheckVerdict, detail: impl Into<String>) -> Check {
     Check { check: name.into(), verdict, detail: detail.into() }
 }
 
-pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
+pub(super) fn run(context: &Context) -> Result<Exit, CliError> {
     let mut checks = Vec::new();
     let dump = context.read(osdmap::dump)?;
     let map = dump.map;
-    checks.push(check("osdmap", Verdict::Ok, format!("epoch {}", map.epoch)));
+    checks.push(check("osdmap", CheckVerdict::Ok, format!("epoch {}", map.epoch)));
     checks.push(files(&dump.osds));
     checks.extend(pools(context, &map));
     checks.extend(keyring(context));
@@ -69,24 +69,28 @@ pub(super) fn run(context: &Context) -> Result<Exit, Fault> {
     checks.extend(or_why("ledger", ledger(context)));
     checks.extend(or_why("sources", readable(context, &map)));
     checks.extend(provable(context, &map));
-    checks.push(check("keys that may unfence", Verdict::Note, UNFENCING));
-    checks.push(check("keys that may ask guardians", Verdict::Note, requesting(&context.config.ledger.pool)));
+    checks.push(check("keys that may unfence", CheckVerdict::Note, UNFENCING));
+    checks.push(check(
+        "keys that may ask guardians",
+        CheckVerdict::Note,
+        requesting(&context.config.ledger.pool),
+    ));
     checks.extend(incus::checks(context));
     checks.extend(or_why("daemons", context.look().map(|world| daemons_and_members(context, &world))));
     context.print(&checks, |checks| {
         let mut rows = table(["CHECK", "VERDICT", "DETAIL"]);
         for Check { check, verdict, detail } in checks {
             let verdict = match verdict {
-                Verdict::Ok => "ok",
-                Verdict::Note => "note",
-                Verdict::Warn => "warn",
-                Verdict::Fail => "FAIL",
+                CheckVerdict::Ok => "ok",
+                CheckVerdict::Note => "note",
+                CheckVerdict::Warn => "warn",
+                CheckVerdict::Fail => "FAIL",
             };
             rows.add_row([check.as_str(), verdict, detail.as_str()]);
         }
         rows.to_string()
     })?;
-    Ok(if checks.iter().any(|check| check.verdict == Verdict::Fail) { Exit::Failed } else { Exit::Done })
+    Ok(if checks.iter().any(|check| check.verdict == CheckVerdict::Fail) { Exit::Failed } else { Exit::Done })
 }
 
 /// Ceph takes a socket for each OSD.
@@ -95,16 +99,16 @@ fn files(osds: &[(i64, EntityAddr)]) -> Check {
     let (limit, needed) = (descriptors::limit(), descriptors::needed(osds));
     let compared = format!("{limit} allowed, {osds} OSDs need {needed}");
     if limit >= needed {
-        return check("file descriptors", Verdict::Ok, compared);
+        return check("file descriptors", CheckVerdict::Ok, compared);
     }
     let detail =
         format!("{compared}: no fence could be sealed; raise LimitNOFILE of the service, or `ulimit -n`");
-    check("file descriptors", Verdict::Fail, detail)
+    check("file descriptors", CheckVerdict::Fail, detail)
 }
 
 /// A part that could not be checked is a finding, not the end of the report.
-fn or_why(name: &str, checks: Result<Vec<Check>, Fault>) -> Vec<Check> {
-    checks.unwrap_or_else(|fault| vec![check(name, Verdict::Fail, fault.cause())])
+fn or_why(name: &str, checks: Result<Vec<Check>, CliError>) -> Vec<Check> {
+    checks.unwrap_or_else(|fault| vec![check(name, CheckVerdict::Fail, fault.cause())])
 }
 
 fn pools(context: &Context, map: &OsdMap) -> Vec<Check> {
@@ -113,37 +117,39 @@ fn pools(context: &Context, map: &OsdMap) -> Vec<Check> {
     for pool in guarded.pools(map).values() {
         let name = format!("pool {}", pool.name);
         checks.push(match pool.overlay {
-            Some(_) => check(name, Verdict::Fail, "overlaid by a cache tier: its PGs cannot be proved"),
-            None if pool.eio => check(name, Verdict::Fail, "has the eio flag: its PGs are not asked at all"),
-            None => check(name, Verdict::Ok, format!("guarded, {} PGs", pool.pg_num)),
+            Some(_) => check(name, CheckVerdict::Fail, "overlaid by a cache tier: its PGs cannot be proved"),
+            None if pool.eio => {
+                check(name, CheckVerdict::Fail, "has the eio flag: its PGs are not asked at all")
+            }
+            None => check(name, CheckVerdict::Ok, format!("guarded, {} PGs", pool.pg_num)),
         });
     }
     if checks.is_empty() {
-        checks.push(check("pools", Verdict::Fail, "no pool could hold images: nothing to prove"));
+        checks.push(check("pools", CheckVerdict::Fail, "no pool could hold images: nothing to prove"));
     }
     for name in &guarded.except {
         if !map.pools.values().any(|pool| pool.name == *name) {
-            checks.push(check("except_pools", Verdict::Warn, format!("there is no pool '{name}'")));
+            checks.push(check("except_pools", CheckVerdict::Warn, format!("there is no pool '{name}'")));
         }
     }
     if map.reads_paused {
         checks.push(check(
             "flags",
-            Verdict::Fail,
+            CheckVerdict::Fail,
             "reads are paused: no PG can be proved (`ceph osd unpause`)",
         ));
     }
     if !map.knows_ranges {
         let detail =
             "these monitors know no ranges (16.2.11): a short entry cannot be replaced under a host entry";
-        checks.push(check("ranges", Verdict::Warn, detail));
+        checks.push(check("ranges", CheckVerdict::Warn, detail));
     }
     checks
 }
 
 /// Commands the guardian must be allowed, tried with arguments the monitors reject: they judge the capability
 /// first, so EINVAL or ENOENT is a yes and EACCES a no, and nothing changes either way.
-fn capabilities(context: &Context) -> Result<Vec<Check>, Fault> {
+fn capabilities(context: &Context) -> Result<Vec<Check>, CliError> {
     const NOBODY: &str = "rbd-guardian.doctor.nobody";
     let commands = [
         (json!({"prefix": "osd blocklist", "blocklistop": "add", "addr": NOBODY}), "osd blocklist"),
@@ -153,13 +159,17 @@ fn capabilities(context: &Context) -> Result<Vec<Check>, Fault> {
     let mut checks = Vec::new();
     for (command, name) in commands {
         let answer = context.read(move |cluster: &Cluster| Ok(cluster.mon_command(&command)))?;
-        let mut denied = matches!(&answer, Err(error) if meaning(error.errno) == Meaning::Denied);
+        let mut denied = matches!(&answer, Err(error) if meaning(error.errno) == ErrnoMeaning::Denied);
         let title = format!("cap `{name}`");
         if denied && name == "osd blocklist" {
             // A key for the members' addresses alone: each of them is tried.
             let refused = refused_addresses(context)?;
             if refused.as_ref().is_some_and(Vec::is_empty) {
-                checks.push(check(title, Verdict::Ok, "allowed for the addresses of the members configured"));
+                checks.push(check(
+                    title,
+                    CheckVerdict::Ok,
+                    "allowed for the addresses of the members configured",
+                ));
                 continue;
             }
             if let Some(refused) = refused.filter(|refused| refused.len() < addresses(context).len()) {
@@ -167,15 +177,19 @@ fn capabilities(context: &Context) -> Result<Vec<Check>, Fault> {
                     "not allowed for {}: run deploy/ceph/create-key with the addresses of all members",
                     refused.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
                 );
-                checks.push(check(title, Verdict::Fail, detail));
+                checks.push(check(title, CheckVerdict::Fail, detail));
                 continue;
             }
             denied = true;
         }
         checks.push(if denied {
-            check(title, Verdict::Fail, format!("missing: add mon `allow command \"{name}\"` (deploy/ceph)"))
+            check(
+                title,
+                CheckVerdict::Fail,
+                format!("missing: add mon `allow command \"{name}\"` (deploy/ceph)"),
+            )
         } else {
-            check(title, Verdict::Ok, "allowed")
+            check(title, CheckVerdict::Ok, "allowed")
         });
     }
     Ok(checks)
@@ -188,14 +202,14 @@ fn addresses(context: &Context) -> Vec<IpAddr> {
 
 /// Which of them the key may not add entries for; `None` where there are none. Tried by removing an entry that nobody has: the
 /// monitors judge the capability first.
-fn refused_addresses(context: &Context) -> Result<Option<Vec<IpAddr>>, Fault> {
+fn refused_addresses(context: &Context) -> Result<Option<Vec<IpAddr>>, CliError> {
     let all = addresses(context);
     let mut refused = Vec::new();
     for ip in &all {
         let addr = EntityAddr { ip: *ip, port: 0, nonce: u32::MAX }.to_string();
         let command = json!({"prefix": "osd blocklist", "blocklistop": "rm", "addr": addr});
         let answer = context.read(move |cluster: &Cluster| Ok(cluster.mon_command(&command)))?;
-        if matches!(&answer, Err(error) if meaning(error.errno) == Meaning::Denied) {
+        if matches!(&answer, Err(error) if meaning(error.errno) == ErrnoMeaning::Denied) {
             refused.push(*ip);
         }
     }
@@ -207,22 +221,24 @@ fn keyring(context: &Context) -> Option<Check> {
     let path = context.keyring.as_ref()?;
     let mode = match std::fs::metadata(path) {
         Ok(found) => found.permissions().mode() & 0o777,
-        Err(error) => return Some(check("keyring", Verdict::Warn, format!("{}: {error}", path.display()))),
+        Err(error) => {
+            return Some(check("keyring", CheckVerdict::Warn, format!("{}: {error}", path.display())));
+        }
     };
     Some(if mode & 0o077 == 0 {
-        check("keyring", Verdict::Ok, format!("{}: its owner alone reads it", path.display()))
+        check("keyring", CheckVerdict::Ok, format!("{}: its owner alone reads it", path.display()))
     } else {
         let detail = format!(
             "{}: others may read it (mode {mode:03o}): `chmod 600 {}`, and a new key if anybody could",
             path.display(),
             path.display()
         );
-        check("keyring", Verdict::Warn, detail)
+        check("keyring", CheckVerdict::Warn, detail)
     })
 }
 
 /// May stale exclusive locks be broken? Tried on a header that does not exist: ENOENT is a yes.
-fn breakable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
+fn breakable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, CliError> {
     const NOBODY: &str = "rbd_header.rbd-guardian.doctor.nobody";
     let title = "cap `lock break_lock`";
     let Some(id) = context.config.policy.guarded.pools(map).keys().next().copied() else {
@@ -231,52 +247,56 @@ fn breakable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
     let answer = context.read(move |cluster: &Cluster| {
         Ok(cluster.pool(id).and_then(|io| io.break_lock(NOBODY, "rbd_lock", "client.0", "")))
     })?;
-    let denied = answer.is_err_and(|errno| meaning(errno) == Meaning::Denied);
+    let denied = answer.is_err_and(|errno| meaning(errno) == ErrnoMeaning::Denied);
     Ok(vec![if denied {
         check(
             title,
-            Verdict::Fail,
+            CheckVerdict::Fail,
             "missing: add osd `allow class lock break_lock object_prefix rbd_header.` (deploy/ceph)",
         )
     } else {
-        check(title, Verdict::Ok, "allowed")
+        check(title, CheckVerdict::Ok, "allowed")
     }])
 }
 
 /// Can what must be recorded be recorded?
-fn ledger(context: &Context) -> Result<Vec<Check>, Fault> {
+fn ledger(context: &Context) -> Result<Vec<Check>, CliError> {
     let ledger = Ledger::open(&context.cluster, &context.config.ledger, &context.deadline)?;
     let pool = &context.config.ledger.pool;
     let mut checks: Vec<Check> =
-        ledger.notes().iter().map(|note| check("ledger pool", Verdict::Warn, note)).collect();
+        ledger.notes().iter().map(|note| check("ledger pool", CheckVerdict::Warn, note)).collect();
     if checks.is_empty() {
-        checks.push(check("ledger pool", Verdict::Ok, format!("'{pool}': replicated, safe")));
+        checks.push(check("ledger pool", CheckVerdict::Ok, format!("'{pool}': replicated, safe")));
     }
     let deadline = context.deadline.at_most(PROVE_WITHIN);
     checks.push(match ledger.may_write(&deadline) {
-        Ok(()) => check("ledger write", Verdict::Ok, "allowed"),
-        Err(error) => check("ledger write", Verdict::Fail, error.to_string()),
+        Ok(()) => check("ledger write", CheckVerdict::Ok, "allowed"),
+        Err(error) => check("ledger write", CheckVerdict::Fail, error.to_string()),
     });
     let snapshot = match ledger.read(&deadline) {
         Ok(snapshot) => snapshot,
         Err(error) => {
-            checks.push(check("ledger", Verdict::Fail, error.to_string()));
+            checks.push(check("ledger", CheckVerdict::Fail, error.to_string()));
             return Ok(checks);
         }
     };
     if let Some(found) = snapshot.newer() {
         let known = VERSION;
-        checks.push(check("ledger", Verdict::Fail, NotWritten::NewerLedger { found, known }.to_string()));
+        checks.push(check(
+            "ledger",
+            CheckVerdict::Fail,
+            LedgerWriteError::NewerLedger { found, known }.to_string(),
+        ));
     }
     checks.extend(snapshot.unread().iter().map(|(key, why)| {
-        check("ledger", Verdict::Fail, format!("'{key}' is not understood and not written over ({why})"))
+        check("ledger", CheckVerdict::Fail, format!("'{key}' is not understood and not written over ({why})"))
     }));
     checks.push(size(context, &snapshot)?);
     Ok(checks)
 }
 
 /// Ceph's warning of large omaps is about an object that is slow to recover.
-fn size(context: &Context, snapshot: &Snapshot) -> Result<Check, Fault> {
+fn size(context: &Context, snapshot: &Snapshot) -> Result<Check, CliError> {
     const OPTION: &str = "osd_deep_scrub_large_omap_object_key_threshold";
     let keys = snapshot.keys();
     let asked = json!({"prefix": "config get", "who": "osd", "key": OPTION});
@@ -285,14 +305,14 @@ fn size(context: &Context, snapshot: &Snapshot) -> Result<Check, Fault> {
     Ok(match limit {
         Some(limit) if keys > limit / 2 => {
             let detail = format!("{keys} keys, and Ceph warns at {limit}: lower ledger.audit_entries");
-            check("ledger", Verdict::Warn, detail)
+            check("ledger", CheckVerdict::Warn, detail)
         }
-        Some(limit) => check("ledger", Verdict::Ok, format!("{keys} keys (Ceph warns at {limit})")),
-        None => check("ledger", Verdict::Ok, format!("{keys} keys")),
+        Some(limit) => check("ledger", CheckVerdict::Ok, format!("{keys} keys (Ceph warns at {limit})")),
+        None => check("ledger", CheckVerdict::Ok, format!("{keys} keys")),
     })
 }
 
-fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
+fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, CliError> {
     let deadline = context.deadline.at_most(CLIENTS_WITHIN);
     let mons = context.read(daemons::mons)?;
     let mut checks = Vec::new();
@@ -300,7 +320,7 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
     for mon in mons.daemons.iter().filter(|mon| !mons.quorum.contains(&mon.name)) {
         checks.push(check(
             mon.to_string(),
-            Verdict::Warn,
+            CheckVerdict::Warn,
             "not in the quorum: its clients' sessions cannot be asked for",
         ));
     }
@@ -309,23 +329,23 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, Fault> {
         checks.push(match answer {
             Ok(sessions) => {
                 unclear.extend(sessions.unknown.iter().map(|what| format!("a session of mon.{mon}: {what}")));
-                check(name, Verdict::Ok, format!("{} clients", sessions.known.len()))
+                check(name, CheckVerdict::Ok, format!("{} clients", sessions.known.len()))
             }
-            Err(error) => check(name, Verdict::Fail, error.to_string()),
+            Err(error) => check(name, CheckVerdict::Fail, error.to_string()),
         });
     }
     let (mut images, mut data_pools) = (0, DataPools::new());
-    let scope = watchers::Scope::of(&context.config.policy.guarded.pools(map));
+    let scope = watchers::SweepScope::of(&context.config.policy.guarded.pools(map));
     let unread = watchers::sweep(&context.cluster, &scope, &deadline, &mut |image| {
         images += 1;
         image.note_data_pool(&mut data_pools);
         unclear.extend(image.unknown.iter().map(|what| format!("image {}: {what}", image.path())));
     });
-    checks.push(check("images", Verdict::Ok, format!("{images} read")));
+    checks.push(check("images", CheckVerdict::Ok, format!("{images} read")));
     checks.extend(data_checks(&context.config.policy.guarded, map, data_pools));
-    let told = unclear.into_iter().map(|what| check("not understood", Verdict::Warn, what));
+    let told = unclear.into_iter().map(|what| check("not understood", CheckVerdict::Warn, what));
     checks.extend(told);
-    checks.extend(unread.into_iter().map(|what| check("images", Verdict::Fail, what)));
+    checks.extend(unread.into_iter().map(|what| check("images", CheckVerdict::Fail, what)));
     Ok(checks)
 }
 
@@ -341,14 +361,14 @@ fn data_checks(guarded: &Guarded, map: &OsdMap, found: DataPools) -> Vec<Check> 
                 "excepted by ceph.except_pools, and images in pool {headers} keep their data there: no instance on it is placed \
                  elsewhere; take it out of ceph.except_pools"
             );
-            checks.push(check(format!("pool {excepted}"), Verdict::Fail, text));
+            checks.push(check(format!("pool {excepted}"), CheckVerdict::Fail, text));
         }
         let named =
             guarded.pools(map).into_iter().filter(|(id, _)| pools.contains(id) && !tagged.contains(id));
         checks.extend(named.map(|(_, pool)| {
             let text =
                 format!("guarded, {} PGs: images in pool {headers} keep their data there", pool.pg_num);
-            check(format!("pool {}", pool.name), Verdict::Ok, text)
+            check(format!("pool {}", pool.name), CheckVerdict::Ok, text)
         }));
     }
     checks
@@ -363,9 +383,9 @@ fn provable(context: &Context, map: &OsdMap) -> Vec<Check> {
     let proofs = barrier(&context.cluster, &pools, map.epoch, names, &deadline, &mut |_| {});
     let proof = |proof: &PoolProof| {
         let (verdict, why) = match &proof.trouble {
-            _ if proof.is_complete() => (Verdict::Ok, String::new()),
-            Some(trouble) => (Verdict::Fail, format!(": {trouble}")),
-            None => (Verdict::Fail, format!(": silent {}", proof.pending_names().join(" "))),
+            _ if proof.is_complete() => (CheckVerdict::Ok, String::new()),
+            Some(trouble) => (CheckVerdict::Fail, format!(": {trouble}")),
+            None => (CheckVerdict::Fail, format!(": silent {}", proof.pending_names().join(" "))),
         };
         let detail = format!("{} of {} PGs answer{why}", proof.proved(), proof.pool.pg_num);
         check(format!("proof {}", proof.pool.name), verdict, detail)
@@ -395,7 +415,7 @@ fn daemons_and_members(context: &Context, world: &World) -> Vec<Check> {
     if world.daemons.iter().any(|daemon| daemon.kind == DaemonKind::Mds) {
         let detail = "`mds fail` besides wants mon `allow service mds-failover w`, which only an mds that fails over shows: \
                       look with `ceph auth get client.ID`";
-        checks.push(check("cap `mds-failover`", Verdict::Note, detail));
+        checks.push(check("cap `mds-failover`", CheckVerdict::Note, detail));
     }
     checks.extend(members(context, world));
     checks
@@ -405,7 +425,7 @@ fn daemons_and_members(context: &Context, world: &World) -> Vec<Check> {
 fn members(context: &Context, world: &World) -> Vec<Check> {
     let mut core = match known(context) {
         Ok(core) => core.map(|(core, _)| core),
-        Err(fault) => return vec![check("members", Verdict::Fail, fault.cause())],
+        Err(fault) => return vec![check("members", CheckVerdict::Fail, fault.cause())],
     };
     let now = Now { boot: clock::boot(), wall: clock::wall() };
     if let Some(core) = &mut core {
@@ -414,7 +434,7 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
     let members = core.as_ref().map_or_else(|| context.config.members.clone(), Guardian::members);
     let mut checks = core.as_ref().map_or_else(Vec::new, |core| found::checks(context, core, &world.map));
     if members.0.is_empty() {
-        checks.push(check("members", Verdict::Warn, "none known: only --address can be fenced"));
+        checks.push(check("members", CheckVerdict::Warn, "none known: only --address can be fenced"));
         return checks;
     }
     for member in &members.0 {
@@ -429,15 +449,15 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
         match planned {
             Ok(plan) => {
                 let detail = format!("would be fenced whole, {} clients known", plan.known_clients);
-                checks.push(check(name, Verdict::Ok, detail));
+                checks.push(check(name, CheckVerdict::Ok, detail));
             }
             Err(refusals) => checks.extend(
-                refusals.iter().map(|refusal| check(name.clone(), Verdict::Fail, refusal.to_string())),
+                refusals.iter().map(|refusal| check(name.clone(), CheckVerdict::Fail, refusal.to_string())),
             ),
         }
     }
     let own: Vec<String> = world.own.iter().map(ToString::to_string).collect();
-    checks.push(check("own address", Verdict::Ok, format!("{} at {}", own.join(", "), clock::wall())));
+    checks.push(check("own address", CheckVerdict::Ok, format!("{} at {}", own.join(", "), clock::wall())));
     checks
 }
 

@@ -5,32 +5,32 @@ use std::path::PathBuf;
 use rbd_guardian_core::model::fence_id::BadFenceIdError;
 
 use super::Exit;
-use crate::ceph::command::ReadError;
-use crate::ceph::perform::Unread;
+use crate::ceph::command::CephReadError;
+use crate::ceph::perform::StepReadError;
 use crate::ceph::rados::cluster::ConnectError;
 use crate::config::ConfigError;
-use crate::control::socket::{AskError, DoorError};
+use crate::control::socket::{AskError, ControlSocketError};
 use crate::daemon::DaemonError;
-use crate::deadline::Late;
+use crate::deadline::DeadlineError;
 use crate::incus::enroll::EnrollError;
-use crate::incus::error::{IncusError, SetupFault};
-use crate::ledger::{self, NotWritten, OpenError};
+use crate::incus::error::{IncusError, SetupError};
+use crate::ledger::{self, LedgerOpenError, LedgerWriteError};
 
 /// One line that says what to do, and the exit code that goes with it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum CliError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Read(#[from] CephReadError),
     #[error(transparent)]
-    NoLedger(#[from] ledger::OpenError),
+    NoLedger(#[from] ledger::LedgerOpenError),
     #[error(transparent)]
-    Ledger(#[from] ledger::ReadError),
+    Ledger(#[from] ledger::LedgerReadError),
     #[error(transparent)]
-    NotAsked(#[from] ledger::NotWritten),
+    NotAsked(#[from] ledger::LedgerWriteError),
     #[error("{waiting} requests wait in the ledger already: does the guardian that leads answer? Ask again")]
     Crowded { waiting: usize },
     #[error(
@@ -51,7 +51,7 @@ pub(super) enum Fault {
         "{late}, and the guardian of this host has the request and goes on with it{state}: `rbd-guardian status` shows how \
          far it came"
     )]
-    Handed { late: Late, state: String },
+    Handed { late: DeadlineError, state: String },
     #[error(
         "{why}, and the fence is recorded in the ledger: the guardian that leads next goes on with it; run it again, or \
          `rbd-guardian status`"
@@ -75,11 +75,11 @@ pub(super) enum Fault {
     #[error(
         "{0} before Ceph answered: nothing was changed; do the monitors have a quorum? Then run it again"
     )]
-    Late(#[from] Late),
+    Late(#[from] DeadlineError),
     #[error(
         "{late}: the host entry stays, because a client of the host may be unknown ({unread}); run it again"
     )]
-    Unread { late: Late, unread: String },
+    Unread { late: DeadlineError, unread: String },
     #[error("the blocklist or the pools changed each time while the PGs were asked: run it again")]
     Restless,
     #[error(transparent)]
@@ -89,7 +89,7 @@ pub(super) enum Fault {
     #[error(transparent)]
     Ask(#[from] AskError),
     #[error(transparent)]
-    Setup(#[from] SetupFault),
+    Setup(#[from] SetupError),
     #[error("{0}; run it again")]
     Incus(#[from] IncusError),
     #[error("somebody else wrote to project default at the same time: run it again")]
@@ -100,7 +100,7 @@ pub(super) enum Fault {
     Output(#[from] std::io::Error),
 }
 
-impl Fault {
+impl CliError {
     /// What ended a command that had sent something already: the caller tells how far it came.
     pub(super) fn cause(&self) -> String {
         if let Self::Late(late) = self { late.to_string() } else { self.to_string() }
@@ -127,30 +127,32 @@ impl Fault {
                 ConnectError::Unreachable { .. } | ConnectError::UnknownMonitors { .. } => Exit::CannotTell,
             },
             Self::NoLedger(error) => match error {
-                OpenError::NoPool { .. } | OpenError::ErasureCoded { .. } | OpenError::OneCopy { .. } => {
-                    Exit::Usage
-                }
-                OpenError::Unread(_) | OpenError::Late(_) | OpenError::Unusable { .. }
+                LedgerOpenError::NoPool { .. }
+                | LedgerOpenError::ErasureCoded { .. }
+                | LedgerOpenError::OneCopy { .. } => Exit::Usage,
+                LedgerOpenError::Unread(_) | LedgerOpenError::Late(_) | LedgerOpenError::Unusable { .. }
                     if error.is_transient() =>
                 {
                     Exit::CannotTell
                 }
-                OpenError::Unread(_) | OpenError::Late(_) | OpenError::Unusable { .. } => Exit::Failed,
+                LedgerOpenError::Unread(_) | LedgerOpenError::Late(_) | LedgerOpenError::Unusable { .. } => {
+                    Exit::Failed
+                }
             },
-            Self::Ledger(ledger::ReadError::Silent { .. }) => Exit::CannotTell,
+            Self::Ledger(ledger::LedgerReadError::Silent { .. }) => Exit::CannotTell,
             Self::Ledger(
-                ledger::ReadError::Denied { .. }
-                | ledger::ReadError::Blocklisted { .. }
-                | ledger::ReadError::Failed { .. },
+                ledger::LedgerReadError::Denied { .. }
+                | ledger::LedgerReadError::Blocklisted { .. }
+                | ledger::LedgerReadError::Failed { .. },
             ) => Exit::Failed,
             Self::NotAsked(error) => match error {
-                NotWritten::Denied { .. }
-                | NotWritten::Refused { .. }
-                | NotWritten::NewerLedger { .. }
-                | NotWritten::Damaged { .. } => Exit::Failed,
-                NotWritten::Deposed { .. } | NotWritten::Conflict { .. } | NotWritten::Unknown => {
-                    Exit::CannotTell
-                }
+                LedgerWriteError::Denied { .. }
+                | LedgerWriteError::Refused { .. }
+                | LedgerWriteError::NewerLedger { .. }
+                | LedgerWriteError::Damaged { .. } => Exit::Failed,
+                LedgerWriteError::Deposed { .. }
+                | LedgerWriteError::Conflict { .. }
+                | LedgerWriteError::Unknown => Exit::CannotTell,
             },
             Self::Crowded { .. }
             | Self::NotTaken { .. }
@@ -167,7 +169,7 @@ impl Fault {
                 Exit::CannotTell
             }
             Self::Setup(_) => Exit::Usage,
-            Self::Daemon(DaemonError::Door(DoorError::Taken(_))) => Exit::Refused,
+            Self::Daemon(DaemonError::Door(ControlSocketError::Taken(_))) => Exit::Refused,
             Self::Daemon(
                 DaemonError::Door(_) | DaemonError::Log(_) | DaemonError::System(_) | DaemonError::Files(_),
             ) => Exit::Failed,
@@ -187,11 +189,11 @@ impl Fault {
     }
 }
 
-impl From<Unread> for Fault {
-    fn from(unread: Unread) -> Self {
+impl From<StepReadError> for CliError {
+    fn from(unread: StepReadError) -> Self {
         match unread {
-            Unread::Late(late) => Self::Late(late),
-            Unread::Read(error) => Self::Read(error),
+            StepReadError::Late(late) => Self::Late(late),
+            StepReadError::Read(error) => Self::Read(error),
         }
     }
 }

@@ -8,15 +8,15 @@ use rbd_guardian_core::model::record::FenceState;
 use rbd_guardian_core::rules::plan::plan;
 use serde::Serialize;
 
-use super::answer::{CoverageAnswer, EntryAnswer, PoolAnswer, barrier_text, coverage_text, entries_table};
+use super::answer::{CoverageAnswer, EntryAnswer, barrier_text, coverage_text, entries_table};
 use super::context::{Context, print};
-use super::error::Fault;
+use super::error::CliError;
 use super::shown::FenceShown;
 use super::{Common, Exit, FenceArgs, plan as plan_verb};
-use crate::cli::dispatch::{Opening, Served, operator, otherwise};
+use crate::cli::dispatch::{VerbOutcome, VerbStart, operator, otherwise};
 use crate::cli::standalone::{self, Timings};
 use crate::clock;
-use crate::control::protocol::Line;
+use crate::control::protocol::{ControlLine, ProvedPool};
 use rbd_guardian_core::model::epoch::OsdEpoch;
 
 #[derive(Serialize)]
@@ -27,7 +27,7 @@ struct FenceAnswer {
     epoch: Option<OsdEpoch>,
     entries: Vec<EntryAnswer>,
     coverage: CoverageAnswer,
-    barrier: Vec<PoolAnswer>,
+    barrier: Vec<ProvedPool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     deleted_pools: Vec<String>,
     /// Whole-host entries put up while a short one is replaced, and left by an interruption.
@@ -40,14 +40,14 @@ struct FenceAnswer {
 
 /// What a daemon answers with, in the same words.
 #[derive(Serialize)]
-struct ServedAnswer {
+struct FenceServedAnswer {
     fence: FenceId,
     member: Option<String>,
     state: FenceState,
     epoch: Option<OsdEpoch>,
     entries: Vec<EntryAnswer>,
     coverage: CoverageAnswer,
-    barrier: Vec<PoolAnswer>,
+    barrier: Vec<ProvedPool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     timings_ms: ServedTimings,
@@ -58,7 +58,7 @@ struct ServedTimings {
     total: u128,
 }
 
-pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
+pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, CliError> {
     let permits = args.permits.permits();
     let request = operator_request::Request::Fence {
         target: args.target.target(),
@@ -67,9 +67,9 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
         by: operator(),
     };
     let began = clock::monotonic();
-    match Opening::new(common)?.request(request)? {
-        Served::Alone(context) => alone(&context, args),
-        Served::Underway { fence, pending, why, on } => {
+    match VerbStart::new(common)?.request(request)? {
+        VerbOutcome::Alone(context) => alone(&context, args),
+        VerbOutcome::Underway { fence, pending, why, on } => {
             let what = args.target.member.as_deref().unwrap_or(fence.id.as_str());
             let waits = if pending.is_empty() {
                 String::new()
@@ -80,9 +80,9 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
             print(common.format(), &FenceShown::of(*fence).pending(pending), |_| String::new())?;
             Ok(Exit::Pending)
         }
-        Served::Answered(Line::Sealed { fence, barrier }) => {
+        VerbOutcome::Answered(ControlLine::Sealed { fence, barrier }) => {
             let took = clock::monotonic().duration_since(began).as_millis();
-            let answer = ServedAnswer {
+            let answer = FenceServedAnswer {
                 epoch: fence.proofs.iter().map(|proof| proof.epoch).max(),
                 entries: fence
                     .entries
@@ -90,7 +90,7 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
                     .map(|(entry, until)| EntryAnswer::new((*entry, *until)))
                     .collect(),
                 coverage: CoverageAnswer::of(&fence),
-                barrier: barrier.into_iter().map(PoolAnswer::from).collect(),
+                barrier,
                 state: fence.state,
                 reason: fence.reason,
                 fence: fence.id,
@@ -100,11 +100,11 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, Fault> {
             print(common.format(), &answer, served_text)?;
             Ok(Exit::Done)
         }
-        Served::Answered(line) => otherwise(common, args.target.member.clone(), line),
+        VerbOutcome::Answered(line) => otherwise(common, args.target.member.clone(), line),
     }
 }
 
-fn served_text(answer: &ServedAnswer) -> String {
+fn served_text(answer: &FenceServedAnswer) -> String {
     let what = answer.member.as_deref().unwrap_or(answer.fence.as_str());
     let mut text = format!("{what}  SEALED: the storage refuses every write of it\n");
     text.push_str(&format!("{}\n{}", entries_table(&answer.entries), coverage_text(&answer.coverage)));
@@ -117,7 +117,7 @@ fn served_text(answer: &ServedAnswer) -> String {
 }
 
 /// With the storage alone: nothing but the blocklist remembers the fence.
-fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
+fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, CliError> {
     let request = args.target.request(args.permits.permits());
     let world = context.look()?;
     let plan = match plan(&request, &context.config.members, &world, &context.config.policy) {
@@ -133,7 +133,7 @@ fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
         epoch: fence.committed(),
         entries: fence.entries().map(EntryAnswer::new).collect(),
         coverage: CoverageAnswer::new(fence.plan()),
-        barrier: fence.proofs().map(PoolAnswer::new).collect(),
+        barrier: fence.proofs().map(ProvedPool::from).collect(),
         deleted_pools: fence.deleted_pools().to_vec(),
         covers: fence.standing_covers(),
         reason: args.permits.reason.clone(),
@@ -148,7 +148,7 @@ fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, Fault> {
 }
 
 /// The exit code, and what to tell where it is not 0.
-fn end(fence: &Fence, ended: Result<(), Fault>) -> (Exit, Option<String>) {
+fn end(fence: &Fence, ended: Result<(), CliError>) -> (Exit, Option<String>) {
     if let Some(failure) = fence.failure() {
         return (Exit::Failed, Some(failure.to_string()));
     }

@@ -11,17 +11,17 @@ use rbd_guardian_core::rules::operator_request::{is_named, is_of};
 
 use crate::cli::context::Context;
 use crate::cli::dispatch::say;
-use crate::cli::error::Fault;
+use crate::cli::error::CliError;
 use crate::clock;
-use crate::control::protocol::Line;
-use crate::deadline::{Deadline, Late};
-use crate::ledger::{Ledger, NotWritten, ReadError, Snapshot};
+use crate::control::protocol::ControlLine;
+use crate::deadline::{Deadline, DeadlineError};
+use crate::ledger::{Ledger, LedgerReadError, LedgerWriteError, Snapshot};
 use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// How it ended.
-pub(super) enum Passed {
+pub(super) enum ForwardOutcome {
     /// The leader answered.
-    Answered(Line),
+    Answered(ControlLine),
     /// Nobody leads, and nothing was begun.
     Nobody,
     /// The time was over, and the leader goes on with this fence, whose entries stand.
@@ -43,20 +43,20 @@ const AGAIN: Duration = Duration::from_millis(50);
 const MOST: usize = 64;
 
 /// Leaves the request for the leader, if there is one, and waits for its answer.
-pub(super) fn pass(context: &Context, ledger: &Ledger, request: Request) -> Result<Passed, Fault> {
+pub(super) fn pass(context: &Context, ledger: &Ledger, request: Request) -> Result<ForwardOutcome, CliError> {
     let deadline = &context.deadline;
     if ledger.holder(deadline)?.is_none() {
-        return Ok(Passed::Nobody);
+        return Ok(ForwardOutcome::Nobody);
     }
     let mut seen = ledger.glance(deadline)?;
     let waiting = seen.records().requests.len();
     if waiting >= MOST {
-        return Err(Fault::Crowded { waiting });
+        return Err(CliError::Crowded { waiting });
     }
-    let mut asked = Asked::new(context, ledger, of_now(ledger, request, deadline)?)?;
+    let mut asked = ForwardedRequest::new(context, ledger, of_now(ledger, request, deadline)?)?;
     match asked.leave(&mut seen) {
         // Refused for certain, so it is not there.
-        Err(Fault::NotAsked(why)) => return Err(why.into()),
+        Err(CliError::NotAsked(why)) => return Err(why.into()),
         Err(fault) => return asked.give_up(&fault),
         Ok(()) => {}
     }
@@ -64,7 +64,7 @@ pub(super) fn pass(context: &Context, ledger: &Ledger, request: Request) -> Resu
 }
 
 /// A request that waits in the ledger is of the fence that is held now, and of no later one of the same name.
-fn of_now(ledger: &Ledger, mut request: Request, deadline: &Deadline) -> Result<Request, Fault> {
+fn of_now(ledger: &Ledger, mut request: Request, deadline: &Deadline) -> Result<Request, CliError> {
     if let Request::Release { fence: name, since, .. } = &mut request {
         let snapshot = ledger.read(deadline)?;
         *since = Some(meant(snapshot.records(), name));
@@ -81,7 +81,7 @@ fn meant(records: &Records, name: &str) -> Timestamp {
 }
 
 /// One request on its way.
-struct Asked<'c> {
+struct ForwardedRequest<'c> {
     ledger: &'c Ledger,
     deadline: &'c Deadline,
     record: RequestRecord,
@@ -93,8 +93,8 @@ struct Asked<'c> {
     told: (Option<LeaderEpoch>, bool),
 }
 
-impl<'c> Asked<'c> {
-    fn new(context: &'c Context, ledger: &'c Ledger, request: Request) -> Result<Self, Fault> {
+impl<'c> ForwardedRequest<'c> {
+    fn new(context: &'c Context, ledger: &'c Ledger, request: Request) -> Result<Self, CliError> {
         let deadline = &context.deadline;
         let record = RequestRecord {
             // The storage gives a number to each connection, and to none twice.
@@ -110,20 +110,24 @@ impl<'c> Asked<'c> {
     }
 
     /// A write that was not answered is made again: there can be only one of this ID.
-    fn leave(&self, seen: &mut Snapshot) -> Result<(), Fault> {
+    fn leave(&self, seen: &mut Snapshot) -> Result<(), CliError> {
         loop {
             match self.ledger.ask(seen, self.record.clone(), self.deadline) {
                 Ok(()) => return Ok(()),
-                Err(NotWritten::Conflict { .. }) if seen.records().requests.contains_key(&self.record.id) => {
+                Err(LedgerWriteError::Conflict { .. })
+                    if seen.records().requests.contains_key(&self.record.id) =>
+                {
                     return Ok(());
                 }
-                Err(NotWritten::Conflict { .. } | NotWritten::Unknown) => self.deadline.pause(PACE)?,
-                Err(error) => return Err(Fault::NotAsked(error)),
+                Err(LedgerWriteError::Conflict { .. } | LedgerWriteError::Unknown) => {
+                    self.deadline.pause(PACE)?
+                }
+                Err(error) => return Err(CliError::NotAsked(error)),
             }
         }
     }
 
-    fn wait(&mut self, seen: &mut Snapshot) -> Result<Passed, Fault> {
+    fn wait(&mut self, seen: &mut Snapshot) -> Result<ForwardOutcome, CliError> {
         let mut vacant: Option<Instant> = None;
         loop {
             if self.read(seen)? {
@@ -131,11 +135,11 @@ impl<'c> Asked<'c> {
                 let Some(found) = seen.records().requests.get(&self.record.id) else {
                     let why = "somebody removed the request from the ledger: `rbd-guardian ledger audit` shows what \
                                was done";
-                    return Ok(Passed::Answered(Line::Unavailable(why.to_owned())));
+                    return Ok(ForwardOutcome::Answered(ControlLine::Unavailable(why.to_owned())));
                 };
                 if let Some(line) = answer(found) {
                     self.tidy(seen);
-                    return Ok(Passed::Answered(line));
+                    return Ok(ForwardOutcome::Answered(line));
                 }
                 let free = match self.ledger.holder(self.deadline) {
                     Ok(None) => true,
@@ -149,20 +153,20 @@ impl<'c> Asked<'c> {
             // Once it is gone from the ledger nobody takes it; what was taken and recorded, the next leader goes on with.
             if vacant.is_some_and(over) && self.tidy(seen) {
                 say("nobody leads any more");
-                return Ok(Passed::Nobody);
+                return Ok(ForwardOutcome::Nobody);
             }
             self.deadline.pause(PACE)?;
         }
     }
 
     /// Reads the ledger anew; `false` if it does not answer now.
-    fn read(&self, seen: &mut Snapshot) -> Result<bool, Fault> {
+    fn read(&self, seen: &mut Snapshot) -> Result<bool, CliError> {
         match self.ledger.glance(self.deadline) {
             Ok(fresh) => *seen = fresh,
-            Err(ReadError::Silent { late: Late::Interrupted, .. }) => {
-                return Err(Fault::Late(Late::Interrupted));
+            Err(LedgerReadError::Silent { late: DeadlineError::Interrupted, .. }) => {
+                return Err(CliError::Late(DeadlineError::Interrupted));
             }
-            Err(ReadError::Silent { .. }) => return Ok(false),
+            Err(LedgerReadError::Silent { .. }) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
         Ok(true)
@@ -192,16 +196,16 @@ impl<'c> Asked<'c> {
     /// Whatever ended the wait: what nobody took is taken back, and read back as gone. Operations of one client on one
     /// object keep their order, so a read that is answered sees every write that was sent before it, also one whose
     /// answer never came.
-    fn give_up(&self, fault: &Fault) -> Result<Passed, Fault> {
+    fn give_up(&self, fault: &CliError) -> Result<ForwardOutcome, CliError> {
         let (why, moment) = (fault.cause(), Deadline::after(TIDY, Arc::default()));
         while let Ok(mut last) = self.ledger.read(&moment) {
             let Some(found) = last.records().requests.get(&self.record.id) else {
                 // The leader removes only what it answered, long after.
-                return Err(Fault::NotTaken { why });
+                return Err(CliError::NotTaken { why });
             };
             if let Some(line) = answer(found) {
                 self.tidy(&mut last);
-                return Ok(Passed::Answered(line));
+                return Ok(ForwardOutcome::Answered(line));
             }
             if found.taken.is_none() {
                 // It is taken meanwhile, or it is gone: the next reading tells.
@@ -212,16 +216,18 @@ impl<'c> Asked<'c> {
                 continue;
             }
             return match came(&self.record.request, last.records()) {
-                Came::Stands(fence) => Ok(Passed::Underway { fence, why }),
-                Came::Intended | Came::Releasing | Came::Nowhere => Err(Fault::Passed { why }),
+                RequestStage::Stands(fence) => Ok(ForwardOutcome::Underway { fence, why }),
+                RequestStage::Intended | RequestStage::Releasing | RequestStage::Nowhere => {
+                    Err(CliError::Passed { why })
+                }
             };
         }
-        Err(Fault::MayBePassed { why })
+        Err(CliError::MayBePassed { why })
     }
 }
 
 /// How far what was asked for came, by the ledger.
-pub(super) enum Came {
+pub(super) enum RequestStage {
     /// Entries of the fence stand.
     Stands(Box<FenceRecord>),
     /// The fence is recorded; nothing is known to stand.
@@ -232,28 +238,29 @@ pub(super) enum Came {
     Nowhere,
 }
 
-pub(super) fn came(request: &Request, records: &Records) -> Came {
+pub(super) fn came(request: &Request, records: &Records) -> RequestStage {
     let newest = |is: &dyn Fn(&FenceRecord) -> bool| {
         records.fences.values().filter(|fence| is(fence)).max_by_key(|fence| fence.since)
     };
     match request {
         Request::Fence { target, .. } => match newest(&|fence| is_of(fence, target)) {
-            Some(fence) if fence.state.stands() => Came::Stands(Box::new(fence.clone())),
-            Some(fence) if fence.state == FenceState::Intended => Came::Intended,
-            Some(_) | None => Came::Nowhere,
+            Some(fence) if fence.state.stands() => RequestStage::Stands(Box::new(fence.clone())),
+            Some(fence) if fence.state == FenceState::Intended => RequestStage::Intended,
+            Some(_) | None => RequestStage::Nowhere,
         },
         Request::Release { fence: name, .. } => match newest(&|fence| is_named(fence, name)) {
-            Some(fence) if fence.state == FenceState::Releasing => Came::Releasing,
-            Some(_) | None => Came::Nowhere,
+            Some(fence) if fence.state == FenceState::Releasing => RequestStage::Releasing,
+            Some(_) | None => RequestStage::Nowhere,
         },
-        Request::Note { .. } => Came::Nowhere,
+        Request::Note { .. } => RequestStage::Nowhere,
     }
 }
 
 /// What a newer leader may say is told as what it is.
-fn answer(record: &RequestRecord) -> Option<Line> {
+fn answer(record: &RequestRecord) -> Option<ControlLine> {
     let answer = record.answer.clone()?;
-    let odd = |error: serde_json::Error| Line::Unavailable(format!("the answer is not understood: {error}"));
+    let odd =
+        |error: serde_json::Error| ControlLine::Unavailable(format!("the answer is not understood: {error}"));
     Some(serde_json::from_value(answer).unwrap_or_else(odd))
 }
 

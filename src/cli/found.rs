@@ -8,7 +8,7 @@ use rbd_guardian_core::model::volume::ImageName;
 use rbd_guardian_core::rules::unread::Unread;
 
 use super::context::Context;
-use super::doctor::{Check, Verdict, check};
+use super::doctor::{Check, CheckVerdict, check};
 use crate::ceph::watchers::missing;
 
 const TITLE: &str = "images of Incus";
@@ -24,7 +24,7 @@ pub(super) fn checks(context: &Context, core: &Guardian, map: &OsdMap) -> Vec<Ch
     let pools = core.view().into_iter().flat_map(|view| view.pools.iter().flatten());
     let (here, elsewhere): (Vec<_>, Vec<_>) =
         pools.filter(|(_, pool)| pool.driver == "ceph").partition(|(_, pool)| pool.is_in(own));
-    let verdict = if here.is_empty() { Verdict::Warn } else { Verdict::Note };
+    let verdict = if here.is_empty() { CheckVerdict::Warn } else { CheckVerdict::Note };
     checks.extend(elsewhere.into_iter().map(|(name, pool)| {
         let cluster = pool.cluster.as_deref().unwrap_or_default();
         let detail = format!(
@@ -54,22 +54,23 @@ fn judged(images: &[ImageName], missing: &BTreeSet<ImageName>, unread: &[String]
         let names = names.join(", ");
         let count = lacks.len();
         if count == 0 {
-            check(TITLE, Verdict::Ok, format!("pool '{pool}' has all {asked} that Incus lists there"))
+            check(TITLE, CheckVerdict::Ok, format!("pool '{pool}' has all {asked} that Incus lists there"))
         } else if count * 2 > asked {
             let detail = format!(
                 "pool '{pool}' lacks {count} of {asked} that Incus lists there, {names} among them: does Incus use another Ceph \
                  cluster of the same name? Compare `ceph fsid` here and on a member. Nothing in it is covered"
             );
-            check(TITLE, Verdict::Fail, detail)
+            check(TITLE, CheckVerdict::Fail, detail)
         } else {
             let detail = format!(
                 "pool '{pool}' lacks {count} of {asked} that Incus lists there: {names}. The gates of their members stay closed \
                  until the instances or volumes are deleted in Incus, or a fence goes on without them (--accept-incomplete)"
             );
-            check(TITLE, Verdict::Warn, detail)
+            check(TITLE, CheckVerdict::Warn, detail)
         }
     };
-    let silent = silent.into_iter().map(|why| check(TITLE, Verdict::Warn, format!("not looked for: {why}")));
+    let silent =
+        silent.into_iter().map(|why| check(TITLE, CheckVerdict::Warn, format!("not looked for: {why}")));
     pools.into_iter().map(one).chain(silent).collect()
 }
 
@@ -83,8 +84,8 @@ mod tests {
         let images = ["all/a", "all/b", "few/a", "few/b", "few/c", "none/a", "none/b", "silent/a"].map(image);
         let missing = ["few/c", "none/a", "none/b", "silent/a"].map(image).into();
         let checks = judged(&images, &missing, &["pool silent: no answer".to_owned()]);
-        let verdicts: Vec<Verdict> = checks.iter().map(|check| check.verdict).collect();
-        assert_eq!(verdicts, [Verdict::Ok, Verdict::Warn, Verdict::Fail, Verdict::Warn]);
+        let verdicts: Vec<CheckVerdict> = checks.iter().map(|check| check.verdict).collect();
+        assert_eq!(verdicts, [CheckVerdict::Ok, CheckVerdict::Warn, CheckVerdict::Fail, CheckVerdict::Warn]);
         assert!(
             checks[1].detail.contains("few/c") && checks[2].detail.contains("2 of 2"),
             "{}",

@@ -12,17 +12,17 @@ use serde::Serialize;
 
 use super::answer::table;
 use super::context::{Context, interrupted, print};
-use super::error::Fault;
+use super::error::CliError;
 use super::seen::{Memory, memory};
 use super::{Common, Exit, GateArgs, GateVerb, machines};
-use crate::cli::dispatch::{self, Opening, Served, operator, say};
+use crate::cli::dispatch::{self, VerbOutcome, VerbStart, operator, say};
 use crate::config::Config;
-use crate::control::protocol::{Line, Reason};
+use crate::control::protocol::{ControlLine, Reason};
 use crate::deadline::{Deadline, within};
 use crate::incus::api::{self, Keys};
 use crate::incus::client::Client;
-use crate::incus::gate::keys::{self, Written, local_pools, put_keys, remove_keys};
-use crate::incus::gate::place::{EXTENSION, Standing, new_push, push, standings, stored};
+use crate::incus::gate::keys::{self, KeysWrite, local_pools, put_keys, remove_keys};
+use crate::incus::gate::place::{EXTENSION, InstalledGate, new_push, push, standings, stored};
 use crate::incus::gate::{Scriptlet, compose, difference};
 use crate::incus::{self};
 use rbd_guardian_core::model::epoch::GateEpoch;
@@ -45,7 +45,7 @@ struct GateAnswer {
     healing_threshold_s: u64,
 }
 
-pub(super) fn run(common: &Common, args: &GateArgs) -> Result<Exit, Fault> {
+pub(super) fn run(common: &Common, args: &GateArgs) -> Result<Exit, CliError> {
     let config = Config::load(common.config.as_deref())?;
     let client = Client::open(&config.incus)?;
     let format = common.format();
@@ -73,7 +73,7 @@ pub(super) fn run(common: &Common, args: &GateArgs) -> Result<Exit, Fault> {
         if refused.is_none() && matches!(args.verb, GateVerb::Install { .. }) {
             identities(&client).await;
         }
-        Ok::<_, Fault>(match refused {
+        Ok::<_, CliError>(match refused {
             Some(exit) => Err(exit),
             None => Ok(look(&client).await?),
         })
@@ -102,7 +102,7 @@ async fn identities(client: &Client) {
 }
 
 /// `Some` is how it ended before anything was changed.
-async fn install(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
+async fn install(client: &Client, force: bool) -> Result<Option<Exit>, CliError> {
     let (server, scriptlet) = stored(client).await?;
     if !server.environment.server_clustered || !server.api_extensions.iter().any(|name| name == EXTENSION) {
         eprintln!(
@@ -120,7 +120,8 @@ async fn install(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
                 return Ok(Some(edited(&compose(site.as_deref(), &marker.push), server.scriptlet())));
             }
             let same = compose(site.as_deref(), &marker.push) == server.scriptlet();
-            let runs = |standing: &Result<Standing, String>| matches!(standing, Ok(Standing::Runs(_)));
+            let runs =
+                |standing: &Result<InstalledGate, String>| matches!(standing, Ok(InstalledGate::Runs(_)));
             if same && standings(client, |_| true).await?.values().all(runs) {
                 publish(client).await?;
                 eprintln!("rbd-guardian: every member runs this gate already");
@@ -141,7 +142,7 @@ async fn install(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
     Ok(None)
 }
 
-async fn remove(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
+async fn remove(client: &Client, force: bool) -> Result<Option<Exit>, CliError> {
     let (server, scriptlet) = stored(client).await?;
     if let Scriptlet::Gate { marker, site, intact } = scriptlet {
         if !intact && !force {
@@ -164,7 +165,7 @@ async fn remove(client: &Client, force: bool) -> Result<Option<Exit>, Fault> {
             return Ok(None);
         }
     }
-    Err(Fault::Raced)
+    Err(CliError::Raced)
 }
 
 /// Members, or fences of addresses, that are held; or why that is unknown.
@@ -186,15 +187,19 @@ fn held(common: &Common, config: Config) -> Result<BTreeSet<String>, String> {
 /// more: the gate is Incus's.
 fn note(common: &Common, what: &str, reason: Option<String>) {
     let request = operator_request::Request::Note { what: what.to_owned(), reason, by: operator() };
-    let asked = Opening::new(common).and_then(|mut opening| {
+    let asked = VerbStart::new(common).and_then(|mut opening| {
         opening.deadline = opening.deadline.at_most(PATIENCE);
         opening.request(request)
     });
     let why = match asked {
-        Ok(Served::Answered(Line::Noted)) => return,
-        Ok(Served::Alone(_)) => "no guardian keeps a ledger here".to_owned(),
-        Ok(Served::Answered(Line::Failed(why) | Line::Unavailable(why) | Line::Elsewhere(why))) => why,
-        Ok(Served::Answered(_) | Served::Underway { .. }) => "the guardian gave another answer".to_owned(),
+        Ok(VerbOutcome::Answered(ControlLine::Noted)) => return,
+        Ok(VerbOutcome::Alone(_)) => "no guardian keeps a ledger here".to_owned(),
+        Ok(VerbOutcome::Answered(
+            ControlLine::Failed(why) | ControlLine::Unavailable(why) | ControlLine::Elsewhere(why),
+        )) => why,
+        Ok(VerbOutcome::Answered(_) | VerbOutcome::Underway { .. }) => {
+            "the guardian gave another answer".to_owned()
+        }
         Err(fault) => fault.to_string(),
     };
     say(&format!("`{what}` is not in the audit trail: {why}"));
@@ -215,7 +220,7 @@ fn edited(ours: &str, theirs: &str) -> Exit {
 }
 
 /// What the scriptlet needs from the beginning, beside what a member has.
-async fn publish(client: &Client) -> Result<(), Fault> {
+async fn publish(client: &Client) -> Result<(), CliError> {
     let (told, _) = keys::read(client).await?;
     let pools: Vec<api::Pool> = client.get("/1.0/storage-pools?recursion=1").await?;
     let pools: BTreeMap<String, StoragePool> = pools
@@ -248,20 +253,20 @@ async fn publish(client: &Client) -> Result<(), Fault> {
     Ok(())
 }
 
-fn settle(written: Written) -> Result<(), Fault> {
+fn settle(written: KeysWrite) -> Result<(), CliError> {
     match written {
-        Written::Applied => Ok(()),
-        Written::Changed | Written::Stale { .. } | Written::Withheld => Err(Fault::Raced),
-        Written::Refused(error) | Written::Unknown(error) => Err(error.into()),
+        KeysWrite::Applied => Ok(()),
+        KeysWrite::Changed | KeysWrite::Stale { .. } | KeysWrite::Withheld => Err(CliError::Raced),
+        KeysWrite::Refused(error) | KeysWrite::Unknown(error) => Err(error.into()),
     }
 }
 
-async fn look(client: &Client) -> Result<GateAnswer, Fault> {
+async fn look(client: &Client) -> Result<GateAnswer, CliError> {
     let (server, scriptlet) = stored(client).await?;
     let standings = standings(client, |_| true).await?;
     let (told, project) = keys::read(client).await?;
-    let runs = |standing: &Result<Standing, String>| matches!(standing, Ok(Standing::Runs(_)));
-    let none = |standing: &Result<Standing, String>| matches!(standing, Ok(Standing::None));
+    let runs = |standing: &Result<InstalledGate, String>| matches!(standing, Ok(InstalledGate::Runs(_)));
+    let none = |standing: &Result<InstalledGate, String>| matches!(standing, Ok(InstalledGate::None));
     let (marker, site, state) = match scriptlet {
         Scriptlet::Gate { marker, site, intact: false } => (Some(marker), site, "edited"),
         Scriptlet::Gate { marker, site, intact: true } => {
@@ -279,10 +284,10 @@ async fn look(client: &Client) -> Result<GateAnswer, Fault> {
         }
         Scriptlet::Absent => (None, None, if standings.values().all(none) { "absent" } else { "partial" }),
     };
-    let says = |standing: Result<Standing, String>| match standing {
-        Ok(Standing::Runs(_)) => "runs it".to_owned(),
-        Ok(Standing::Shows(_)) => "shows it, but does not run it: install again".to_owned(),
-        Ok(Standing::None) => "no gate".to_owned(),
+    let says = |standing: Result<InstalledGate, String>| match standing {
+        Ok(InstalledGate::Runs(_)) => "runs it".to_owned(),
+        Ok(InstalledGate::Shows(_)) => "shows it, but does not run it: install again".to_owned(),
+        Ok(InstalledGate::None) => "no gate".to_owned(),
         Err(why) => format!("not known: {why}"),
     };
     Ok(GateAnswer {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::context::print;
-use super::error::Fault;
+use super::error::CliError;
 use super::{Common, EnrollArgs, Exit, Format};
 use crate::clock;
 use crate::config::Config;
@@ -25,7 +25,7 @@ struct EnrollAnswer {
     endpoints: Vec<String>,
 }
 
-pub(super) fn enroll(common: &Common, args: &EnrollArgs) -> Result<Exit, Fault> {
+pub(super) fn enroll(common: &Common, args: &EnrollArgs) -> Result<Exit, CliError> {
     let config = Config::load(common.config.as_deref())?.incus;
     let text = token_text(args)?;
     // `incus config trust add` prints a line before it.

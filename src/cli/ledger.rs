@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::answer::{Rows, table};
 use super::context::Context;
-use super::error::Fault;
+use super::error::CliError;
 use super::shown::{FenceShown, LeaderShown, MemberKnown, RequestShown};
 use super::{Exit, LedgerArgs, LedgerVerb};
-use crate::ceph::rados::lock::Locker;
+use crate::ceph::rados::lock::LeaseHolder;
 use crate::cli::dispatch::say;
 use crate::ledger::{Ledger, Snapshot};
 
@@ -39,7 +39,7 @@ struct LeaseAnswer {
     address: EntityAddr,
 }
 
-pub(super) fn run(context: &Context, args: &LedgerArgs) -> Result<Exit, Fault> {
+pub(super) fn run(context: &Context, args: &LedgerArgs) -> Result<Exit, CliError> {
     let ledger = Ledger::open(&context.cluster, &context.config.ledger, &context.deadline)?;
     let snapshot = ledger.read(&context.deadline)?;
     match args.what {
@@ -61,13 +61,13 @@ pub(super) fn run(context: &Context, args: &LedgerArgs) -> Result<Exit, Fault> {
     Ok(Exit::Done)
 }
 
-fn show(context: &Context, ledger: &Ledger, snapshot: &Snapshot) -> Result<(), Fault> {
+fn show(context: &Context, ledger: &Ledger, snapshot: &Snapshot) -> Result<(), CliError> {
     let lease = ledger.holder(&context.deadline)?;
     let Records { leader, gate, members, fences, requests } = snapshot.records();
     let answer = LedgerAnswer {
         pool: &context.config.ledger.pool,
         newer: snapshot.newer(),
-        lease: lease.map(|Locker { client, cookie, address }| LeaseAnswer { client, cookie, address }),
+        lease: lease.map(|LeaseHolder { client, cookie, address }| LeaseAnswer { client, cookie, address }),
         leader: leader.as_ref().map(LeaderShown::of),
         gate: gate.as_ref(),
         members: members.values().map(MemberKnown::of).collect(),

@@ -12,7 +12,7 @@ use crate::incus::read::member_state;
 
 /// What a member's API shows of its machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum ShownMachine {
     /// What tells it from the others.
     Identity(String),
     /// Nothing does.
@@ -21,7 +21,7 @@ pub(super) enum Shown {
     Unread(String),
 }
 
-impl Shown {
+impl ShownMachine {
     /// What to tell of it; `None` where all is well.
     pub(super) fn warning(&self, name: &str) -> Option<String> {
         match self {
@@ -43,7 +43,7 @@ impl Shown {
 ///
 /// # Errors
 /// The list of members could not be read.
-pub(super) async fn shown(client: &Client) -> Result<BTreeMap<String, Shown>, IncusError> {
+pub(super) async fn shown(client: &Client) -> Result<BTreeMap<String, ShownMachine>, IncusError> {
     let members: Vec<api::Member> = client.get("/1.0/cluster/members?recursion=1").await?;
     let mut told = BTreeMap::new();
     for member in members {
@@ -53,7 +53,7 @@ pub(super) async fn shown(client: &Client) -> Result<BTreeMap<String, Shown>, In
     Ok(judge(&told))
 }
 
-fn judge(told: &BTreeMap<String, Result<Option<String>, String>>) -> BTreeMap<String, Shown> {
+fn judge(told: &BTreeMap<String, Result<Option<String>, String>>) -> BTreeMap<String, ShownMachine> {
     let machine = |told: &Result<Option<String>, String>| {
         Machine::parse(told.as_ref().ok().and_then(Option::as_deref).unwrap_or_default())
     };
@@ -61,8 +61,11 @@ fn judge(told: &BTreeMap<String, Result<Option<String>, String>>) -> BTreeMap<St
         let others: Vec<Machine> =
             told.iter().filter(|(other, _)| *other != name).map(|(_, state)| machine(state)).collect();
         let shown = match state {
-            Err(why) => Shown::Unread(why.clone()),
-            Ok(_) => machine(state).apart_from(&others).text().map_or(Shown::Nothing, Shown::Identity),
+            Err(why) => ShownMachine::Unread(why.clone()),
+            Ok(_) => machine(state)
+                .apart_from(&others)
+                .text()
+                .map_or(ShownMachine::Nothing, ShownMachine::Identity),
         };
         (name.clone(), shown)
     };
@@ -87,7 +90,7 @@ mod tests {
         let shown = judge(&members.into_iter().map(|(name, state)| (name.to_owned(), state)).collect());
         let nothing: Vec<&str> = shown
             .iter()
-            .filter(|(_, shown)| **shown == Shown::Nothing)
+            .filter(|(_, shown)| **shown == ShownMachine::Nothing)
             .map(|(name, _)| name.as_str())
             .collect();
         assert_eq!(nothing, ["empty", "placeholder", "same", "twin"]);

@@ -39,7 +39,7 @@ use rbd_guardian_core::rules::plan::Request;
 use crate::ceph::rados::cluster::leave;
 use crate::descriptors;
 use context::Context;
-use error::Fault;
+use error::CliError;
 use replay::ReplayArgs;
 
 /// How a verb ended.
@@ -362,7 +362,7 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     descriptors::raise();
-    let exit = output::keep().map_err(Fault::from).and_then(|()| run(&cli)).unwrap_or_else(|fault| {
+    let exit = output::keep().map_err(CliError::from).and_then(|()| run(&cli)).unwrap_or_else(|fault| {
         dispatch::say(&fault.to_string());
         fault.exit()
     });
@@ -405,7 +405,7 @@ fn optional(usage: &str) -> String {
     shorter.replacen("rbd-guardian", "rbd-guardian [OPTIONS]", 1)
 }
 
-fn run(cli: &Cli) -> Result<Exit, Fault> {
+fn run(cli: &Cli) -> Result<Exit, CliError> {
     let context = || Context::open(&cli.common);
     match &cli.verb {
         Verb::Run => run::run(&cli.common),

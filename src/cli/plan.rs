@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::answer::{CoverageAnswer, EntryAnswer, coverage_text, entries_table};
 use super::context::Context;
-use super::error::Fault;
-use super::seen::{Source, known};
+use super::error::CliError;
+use super::seen::{AnswerSource, known};
 use super::{Exit, Format};
 use crate::cli::dispatch::{self, say};
 use crate::clock;
@@ -24,7 +24,7 @@ struct PlanAnswer {
     member: Option<String>,
     state: &'static str,
     /// What the plan rests on.
-    source: Source,
+    source: AnswerSource,
     /// What the guardian that leads would do by itself now, and why.
     why: Vec<String>,
     /// Rules that stand against it and are gone over.
@@ -37,12 +37,12 @@ struct PlanAnswer {
     pools: Vec<String>,
 }
 
-pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, Fault> {
+pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, CliError> {
     // First, as it takes longer than a reading of Incus stays fresh.
     let world = context.look()?;
     let Some((mut core, _)) = known(context)? else {
         let planned = plan(request, &context.config.members, &world, &context.config.policy);
-        return show(context, request, planned, &world, Source::Ceph, Vec::new());
+        return show(context, request, planned, &world, AnswerSource::Ceph, Vec::new());
     };
     core.handle(Now { boot: clock::boot(), wall: clock::wall() }, Input::Looked(Ok(world.clone())));
     let Request { target, permits, .. } = request;
@@ -51,7 +51,7 @@ pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, Fault> {
         Target::Addresses(_) => Vec::new(),
     };
     let planned = core.plan(target.clone(), *permits).unwrap_or_else(|| Err(Vec::new()));
-    show(context, request, planned, &world, Source::Ledger, why)
+    show(context, request, planned, &world, AnswerSource::Ledger, why)
 }
 
 fn show(
@@ -59,9 +59,9 @@ fn show(
     request: &Request,
     planned: Result<Plan, Vec<Refusal>>,
     world: &World,
-    source: Source,
+    source: AnswerSource,
     why: Vec<String>,
-) -> Result<Exit, Fault> {
+) -> Result<Exit, CliError> {
     let plan = match planned {
         Ok(plan) => plan,
         Err(refusals) => {
@@ -110,7 +110,7 @@ pub(super) fn name(plan: &Plan) -> String {
 }
 
 /// Prints every reason, and that nothing was changed.
-pub(super) fn refuse(format: Format, target: &Target, refusals: &[Refusal]) -> Result<Exit, Fault> {
+pub(super) fn refuse(format: Format, target: &Target, refusals: &[Refusal]) -> Result<Exit, CliError> {
     let member = match target {
         Target::Member(name) => Some(name.clone()),
         Target::Addresses(_) => None,

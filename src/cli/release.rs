@@ -14,14 +14,14 @@ use serde::Serialize;
 
 use super::answer::{EntryAnswer, entries_table};
 use super::context::{Context, print};
-use super::error::Fault;
+use super::error::CliError;
 use super::{Common, Exit, ReleaseArgs};
 use crate::ceph::osdmap;
-use crate::cli::dispatch::{self, Opening, Served, operator, otherwise};
+use crate::cli::dispatch::{self, VerbOutcome, VerbStart, operator, otherwise};
 use crate::cli::standalone;
 use crate::clock;
 use crate::config::Config;
-use crate::control::protocol::{Line, Reason};
+use crate::control::protocol::{ControlLine, Reason};
 
 #[derive(Serialize)]
 struct ReleaseAnswer {
@@ -40,7 +40,7 @@ struct ReleaseAnswer {
 
 /// What a daemon answers with, in the same words.
 #[derive(Serialize)]
-struct ServedAnswer {
+struct ReleaseServedAnswer {
     fence: FenceId,
     member: Option<String>,
     state: FenceState,
@@ -51,7 +51,7 @@ struct ServedAnswer {
     reason: Option<String>,
 }
 
-pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
+pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, CliError> {
     if let Some(id) = &args.fence {
         id.parse::<FenceContent>()?;
     }
@@ -63,13 +63,13 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
         reason: args.reason.clone(),
         by: operator(),
     };
-    match Opening::new(common)?.request(request)? {
-        Served::Alone(context) => alone(&context, args),
+    match VerbStart::new(common)?.request(request)? {
+        VerbOutcome::Alone(context) => alone(&context, args),
         // Told of fences only.
-        Served::Underway { .. } => Ok(Exit::CannotTell),
-        Served::Answered(Line::Released { fence }) => {
+        VerbOutcome::Underway { .. } => Ok(Exit::CannotTell),
+        VerbOutcome::Answered(ControlLine::Released { fence }) => {
             let entries = fence.entries.iter().filter(|(entry, _)| !entry.is_host());
-            let answer = ServedAnswer {
+            let answer = ReleaseServedAnswer {
                 kept: entries.map(|(entry, until)| EntryAnswer::new((*entry, *until))).collect(),
                 in_doubt: fence.in_doubt.iter().copied().collect(),
                 state: fence.state,
@@ -86,12 +86,12 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, Fault> {
             })?;
             Ok(end(&answer.refused_by))
         }
-        Served::Answered(line) => otherwise(common, args.member.clone(), line),
+        VerbOutcome::Answered(line) => otherwise(common, args.member.clone(), line),
     }
 }
 
 /// With the storage alone: what was fenced is known from the fence's ID or the configuration.
-fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, Fault> {
+fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, CliError> {
     let fence = match named(&context.config, args)? {
         Ok(fence) => fence,
         Err(refusal) => {
@@ -159,7 +159,7 @@ fn still_refused(refused_by: &BTreeSet<Listed>) -> String {
     text
 }
 
-fn named(config: &Config, args: &ReleaseArgs) -> Result<Result<FenceContent, Refusal>, Fault> {
+fn named(config: &Config, args: &ReleaseArgs) -> Result<Result<FenceContent, Refusal>, CliError> {
     if let Some(id) = &args.fence {
         return Ok(Ok(id.parse()?));
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use rbd_guardian_core::recording::replay::{Difference, Replayed, replay};
 use serde_json::json;
 
-use super::error::Fault;
+use super::error::CliError;
 use super::{Common, Exit, Format};
 use crate::cli::output;
 
@@ -18,8 +18,8 @@ pub(super) struct ReplayArgs {
     file: PathBuf,
 }
 
-pub(super) fn run(common: &Common, args: &ReplayArgs) -> Result<Exit, Fault> {
-    let unread = |why: io::Error| Fault::NoRecording { file: args.file.clone(), why };
+pub(super) fn run(common: &Common, args: &ReplayArgs) -> Result<Exit, CliError> {
+    let unread = |why: io::Error| CliError::NoRecording { file: args.file.clone(), why };
     let replayed = replay(File::open(&args.file).map_err(unread)?);
     let mut out = output::answer();
     match common.format() {

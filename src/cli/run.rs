@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use super::context::options;
-use super::error::Fault;
+use super::error::CliError;
 use super::{Common, Exit};
 use crate::config::Config;
-use crate::daemon::{self, Origin};
+use crate::daemon::{self, ConfigSource};
 
 /// The longest wait for a monitor or an OSD: an election takes half of it, and every effect has a deadline of its own.
 const CEPH_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) fn run(common: &Common) -> Result<Exit, Fault> {
+pub(super) fn run(common: &Common) -> Result<Exit, CliError> {
     let config = Config::load(common.config.as_deref())?;
     daemon::run(origin(common, &config), config)?;
     Ok(Exit::Done)
 }
 
-pub(super) fn origin(common: &Common, config: &Config) -> Origin {
-    Origin { config: common.config.clone(), ceph: options(common, config, CEPH_TIMEOUT) }
+pub(super) fn origin(common: &Common, config: &Config) -> ConfigSource {
+    ConfigSource { config: common.config.clone(), ceph: options(common, config, CEPH_TIMEOUT) }
 }

@@ -10,7 +10,7 @@ use rbd_guardian_core::model::record::{Leader, Records};
 use serde::Serialize;
 
 use super::context::Context;
-use super::error::Fault;
+use super::error::CliError;
 use crate::ceph::look::own;
 use crate::ceph::osdmap;
 use crate::cli::dispatch::say;
@@ -20,7 +20,7 @@ use crate::deadline::within;
 use crate::incus::client::Client;
 use crate::incus::gate::{is_of_another_version, marker};
 use crate::incus::{self, read};
-use crate::ledger::{Ledger, OpenError};
+use crate::ledger::{Ledger, LedgerOpenError};
 
 /// What guardians remember.
 pub(super) enum Memory {
@@ -35,7 +35,7 @@ pub(super) enum Memory {
 /// Where an answer comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Source {
+pub(super) enum AnswerSource {
     /// The guardian that leads.
     Leader,
     /// The ledger's records, with Incus and Ceph as this command read them.
@@ -52,7 +52,7 @@ pub(super) fn memory(context: &Context) -> Memory {
     let within = context.deadline.at_most(PATIENCE);
     let ledger = match Ledger::open(&context.cluster, &context.config.ledger, &within) {
         Ok(ledger) => ledger,
-        Err(OpenError::NoPool { .. }) => return Memory::None,
+        Err(LedgerOpenError::NoPool { .. }) => return Memory::None,
         Err(error) => return Memory::Unread(error.to_string()),
     };
     match ledger.read(&within) {
@@ -87,7 +87,7 @@ pub(super) fn is_more_than_storage(context: &Context, memory: &Memory) -> bool {
 }
 
 /// The core, as if it began to lead now and did nothing, with what Incus says.
-pub(super) fn core(context: &Context, records: Records) -> Result<(Guardian, Now), Fault> {
+pub(super) fn core(context: &Context, records: Records) -> Result<(Guardian, Now), CliError> {
     let identity = Identity::find(&context.config.daemon)?;
     let addresses = context.read(own)?;
     let now = || Now { boot: clock::boot(), wall: clock::wall() };
@@ -109,7 +109,7 @@ pub(super) fn core(context: &Context, records: Records) -> Result<(Guardian, Now
 ///
 /// # Errors
 /// What guardians remember may be there and cannot be read.
-pub(super) fn known(context: &Context) -> Result<Option<(Guardian, Now)>, Fault> {
+pub(super) fn known(context: &Context) -> Result<Option<(Guardian, Now)>, CliError> {
     let memory = memory(context);
     let more = is_more_than_storage(context, &memory);
     match memory {
@@ -121,7 +121,7 @@ pub(super) fn known(context: &Context) -> Result<Option<(Guardian, Now)>, Fault>
             say(&format!("{why}; going on with the storage alone"));
             Ok(None)
         }
-        Memory::Unread(why) => Err(Fault::NoMemory { why }),
+        Memory::Unread(why) => Err(CliError::NoMemory { why }),
     }
 }
 

@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use crate::ceph::barrier::Probes;
 use crate::ceph::look::CLIENTS_WITHIN;
-use crate::ceph::perform::{Outcome, Step, Storage, Unread};
+use crate::ceph::perform::{CephOutcome, CephStep, StepReadError, Storage};
 use crate::cli::context::Context;
-use crate::cli::error::Fault;
+use crate::cli::error::CliError;
 use crate::cli::progress::Progress;
 use crate::clock;
 use crate::deadline::Deadline;
@@ -43,41 +43,41 @@ impl std::fmt::Display for Timings {
 
 /// Drives a fence. An error in the result (time-out, Ctrl-C, a monitor's answer) ends it where it is: the fence tells
 /// how far it came.
-pub(super) fn fence(context: &Context, fence: &mut Fence) -> (Timings, Result<(), Fault>) {
-    let mut drive = Drive::new(context);
+pub(super) fn fence(context: &Context, fence: &mut Fence) -> (Timings, Result<(), CliError>) {
+    let mut drive = StandaloneExecutor::new(context);
     let began = clock::monotonic();
     let mut timings = Timings::default();
     while let Some(effect) = fence.next_effect() {
         let asked = clock::monotonic();
-        let ended = drive.perform(Step::from(effect)).and_then(|outcome| match outcome {
-            Outcome::FailedOver(daemon, sent) => {
+        let ended = drive.perform(CephStep::from(effect)).and_then(|outcome| match outcome {
+            CephOutcome::FailedOver(daemon, sent) => {
                 fence.handle_failed_over(&daemon, sent);
                 Ok(())
             }
-            Outcome::Daemons(all) => {
+            CephOutcome::Daemons(all) => {
                 fence.handle_daemons(&all?);
                 drive.pause()
             }
-            Outcome::Added(sent) => {
+            CephOutcome::Added(sent) => {
                 fence.handle_added(sent);
                 Ok(())
             }
-            Outcome::Removed(sent) => {
+            CephOutcome::Removed(sent) => {
                 fence.handle_removed(sent);
                 Ok(())
             }
-            Outcome::Map(map) => {
+            CephOutcome::Map(map) => {
                 fence.handle_map(later(map)?.map(Arc::new));
                 Ok(())
             }
-            Outcome::Proved(proofs) => {
+            CephOutcome::Proved(proofs) => {
                 timings.barrier += millis(asked);
                 let complete = proofs.iter().all(PoolProof::is_complete);
                 fence.handle_barrier(proofs);
                 if complete { Ok(()) } else { drive.pause() }
             }
             // A fence asks for no clients.
-            Outcome::Clients(_) => Ok(()),
+            CephOutcome::Clients(_) => Ok(()),
         });
         if timings.commit == 0 && fence.committed().is_some() {
             timings.commit = millis(began);
@@ -94,31 +94,31 @@ pub(super) fn fence(context: &Context, fence: &mut Fence) -> (Timings, Result<()
 }
 
 /// Drives a release, in the same way.
-pub(super) fn release(context: &Context, release: &mut Release) -> Result<(), Fault> {
-    let mut drive = Drive::new(context);
+pub(super) fn release(context: &Context, release: &mut Release) -> Result<(), CliError> {
+    let mut drive = StandaloneExecutor::new(context);
     while let Some(effect) = release.next_effect() {
-        let ended = drive.perform(Step::from(effect)).and_then(|outcome| match outcome {
-            Outcome::Map(map) => {
+        let ended = drive.perform(CephStep::from(effect)).and_then(|outcome| match outcome {
+            CephOutcome::Map(map) => {
                 release.handle_map(later(map)?);
                 Ok(())
             }
-            Outcome::Clients(read) => {
+            CephOutcome::Clients(read) => {
                 let (clients, unread) = read?;
                 let complete = unread.is_empty();
                 drive.unread = unread;
                 release.handle_clients(complete.then_some(clients));
                 if complete { Ok(()) } else { drive.wait_for_sources() }
             }
-            Outcome::Added(sent) => {
+            CephOutcome::Added(sent) => {
                 release.handle_added(sent);
                 Ok(())
             }
-            Outcome::Removed(sent) => {
+            CephOutcome::Removed(sent) => {
                 release.handle_removed(sent);
                 Ok(())
             }
             // A release asks for none of these.
-            Outcome::FailedOver(..) | Outcome::Daemons(_) | Outcome::Proved(_) => Ok(()),
+            CephOutcome::FailedOver(..) | CephOutcome::Daemons(_) | CephOutcome::Proved(_) => Ok(()),
         });
         if let Err(fault) = ended.and_then(|()| Ok(drive.deadline.left().map(|_| ())?)) {
             return if release.is_done() { Ok(()) } else { Err(drive.why(fault)) };
@@ -128,10 +128,10 @@ pub(super) fn release(context: &Context, release: &mut Release) -> Result<(), Fa
 }
 
 /// `None` if the monitors did not answer: the machine asks again.
-fn later(map: Result<OsdMap, Unread>) -> Result<Option<OsdMap>, Fault> {
+fn later(map: Result<OsdMap, StepReadError>) -> Result<Option<OsdMap>, CliError> {
     match map {
         Ok(map) => Ok(Some(map)),
-        Err(Unread::Read(error)) if error.is_transient() => Ok(None),
+        Err(StepReadError::Read(error)) if error.is_transient() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -157,7 +157,7 @@ pub(super) fn troubles<'p>(proofs: impl IntoIterator<Item = &'p PoolProof>) -> S
     if known.is_empty() { known } else { format!(" ({known})") }
 }
 
-struct Drive<'c> {
+struct StandaloneExecutor<'c> {
     context: &'c Context,
     storage: Storage,
     names: Probes,
@@ -172,7 +172,7 @@ struct Drive<'c> {
     clients_within: Duration,
 }
 
-impl<'c> Drive<'c> {
+impl<'c> StandaloneExecutor<'c> {
     fn new(context: &'c Context) -> Self {
         let storage = Storage {
             cluster: context.cluster.clone(),
@@ -191,52 +191,53 @@ impl<'c> Drive<'c> {
         }
     }
 
-    fn perform(&mut self, step: Step) -> Result<Outcome, Fault> {
-        let again = std::mem::replace(&mut self.read_last, step == Step::ReadMap);
+    fn perform(&mut self, step: CephStep) -> Result<CephOutcome, CliError> {
+        let again = std::mem::replace(&mut self.read_last, step == CephStep::ReadMap);
         let mut within = self.deadline.clone();
         match &step {
-            Step::FailOver(daemon) => eprintln!("rbd-guardian: failing over {daemon}"),
-            Step::ReadDaemons => {
+            CephStep::FailOver(daemon) => eprintln!("rbd-guardian: failing over {daemon}"),
+            CephStep::ReadDaemons => {
                 self.progress.say(|| "waiting for a standby elsewhere to become active".to_owned());
             }
-            Step::ReadMap => {
+            CephStep::ReadMap => {
                 self.progress.say(|| "reading the osdmap back".to_owned());
                 if again {
                     self.pause()?;
                 }
             }
-            Step::Barrier(..) => within = self.deadline.at_most(ROUND),
-            Step::ReadClients => within = self.deadline.at_most(self.clients_within),
-            Step::Add(_) | Step::Remove(_) => {}
+            CephStep::Barrier(..) => within = self.deadline.at_most(ROUND),
+            CephStep::ReadClients => within = self.deadline.at_most(self.clients_within),
+            CephStep::Add(_) | CephStep::Remove(_) => {}
         }
-        let removed_client = matches!(&step, Step::Remove(entries) if entries.iter().any(|e| !e.is_host()));
+        let removed_client =
+            matches!(&step, CephStep::Remove(entries) if entries.iter().any(|e| !e.is_host()));
         let progress = &mut |proofs: &[PoolProof]| self.progress.say(|| unproved(proofs));
         let outcome = self.storage.perform(step, &mut self.names, &within, progress);
         match &outcome {
-            Outcome::Added(sent) if sent.iter().all(|(_, sent)| *sent == Sent::Acknowledged) => {
+            CephOutcome::Added(sent) if sent.iter().all(|(_, sent)| *sent == Sent::Acknowledged) => {
                 self.deadline = self.context.deadline.clone();
             }
             // A short client entry that was removed is known to nobody until it stands again: neither Ctrl-C nor the
             // time ends the command in between.
-            Outcome::Removed(_) if removed_client => {
+            CephOutcome::Removed(_) if removed_client => {
                 self.deadline = Deadline::after(REPLACE_WITHIN, Arc::default());
             }
-            Outcome::Added(_)
-            | Outcome::Removed(_)
-            | Outcome::FailedOver(..)
-            | Outcome::Daemons(_)
-            | Outcome::Map(_)
-            | Outcome::Proved(_)
-            | Outcome::Clients(_) => {}
+            CephOutcome::Added(_)
+            | CephOutcome::Removed(_)
+            | CephOutcome::FailedOver(..)
+            | CephOutcome::Daemons(_)
+            | CephOutcome::Map(_)
+            | CephOutcome::Proved(_)
+            | CephOutcome::Clients(_) => {}
         }
         Ok(outcome)
     }
 
-    fn pause(&self) -> Result<(), Fault> {
+    fn pause(&self) -> Result<(), CliError> {
         Ok(self.deadline.pause(PACE)?)
     }
 
-    fn wait_for_sources(&mut self) -> Result<(), Fault> {
+    fn wait_for_sources(&mut self) -> Result<(), CliError> {
         // One that answers late would never be heard.
         self.clients_within *= 2;
         self.progress.say(|| format!("not every client is known yet: {}", self.unread.join("; ")));
@@ -244,9 +245,9 @@ impl<'c> Drive<'c> {
     }
 
     /// A time-out tells what it waited for.
-    fn why(&self, fault: Fault) -> Fault {
-        if let (Fault::Late(late), false) = (&fault, self.unread.is_empty()) {
-            return Fault::Unread { late: *late, unread: self.unread.join("; ") };
+    fn why(&self, fault: CliError) -> CliError {
+        if let (CliError::Late(late), false) = (&fault, self.unread.is_empty()) {
+            return CliError::Unread { late: *late, unread: self.unread.join("; ") };
         }
         fault
     }

@@ -17,22 +17,23 @@ use rbd_guardian_core::rules::entry_origin::{self, Origin, Other};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::answer::{Cell, EntryAnswer, PoolAnswer, barrier_text, table};
+use super::answer::{Cell, EntryAnswer, barrier_text, table};
 use super::context::{Context, print};
-use super::error::Fault;
+use super::error::CliError;
 use super::progress::Progress;
-use super::seen::{Memory, Source, core, is_more_than_storage, memory, who_leads};
+use super::seen::{AnswerSource, Memory, core, is_more_than_storage, memory, who_leads};
 use super::shown::{self, FenceShown};
 use super::{Common, Exit, StatusArgs};
 use crate::ceph::barrier::{Probes, barrier};
 use crate::ceph::osdmap;
-use crate::cli::dispatch::{Opening, daemon_status, say};
+use crate::cli::dispatch::{VerbStart, daemon_status, say};
 use crate::cli::standalone;
 use crate::clock;
+use crate::control::protocol::ProvedPool;
 use rbd_guardian_core::model::epoch::OsdEpoch;
 
 /// What the storage alone shows.
-struct Found {
+struct StorageStatus {
     /// Why the ledger could not be read: then it is unknown whose the entries are, and none is to be removed.
     ledger_unread: Option<String>,
     epoch: OsdEpoch,
@@ -40,7 +41,7 @@ struct Found {
     /// Entries of no member that is fenced.
     others: Vec<OtherFound>,
     /// Whether every PG enforces this epoch's entries; empty if no member is fenced.
-    barrier: Vec<PoolAnswer>,
+    barrier: Vec<ProvedPool>,
 }
 
 /// An entry that no fence accounts for.
@@ -56,14 +57,14 @@ struct OtherFound {
 struct MemberFound {
     name: String,
     addresses: Vec<Address>,
-    state: MemberState,
+    state: MemberStatus,
     fence: Option<FenceContent>,
     entries: Vec<EntryAnswer>,
     notes: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum MemberState {
+enum MemberStatus {
     /// No address of it is fenced.
     Watching,
     /// Fenced, and proved just now.
@@ -84,15 +85,15 @@ const ROUNDS: usize = 3;
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// As the daemon knows it, where one leads on this host; else as the blocklist shows it.
-pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit, Fault> {
+pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit, CliError> {
     let before = if args.watch { CLEAR } else { "" };
     loop {
-        let opening = Opening::new(common)?;
+        let opening = VerbStart::new(common)?;
         let status = match opening.status()? {
             Some(mut status) if status["stage"] == "leading" => {
                 let words = |key: &str| status[key].as_str().unwrap_or("-").to_owned();
                 let leads = format!("{} on {} leads", words("guardian"), words("host"));
-                set(&mut status, "source", &Source::Leader);
+                set(&mut status, "source", &AnswerSource::Leader);
                 set(&mut status, "leads", &leads);
                 set(&mut status, "here", &"the guardian of this host leads");
                 shown::status(status)
@@ -185,7 +186,7 @@ fn served_text(status: &Value) -> String {
     shown
 }
 
-fn alone(mut context: Context, mut standby: Option<Value>, args: &StatusArgs) -> Result<Exit, Fault> {
+fn alone(mut context: Context, mut standby: Option<Value>, args: &StatusArgs) -> Result<Exit, CliError> {
     let mut names = Probes::default();
     loop {
         let shown = show(&context, &mut names, standby.take(), if args.watch { CLEAR } else { "" });
@@ -211,7 +212,7 @@ fn show(
     names: &mut Probes,
     standby: Option<Value>,
     before: &str,
-) -> Result<(bool, Exit), Fault> {
+) -> Result<(bool, Exit), CliError> {
     let memory = memory(context);
     if let Memory::Ledger(records) = memory {
         return known(context, *records, standby, before);
@@ -227,12 +228,12 @@ fn show(
     let members: Vec<MemberFound> = members
         .map(|member| describe(member, &map, context.config.policy.required_until(now), proved))
         .collect();
-    let found = Found {
+    let found = StorageStatus {
         epoch: map.epoch,
         others: others(context, &map, now, &members, unread.is_none()),
         members,
         ledger_unread: unread,
-        barrier: proofs.iter().map(PoolAnswer::new).collect(),
+        barrier: proofs.iter().map(ProvedPool::from).collect(),
     };
     let answer = shown::status(found.value(context, standby.as_ref(), &proofs));
     let shown = context.print(&answer, |_| format!("{before}{}", text(&found)))?;
@@ -247,12 +248,12 @@ fn known(
     records: Records,
     standby: Option<Value>,
     before: &str,
-) -> Result<(bool, Exit), Fault> {
+) -> Result<(bool, Exit), CliError> {
     let leads = who_leads(context, records.leader.as_ref());
     let leader = records.leader.clone();
     let (core, now) = core(context, records)?;
     let mut status = serde_json::to_value(core.status(now)).unwrap_or_default();
-    set(&mut status, "source", &Source::Ledger);
+    set(&mut status, "source", &AnswerSource::Ledger);
     set(&mut status, "leader", &leader);
     set(&mut status, "leads", &leads);
     set(&mut status, "here", &here(context, standby.as_ref()));
@@ -274,7 +275,7 @@ fn here(context: &Context, standby: Option<&Value>) -> String {
     format!("the guardian of this host does not lead{why}")
 }
 
-impl Found {
+impl StorageStatus {
     /// With every field that a leader would show: `null` for what the storage does not tell.
     fn value(&self, context: &Context, standby: Option<&Value>, proofs: &[PoolProof]) -> Value {
         let pending: Vec<String> = proofs.iter().flat_map(PoolProof::pending_names).collect();
@@ -293,7 +294,7 @@ impl Found {
             json!({"name": name, "addresses": addresses, "state": state.word(), "fence": fence, "notes": notes})
         };
         let mut value = json!({
-            "source": Source::Ceph,
+            "source": AnswerSource::Ceph,
             "here": here(context, standby),
             "leader": standby.map(|standby| &standby["leader"]),
             "ledger_unread": self.ledger_unread,
@@ -309,7 +310,7 @@ impl Found {
     }
 }
 
-impl MemberState {
+impl MemberStatus {
     fn word(self) -> &'static str {
         match self {
             Self::Watching => "watching",
@@ -331,7 +332,7 @@ impl MemberState {
 
 /// A map, and what PGs prove of it; no proofs if no member is fenced. The map is read again afterwards: what was
 /// proved holds only if it shows the same entries and pools.
-fn prove(context: &Context, names: &mut Probes) -> Result<(OsdMap, Vec<PoolProof>), Fault> {
+fn prove(context: &Context, names: &mut Probes) -> Result<(OsdMap, Vec<PoolProof>), CliError> {
     let members = &context.config.members.0;
     let fenced = |map: &OsdMap| {
         let mut ips = members.iter().flat_map(|member| &member.addresses);
@@ -354,7 +355,7 @@ fn prove(context: &Context, names: &mut Probes) -> Result<(OsdMap, Vec<PoolProof
         }
         map = after;
     }
-    Err(Fault::Restless)
+    Err(CliError::Restless)
 }
 
 fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) -> MemberFound {
@@ -374,14 +375,14 @@ fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) ->
     let unfenced = member.addresses.iter().filter(|ip| map.blocklist.hosts(**ip).next().is_none());
     let unfenced: Vec<String> = unfenced.map(ToString::to_string).collect();
     let state = if hosts.is_empty() {
-        MemberState::Watching
+        MemberStatus::Watching
     } else if !unfenced.is_empty() {
         notes.push(format!("not fenced: {}; fence the member again, or release it", unfenced.join(", ")));
-        MemberState::Breached
+        MemberStatus::Breached
     } else if proved {
-        MemberState::Sealed
+        MemberStatus::Sealed
     } else {
-        MemberState::Pending
+        MemberStatus::Pending
     };
     let fence = (!hosts.is_empty()).then(|| FenceContent::new(Some(&member.name), &hosts));
     let address = |ip: &IpAddr| Address { address: *ip, sources: [record::Source::Operator].into() };
@@ -425,14 +426,14 @@ fn others_text(title: &str, others: &[Value]) -> String {
     format!("\n{title}:\n{rows}{more}\n")
 }
 
-fn text(answer: &Found) -> String {
+fn text(answer: &StorageStatus) -> String {
     let mut rows = table(["MEMBER", "STATE", "ENTRIES", "FENCE"]);
     for member in &answer.members {
         let state = match member.state {
-            MemberState::Watching => "watching",
-            MemberState::Sealed => "SEALED",
-            MemberState::Pending => "PENDING",
-            MemberState::Breached => "BREACHED",
+            MemberStatus::Watching => "watching",
+            MemberStatus::Sealed => "SEALED",
+            MemberStatus::Pending => "PENDING",
+            MemberStatus::Breached => "BREACHED",
         };
         let entries: Vec<String> = member.entries.iter().map(|entry| entry.entry.to_string()).collect();
         let fence = member.fence.as_ref().map(ToString::to_string).unwrap_or_default();

@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use super::answer::{Cell, table};
 use super::context::Context;
-use super::error::Fault;
+use super::error::CliError;
 use super::seen::known;
 use super::{Exit, WatchersArgs};
 use crate::ceph::locks::LockOwner;
 use crate::ceph::osdmap;
-use crate::ceph::watchers::{ImageUse, Scope, path, sweep};
+use crate::ceph::watchers::{ImageReading, SweepScope, path, sweep};
 use crate::cli::dispatch::say;
 
 #[derive(Serialize)]
@@ -43,10 +43,10 @@ struct WatcherAnswer {
     cookie: u64,
 }
 
-pub(super) fn run(context: &Context, args: &WatchersArgs) -> Result<Exit, Fault> {
+pub(super) fn run(context: &Context, args: &WatchersArgs) -> Result<Exit, CliError> {
     let map = context.read(osdmap::dump)?.map;
     let pools = wanted(context, args, &map)?;
-    let scope = Scope::of(&pools);
+    let scope = SweepScope::of(&pools);
     let members = known(context)?.map_or_else(|| context.config.members.clone(), |(core, _)| core.members());
     let mut images = Vec::new();
     let unread = sweep(&context.cluster, &scope, &context.deadline, &mut |image| {
@@ -72,7 +72,7 @@ fn wanted<'m>(
     context: &Context,
     args: &WatchersArgs,
     map: &'m OsdMap,
-) -> Result<BTreeMap<PoolId, &'m Pool>, Fault> {
+) -> Result<BTreeMap<PoolId, &'m Pool>, CliError> {
     if args.pools.is_empty() {
         return Ok(context.config.policy.guarded.pools(map));
     }
@@ -80,14 +80,14 @@ fn wanted<'m>(
     for name in &args.pools {
         let Some((id, pool)) = map.pools.iter().find(|(_, pool)| pool.name == *name) else {
             let existing = map.pools.values().map(|pool| pool.name.clone()).collect::<Vec<_>>().join(", ");
-            return Err(Fault::NoPool { name: name.clone(), existing });
+            return Err(CliError::NoPool { name: name.clone(), existing });
         };
         wanted.insert(*id, pool);
     }
     Ok(wanted)
 }
 
-fn answer(members: &Members, map: &OsdMap, image: ImageUse) -> ImageAnswer {
+fn answer(members: &Members, map: &OsdMap, image: ImageReading) -> ImageAnswer {
     let mut users: Vec<EntityAddr> = image.watchers.iter().map(|watch| watch.address).collect();
     users.extend(image.locks.iter().filter_map(|lock| lock.address));
     let nameless = users.is_empty() && !(image.unknown.is_empty() && image.locks.is_empty());

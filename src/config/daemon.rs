@@ -6,31 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rbd_guardian_core::guardian::settings::{OnConflict, Settings, Trigger};
-use rbd_guardian_core::model::addr::EntityAddr;
+use rbd_guardian_core::guardian::settings::{OnConflict, Trigger};
 use serde::{Deserialize, Serialize};
-
-use crate::config::Config;
-use crate::config::identity::Identity;
-
-impl Config {
-    /// What the core goes by, as the guardian of this identity whose own storage addresses are these.
-    pub fn settings(&self, identity: &Identity, own: &[EntityAddr]) -> Settings {
-        let Self { policy, members, incus, trigger, guard, .. } = self;
-        let mut settings = Settings::new(&identity.name, &identity.boot_id, policy.clone(), members.clone());
-        settings.platform = !incus.endpoints.is_empty();
-        settings.trigger = trigger.mode;
-        settings.lead = trigger.lead;
-        settings.cool_down = trigger.cool_down;
-        settings.auto_release = trigger.auto_release;
-        settings.guard.on_conflict = guard.on_conflict;
-        settings.guard.every = guard.every;
-        settings.guard.admin_hosts.clone_from(&guard.admin_hosts);
-        settings.guard.own = own.to_vec();
-        settings.storage = self.ceph.cluster.clone().unwrap_or(settings.storage);
-        settings
-    }
-}
 
 /// How the daemon runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +89,7 @@ impl Default for GuardConfig {
 }
 
 /// A key, and what is allowed.
-type Bad = (&'static str, String);
+type BadValue = (&'static str, String);
 
 /// As it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -129,7 +106,7 @@ impl RawTrigger {
     ///
     /// # Errors
     /// The key, and what is allowed.
-    pub fn check(&self) -> Result<TriggerConfig, Bad> {
+    pub fn check(&self) -> Result<TriggerConfig, BadValue> {
         let defaults = TriggerConfig::default();
         Ok(TriggerConfig {
             mode: self.mode.unwrap_or(defaults.mode),
@@ -160,7 +137,7 @@ impl RawGuard {
     ///
     /// # Errors
     /// The key, and what is allowed.
-    pub fn check(&self) -> Result<GuardConfig, Bad> {
+    pub fn check(&self) -> Result<GuardConfig, BadValue> {
         let defaults = GuardConfig::default();
         let network = |text: &String| {
             let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
@@ -179,7 +156,7 @@ fn duration(
     text: Option<&str>,
     default: Duration,
     seconds: RangeInclusive<u64>,
-) -> Result<Duration, Bad> {
+) -> Result<Duration, BadValue> {
     let Some(text) = text else { return Ok(default) };
     let duration = humantime::parse_duration(text).map_err(|e| (key, format!("'{text}': {e}; write 8s")))?;
     let (least, most) = (Duration::from_secs(*seconds.start()), Duration::from_secs(*seconds.end()));
@@ -206,7 +183,7 @@ impl RawDaemon {
     ///
     /// # Errors
     /// The key, and what is allowed.
-    pub fn check(self) -> Result<DaemonConfig, Bad> {
+    pub fn check(self) -> Result<DaemonConfig, BadValue> {
         let defaults = DaemonConfig::default();
         if self.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > 63) {
             return Err(("daemon.name", "1 to 63 characters".to_owned()));

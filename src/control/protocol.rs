@@ -20,7 +20,7 @@ pub enum Question {
 /// A line of the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Line {
+pub enum ControlLine {
     /// What happens meanwhile, in words; another line follows.
     Progress(String),
     /// To [`Question::Status`].
@@ -30,7 +30,7 @@ pub enum Line {
         /// As the ledger has it.
         fence: Box<FenceRecord>,
         /// What the PGs proved.
-        barrier: Vec<Proved>,
+        barrier: Vec<ProvedPool>,
     },
     /// Released.
     Released {
@@ -51,7 +51,7 @@ pub enum Line {
 
 /// What a pool proved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proved {
+pub struct ProvedPool {
     /// Its name.
     pub pool: String,
     /// How many PGs it has.
@@ -102,7 +102,7 @@ impl Question {
     }
 }
 
-impl Line {
+impl ControlLine {
     /// Does nothing follow?
     pub fn is_last(&self) -> bool {
         match self {
@@ -119,11 +119,11 @@ impl Line {
     }
 }
 
-impl From<Outcome> for Line {
+impl From<Outcome> for ControlLine {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Sealed(fence, proofs) => {
-                Self::Sealed { fence, barrier: proofs.iter().map(Proved::from).collect() }
+                Self::Sealed { fence, barrier: proofs.iter().map(ProvedPool::from).collect() }
             }
             Outcome::Released(fence) => Self::Released { fence },
             Outcome::Refused(refusals) => Self::Refused(refusals.iter().map(Reason::from).collect()),
@@ -139,7 +139,7 @@ impl From<&Refusal> for Reason {
     }
 }
 
-impl From<&PoolProof> for Proved {
+impl From<&PoolProof> for ProvedPool {
     fn from(proof: &PoolProof) -> Self {
         Self {
             pool: proof.pool.name.clone(),

@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 
-use crate::control::protocol::{Line, Question};
+use crate::control::protocol::{ControlLine, Question};
 use crate::deadline::{Deadline, within};
 
 /// Questions that wait for the loop, and connections at once: more is nobody typing.
@@ -27,12 +27,12 @@ const LINES: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) question: Question,
-    pub(crate) answers: Sender<Line>,
+    pub(crate) answers: Sender<ControlLine>,
 }
 
 /// The socket, while it is open.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct ControlSocket {
     path: PathBuf,
     pub(crate) asks: Receiver<Ask>,
     _serving: JoinSet<()>,
@@ -40,7 +40,7 @@ pub(crate) struct Door {
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
-pub enum DoorError {
+pub enum ControlSocketError {
     /// Another daemon answers on it.
     #[error("another guardian runs on this host already: it answers on {}", .0.display())]
     Taken(PathBuf),
@@ -54,13 +54,14 @@ pub enum DoorError {
     },
 }
 
-impl Door {
+impl ControlSocket {
     /// Opens it, for its owner alone. One that nobody answers on any more is replaced.
-    pub(crate) fn open(path: &Path) -> Result<Self, DoorError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, ControlSocketError> {
         if StdUnixStream::connect(path).is_ok() {
-            return Err(DoorError::Taken(path.to_owned()));
+            return Err(ControlSocketError::Taken(path.to_owned()));
         }
-        let listener = listen(path).map_err(|error| DoorError::Unusable { path: path.to_owned(), error })?;
+        let listener =
+            listen(path).map_err(|error| ControlSocketError::Unusable { path: path.to_owned(), error })?;
         let (to, asks) = channel(QUEUE);
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, to));
@@ -68,7 +69,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
@@ -127,7 +128,7 @@ async fn talk(stream: UnixStream, asks: Sender<Ask>) {
             .map(|_| "too many questions at once: ask again".to_owned()),
     };
     if let Some(why) = refused {
-        let _ = say(&mut writer, &Line::Failed(why)).await;
+        let _ = say(&mut writer, &ControlLine::Failed(why)).await;
         return;
     }
     // A request goes on when whoever asked has gone.
@@ -137,10 +138,10 @@ async fn talk(stream: UnixStream, asks: Sender<Ask>) {
         }
     }
     // The loop let go of it: the daemon ends.
-    let _ = say(&mut writer, &Line::Unavailable("the daemon ended meanwhile".to_owned())).await;
+    let _ = say(&mut writer, &ControlLine::Unavailable("the daemon ended meanwhile".to_owned())).await;
 }
 
-async fn say(writer: &mut tokio::net::unix::OwnedWriteHalf, line: &Line) -> io::Result<()> {
+async fn say(writer: &mut tokio::net::unix::OwnedWriteHalf, line: &ControlLine) -> io::Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     within(PATIENCE, writer.write_all(&text)).await.map_err(|_| io::Error::from(ErrorKind::TimedOut))?
@@ -151,7 +152,7 @@ async fn say(writer: &mut tokio::net::unix::OwnedWriteHalf, line: &Line) -> io::
 pub enum AskError {
     /// The time is over.
     #[error(transparent)]
-    Late(#[from] crate::deadline::Late),
+    Late(#[from] crate::deadline::DeadlineError),
     /// The connection broke: what was asked for may be done all the same.
     #[error("the daemon at {} did not answer to the end ({error}): `rbd-guardian status` shows how far it came", .path.display())]
     Broken {
@@ -171,7 +172,7 @@ pub fn ask(
     question: &Question,
     deadline: &Deadline,
     progress: &mut dyn FnMut(&str),
-) -> Result<Option<Line>, AskError> {
+) -> Result<Option<ControlLine>, AskError> {
     let broken = |error: io::Error| AskError::Broken { path: path.to_owned(), error };
     // Nobody listens, or nobody may: the verb does what it can without it.
     let Ok(mut stream) = StdUnixStream::connect(path) else { return Ok(None) };
@@ -188,7 +189,7 @@ pub fn ask(
             Ok(_) if text.last() != Some(&b'\n') => return Err(broken(ErrorKind::UnexpectedEof.into())),
             Ok(_) => {
                 let line = serde_json::from_slice(&text).map_err(|error| broken(error.into()))?;
-                let Line::Progress(what) = line else { return Ok(Some(line)) };
+                let ControlLine::Progress(what) = line else { return Ok(Some(line)) };
                 progress(&what);
             }
             // What came so far is kept in `text`.

@@ -15,7 +15,7 @@ const LOOK_LONGEST: Duration = Duration::from_secs(30);
 
 /// What earlier readings took.
 #[derive(Debug, Default)]
-pub(super) struct Budget {
+pub(super) struct TimeBudget {
     /// Milliseconds that the last complete sweep took.
     swept: AtomicU64,
     /// Sweeps, and readings of all clients, in a row that were not complete.
@@ -23,7 +23,7 @@ pub(super) struct Budget {
     clients_late: AtomicU32,
 }
 
-impl Budget {
+impl TimeBudget {
     pub(super) fn sweep(&self) -> Duration {
         longer(SWEEP.max(self.last() * 3), &self.sweeps_late)
     }
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_was_late_gets_longer_and_what_took_long_has_that_time() {
-        let budget = Budget::default();
+        let budget = TimeBudget::default();
         assert_eq!((budget.clients(), budget.look(), budget.sweep()), (3 * SECOND, 3 * SECOND, 20 * SECOND));
         budget.note_clients(false);
         budget.note_clients(false);

@@ -19,7 +19,7 @@ const OVERDUE: Duration = Duration::from_millis(2500);
 
 /// Of a daemon.
 #[derive(Debug)]
-pub(super) struct Lookout {
+pub(super) struct ElectionWatch {
     outlook: Outlook,
     /// When to glance next; `None` while that is under way.
     glance_at: Option<Duration>,
@@ -31,7 +31,7 @@ pub(super) struct Lookout {
     holds: Option<Unfit>,
 }
 
-impl Lookout {
+impl ElectionWatch {
     pub(super) fn new(now: Duration, platform: bool) -> Self {
         let outlook = Outlook::new(now, platform);
         // What is not there is not glanced at.

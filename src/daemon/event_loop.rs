@@ -26,25 +26,25 @@ use crate::ceph::rados::cluster::{Cluster, ConnectError};
 use crate::clock;
 use crate::config::Config;
 use crate::config::identity::Identity;
-use crate::control::protocol::{Line, Question};
+use crate::control::protocol::{ControlLine, Question};
 use crate::control::socket::Ask;
-use crate::daemon::election::Lookout;
+use crate::daemon::election::ElectionWatch;
 use crate::daemon::event_loop::forwarded::{ended, not_noted};
 use crate::daemon::event_loop::login::{Login, Replaced};
-use crate::daemon::executor::{Hands, failed};
-use crate::daemon::forwarded_requests::Noting;
-use crate::daemon::hearing::Hearing;
+use crate::daemon::executor::{Executor, failed};
+use crate::daemon::forwarded_requests::RequestNote;
+use crate::daemon::hearing::EventLog;
 use crate::daemon::incus_events::notice;
 use crate::daemon::job::Jobs;
 use crate::daemon::leader::{Leading, now};
-use crate::daemon::leadership::{Bade, Candidate, NotLeading, Tenure, Waiting};
-use crate::daemon::recordings::{Flight, Recordings};
-use crate::daemon::service_manager::{Manager, Signals, Wish};
-use crate::daemon::{DaemonError, Origin, log};
+use crate::daemon::leadership::{BidError, BidOutcome, Candidate, HeldLead, Standby};
+use crate::daemon::recordings::{RecordedGuardian, Recordings};
+use crate::daemon::service_manager::{Manager, SignalRequest, Signals};
+use crate::daemon::{ConfigSource, DaemonError, log};
 use crate::deadline::rest;
 use crate::incus::client::Client;
 use crate::incus::events::{Listener, Signal};
-use crate::ledger::{Ledger, NotLeased};
+use crate::ledger::{LeaseError, Ledger};
 use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// Events that are taken in at one turn of the loop.
@@ -73,18 +73,18 @@ enum Job {
     LogIn,
     Ready(LeaderEpoch),
     Requests(LeaderEpoch),
-    Note(LeaderEpoch, Box<RequestRecord>, Noting),
+    Note(LeaderEpoch, Box<RequestRecord>, RequestNote),
     Asked(LeaderEpoch, Box<RequestRecord>),
     Effect(LeaderEpoch, Effect),
 }
 
 /// How a task ended.
-enum Done {
+enum JobResult {
     Connected(Result<Cluster, ConnectError>),
     Disconnected,
-    Bid(Result<Bade, NotLeading>),
-    Renewed(LeaderEpoch, Result<Duration, NotLeased>),
-    GaveUp(Result<(), NotLeased>),
+    Bid(Result<BidOutcome, BidError>),
+    Renewed(LeaderEpoch, Result<Duration, LeaseError>),
+    GaveUp(Result<(), LeaseError>),
     /// When it began, and what it showed.
     Glanced(Duration, Result<View, String>),
     /// When a question began that a monitor answered.
@@ -93,19 +93,19 @@ enum Done {
     LoggedIn(Option<u64>, Option<Result<Cluster, ConnectError>>),
     Ready(LeaderEpoch, Beside),
     Requests(LeaderEpoch, Option<Vec<(RequestRecord, Settled)>>),
-    Noted(LeaderEpoch, Box<RequestRecord>, Noting, Recorded),
-    Asked(LeaderEpoch, Box<RequestRecord>, Line),
+    Noted(LeaderEpoch, Box<RequestRecord>, RequestNote, Recorded),
+    Asked(LeaderEpoch, Box<RequestRecord>, ControlLine),
     Effect(LeaderEpoch, Input),
 }
 
 /// What others tell.
-enum Told {
+enum Announcement {
     Incus(Signal),
     Operator(Option<Ask>),
 }
 
 /// How far it is from nothing to leading.
-enum Stage {
+enum LeadStage {
     /// There is no connection to Ceph.
     Connecting,
     /// There is one, and somebody else leads, or the ledger cannot be had.
@@ -114,22 +114,22 @@ enum Stage {
 }
 
 /// One daemon.
-pub(super) struct Driver {
-    origin: Origin,
+pub(super) struct EventLoop {
+    origin: ConfigSource,
     identity: Identity,
     config: Config,
     manager: Manager,
-    stage: Stage,
+    stage: LeadStage,
     cluster: Option<Cluster>,
     /// Those that it replaced and that have not ended.
     replaced: Replaced,
     /// Over that connection. One that the monitors do not answer could not open it again, and its OSD may answer.
     ledger: Option<Ledger>,
     /// What it knows while another one leads.
-    waiting: Option<Box<Waiting>>,
-    /// An errand neither looks around nor yields.
-    lookout: Option<Lookout>,
-    errand: bool,
+    waiting: Option<Box<Standby>>,
+    /// With a single request to do it neither watches who should lead nor yields.
+    election: Option<ElectionWatch>,
+    single_request: bool,
     login: Login,
     /// Why it is not further, in words.
     trouble: Option<String>,
@@ -142,10 +142,10 @@ pub(super) struct Driver {
     incus_trouble: Option<String>,
     incus_at: Option<Duration>,
     listener: Option<Listener>,
-    hearing: Hearing,
+    hearing: EventLog,
     /// None are made for a single request: whoever makes it hears what became of it.
     recordings: Option<Recordings>,
-    jobs: Jobs<Job, Done>,
+    jobs: Jobs<Job, JobResult>,
     /// Bids in a row that ended in silence or in a refusal.
     vain_bids: u32,
     /// It is clear who leads, or why nobody knows. What is asked before waits for that.
@@ -156,8 +156,8 @@ pub(super) struct Driver {
     refused: BTreeMap<String, Duration>,
 }
 
-impl Driver {
-    pub(super) fn new(origin: Origin, identity: Identity, config: Config) -> Self {
+impl EventLoop {
+    pub(super) fn new(origin: ConfigSource, identity: Identity, config: Config) -> Self {
         let recordings = Recordings::new(config.daemon.recordings.clone());
         recordings.look();
         let recordings = Some(recordings);
@@ -166,13 +166,13 @@ impl Driver {
             identity,
             config,
             manager: Manager::find(),
-            stage: Stage::Connecting,
+            stage: LeadStage::Connecting,
             cluster: None,
             replaced: Replaced::default(),
             ledger: None,
             waiting: None,
-            lookout: None,
-            errand: false,
+            election: None,
+            single_request: false,
             login: Login::default(),
             trouble: None,
             lasts: false,
@@ -181,7 +181,7 @@ impl Driver {
             incus_trouble: None,
             incus_at: Some(Duration::ZERO),
             listener: None,
-            hearing: Hearing::default(),
+            hearing: EventLog::default(),
             recordings,
             jobs: Jobs::new(),
             vain_bids: 0,
@@ -192,10 +192,10 @@ impl Driver {
     }
 
     /// For one request alone, over a connection that is there.
-    pub(super) fn errand(mut self, cluster: Cluster) -> Self {
-        self.errand = true;
+    pub(super) fn for_one_request(mut self, cluster: Cluster) -> Self {
+        self.single_request = true;
         self.cluster = Some(cluster);
-        self.stage = Stage::Bidding;
+        self.stage = LeadStage::Bidding;
         self.recordings = None;
         self
     }
@@ -206,7 +206,7 @@ impl Driver {
         mut signals: Signals,
         asks: &mut tokio::sync::mpsc::Receiver<Ask>,
     ) -> Result<(), DaemonError> {
-        if !self.errand {
+        if !self.single_request {
             self.manager.begin();
         }
         loop {
@@ -224,8 +224,8 @@ impl Driver {
                     }
                 };
                 tokio::select! {
-                    signal = heard => Told::Incus(signal),
-                    ask = asks.recv() => Told::Operator(ask),
+                    signal = heard => Announcement::Incus(signal),
+                    ask = asks.recv() => Announcement::Operator(ask),
                 }
             };
             tokio::select! {
@@ -234,20 +234,20 @@ impl Driver {
                 biased;
                 // 1. The service manager, and whoever ends the process: whatever happens meanwhile.
                 wish = signals.next() => match wish {
-                    Wish::Reload => self.reload(),
-                    Wish::Record => self.record(),
-                    Wish::End => return self.end().await,
+                    SignalRequest::Reload => self.reload(),
+                    SignalRequest::Record => self.record(),
+                    SignalRequest::End => return self.end().await,
                 },
                 // 2. What was begun is answered first: every decision rests on it.
                 Some(done) = self.jobs.next() => self.done(done),
                 // 3. What Incus announces, and operators.
                 told = told => match told {
-                    Told::Incus(signal) => {
+                    Announcement::Incus(signal) => {
                         self.heard(&signal);
                         self.heard_at_once();
                     }
-                    Told::Operator(Some(ask)) => self.asked(ask),
-                    Told::Operator(None) => return self.end().await,
+                    Announcement::Operator(Some(ask)) => self.asked(ask),
+                    Announcement::Operator(None) => return self.end().await,
                 },
                 // 4. Time.
                 () = rest(rest_for) => {}
@@ -273,26 +273,26 @@ impl Driver {
         if self.retry_at.is_some_and(|at| at <= now.boot) {
             self.retry_at = None;
             match &self.stage {
-                Stage::Connecting => self.connect(),
-                Stage::Bidding => self.bid(),
-                Stage::Leading(_) => {}
+                LeadStage::Connecting => self.connect(),
+                LeadStage::Bidding => self.bid(),
+                LeadStage::Leading(_) => {}
             }
         }
         self.look_around(now.boot);
         self.log_in_afresh(now.boot);
         self.look_for_requests(now.boot);
-        let Stage::Leading(leading) = &mut self.stage else { return };
+        let LeadStage::Leading(leading) = &mut self.stage else { return };
         if leading.is_over(now) {
             let why = "leads no more: the lease could not be renewed in time: Ceph does not answer, or late (`ceph -s`)";
             self.depose("deposed", why);
             return;
         }
         if leading.renews(now) {
-            let (tenure, lease, epoch) =
-                (leading.hands.tenure.clone(), self.config.daemon.lease, leading.epoch());
+            let (held_lead, lease, epoch) =
+                (leading.executor.held_lead.clone(), self.config.daemon.lease, leading.epoch());
             self.jobs.begin(Job::Renew(epoch), async move {
-                let renewed = lane::awaited(move || tenure.renew(lease)).await;
-                Done::Renewed(epoch, renewed.unwrap_or(Err(NotLeased::Unknown)))
+                let renewed = lane::awaited(move || held_lead.renew(lease)).await;
+                JobResult::Renewed(epoch, renewed.unwrap_or(Err(LeaseError::Unknown)))
             });
         }
         leading.on_time(now);
@@ -301,9 +301,9 @@ impl Driver {
     fn rest_for(&self) -> Duration {
         let boot = clock::boot();
         let mut at = boot + LONGEST_REST;
-        let looks_at = self.lookout.as_ref().and_then(Lookout::wakes_at).filter(|at| *at > boot);
+        let looks_at = self.election.as_ref().and_then(ElectionWatch::wakes_at).filter(|at| *at > boot);
         at = [self.retry_at, self.incus_at, looks_at].into_iter().flatten().fold(at, Duration::min);
-        if let Stage::Leading(leading) = &self.stage {
+        if let LeadStage::Leading(leading) = &self.stage {
             at = at.min(leading.wakes_at());
         }
         let rest = at.saturating_sub(boot);
@@ -314,106 +314,106 @@ impl Driver {
         let options = self.origin.ceph.clone();
         self.jobs.begin(Job::Connect, async move {
             let connected = lane::awaited(move || Cluster::connect(&options)).await;
-            Done::Connected(connected.unwrap_or_else(dropped_connect))
+            JobResult::Connected(connected.unwrap_or_else(dropped_connect))
         });
     }
 
     fn bid(&mut self) {
         let Some(cluster) = self.cluster.clone() else { return };
-        let (now, lookout) = (clock::boot(), self.lookout.as_ref());
+        let (now, election) = (clock::boot(), self.election.as_ref());
         let candidate = Candidate {
             guardian: self.identity.name.clone(),
             host: self.identity.host.clone(),
             ledger: self.config.ledger.clone(),
             lease: self.config.daemon.lease,
-            unfit: match lookout {
-                Some(lookout) => lookout.unfit(now),
-                // An errand looks around no further.
+            unfit: match election {
+                Some(election) => election.unfit(now),
+                // With a single request to do it does not watch who should lead.
                 None => self.config.incus.endpoints.is_empty().then_some(Unfit::Bare),
             },
-            readiness: lookout.and_then(|lookout| lookout.readiness(now)),
+            readiness: election.and_then(|election| election.readiness(now)),
             opened: self.ledger.clone(),
         };
         self.jobs.begin(Job::Bid, async move {
             let bid = lane::awaited(move || candidate.bid(&cluster)).await;
-            Done::Bid(bid.unwrap_or(Err(NotLeading::Dropped)))
+            JobResult::Bid(bid.unwrap_or(Err(BidError::Dropped)))
         });
     }
 
     /// A task ended. Without an answer of its own it has failed: nothing that was begun is left open.
-    fn done(&mut self, done: Result<Done, (Job, String)>) {
+    fn done(&mut self, done: Result<JobResult, (Job, String)>) {
         let done = done.unwrap_or_else(|(job, why)| {
             log::line(Level::Error, "task", None, &format!("a task ended without an answer: {why}"));
             match job {
-                Job::Connect => Done::Connected(dropped_connect()),
-                Job::Disconnect => Done::Disconnected,
-                Job::Bid => Done::Bid(Err(NotLeading::Dropped)),
-                Job::Renew(epoch) => Done::Renewed(epoch, Err(NotLeased::Unknown)),
-                Job::GiveUp => Done::GaveUp(Err(NotLeased::Unknown)),
-                Job::Glance => Done::Glanced(clock::boot(), Err(why)),
-                Job::Listen => Done::Listened(None),
-                Job::LogIn => Done::LoggedIn(None, None),
-                Job::Ready(epoch) => Done::Ready(epoch, Beside::default()),
-                Job::Requests(epoch) => Done::Requests(epoch, None),
-                Job::Note(epoch, record, noting) => Done::Noted(epoch, record, noting, not_noted()),
-                Job::Asked(epoch, record) => Done::Asked(epoch, record, ended()),
-                Job::Effect(epoch, effect) => Done::Effect(epoch, failed(effect, &why)),
+                Job::Connect => JobResult::Connected(dropped_connect()),
+                Job::Disconnect => JobResult::Disconnected,
+                Job::Bid => JobResult::Bid(Err(BidError::Dropped)),
+                Job::Renew(epoch) => JobResult::Renewed(epoch, Err(LeaseError::Unknown)),
+                Job::GiveUp => JobResult::GaveUp(Err(LeaseError::Unknown)),
+                Job::Glance => JobResult::Glanced(clock::boot(), Err(why)),
+                Job::Listen => JobResult::Listened(None),
+                Job::LogIn => JobResult::LoggedIn(None, None),
+                Job::Ready(epoch) => JobResult::Ready(epoch, Beside::default()),
+                Job::Requests(epoch) => JobResult::Requests(epoch, None),
+                Job::Note(epoch, record, noting) => JobResult::Noted(epoch, record, noting, not_noted()),
+                Job::Asked(epoch, record) => JobResult::Asked(epoch, record, ended()),
+                Job::Effect(epoch, effect) => JobResult::Effect(epoch, failed(effect, &why)),
             }
         });
         match done {
-            Done::Connected(Ok(cluster)) => {
+            JobResult::Connected(Ok(cluster)) => {
                 log::line(Level::Info, "connected", None, "connected to Ceph");
                 self.cluster = Some(cluster);
                 self.forget_login();
                 self.trouble = None;
-                self.stage = Stage::Bidding;
+                self.stage = LeadStage::Bidding;
                 self.retry_at = Some(Duration::ZERO);
             }
-            Done::Connected(Err(error)) => {
+            JobResult::Connected(Err(error)) => {
                 self.lasts = false;
                 self.not_further(Level::Error, "no-ceph", error.to_string(), RETRY)
             }
-            Done::Disconnected => {}
-            Done::Bid(Ok(Bade::Leads(tenure, records))) => self.lead(*tenure, *records),
-            Done::Bid(Ok(Bade::Waits(waiting))) => {
+            JobResult::Disconnected => {}
+            JobResult::Bid(Ok(BidOutcome::Leads(held_lead, records))) => self.lead(*held_lead, *records),
+            JobResult::Bid(Ok(BidOutcome::Waits(waiting))) => {
                 self.vain_bids = 0;
                 let words = waiting.words();
                 self.ledger = Some(waiting.ledger.clone());
                 self.waiting = Some(waiting);
                 self.not_further(Level::Info, "standby", words, self.pace());
             }
-            Done::Bid(Err(error)) => self.not_leading(&error),
-            Done::Renewed(epoch, renewed) => self.renewed(epoch, renewed),
-            Done::GaveUp(Ok(())) => {}
-            Done::GaveUp(Err(error)) => {
+            JobResult::Bid(Err(error)) => self.not_leading(&error),
+            JobResult::Renewed(epoch, renewed) => self.renewed(epoch, renewed),
+            JobResult::GaveUp(Ok(())) => {}
+            JobResult::GaveUp(Err(error)) => {
                 log::line(Level::Warn, "lease", None, &format!("the lease was not given up: {error}"));
             }
-            Done::Glanced(began, view) => {
+            JobResult::Glanced(began, view) => {
                 if let Ok(view) = &view {
                     self.saw(began, view);
                 }
-                if let Some(lookout) = &mut self.lookout {
-                    lookout.glanced(clock::boot());
+                if let Some(election) = &mut self.election {
+                    election.glanced(clock::boot());
                 }
             }
-            Done::Listened(began) => {
-                if let Some(lookout) = &mut self.lookout {
-                    lookout.listened(clock::boot(), began);
+            JobResult::Listened(began) => {
+                if let Some(election) = &mut self.election {
+                    election.listened(clock::boot(), began);
                 }
             }
-            Done::LoggedIn(key, login) => self.logged_in(key, login),
-            Done::Ready(epoch, beside) => {
-                if let Some(lookout) = &mut self.lookout {
-                    lookout.asked(clock::boot());
+            JobResult::LoggedIn(key, login) => self.logged_in(key, login),
+            JobResult::Ready(epoch, beside) => {
+                if let Some(election) = &mut self.election {
+                    election.asked(clock::boot());
                 }
-                if matches!(&self.stage, Stage::Leading(leading) if leading.epoch() == epoch) {
+                if matches!(&self.stage, LeadStage::Leading(leading) if leading.epoch() == epoch) {
                     self.step_back(beside);
                 }
             }
-            Done::Requests(epoch, found) => self.requests_found(epoch, found),
-            Done::Noted(epoch, record, noting, recorded) => self.noted(epoch, record, noting, recorded),
-            Done::Asked(epoch, record, line) => self.answered(epoch, record, &line),
-            Done::Effect(epoch, input) => {
+            JobResult::Requests(epoch, found) => self.requests_found(epoch, found),
+            JobResult::Noted(epoch, record, noting, recorded) => self.noted(epoch, record, noting, recorded),
+            JobResult::Asked(epoch, record, line) => self.answered(epoch, record, &line),
+            JobResult::Effect(epoch, input) => {
                 if let Input::View { began, view: Ok(view) } = &input {
                     self.saw(*began, view);
                 }
@@ -423,7 +423,7 @@ impl Driver {
                     None
                 };
                 // What an earlier lead began is of no use to this one, which has read everything anew.
-                if let Stage::Leading(leading) = &mut self.stage
+                if let LeadStage::Leading(leading) = &mut self.stage
                     && leading.epoch() == epoch
                 {
                     leading.handle(input);
@@ -440,12 +440,12 @@ impl Driver {
         }
     }
 
-    fn not_leading(&mut self, error: &NotLeading) {
+    fn not_leading(&mut self, error: &BidError) {
         // A connection that was itself blocklisted, or has gone astray, never gets better; a new one may.
         self.vain_bids = if error.may_be_the_connection() { self.vain_bids + 1 } else { 0 };
         if self.vain_bids >= VAIN_BIDS && self.replaced.has_room() {
             self.vain_bids = 0;
-            self.stage = Stage::Connecting;
+            self.stage = LeadStage::Connecting;
             let old = self.cluster.take();
             self.replace(old);
         }
@@ -472,38 +472,38 @@ impl Driver {
         }
     }
 
-    fn lead(&mut self, tenure: Tenure, records: Records) {
+    fn lead(&mut self, held_lead: HeldLead, records: Records) {
         let Some(cluster) = self.cluster.clone() else { return };
-        let leader = tenure.leader();
+        let leader = held_lead.leader();
         let text = format!("leads with epoch {} as {} on {}", leader.epoch, leader.guardian, leader.host);
         log::line(Level::Info, "leading", None, &text);
-        for note in tenure.notes() {
+        for note in held_lead.notes() {
             log::line(Level::Warn, "ledger", None, note);
         }
-        let settings = self.settings(&tenure);
+        let settings = self.settings(&held_lead);
         let storage =
             Storage { cluster, guarded: settings.policy.guarded.clone(), expire: settings.policy.expire };
         let guardian = Recorder::new(settings, records, now(), LIMIT);
-        let guardian = Flight::new(guardian, self.recordings.clone());
+        let guardian = RecordedGuardian::new(guardian, self.recordings.clone());
         (self.trouble, self.waiting) = (None, None);
-        let hands = Hands::new(storage, tenure, self.incus.clone());
-        let mut leading = Box::new(Leading::new(guardian, hands, self.config.daemon.lease));
+        let executor = Executor::new(storage, held_lead, self.incus.clone());
+        let mut leading = Box::new(Leading::new(guardian, executor, self.config.daemon.lease));
         let boot = clock::boot();
         self.refused.retain(|_, at| boot.saturating_sub(*at) < REFUSAL_LASTS);
         for member in self.refused.keys().cloned() {
             leading.handle(Input::Notice(Notice::Refused { member, healing: true }));
         }
-        self.stage = Stage::Leading(leading);
+        self.stage = LeadStage::Leading(leading);
         self.manager.ready();
         self.ask_again();
     }
 
-    fn settings(&self, tenure: &Tenure) -> Settings {
-        self.config.settings(&self.identity, &tenure.own)
+    fn settings(&self, held_lead: &HeldLead) -> Settings {
+        self.config.settings(&self.identity, &held_lead.own)
     }
 
-    fn renewed(&mut self, epoch: LeaderEpoch, renewed: Result<Duration, NotLeased>) {
-        if let Stage::Leading(leading) = &mut self.stage
+    fn renewed(&mut self, epoch: LeaderEpoch, renewed: Result<Duration, LeaseError>) {
+        if let LeadStage::Leading(leading) = &mut self.stage
             && leading.epoch() == epoch
             && let Err(why) = leading.renewed(renewed, self.config.daemon.lease)
         {
@@ -513,8 +513,10 @@ impl Driver {
 
     /// This guardian leads no more: it decides and sends nothing, and bids again.
     fn depose(&mut self, code: &str, why: &str) {
-        let Stage::Leading(leading) = std::mem::replace(&mut self.stage, Stage::Bidding) else { return };
-        self.ledger = Some(leading.hands.tenure.ledger().clone());
+        let LeadStage::Leading(leading) = std::mem::replace(&mut self.stage, LeadStage::Bidding) else {
+            return;
+        };
+        self.ledger = Some(leading.executor.held_lead.ledger().clone());
         leading.end(why);
         log::line(Level::Warn, code, None, why);
         self.trouble = Some(why.to_owned());
@@ -529,11 +531,11 @@ impl Driver {
 
     /// Effects out, reports out.
     fn flush(&mut self) {
-        let Stage::Leading(leading) = &mut self.stage else { return };
+        let LeadStage::Leading(leading) = &mut self.stage else { return };
         let epoch = leading.epoch();
         for (effect, performing) in leading.flush() {
             let job = Job::Effect(epoch, effect);
-            self.jobs.begin(job, async move { Done::Effect(epoch, performing.await) });
+            self.jobs.begin(job, async move { JobResult::Effect(epoch, performing.await) });
         }
     }
 
@@ -543,7 +545,7 @@ impl Driver {
         if let Notice::Refused { member, healing: true } = &notice {
             self.refused.insert(member.clone(), clock::boot());
         }
-        if let Stage::Leading(leading) = &mut self.stage {
+        if let LeadStage::Leading(leading) = &mut self.stage {
             leading.handle(Input::Notice(notice));
         }
     }
@@ -552,22 +554,22 @@ impl Driver {
         let Ask { question, answers } = ask;
         let request = match question {
             Question::Status => {
-                let _ = answers.try_send(Line::Status(self.status()));
+                let _ = answers.try_send(ControlLine::Status(self.status()));
                 return;
             }
             Question::Request(request) => request,
         };
-        let Stage::Leading(leading) = &mut self.stage else {
+        let LeadStage::Leading(leading) = &mut self.stage else {
             let trouble = self.trouble.as_deref().unwrap_or("it bids for the lead");
             let why = format!("this guardian does not lead: {trouble}");
             if !self.settled {
                 self.early.push(Ask { question: Question::Request(request), answers });
             } else if self.waiting.is_some() {
-                let _ = answers.try_send(Line::Elsewhere(why));
+                let _ = answers.try_send(ControlLine::Elsewhere(why));
             } else if self.lasts {
-                let _ = answers.try_send(Line::Failed(why));
+                let _ = answers.try_send(ControlLine::Failed(why));
             } else {
-                let _ = answers.try_send(Line::Unavailable(why));
+                let _ = answers.try_send(ControlLine::Unavailable(why));
             }
             return;
         };
@@ -580,9 +582,9 @@ impl Driver {
             "host": self.identity.host,
             "version": env!("CARGO_PKG_VERSION"),
             "stage": match &self.stage {
-                Stage::Connecting => "connecting",
-                Stage::Bidding => "standby",
-                Stage::Leading(_) => "leading",
+                LeadStage::Connecting => "connecting",
+                LeadStage::Bidding => "standby",
+                LeadStage::Leading(_) => "leading",
             },
             "trouble": self.trouble,
             // Nobody is known to lead, and this one cannot: whatever happens, nothing is fenced or released.
@@ -594,10 +596,10 @@ impl Driver {
         if let Some(waiting) = &self.waiting {
             fields.insert("leader".to_owned(), json!(waiting.leader));
         }
-        if let Stage::Leading(leading) = &self.stage {
-            fields.insert("holds".to_owned(), json!(self.lookout.as_ref().and_then(Lookout::holds)));
+        if let LeadStage::Leading(leading) = &self.stage {
+            fields.insert("holds".to_owned(), json!(self.election.as_ref().and_then(ElectionWatch::holds)));
             let known = serde_json::to_value(leading.guardian.status(now())).unwrap_or_default();
-            let leader = serde_json::to_value(leading.hands.tenure.leader()).unwrap_or_default();
+            let leader = serde_json::to_value(leading.executor.held_lead.leader()).unwrap_or_default();
             fields.insert("leader".to_owned(), leader);
             if let Value::Object(known) = known {
                 fields.extend(known);
@@ -609,14 +611,16 @@ impl Driver {
     fn open_incus(&mut self, boot: Duration) {
         self.incus_at = None;
         let platform = !self.config.incus.endpoints.is_empty();
-        if !self.errand && self.lookout.as_ref().is_none_or(|lookout| lookout.has_platform() != platform) {
-            self.lookout = Some(Lookout::new(boot, platform));
+        if !self.single_request
+            && self.election.as_ref().is_none_or(|election| election.has_platform() != platform)
+        {
+            self.election = Some(ElectionWatch::new(boot, platform));
         }
         if !platform {
             self.incus = None;
             self.listener = None;
-            if let Stage::Leading(leading) = &mut self.stage {
-                leading.hands.incus = None;
+            if let LeadStage::Leading(leading) = &mut self.stage {
+                leading.executor.incus = None;
             }
             return;
         }
@@ -624,8 +628,8 @@ impl Driver {
             Ok(client) => {
                 self.listener = Some(Listener::start(&client));
                 self.incus_trouble = None;
-                if let Stage::Leading(leading) = &mut self.stage {
-                    leading.hands.incus = Some(client.clone());
+                if let LeadStage::Leading(leading) = &mut self.stage {
+                    leading.executor.incus = Some(client.clone());
                     leading.handle(Input::Notice(Notice::Missed));
                 }
                 self.incus = Some(client);

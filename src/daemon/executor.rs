@@ -18,22 +18,22 @@ use rbd_guardian_core::model::osdmap::DataPools;
 use rbd_guardian_core::model::volume::ImageName;
 
 use crate::ceph::barrier::Probes;
-use crate::ceph::blocklist::{Change, change};
+use crate::ceph::blocklist::{EntryChange, change};
 use crate::ceph::locks::LockOwner;
-use crate::ceph::perform::{Outcome, Step, Storage};
+use crate::ceph::perform::{CephOutcome, CephStep, Storage};
 use crate::ceph::stale::{Stale, break_lock};
-use crate::ceph::watchers::{self, Scope, missing};
+use crate::ceph::watchers::{self, SweepScope, missing};
 use crate::ceph::{audit, lane, look, osdmap};
 use crate::clock;
-use crate::daemon::budget::Budget;
+use crate::daemon::budget::TimeBudget;
 use crate::daemon::halt::Halt;
-use crate::daemon::leadership::Tenure;
+use crate::daemon::leadership::HeldLead;
 use crate::daemon::{incus_steps, log};
 use crate::deadline::{Deadline, rest, within};
 use crate::incus::client::Client;
 
 /// An effect on its way.
-pub(super) type Performing = Pin<Box<dyn Future<Output = Input>>>;
+pub(super) type EffectFuture = Pin<Box<dyn Future<Output = Input>>>;
 
 /// How long a step of a fence or release may take. A monitor election takes half of it; longer, and it is better to
 /// read back what came of it and decide again.
@@ -49,15 +49,15 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// What effects are performed with, for as long as one guardian leads.
 #[derive(Debug)]
-pub(super) struct Hands {
+pub(super) struct Executor {
     pub(super) storage: Storage,
-    pub(super) tenure: Tenure,
+    pub(super) held_lead: HeldLead,
     /// None is configured, or its files cannot be used.
     pub(super) incus: Option<Client>,
     names: Arc<Mutex<Probes>>,
-    budget: Arc<Budget>,
-    proved: Arc<Mutex<incus_steps::Proved>>,
-    answering: Arc<incus_steps::Answering>,
+    budget: Arc<TimeBudget>,
+    proved: Arc<Mutex<incus_steps::ProbedGates>>,
+    answering: Arc<incus_steps::AnsweringMembers>,
     /// Fences whose last step read the map: two in a row are paced.
     read_last: BTreeSet<FenceId>,
     /// Why no ping could be sent, told once.
@@ -66,13 +66,13 @@ pub(super) struct Hands {
     until: Arc<AtomicU64>,
 }
 
-impl Hands {
-    pub(super) fn new(storage: Storage, tenure: Tenure, incus: Option<Client>) -> Self {
+impl Executor {
+    pub(super) fn new(storage: Storage, held_lead: HeldLead, incus: Option<Client>) -> Self {
         let (names, proved, answering) = (Arc::default(), Arc::default(), Arc::default());
         let read_last = BTreeSet::new();
-        let until = Arc::new(AtomicU64::new(millis(tenure.until)));
+        let until = Arc::new(AtomicU64::new(millis(held_lead.until)));
         let budget = Arc::default();
-        Self { storage, tenure, incus, names, budget, proved, answering, read_last, no_ping: None, until }
+        Self { storage, held_lead, incus, names, budget, proved, answering, read_last, no_ping: None, until }
     }
 
     /// Until when the lease lasts at least, by the boot clock.
@@ -102,7 +102,7 @@ impl Hands {
 
     /// Begins an effect. Whatever becomes of it, it ends, with one input. `view` is the last reading, for what a lost
     /// member does not tell any more.
-    pub(super) fn perform(&mut self, effect: Effect, view: Option<&Arc<View>>) -> Performing {
+    pub(super) fn perform(&mut self, effect: Effect, view: Option<&Arc<View>>) -> EffectFuture {
         let halt = Halt::of(&effect);
         let clients = self.budget.look();
         match effect {
@@ -189,24 +189,25 @@ impl Hands {
                 })
             }
             Effect::Record { changes, what, why } => {
-                let tenure = self.tenure.clone();
+                let held_lead = self.held_lead.clone();
                 let failed = Effect::Record { changes: Vec::new(), what: String::new(), why: String::new() };
                 self.on_lane(failed, STEP, move |_, _| {
-                    Input::Recorded(halt.around(|| tenure.record(&changes, what, why)))
+                    Input::Recorded(halt.around(|| held_lead.record(&changes, what, why)))
                 })
             }
             Effect::Fence(fence, effect) => {
                 let failed = Effect::Fence(fence.clone(), effect.clone());
-                self.step(fence, Step::from(effect), failed, halt)
+                self.step(fence, CephStep::from(effect), failed, halt)
             }
             Effect::Release(fence, effect) => {
                 let failed = Effect::Release(fence.clone(), effect.clone());
-                self.step(fence, Step::from(effect), failed, halt)
+                self.step(fence, CephStep::from(effect), failed, halt)
             }
             Effect::Retire(fence, entries) => {
                 let unsent = Effect::Retire(fence.clone(), entries.clone());
                 self.on_lane(unsent, STEP, move |storage, deadline| {
-                    let sent = halt.around(|| change(&storage.cluster, &entries, Change::Remove, deadline));
+                    let sent =
+                        halt.around(|| change(&storage.cluster, &entries, EntryChange::Remove, deadline));
                     Input::Retired(fence, sent)
                 })
             }
@@ -226,8 +227,8 @@ impl Hands {
         }
     }
 
-    fn step(&mut self, fence: FenceId, step: Step, failed: Effect, halt: Halt) -> Performing {
-        let reads = step == Step::ReadMap;
+    fn step(&mut self, fence: FenceId, step: CephStep, failed: Effect, halt: Halt) -> EffectFuture {
+        let reads = step == CephStep::ReadMap;
         let again = reads && self.read_last.contains(&fence);
         if reads {
             self.read_last.insert(fence.clone());
@@ -237,16 +238,20 @@ impl Hands {
         let names = Arc::clone(&self.names);
         let budget = Arc::clone(&self.budget);
         let time = match &step {
-            Step::Barrier(..) => ROUND,
-            Step::ReadClients => budget.clients(),
-            Step::FailOver(_) | Step::ReadDaemons | Step::Add(_) | Step::Remove(_) | Step::ReadMap => STEP,
+            CephStep::Barrier(..) => ROUND,
+            CephStep::ReadClients => budget.clients(),
+            CephStep::FailOver(_)
+            | CephStep::ReadDaemons
+            | CephStep::Add(_)
+            | CephStep::Remove(_)
+            | CephStep::ReadMap => STEP,
         };
         let performed = self.on_lane(failed, time, move |storage, deadline| {
             // One barrier is on its way at a time. Where one was given up, what it knew is asked anew.
             let mut known = std::mem::take(&mut *names.lock().unwrap_or_else(PoisonError::into_inner));
             let outcome = halt.around(|| storage.perform(step, &mut known, deadline, &mut |_| {}));
             *names.lock().unwrap_or_else(PoisonError::into_inner) = known;
-            if let Outcome::Clients(read) = &outcome {
+            if let CephOutcome::Clients(read) = &outcome {
                 budget.note_clients(read.as_ref().is_ok_and(|(_, unread)| unread.is_empty()));
             }
             input(fence, outcome)
@@ -271,7 +276,7 @@ impl Hands {
     }
 
     /// Runs a blocking call on the storage on a lane.
-    fn on_lane<F>(&self, effect: Effect, time: Duration, call: F) -> Performing
+    fn on_lane<F>(&self, effect: Effect, time: Duration, call: F) -> EffectFuture
     where
         F: FnOnce(&Storage, &Deadline) -> Input + Send + 'static,
     {
@@ -292,7 +297,7 @@ impl Hands {
     }
 
     /// Asks Incus, within as many deadlines of single requests as the longest answer needs.
-    fn ask<F, A>(&self, effect: Effect, ask: F) -> Performing
+    fn ask<F, A>(&self, effect: Effect, ask: F) -> EffectFuture
     where
         F: FnOnce(Client) -> A + 'static,
         A: Future<Output = Input>,
@@ -329,7 +334,7 @@ fn sweep(storage: &Storage, deadline: &Deadline) -> Input {
     let (mut uses, mut data_pools) = (Vec::new(), DataPools::new());
     let unread = match storage.read(deadline, osdmap::dump) {
         Ok(dump) => {
-            let scope = Scope::of(&storage.guarded.pools(&dump.map));
+            let scope = SweepScope::of(&storage.guarded.pools(&dump.map));
             watchers::sweep(&storage.cluster, &scope, deadline, &mut |image| {
                 image.note_data_pool(&mut data_pools);
                 uses.extend(used(image));
@@ -350,7 +355,7 @@ fn found(storage: &Storage, images: &[ImageName], deadline: &Deadline) -> Input 
 }
 
 /// `None` for an image that nobody uses: most of them, in a big pool.
-fn used(image: watchers::ImageUse) -> Option<ImageUse> {
+fn used(image: watchers::ImageReading) -> Option<ImageUse> {
     if image.watchers.is_empty() && image.locks.is_empty() && image.unknown.is_empty() {
         return None;
     }
@@ -363,15 +368,15 @@ fn used(image: watchers::ImageUse) -> Option<ImageUse> {
     })
 }
 
-fn input(fence: FenceId, outcome: Outcome) -> Input {
+fn input(fence: FenceId, outcome: CephOutcome) -> Input {
     match outcome {
-        Outcome::FailedOver(daemon, sent) => Input::FailedOver(fence, daemon, sent),
-        Outcome::Daemons(all) => Input::Daemons(fence, all.ok()),
-        Outcome::Added(sent) => Input::Added(fence, sent),
-        Outcome::Removed(sent) => Input::Removed(fence, sent),
-        Outcome::Map(map) => Input::Map(fence, map.ok()),
-        Outcome::Proved(proofs) => Input::Proved(fence, proofs),
-        Outcome::Clients(read) => match read {
+        CephOutcome::FailedOver(daemon, sent) => Input::FailedOver(fence, daemon, sent),
+        CephOutcome::Daemons(all) => Input::Daemons(fence, all.ok()),
+        CephOutcome::Added(sent) => Input::Added(fence, sent),
+        CephOutcome::Removed(sent) => Input::Removed(fence, sent),
+        CephOutcome::Map(map) => Input::Map(fence, map.ok()),
+        CephOutcome::Proved(proofs) => Input::Proved(fence, proofs),
+        CephOutcome::Clients(read) => match read {
             Ok((clients, unread)) if unread.is_empty() => Input::Clients(fence, Some(clients)),
             Ok((_, unread)) => Input::Unread(fence, unread),
             Err(error) => Input::Unread(fence, vec![error.to_string()]),

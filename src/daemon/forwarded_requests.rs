@@ -14,12 +14,12 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Requests {
     /// When to look next; `None` while that is under way.
     at: Option<Duration>,
-    in_hand: BTreeMap<String, Hand>,
+    in_hand: BTreeMap<String, RequestProgress>,
 }
 
 /// How far a request is that was begun.
 #[derive(Debug)]
-pub(super) enum Hand {
+pub(super) enum RequestProgress {
     /// It is being recorded, done, or answered.
     Busy,
     /// Its answer could not be recorded yet.
@@ -28,7 +28,7 @@ pub(super) enum Hand {
 
 /// What is written of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Noting {
+pub(super) enum RequestNote {
     Taken,
     Answered,
     Forgotten,
@@ -48,16 +48,17 @@ impl Requests {
     pub(super) fn looked(&mut self, now: Duration, found: Option<&[(RequestRecord, Settled)]>) {
         self.at = Some(now + EVERY);
         if let Some(found) = found {
-            self.in_hand
-                .retain(|id, hand| matches!(hand, Hand::Busy) || found.iter().any(|(one, _)| one.id == *id));
+            self.in_hand.retain(|id, hand| {
+                matches!(hand, RequestProgress::Busy) || found.iter().any(|(one, _)| one.id == *id)
+            });
         }
     }
 
-    pub(super) fn hand(&self, id: &str) -> Option<&Hand> {
+    pub(super) fn hand(&self, id: &str) -> Option<&RequestProgress> {
         self.in_hand.get(id)
     }
 
-    pub(super) fn keep(&mut self, id: &str, hand: Hand) {
+    pub(super) fn keep(&mut self, id: &str, hand: RequestProgress) {
         self.in_hand.insert(id.to_owned(), hand);
     }
 
@@ -66,7 +67,7 @@ impl Requests {
     }
 }
 
-impl Noting {
+impl RequestNote {
     /// For the trail.
     pub(super) fn words(self) -> &'static str {
         match self {

@@ -42,20 +42,20 @@ impl Halt {
     }
 
     pub(super) fn before_write(member: &str) {
-        asked::Step::begin(&format!("gate-write-{member}"));
+        asked::HaltPoint::begin(&format!("gate-write-{member}"));
     }
 
     pub(super) fn around<T>(&self, send: impl FnOnce() -> T) -> T {
-        let step = self.kind.as_deref().map(asked::Step::begin);
+        let step = self.kind.as_deref().map(asked::HaltPoint::begin);
         let sent = send();
-        step.iter().for_each(asked::Step::end);
+        step.iter().for_each(asked::HaltPoint::end);
         sent
     }
 
     pub(super) async fn around_async<T>(&self, send: impl Future<Output = T>) -> T {
-        let step = self.kind.as_deref().map(asked::Step::begin);
+        let step = self.kind.as_deref().map(asked::HaltPoint::begin);
         let sent = send.await;
-        step.iter().for_each(asked::Step::end);
+        step.iter().for_each(asked::HaltPoint::end);
         sent
     }
 }
@@ -82,14 +82,14 @@ mod asked {
     static TAKEN: Mutex<BTreeMap<String, u32>> = Mutex::new(BTreeMap::new());
 
     /// A step that is being sent.
-    pub(super) struct Step {
+    pub(super) struct HaltPoint {
         kind: String,
         /// Among all, and among those of its kind.
         number: u32,
         of_kind: u32,
     }
 
-    impl Step {
+    impl HaltPoint {
         pub(super) fn begin(kind: &str) -> Self {
             let kind = kind.to_owned();
             let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);

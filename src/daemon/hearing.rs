@@ -13,14 +13,14 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// What was told, and what was not.
 #[derive(Debug, Default)]
-pub(super) struct Hearing {
+pub(super) struct EventLog {
     /// When something of a kind was told last, and how often it happened since.
     told: BTreeMap<(&'static str, String), (Duration, u64)>,
     /// Events that were not kept since that was told last.
     lost: u64,
 }
 
-impl Hearing {
+impl EventLog {
     pub(super) fn tell(&mut self, now: Duration, signal: &Signal) {
         let (level, code, about, text) = match signal {
             Signal::Lost { endpoint, why } => {
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_a_line_in_ten_seconds_and_what_was_not_told_is_counted() {
-        let mut hearing = Hearing::default();
+        let mut hearing = EventLog::default();
         let kind = || ("events-overflow", String::new());
         let second = Duration::from_secs(1);
         assert_eq!(hearing.may_tell(second, kind()), Some(0));

@@ -2,9 +2,9 @@
 
 use rbd_guardian_core::model::incus_snapshot::{Notice, OperationKind};
 
-use crate::incus::events::{Event, Logging, Signal, What};
+use crate::incus::events::{Event, EventKind, LogMessage, Signal};
 use crate::incus::gate::refusal as gate;
-use crate::incus::gate::refusal::Why;
+use crate::incus::gate::refusal::RefusalReason;
 
 /// What an announcement tells; `None` for all that changes nothing here. A member that is not listened to any more
 /// tells nothing either: what is missed meanwhile is read when it is connected again.
@@ -18,8 +18,8 @@ pub(super) fn notice(signal: &Signal) -> Option<Notice> {
 
 fn of(event: &Event) -> Option<Notice> {
     match &event.what {
-        What::Logging(logging) => of_log(logging),
-        What::Operation(operation) => {
+        EventKind::Logging(logging) => of_log(logging),
+        EventKind::Operation(operation) => {
             let heals = operation.kind() == OperationKind::Heal;
             if let Some(refused) = refused(&operation.err, heals) {
                 return Some(refused);
@@ -27,14 +27,14 @@ fn of(event: &Event) -> Option<Notice> {
             // Its end matters as well: the last attempt of a tick was refused, or members were healed.
             heals.then_some(Notice::Healing { member: None })
         }
-        What::Lifecycle(lifecycle) => {
+        EventKind::Lifecycle(lifecycle) => {
             let of_interest = ["project-updated", "cluster-member-", "instance-", "storage-volume-"];
             of_interest.iter().any(|kind| lifecycle.action.starts_with(kind)).then_some(Notice::Changed)
         }
     }
 }
 
-fn of_log(logging: &Logging) -> Option<Notice> {
+fn of_log(logging: &LogMessage) -> Option<Notice> {
     // cmd/incusd/api_cluster_evacuation.go:866 (docs/facts/incus.md#healing).
     if logging.message == "Starting cluster healing" {
         return Some(Notice::Healing { member: logging.context.get("server").cloned() });
@@ -50,10 +50,10 @@ fn of_log(logging: &Logging) -> Option<Notice> {
 fn refused(text: &str, healing: bool) -> Option<Notice> {
     let refusal = gate::refusal(text)?;
     match (refusal.why, refusal.member) {
-        (Why::NotSealed, Some(member)) => Some(Notice::Refused { member, healing }),
-        (Why::NotSealed, None) => None,
+        (RefusalReason::NotSealed, Some(member)) => Some(Notice::Refused { member, healing }),
+        (RefusalReason::NotSealed, None) => None,
         // No seal changes these: they are told.
-        (Why::NotCovered(_) | Why::TargetSealed | Why::Nowhere, _) => {
+        (RefusalReason::NotCovered(_) | RefusalReason::TargetSealed | RefusalReason::Nowhere, _) => {
             Some(Notice::NotPlaced { why: text.to_owned() })
         }
     }

@@ -13,8 +13,8 @@ use serde_json::json;
 
 use crate::clock;
 use crate::incus::client::{Accepted, Client};
-use crate::incus::gate::keys::{Written, put_keys};
-use crate::incus::gate::place::{self, Standing};
+use crate::incus::gate::keys::{KeysWrite, put_keys};
+use crate::incus::gate::place::{self, InstalledGate};
 use crate::incus::gate::{Scriptlet, again, is_of_another_version, marker};
 use crate::incus::path::ApiPath;
 use crate::incus::{api, read};
@@ -32,8 +32,8 @@ const TRY_EVERY: Duration = Duration::from_secs(5);
 /// What each member showed when it was last probed, and whether it runs that. What one runs does not change while it is
 /// silent: after a restart it loads what is stored.
 #[derive(Debug, Default)]
-pub(super) struct Proved {
-    runs: BTreeMap<String, Run>,
+pub(super) struct ProbedGates {
+    runs: BTreeMap<String, Probe>,
     /// When a member was last to be probed.
     tried: BTreeMap<String, Duration>,
     /// Members that did not say what they run when the view was last read.
@@ -42,7 +42,7 @@ pub(super) struct Proved {
 
 /// What a probe said of a member.
 #[derive(Debug, PartialEq, Eq)]
-struct Run {
+struct Probe {
     shown: String,
     runs: bool,
     at: Duration,
@@ -50,7 +50,7 @@ struct Run {
     left: bool,
 }
 
-impl Proved {
+impl ProbedGates {
     /// Members to be probed now, by what each shows: after a change, after a restart of one that did not run what it shows,
     /// and now and then.
     fn due(&mut self, shown: &BTreeMap<String, Result<String, String>>, now: Duration) -> BTreeSet<String> {
@@ -78,14 +78,14 @@ impl Proved {
         due
     }
 
-    fn note(&mut self, name: String, standing: Standing, at: Duration) {
+    fn note(&mut self, name: String, standing: InstalledGate, at: Duration) {
         let (shown, runs) = match standing {
-            Standing::Runs(marker) => (marker.to_string(), true),
-            Standing::Shows(marker) => (marker.to_string(), false),
-            Standing::None => (String::new(), false),
+            InstalledGate::Runs(marker) => (marker.to_string(), true),
+            InstalledGate::Shows(marker) => (marker.to_string(), false),
+            InstalledGate::None => (String::new(), false),
         };
         self.tried.remove(&name);
-        self.runs.insert(name, Run { shown, runs, at, left: false });
+        self.runs.insert(name, Probe { shown, runs, at, left: false });
     }
 
     /// Was it seen to run what it shows now?
@@ -100,7 +100,7 @@ pub(super) async fn view(
     incus: &Client,
     whole: bool,
     before: Option<&View>,
-    proved: &Mutex<Proved>,
+    proved: &Mutex<ProbedGates>,
 ) -> Result<View, String> {
     let silent = held(proved).silent.clone();
     let reading = if whole { read::read(incus, before).await } else { read::glance(incus, &silent).await };
@@ -150,18 +150,18 @@ pub(super) async fn view(
     Ok(view)
 }
 
-fn held(proved: &Mutex<Proved>) -> MutexGuard<'_, Proved> {
+fn held(proved: &Mutex<ProbedGates>) -> MutexGuard<'_, ProbedGates> {
     proved.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Members that answered when they were last asked.
-pub(super) type Answering = Mutex<BTreeSet<String>>;
+pub(super) type AnsweringMembers = Mutex<BTreeSet<String>>;
 
 /// What a member says of itself. Only one that answered before has the time that its state takes: a fence of one that is
 /// lost waits for this (INV-6).
-pub(super) async fn member_state(incus: &Client, member: String, answering: &Answering) -> Input {
+pub(super) async fn member_state(incus: &Client, member: String, answering: &AnsweringMembers) -> Input {
     let known =
-        |members: &Answering| members.lock().unwrap_or_else(PoisonError::into_inner).contains(&member);
+        |members: &AnsweringMembers| members.lock().unwrap_or_else(PoisonError::into_inner).contains(&member);
     let answered = if known(answering) {
         read::member_state(incus, &member).await.map(Some)
     } else {
@@ -193,14 +193,14 @@ pub(super) async fn put_gate(
 ) -> BTreeMap<String, String> {
     let put = async |member: &String| {
         let why = match put_keys(incus, member, contents, epoch, || may_send(member)).await {
-            Written::Applied => return None,
-            Written::Changed => "somebody else changed the member meanwhile".to_owned(),
-            Written::Stale { found } => {
+            KeysWrite::Applied => return None,
+            KeysWrite::Changed => "somebody else changed the member meanwhile".to_owned(),
+            KeysWrite::Stale { found } => {
                 format!("it has epoch {found} already, which is not below {epoch}: another guardian wrote it")
             }
-            Written::Withheld => OVER.to_owned(),
-            Written::Refused(error) => format!("not written: {error}"),
-            Written::Unknown(error) => format!("whether it was written is unknown: {error}"),
+            KeysWrite::Withheld => OVER.to_owned(),
+            KeysWrite::Refused(error) => format!("not written: {error}"),
+            KeysWrite::Unknown(error) => format!("whether it was written is unknown: {error}"),
         };
         Some((member.clone(), why))
     };
@@ -258,7 +258,7 @@ mod tests {
 
     /// A member probed, in a world where each runs what it shows, or does not.
     struct World {
-        proved: Proved,
+        proved: ProbedGates,
         now: Duration,
         probes: BTreeMap<String, u32>,
     }
@@ -269,7 +269,7 @@ mod tests {
                 self.now += SECOND;
                 for name in self.proved.due(lines, self.now) {
                     *self.probes.entry(name.clone()).or_default() += 1;
-                    let run = Run { shown: lines[&name].clone().unwrap(), runs, at: self.now, left: false };
+                    let run = Probe { shown: lines[&name].clone().unwrap(), runs, at: self.now, left: false };
                     self.proved.tried.remove(&name);
                     self.proved.runs.insert(name, run);
                 }
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_member_is_probed_once_after_a_change_and_once_an_hour() {
-        let mut world = World { proved: Proved::default(), now: 10 * SECOND, probes: BTreeMap::new() };
+        let mut world = World { proved: ProbedGates::default(), now: 10 * SECOND, probes: BTreeMap::new() };
         let first = shown(&[("n1", Ok("gate 1 a")), ("n2", Ok("gate 1 a")), ("n3", Ok(""))]);
         world.views(3000, &first, true);
         assert_eq!(world.probes(), [1, 1], "at a takeover, and not of one without a gate");
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn one_that_did_not_run_what_it_shows_is_probed_again_once_it_was_away() {
-        let mut world = World { proved: Proved::default(), now: 10 * SECOND, probes: BTreeMap::new() };
+        let mut world = World { proved: ProbedGates::default(), now: 10 * SECOND, probes: BTreeMap::new() };
         let lines = shown(&[("n1", Ok("gate 1 a"))]);
         world.views(600, &lines, false);
         assert_eq!(world.probes(), [1]);
@@ -312,11 +312,11 @@ mod tests {
 
     #[test]
     fn one_that_cannot_be_probed_is_tried_now_and_then() {
-        let mut proved = Proved::default();
+        let mut proved = ProbedGates::default();
         let lines = shown(&[("n1", Ok("gate 1 a"))]);
         let tries = (0..60).filter(|at| !proved.due(&lines, 10 * SECOND + *at * SECOND).is_empty()).count();
         assert_eq!(tries, 12);
-        proved.note("n1".to_owned(), Standing::None, 70 * SECOND);
+        proved.note("n1".to_owned(), InstalledGate::None, 70 * SECOND);
         assert!(!proved.runs("n1", "gate 1 a"));
     }
 }

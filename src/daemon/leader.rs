@@ -9,43 +9,43 @@ use rbd_guardian_core::model::operator_request::Request;
 use tokio::sync::mpsc::Sender;
 
 use crate::clock;
-use crate::control::protocol::Line;
-use crate::daemon::executor::{Hands, Performing};
+use crate::control::protocol::ControlLine;
+use crate::daemon::executor::{EffectFuture, Executor};
 use crate::daemon::forwarded_requests::Requests;
-use crate::daemon::recordings::Flight;
+use crate::daemon::recordings::RecordedGuardian;
 use crate::daemon::{log, memory};
-use crate::ledger::NotLeased;
+use crate::ledger::LeaseError;
 use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// A core that leads, what it acts with, and who waits for it.
 pub(super) struct Leading {
-    pub(super) guardian: Flight,
-    pub(super) hands: Hands,
+    pub(super) guardian: RecordedGuardian,
+    pub(super) executor: Executor,
     /// Those that the ledger passes on.
     pub(super) requests: Requests,
     /// Where answers to requests go, by the requests' numbers.
-    asked: BTreeMap<u64, Sender<Line>>,
+    asked: BTreeMap<u64, Sender<ControlLine>>,
     next_request: u64,
     /// When to renew the lease, by the boot clock; `None` while that is under way.
     renew_at: Option<Duration>,
 }
 
 impl Leading {
-    pub(super) fn new(guardian: Flight, hands: Hands, lease: Duration) -> Self {
-        let renew_at = Some(next_renewal(hands.until(), lease));
+    pub(super) fn new(guardian: RecordedGuardian, executor: Executor, lease: Duration) -> Self {
+        let renew_at = Some(next_renewal(executor.until(), lease));
         let requests = Requests::new(clock::boot());
         let asked = BTreeMap::new();
-        let mut leading = Self { guardian, hands, requests, asked, next_request: 1, renew_at };
+        let mut leading = Self { guardian, executor, requests, asked, next_request: 1, renew_at };
         leading.handle(Input::Tick);
         leading
     }
 
     pub(super) fn epoch(&self) -> LeaderEpoch {
-        self.hands.tenure.leader().epoch
+        self.executor.held_lead.leader().epoch
     }
 
     pub(super) fn handle(&mut self, input: Input) {
-        self.hands.note(&input);
+        self.executor.note(&input);
         let bulky = matches!(&input, Input::View { view: Ok(view), .. } if view.instances.is_some())
             || matches!(&input, Input::Swept { .. });
         self.guardian.handle(now(), input);
@@ -56,7 +56,7 @@ impl Leading {
 
     /// Has the time of the lease gone by without a renewal?
     pub(super) fn is_over(&self, now: Now) -> bool {
-        now.boot >= self.hands.until()
+        now.boot >= self.executor.until()
     }
 
     /// Is the lease to be renewed now? Then that is under way from now on.
@@ -70,25 +70,25 @@ impl Leading {
     /// The lease is gone, or cannot be had any more.
     pub(super) fn renewed(
         &mut self,
-        renewed: Result<Duration, NotLeased>,
+        renewed: Result<Duration, LeaseError>,
         lease: Duration,
-    ) -> Result<(), NotLeased> {
+    ) -> Result<(), LeaseError> {
         match renewed {
             Ok(until) => {
-                self.hands.renewed(until);
+                self.executor.renewed(until);
                 self.renew_at = Some(next_renewal(until, lease));
                 Ok(())
             }
             // It may have been renewed, or be yet: until its time is over there is time to ask again.
-            Err(NotLeased::Unknown) => {
+            Err(LeaseError::Unknown) => {
                 self.renew_at = Some(clock::boot() + lease / 16);
                 Ok(())
             }
             Err(
-                gone @ (NotLeased::Held
-                | NotLeased::Lost
-                | NotLeased::Denied { .. }
-                | NotLeased::Refused { .. }),
+                gone @ (LeaseError::Held
+                | LeaseError::Lost
+                | LeaseError::Denied { .. }
+                | LeaseError::Refused { .. }),
             ) => Err(gone),
         }
     }
@@ -102,24 +102,24 @@ impl Leading {
     /// When something is due next, by the boot clock.
     pub(super) fn wakes_at(&self) -> Duration {
         let times = [self.guardian.wake_at(), self.renew_at];
-        times.into_iter().flatten().fold(self.hands.until(), Duration::min)
+        times.into_iter().flatten().fold(self.executor.until(), Duration::min)
     }
 
     /// Begins what the core wants done, and tells what it has to tell.
-    pub(super) fn flush(&mut self) -> Vec<(Effect, Performing)> {
+    pub(super) fn flush(&mut self) -> Vec<(Effect, EffectFuture)> {
         let mut begun = Vec::new();
         // What the platform names is swept as well.
-        if self.hands.storage.guarded != *self.guardian.guarded() {
-            self.hands.storage.guarded.clone_from(self.guardian.guarded());
+        if self.executor.storage.guarded != *self.guardian.guarded() {
+            self.executor.storage.guarded.clone_from(self.guardian.guarded());
         }
         while let Some(effect) = self.guardian.next_effect() {
-            begun.push((effect.clone(), self.hands.perform(effect, self.guardian.view())));
+            begun.push((effect.clone(), self.executor.perform(effect, self.guardian.view())));
         }
         self.tell();
         begun
     }
 
-    pub(super) fn ask(&mut self, request: Request, answers: Sender<Line>) {
+    pub(super) fn ask(&mut self, request: Request, answers: Sender<ControlLine>) {
         let number = self.next_request;
         self.next_request += 1;
         log::line(Level::Info, "request", None, &wanted(&request));
@@ -130,12 +130,12 @@ impl Leading {
     /// The core is told that it decides nothing any more, and whoever waits for it as well. What was begun and not sent
     /// yet is not sent.
     pub(super) fn end(mut self, why: &str) {
-        self.hands.stop();
+        self.executor.stop();
         self.handle(Input::Deposed(why.to_owned()));
         self.tell();
         for answers in self.asked.into_values() {
             let why = format!("{why}: ask again, `rbd-guardian status` shows who leads and how far it came");
-            let _ = answers.try_send(Line::Unavailable(why));
+            let _ = answers.try_send(ControlLine::Unavailable(why));
         }
     }
 
@@ -151,13 +151,13 @@ impl Leading {
                     // A reader who is slow misses steps, never the answer.
                     for answers in self.asked.values().filter(|to| level > Level::Debug && to.capacity() > 1)
                     {
-                        let _ = answers.try_send(Line::Progress(said.clone()));
+                        let _ = answers.try_send(ControlLine::Progress(said.clone()));
                     }
                     self.guardian.told(code, member);
                 }
                 Report::Answer(number, outcome) => {
                     if let Some(answers) = self.asked.remove(&number) {
-                        let _ = answers.try_send(Line::from(outcome));
+                        let _ = answers.try_send(ControlLine::from(outcome));
                     }
                 }
             }

@@ -18,7 +18,8 @@ use crate::ceph::{lane, look, osdmap};
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::ledger::{
-    Bid, Deed, Leadership, Lease, Ledger, LedgerConfig, NotLeased, NotWritten, OpenError, ReadError, Snapshot,
+    Bid, Leadership, Lease, LeaseError, Ledger, LedgerConfig, LedgerOpenError, LedgerReadError,
+    LedgerWriteError, Snapshot, TrailEntry,
 };
 use crate::printable::printable;
 
@@ -42,15 +43,15 @@ pub(super) struct Candidate {
 
 /// How a bid ended that did not fail.
 #[derive(Debug)]
-pub(super) enum Bade {
+pub(super) enum BidOutcome {
     /// With all records, as they were read.
-    Leads(Box<Tenure>, Box<Records>),
-    Waits(Box<Waiting>),
+    Leads(Box<HeldLead>, Box<Records>),
+    Waits(Box<Standby>),
 }
 
 /// What a guardian knows that waits.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct Standby {
     pub(super) ledger: Ledger,
     pub(super) own: Vec<EntityAddr>,
     /// Whom the ledger names; nobody while the first leader begins.
@@ -62,7 +63,7 @@ pub(super) struct Waiting {
 
 /// The lead, while it lasts.
 #[derive(Debug, Clone)]
-pub(super) struct Tenure {
+pub(super) struct HeldLead {
     ledger: Ledger,
     lease: Lease,
     leadership: Leadership,
@@ -77,15 +78,15 @@ pub(super) struct Tenure {
 
 /// Why a guardian does not lead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NotLeading {
+pub(super) enum BidError {
     #[error(transparent)]
-    Unopened(#[from] OpenError),
+    Unopened(#[from] LedgerOpenError),
     #[error(transparent)]
-    Unread(#[from] ReadError),
+    Unread(#[from] LedgerReadError),
     #[error(transparent)]
-    NotLeased(NotLeased),
+    NotLeased(LeaseError),
     #[error(transparent)]
-    NotWritten(#[from] NotWritten),
+    NotWritten(#[from] LedgerWriteError),
     #[error("the guardian's own address is not known ({0}): without it nothing may be fenced")]
     Nameless(String),
     /// Its host is the fenced one. Every new connection would be one more client to be refused.
@@ -97,24 +98,28 @@ pub(super) enum NotLeading {
     Dropped,
 }
 
-impl NotLeading {
+impl BidError {
     /// Could it be otherwise over another connection?
     pub(super) fn may_be_the_connection(&self) -> bool {
         match self {
             Self::Unopened(
-                OpenError::NoPool { .. } | OpenError::ErasureCoded { .. } | OpenError::OneCopy { .. },
+                LedgerOpenError::NoPool { .. }
+                | LedgerOpenError::ErasureCoded { .. }
+                | LedgerOpenError::OneCopy { .. },
             )
-            | Self::NotWritten(NotWritten::NewerLedger { .. } | NotWritten::Damaged { .. })
+            | Self::NotWritten(LedgerWriteError::NewerLedger { .. } | LedgerWriteError::Damaged { .. })
             | Self::Fenced { .. } => false,
-            Self::Unopened(OpenError::Unread(_) | OpenError::Late(_) | OpenError::Unusable { .. })
+            Self::Unopened(
+                LedgerOpenError::Unread(_) | LedgerOpenError::Late(_) | LedgerOpenError::Unusable { .. },
+            )
             | Self::Unread(_)
             | Self::NotLeased(_)
             | Self::NotWritten(
-                NotWritten::Deposed { .. }
-                | NotWritten::Conflict { .. }
-                | NotWritten::Denied { .. }
-                | NotWritten::Refused { .. }
-                | NotWritten::Unknown,
+                LedgerWriteError::Deposed { .. }
+                | LedgerWriteError::Conflict { .. }
+                | LedgerWriteError::Denied { .. }
+                | LedgerWriteError::Refused { .. }
+                | LedgerWriteError::Unknown,
             )
             | Self::Nameless(_)
             | Self::Dropped => true,
@@ -122,14 +127,14 @@ impl NotLeading {
     }
 }
 
-impl NotLeading {
+impl BidError {
     /// Is it so until somebody does something to this guardian?
     pub(super) fn lasts(&self) -> bool {
         !self.may_be_the_connection() && !matches!(self, Self::Fenced { .. })
     }
 }
 
-impl Waiting {
+impl Standby {
     /// For whom, and why.
     pub(super) fn words(&self) -> String {
         match (&self.yields, &self.leader) {
@@ -145,15 +150,15 @@ impl Waiting {
 impl Candidate {
     /// Bids: the lease first, so that guardians do not depose each other in turns, then the leader record, which is
     /// what counts. One that is not fit does not bid while another one is ready.
-    pub(super) fn bid(&self, cluster: &Cluster) -> Result<Bade, NotLeading> {
-        let failed = |error: NotLeading| {
+    pub(super) fn bid(&self, cluster: &Cluster) -> Result<BidOutcome, BidError> {
+        let failed = |error: BidError| {
             if error.may_be_the_connection() { fenced(cluster).unwrap_or(error) } else { error }
         };
         self.try_to(cluster).map_err(failed)
     }
 
-    fn try_to(&self, cluster: &Cluster) -> Result<Bade, NotLeading> {
-        let own = look::own(cluster).map_err(|error| NotLeading::Nameless(error.to_string()))?;
+    fn try_to(&self, cluster: &Cluster) -> Result<BidOutcome, BidError> {
+        let own = look::own(cluster).map_err(|error| BidError::Nameless(error.to_string()))?;
         let ledger = match &self.opened {
             Some(ledger) => ledger.clone(),
             None => Ledger::open(cluster, &self.ledger, &call())?,
@@ -164,16 +169,16 @@ impl Candidate {
         let began = clock::boot();
         let lease = match ledger.lease(&self.guardian, self.lease, &call()) {
             Ok(lease) => lease,
-            Err(NotLeased::Held) => return self.wait(ledger, own, None),
-            Err(error) => return Err(NotLeading::NotLeased(error)),
+            Err(LeaseError::Held) => return self.wait(ledger, own, None),
+            Err(error) => return Err(BidError::NotLeased(error)),
         };
         match self.lead(&ledger, &own) {
             Ok((leadership, held)) => {
                 let until = began + self.lease;
                 let records = Box::new(held.records().clone());
                 let held = Arc::new(Mutex::new(held));
-                let tenure = Tenure { ledger, lease, leadership, held, own, until };
-                Ok(Bade::Leads(Box::new(tenure), records))
+                let held_lead = HeldLead { ledger, lease, leadership, held, own, until };
+                Ok(BidOutcome::Leads(Box::new(held_lead), records))
             }
             Err(error) => {
                 // Nobody should wait for a lease that nobody uses.
@@ -184,14 +189,14 @@ impl Candidate {
     }
 
     /// Whoever is fit asks nobody.
-    fn course(&self, ledger: &Ledger) -> Result<Course, NotLeading> {
+    fn course(&self, ledger: &Ledger) -> Result<Course, BidError> {
         if self.unfit.is_none() {
             return Ok(Course::Lead);
         }
         Ok(course(self.unfit.clone(), beside(ledger, &self.guardian)?))
     }
 
-    fn lead(&self, ledger: &Ledger, own: &[EntityAddr]) -> Result<(Leadership, Snapshot), NotLeading> {
+    fn lead(&self, ledger: &Ledger, own: &[EntityAddr]) -> Result<(Leadership, Snapshot), BidError> {
         let addresses = own.iter().filter_map(|address| address.client()).collect();
         let mut held = ledger.read(&call())?;
         let bid =
@@ -209,7 +214,7 @@ impl Candidate {
         ledger: Ledger,
         own: Vec<EntityAddr>,
         yields: Option<(Unfit, String)>,
-    ) -> Result<Bade, NotLeading> {
+    ) -> Result<BidOutcome, BidError> {
         let known = ledger.glance(&call())?;
         // Whoever yields to it must not find that it cannot write.
         if let Some(readiness) = self.readiness.filter(|_| known.newer().is_none()) {
@@ -218,21 +223,21 @@ impl Candidate {
         }
         let Records { leader, members, .. } = known.records().clone();
         let book = Book::of_records(members);
-        Ok(Bade::Waits(Box::new(Waiting { ledger, own, leader, book, yields })))
+        Ok(BidOutcome::Waits(Box::new(Standby { ledger, own, leader, book, yields })))
     }
 }
 
 /// Is this guardian's own host refused as a whole? The monitors answer a client that the OSDs refuse.
-fn fenced(cluster: &Cluster) -> Option<NotLeading> {
+fn fenced(cluster: &Cluster) -> Option<BidError> {
     let own = look::own(cluster).ok()?;
     let asked = cluster.clone();
     let map = lane::one(move || osdmap::dump(&asked), &call()).ok()?.ok()?.map;
     let (entry, _) = own.iter().find_map(|own| map.blocklist.hosts(own.ip).next())?;
-    Some(NotLeading::Fenced { entry })
+    Some(BidError::Fenced { entry })
 }
 
 /// Other guardians that wait.
-fn beside(ledger: &Ledger, own: &str) -> Result<Beside, ReadError> {
+fn beside(ledger: &Ledger, own: &str) -> Result<Beside, LedgerReadError> {
     let who = |readiness| {
         let locker = ledger.who_is(readiness, READY, &call())?;
         Ok(locker.map(|locker| locker.cookie).filter(|name| name != own))
@@ -250,7 +255,7 @@ fn call() -> Deadline {
     Deadline::after(CALL, Arc::default())
 }
 
-impl Tenure {
+impl HeldLead {
     /// The record of it.
     pub(super) fn leader(&self) -> &Leader {
         self.leadership.leader()
@@ -267,14 +272,14 @@ impl Tenure {
     }
 
     /// Renews the lease; until when it lasts then.
-    pub(super) fn renew(&self, duration: Duration) -> Result<Duration, NotLeased> {
+    pub(super) fn renew(&self, duration: Duration) -> Result<Duration, LeaseError> {
         let began = clock::boot();
         self.ledger.renew(&self.lease, &call())?;
         Ok(began + duration)
     }
 
     /// The requests that the ledger has now, and what it says of each, as another leader may have taken it.
-    pub(super) fn requests(&self) -> Result<Vec<(RequestRecord, Settled)>, ReadError> {
+    pub(super) fn requests(&self) -> Result<Vec<(RequestRecord, Settled)>, LedgerReadError> {
         let mut held = self.held();
         self.ledger.requests(&mut held, &call())?;
         let Records { requests, fences, .. } = held.records();
@@ -282,12 +287,12 @@ impl Tenure {
     }
 
     /// Other guardians that wait and could lead.
-    pub(super) fn beside(&self) -> Result<Beside, ReadError> {
+    pub(super) fn beside(&self) -> Result<Beside, LedgerReadError> {
         beside(&self.ledger, &self.leader().guardian)
     }
 
     /// Lets others bid at once.
-    pub(super) fn give_up(self) -> Result<(), NotLeased> {
+    pub(super) fn give_up(self) -> Result<(), LeaseError> {
         self.ledger.give_up(self.lease, &call())
     }
 
@@ -295,26 +300,26 @@ impl Tenure {
     /// free it was not done, and once anything else was written there it cannot be done any more.
     pub(super) fn record(&self, changes: &[Change], what: String, why: String) -> Recorded {
         let [what, why] = [what, why].map(|text| printable(&text).into_owned());
-        let deed = Deed { at: clock::wall(), what, why };
+        let entry = TrailEntry { at: clock::wall(), what, why };
         let mut held = self.held();
-        let error = match self.ledger.write(&self.leadership, &mut held, changes, &deed, &call()) {
+        let error = match self.ledger.write(&self.leadership, &mut held, changes, &entry, &call()) {
             Ok(()) => return Recorded::Written,
             Err(error) => error,
         };
         match error {
-            NotWritten::Deposed { .. } => Recorded::Deposed(error.to_string()),
-            NotWritten::Conflict { .. } => {
+            LedgerWriteError::Deposed { .. } => Recorded::Deposed(error.to_string()),
+            LedgerWriteError::Conflict { .. } => {
                 Recorded::Not { why: error.to_string(), holds: Some(Box::new(held.records().clone())) }
             }
-            NotWritten::Unknown => self.read_back(&mut held, changes, &error),
-            NotWritten::NewerLedger { .. }
-            | NotWritten::Damaged { .. }
-            | NotWritten::Denied { .. }
-            | NotWritten::Refused { .. } => Recorded::Not { why: error.to_string(), holds: None },
+            LedgerWriteError::Unknown => self.read_back(&mut held, changes, &error),
+            LedgerWriteError::NewerLedger { .. }
+            | LedgerWriteError::Damaged { .. }
+            | LedgerWriteError::Denied { .. }
+            | LedgerWriteError::Refused { .. } => Recorded::Not { why: error.to_string(), holds: None },
         }
     }
 
-    fn read_back(&self, held: &mut Snapshot, changes: &[Change], error: &NotWritten) -> Recorded {
+    fn read_back(&self, held: &mut Snapshot, changes: &[Change], error: &LedgerWriteError) -> Recorded {
         match self.ledger.read(&call()) {
             Ok(fresh) => *held = fresh,
             Err(unread) => return Recorded::Not { why: format!("{error}; {unread}"), holds: None },

@@ -48,19 +48,19 @@ static LOG: OnceLock<Log> = OnceLock::new();
 /// Where lines go.
 #[derive(Debug)]
 struct Log {
-    to: SyncSender<Entry>,
+    to: SyncSender<LogEntry>,
     dropped: AtomicU64,
 }
 
 #[derive(Debug)]
-enum Entry {
-    Line(Line),
+enum LogEntry {
+    Line(LogLine),
     /// All before it is written.
     Flush(SyncSender<()>),
 }
 
 #[derive(Debug)]
-struct Line {
+struct LogLine {
     at: Timestamp,
     level: Level,
     code: String,
@@ -74,9 +74,9 @@ thread_local! {
 }
 
 /// Of when a line was said, not of when it is written.
-struct Said;
+struct EntryTime;
 
-impl FormatTime for Said {
+impl FormatTime for EntryTime {
     fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
         write!(writer, "{:.6}", SAID.get().unwrap_or_else(clock::wall))
     }
@@ -116,7 +116,7 @@ fn subscriber(form: LogForm) -> Dispatch {
         None => {}
     }
     let lines = tracing_subscriber::fmt::layer()
-        .with_timer(Said)
+        .with_timer(EntryTime)
         .with_writer(io::stderr)
         .with_target(false)
         .with_ansi(false)
@@ -137,14 +137,14 @@ pub(super) fn line(level: Level, code: &str, member: Option<&str>, text: &str) {
     let text = printable(text);
     let whole = || (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
     let end = if text.len() <= LONGEST { text.len() } else { whole() };
-    let line = Line {
+    let line = LogLine {
         at: clock::wall(),
         level,
         code: code.to_owned(),
         member: member.map(|member| printable(member).into_owned()),
         text: text.get(..end).unwrap_or_default().to_owned(),
     };
-    if log.to.try_send(Entry::Line(line)).is_err() {
+    if log.to.try_send(LogEntry::Line(line)).is_err() {
         log.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -154,22 +154,22 @@ pub(super) fn flush(within: Duration) {
     let Some(log) = LOG.get() else { return };
     let (to, written) = sync_channel(1);
     // Where the queue is full, the log hangs.
-    if log.to.try_send(Entry::Flush(to)).is_ok() {
+    if log.to.try_send(LogEntry::Flush(to)).is_ok() {
         let _ = written.recv_timeout(within);
     }
 }
 
 impl Log {
     /// On a thread of its own, for as long as the process lives.
-    fn write(&self, entries: &Receiver<Entry>) {
+    fn write(&self, entries: &Receiver<LogEntry>) {
         for entry in entries {
             match entry {
-                Entry::Line(line) => write(&line),
-                Entry::Flush(written) => drop(written.try_send(())),
+                LogEntry::Line(line) => write(&line),
+                LogEntry::Flush(written) => drop(written.try_send(())),
             }
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
-                write(&Line {
+                write(&LogLine {
                     at: clock::wall(),
                     level: Level::Warn,
                     code: "log-dropped".to_owned(),
@@ -181,8 +181,8 @@ impl Log {
     }
 }
 
-fn write(line: &Line) {
-    let Line { at, level, code, member, text } = line;
+fn write(line: &LogLine) {
+    let LogLine { at, level, code, member, text } = line;
     let member = member.as_deref();
     SAID.set(Some(*at));
     match level {

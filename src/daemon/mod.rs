@@ -1,4 +1,4 @@
-//! The daemon: the pure core ([`guardian`](rbd_guardian_core::guardian)) in an event loop (`driver`).
+//! The daemon: the pure core ([`guardian`](rbd_guardian_core::guardian)) in an event loop (`event_loop`).
 //!
 //! One thread decides. What blocks runs on lanes, what waits for the network in tasks, each with a deadline; what became
 //! of it comes back as an input. The daemon starts without Ceph, without the ledger and without Incus, says so, and
@@ -34,23 +34,23 @@ use tokio::task::LocalSet;
 use crate::ceph::rados::cluster::{Cluster, Options};
 use crate::config::identity::Identity;
 use crate::config::{Config, ConfigError};
-use crate::control::protocol::{Line, Question};
-use crate::control::socket::{Ask, Door, DoorError};
-use crate::daemon::event_loop::Driver;
+use crate::control::protocol::{ControlLine, Question};
+use crate::control::socket::{Ask, ControlSocket, ControlSocketError};
+use crate::daemon::event_loop::EventLoop;
 use crate::daemon::service_manager::Signals;
-use crate::deadline::{Deadline, Late, within};
-use crate::descriptors::{self, TooFew};
+use crate::deadline::{Deadline, DeadlineError, within};
+use crate::descriptors::{self, DescriptorsError};
 
 /// Where the daemon's configuration comes from.
 #[derive(Debug, Clone)]
-pub struct Origin {
+pub struct ConfigSource {
     /// The file; the default one if not given.
     pub config: Option<PathBuf>,
     /// How to connect to Ceph.
     pub ceph: Options,
 }
 
-impl Origin {
+impl ConfigSource {
     /// Reads the configuration.
     ///
     /// # Errors
@@ -68,10 +68,10 @@ pub enum DaemonError {
     Log(#[from] log::LogError),
     /// The control socket.
     #[error(transparent)]
-    Door(#[from] DoorError),
+    Door(#[from] ControlSocketError),
     /// It would fail oddly, or librados would end it.
     #[error(transparent)]
-    Files(#[from] TooFew),
+    Files(#[from] DescriptorsError),
     /// The system gives no runtime, no signals, no name.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -81,15 +81,15 @@ pub enum DaemonError {
 ///
 /// # Errors
 /// See [`DaemonError`]. A cluster that is not there is none.
-pub fn run(origin: Origin, config: Config) -> Result<(), DaemonError> {
+pub fn run(origin: ConfigSource, config: Config) -> Result<(), DaemonError> {
     descriptors::at_least(descriptors::LEAST_DAEMON)?;
     memory::bound();
     log::start(config.daemon.log)?;
     let identity = Identity::find(&config.daemon)?;
     let ended = on_one_thread(async {
         let signals = Signals::listen()?;
-        let mut door = Door::open(&config.daemon.socket)?;
-        Driver::new(origin, identity, config).run(signals, &mut door.asks).await
+        let mut door = ControlSocket::open(&config.daemon.socket)?;
+        EventLoop::new(origin, identity, config).run(signals, &mut door.asks).await
     });
     log::flush(FLUSH);
     ended?
@@ -103,29 +103,30 @@ const FLUSH: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// See [`DaemonError`].
-pub fn errand(
-    origin: Origin,
+pub fn run_one_request(
+    origin: ConfigSource,
     config: Config,
     cluster: Cluster,
     request: Request,
     deadline: &Deadline,
     progress: &mut dyn FnMut(&str),
-) -> Result<Result<Line, Late>, DaemonError> {
+) -> Result<Result<ControlLine, DeadlineError>, DaemonError> {
     let identity = Identity::find(&config.daemon)?;
     let left = deadline.left().unwrap_or_default();
     on_one_thread(async {
         let signals = Signals::listen()?;
         let (to, mut asks) = channel(1);
         let (answers, mut lines) = channel(LINES);
-        let driver = Driver::new(origin, identity, config).errand(cluster).run(signals, &mut asks);
+        let driver =
+            EventLoop::new(origin, identity, config).for_one_request(cluster).run(signals, &mut asks);
         let asking = async move {
             let _ = to.send(Ask { question: Question::Request(request), answers }).await;
             let answer = within(left, async {
                 while let Some(line) = lines.recv().await {
-                    let Line::Progress(what) = line else { return line };
+                    let ControlLine::Progress(what) = line else { return line };
                     progress(&what);
                 }
-                Line::Unavailable("interrupted".to_owned())
+                ControlLine::Unavailable("interrupted".to_owned())
             });
             // The driver ends when nobody can ask any more.
             let answer = answer.await;

@@ -93,14 +93,14 @@ impl Recordings {
 
 /// A core on its way, with the folder for what led to what became of it.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct RecordedGuardian {
     core: Recorder,
     recordings: Option<Recordings>,
     /// When it was last saved what led to something of this kind, by the boot clock.
     saved: BTreeMap<(&'static str, Option<String>), Duration>,
 }
 
-impl Flight {
+impl RecordedGuardian {
     pub(super) fn new(core: Recorder, recordings: Option<Recordings>) -> Self {
         Self { core, recordings, saved: BTreeMap::new() }
     }
@@ -132,7 +132,7 @@ impl Flight {
     }
 }
 
-impl Deref for Flight {
+impl Deref for RecordedGuardian {
     type Target = Recorder;
 
     fn deref(&self) -> &Recorder {
@@ -140,14 +140,14 @@ impl Deref for Flight {
     }
 }
 
-impl DerefMut for Flight {
+impl DerefMut for RecordedGuardian {
     fn deref_mut(&mut self) -> &mut Recorder {
         &mut self.core
     }
 }
 
 /// A core that panics takes the process with it; what it panicked on is kept.
-impl Drop for Flight {
+impl Drop for RecordedGuardian {
     fn drop(&mut self) {
         if let Some(recordings) = self.recordings.as_ref().filter(|_| thread::panicking()) {
             recordings.save(&self.core.recording(), "crash");
@@ -230,7 +230,7 @@ mod tests {
         let now = Now { boot: Duration::from_secs(9), wall: Timestamp::UNIX_EPOCH };
         let settings = Settings::new("g1", "boot", Policy::default(), Members::default());
         let core = Recorder::new(settings, Records::default(), now, LIMIT);
-        let mut flight = Flight::new(core, Some(Recordings::new(folder.clone())));
+        let mut flight = RecordedGuardian::new(core, Some(Recordings::new(folder.clone())));
         flight.handle(now, Input::Tick);
         let ended = thread::Builder::new().spawn(move || {
             let _flight = flight;

@@ -11,7 +11,7 @@ use crate::printable::printable;
 
 /// What somebody wants of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum SignalRequest {
     /// SIGTERM or SIGINT.
     End,
     /// SIGHUP.
@@ -41,13 +41,13 @@ impl Signals {
     }
 
     /// The next one. Cancelling it loses nothing.
-    pub(super) async fn next(&mut self) -> Wish {
+    pub(super) async fn next(&mut self) -> SignalRequest {
         tokio::select! {
             biased;
-            Some(()) = self.term.recv() => Wish::End,
-            Some(()) = self.int.recv() => Wish::End,
-            Some(()) = self.hup.recv() => Wish::Reload,
-            Some(()) = self.usr1.recv() => Wish::Record,
+            Some(()) = self.term.recv() => SignalRequest::End,
+            Some(()) = self.int.recv() => SignalRequest::End,
+            Some(()) = self.hup.recv() => SignalRequest::Reload,
+            Some(()) = self.usr1.recv() => SignalRequest::Record,
             // Signal streams do not end.
             else => std::future::pending().await,
         }
@@ -64,11 +64,11 @@ pub(super) struct Manager {
     watchdog: Option<Duration>,
     /// When it was told last, by the boot clock.
     told: Option<Duration>,
-    to: Option<SyncSender<Note>>,
+    to: Option<SyncSender<ManagerNote>>,
 }
 
 #[derive(Debug)]
-enum Note {
+enum ManagerNote {
     Alive,
     Ready,
     Status(String),
@@ -89,7 +89,7 @@ impl Manager {
 
     /// Begins to tell it: for a daemon.
     pub(super) fn begin(&mut self) {
-        let (to, notes) = sync_channel::<Note>(NOTES);
+        let (to, notes) = sync_channel::<ManagerNote>(NOTES);
         let told =
             thread::Builder::new().name("notify".to_owned()).spawn(move || notes.iter().for_each(notify));
         self.to = told.is_ok().then_some(to);
@@ -112,39 +112,39 @@ impl Manager {
     /// A sign of life, by the loop itself: one that hangs gives none.
     pub(super) fn pet(&self) {
         if self.watchdog.is_some() {
-            self.tell(Note::Alive);
+            self.tell(ManagerNote::Alive);
         }
     }
 
     /// The first look is done, or it is clear what stands in its way.
     pub(super) fn ready(&mut self) {
         if !std::mem::replace(&mut self.ready, true) {
-            self.tell(Note::Ready);
+            self.tell(ManagerNote::Ready);
         }
     }
 
     /// The line of `systemctl status`. A line break in it would be a note of its own.
     pub(super) fn status(&mut self, status: String) {
         if self.status != status {
-            self.tell(Note::Status(printable(&status).into_owned()));
+            self.tell(ManagerNote::Status(printable(&status).into_owned()));
             self.status = status;
         }
     }
 
     pub(super) fn reloading(&self) {
-        self.tell(Note::Reloading);
+        self.tell(ManagerNote::Reloading);
     }
 
     pub(super) fn reloaded(&self) {
-        self.tell(Note::Ready);
+        self.tell(ManagerNote::Ready);
     }
 
     pub(super) fn stopping(&self) {
-        self.tell(Note::Stopping);
+        self.tell(ManagerNote::Stopping);
     }
 
     /// What does not fit it misses by its own watchdog.
-    fn tell(&self, note: Note) {
+    fn tell(&self, note: ManagerNote) {
         if let Some(to) = &self.to {
             let _ = to.try_send(note);
         }
@@ -152,14 +152,14 @@ impl Manager {
 }
 
 /// What systemd does not hear it misses by its own watchdog; there is nothing to be done about it here.
-fn notify(note: Note) {
+fn notify(note: ManagerNote) {
     let told = match &note {
-        Note::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
-        Note::Ready => sd_notify::notify(&[NotifyState::Ready]),
-        Note::Status(status) => sd_notify::notify(&[NotifyState::Status(status)]),
-        Note::Reloading => NotifyState::monotonic_usec_now()
+        ManagerNote::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
+        ManagerNote::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        ManagerNote::Status(status) => sd_notify::notify(&[NotifyState::Status(status)]),
+        ManagerNote::Reloading => NotifyState::monotonic_usec_now()
             .and_then(|since| sd_notify::notify(&[NotifyState::Reloading, since])),
-        Note::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        ManagerNote::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
     };
     drop(told);
 }

@@ -121,15 +121,15 @@ pub struct System {
     pub serial: String,
     /// The board.
     #[serde(default, deserialize_with = "or_empty")]
-    pub motherboard: Numbered,
+    pub motherboard: HardwarePart,
     /// The chassis.
     #[serde(default, deserialize_with = "or_empty")]
-    pub chassis: Numbered,
+    pub chassis: HardwarePart,
 }
 
 /// A part that has a serial number.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Numbered {
+pub struct HardwarePart {
     /// Often empty or a placeholder.
     #[serde(default)]
     pub serial: String,
@@ -140,20 +140,20 @@ pub struct Numbered {
 pub struct Network {
     /// Each card.
     #[serde(default, deserialize_with = "or_empty")]
-    pub cards: Vec<Card>,
+    pub cards: Vec<NetworkCard>,
 }
 
 /// A network card; virtual functions have entries of their own within, which are not read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Card {
+pub struct NetworkCard {
     /// Each port.
     #[serde(default, deserialize_with = "or_empty")]
-    pub ports: Vec<Port>,
+    pub ports: Vec<NetworkPort>,
 }
 
 /// A port of a network card.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Port {
+pub struct NetworkPort {
     /// Its MAC address at this moment: a port of a bond has the bond's.
     #[serde(default)]
     pub address: String,

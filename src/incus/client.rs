@@ -10,9 +10,10 @@ use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::connection::{self, Stream};
 use super::endpoint::Endpoint;
-use super::error::{Cause, IncusError, SetupFault};
-use super::exchange::{Answer, Question, Stream, exchange, exchange_large};
+use super::error::{IncusError, RequestError, SetupError};
+use super::exchange::{ApiAnswer, ApiRequest, exchange, exchange_large};
 use super::tls::Tls;
 use crate::deadline::within;
 use crate::incus::options::IncusConfig;
@@ -42,9 +43,9 @@ impl Client {
     ///
     /// # Errors
     /// No endpoint is configured, or a file cannot be used.
-    pub fn open(config: &IncusConfig) -> Result<Self, SetupFault> {
+    pub fn open(config: &IncusConfig) -> Result<Self, SetupError> {
         if config.endpoints.is_empty() {
-            return Err(SetupFault::NoEndpoints);
+            return Err(SetupError::NoEndpoints);
         }
         let remote = config.endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Https { .. }));
         let tls = if remote {
@@ -57,6 +58,12 @@ impl Client {
 
     pub(super) fn new(endpoints: Vec<Endpoint>, tls: Tls, timeout: Duration) -> Self {
         Self { endpoints: endpoints.into(), answered: Arc::default(), tls, timeout }
+    }
+
+    /// The error of an answer to `GET path` from the first endpoint that has a shape or a content which Incus never sends.
+    pub(super) fn misunderstood(&self, path: &str, what: String) -> IncusError {
+        let endpoint = self.endpoints()[0].clone();
+        IncusError { endpoint, request: format!("GET {path}"), cause: RequestError::Garbage(what) }
     }
 
     /// Whom it asks.
@@ -125,13 +132,13 @@ impl Client {
         let ask = async |endpoint: &Endpoint| {
             let (sent, body) = (AtomicBool::new(false), Bytes::new());
             let question =
-                Question { method: Method::GET, path, authority: endpoint.authority(), body, etag: None };
+                ApiRequest { method: Method::GET, path, authority: endpoint.authority(), body, etag: None };
             let asked = within(self.timeout, async {
                 let stream = self.connect(endpoint).await?;
                 sent.store(true, Ordering::Relaxed);
                 exchange_large(stream, question).await
             });
-            let late = |_| Cause::Late { timeout: self.timeout, sent: sent.load(Ordering::Relaxed) };
+            let late = |_| RequestError::Late { timeout: self.timeout, sent: sent.load(Ordering::Relaxed) };
             asked.await.map_err(late)?
         };
         Ok(self.any(&format!("GET {path}"), IncusError::is_the_endpoints, ask).await?.0)
@@ -155,7 +162,7 @@ impl Client {
         let etag = answer.etag.ok_or_else(|| IncusError {
             endpoint: endpoint.clone(),
             request: format!("GET {path}"),
-            cause: Cause::Garbage("it has no ETag".to_owned()),
+            cause: RequestError::Garbage("it has no ETag".to_owned()),
         })?;
         Ok((object, etag))
     }
@@ -195,11 +202,11 @@ impl Client {
     }
 
     /// A connection for something other than requests.
-    pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<Stream, Cause> {
-        endpoint.connect(&self.tls).await
+    pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<Stream, RequestError> {
+        connection::connect(endpoint, &self.tls).await
     }
 
-    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<(T, Answer, &Endpoint), IncusError> {
+    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<(T, ApiAnswer, &Endpoint), IncusError> {
         let ask = async |endpoint: &Endpoint| {
             let answer = self.ask(endpoint, Method::GET, path, Bytes::new(), None).await?;
             Ok((answer.metadata()?, answer))
@@ -219,7 +226,7 @@ impl Client {
         let request = format!("{method} {path}");
         let body = serde_json::to_vec(body).map(Bytes::from);
         let ask = async |endpoint: &Endpoint| {
-            let body = body.as_ref().map_err(|error| Cause::Garbage(error.to_string()))?.clone();
+            let body = body.as_ref().map_err(|error| RequestError::Garbage(error.to_string()))?.clone();
             self.ask(endpoint, method.clone(), path, body, etag).await
         };
         // Once it may have been heard, another member must not hear it as well.
@@ -233,7 +240,7 @@ impl Client {
         &self,
         request: &str,
         next: impl Fn(&IncusError) -> bool,
-        ask: impl AsyncFn(&Endpoint) -> Result<T, Cause>,
+        ask: impl AsyncFn(&Endpoint) -> Result<T, RequestError>,
     ) -> Result<(T, &Endpoint), IncusError> {
         let mut at = self.answered.load(Ordering::Relaxed);
         let mut left = self.endpoints.len();
@@ -263,15 +270,15 @@ impl Client {
         path: &str,
         body: Bytes,
         etag: Option<&str>,
-    ) -> Result<Answer, Cause> {
+    ) -> Result<ApiAnswer, RequestError> {
         let sent = AtomicBool::new(false);
-        let question = Question { method, path, authority: endpoint.authority(), body, etag };
+        let question = ApiRequest { method, path, authority: endpoint.authority(), body, etag };
         let asked = within(self.timeout, async {
             let stream = self.connect(endpoint).await?;
             sent.store(true, Ordering::Relaxed);
             exchange(stream, question).await
         });
-        let late = |_| Cause::Late { timeout: self.timeout, sent: sent.load(Ordering::Relaxed) };
+        let late = |_| RequestError::Late { timeout: self.timeout, sent: sent.load(Ordering::Relaxed) };
         asked.await.map_err(late)?
     }
 }

@@ -1,19 +1,10 @@
 //! Where a member's API is.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use hyper::Uri;
-use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::ServerName;
-
-use super::error::Cause;
-use super::exchange::Stream;
-use super::tls::{self, Tls};
 
 /// Incus's own default for `core.https_address`.
 const DEFAULT_PORT: u16 = 8443;
@@ -75,33 +66,6 @@ impl Endpoint {
             Self::Unix(_) => "incus".to_owned(),
         }
     }
-
-    /// A new connection, with TLS where it is remote. Bounded by the caller.
-    pub(super) async fn connect(&self, tls: &Tls) -> Result<Stream, Cause> {
-        match self {
-            Self::Https { host, port } => Ok(Box::new(connect(host, *port, tls).await?)),
-            Self::Unix(path) => {
-                let stream = UnixStream::connect(path).await;
-                Ok(Box::new(stream.map_err(|error| Cause::Unreachable(error.to_string()))?))
-            }
-        }
-    }
-}
-
-/// TCP and TLS.
-pub(super) async fn connect(host: &str, port: u16, tls: &Tls) -> Result<TlsStream<TcpStream>, Cause> {
-    let unreachable = |error: std::io::Error| Cause::Unreachable(error.to_string());
-    let tcp = TcpStream::connect((host, port)).await.map_err(unreachable)?;
-    // A request is written whole, and nobody gains from waiting for more of it.
-    tcp.set_nodelay(true).map_err(unreachable)?;
-    // The name is not what is verified, but the extension is sent where there is one.
-    let name = match host.parse::<IpAddr>() {
-        Ok(ip) => ServerName::from(ip),
-        Err(_) => {
-            ServerName::try_from(host.to_owned()).map_err(|error| Cause::Unreachable(error.to_string()))?
-        }
-    };
-    TlsConnector::from(tls.client()?).connect(name, tcp).await.map_err(|error| tls::cause(&error))
 }
 
 #[cfg(test)]

@@ -16,8 +16,9 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::api::{Member, Server};
 use super::client::Client;
-use super::endpoint::{self, Endpoint};
-use super::error::{Cause, Fingerprint, IncusError, SetupFault};
+use super::connection::connect_tls;
+use super::endpoint::Endpoint;
+use super::error::{Fingerprint, IncusError, RequestError, SetupError};
 use super::path::ApiPath;
 use super::tls::{Tls, read_certificate, read_pins};
 use crate::deadline::within;
@@ -81,7 +82,7 @@ pub enum EnrollError {
     },
     /// Our own files.
     #[error(transparent)]
-    Setup(#[from] SetupFault),
+    Setup(#[from] SetupError),
     /// No key could be made.
     #[error("cannot make a key: {0}")]
     NoKey(#[from] rcgen::Error),
@@ -218,16 +219,18 @@ async fn enroll_with(token: &Token, config: &IncusConfig) -> Result<Enrolled, En
         let refused =
             |message: &String| EnrollError::Refused { endpoint: endpoint.clone(), message: message.clone() };
         client.post("/1.0/certificates", &body).await.map_err(|error| match &error.cause {
-            Cause::Forbidden(message) | Cause::Status { code: 400..500, message } => refused(message),
-            Cause::Unreachable(_)
-            | Cause::Late { .. }
-            | Cause::Lost(_)
-            | Cause::Certificate(_)
-            | Cause::Setup(_)
-            | Cause::Status { .. }
-            | Cause::TooLarge { .. }
-            | Cause::Withheld { .. }
-            | Cause::Garbage(_) => EnrollError::Incus(error),
+            RequestError::Forbidden(message) | RequestError::Status { code: 400..500, message } => {
+                refused(message)
+            }
+            RequestError::Unreachable(_)
+            | RequestError::Late { .. }
+            | RequestError::Lost(_)
+            | RequestError::Certificate(_)
+            | RequestError::Setup(_)
+            | RequestError::Status { .. }
+            | RequestError::TooLarge { .. }
+            | RequestError::Withheld { .. }
+            | RequestError::Garbage(_) => EnrollError::Incus(error),
         })?;
     }
     let server: Server = client.get("/1.0").await?;
@@ -249,12 +252,13 @@ async fn reachable(
     let mut failures = Vec::new();
     for endpoint in &token.endpoints {
         let Endpoint::Https { host, port } = endpoint else { continue };
-        let connected = within(config.timeout, endpoint::connect(host, *port, tls)).await;
-        let stream = connected.unwrap_or(Err(Cause::Late { timeout: config.timeout, sent: false }));
+        let connected = within(config.timeout, connect_tls(host, *port, tls)).await;
+        let stream = connected.unwrap_or(Err(RequestError::Late { timeout: config.timeout, sent: false }));
         let presented = stream.and_then(|stream| {
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let first =
-                certificates.first().ok_or_else(|| Cause::Garbage("it has no certificate".to_owned()))?;
+            let first = certificates
+                .first()
+                .ok_or_else(|| RequestError::Garbage("it has no certificate".to_owned()))?;
             Ok(first.clone().into_owned())
         });
         match presented {

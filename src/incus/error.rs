@@ -18,7 +18,7 @@ pub struct IncusError {
     /// `GET /1.0`.
     pub request: String,
     /// Why there is no answer.
-    pub cause: Cause,
+    pub cause: RequestError,
 }
 
 impl IncusError {
@@ -29,37 +29,37 @@ impl IncusError {
     /// the other members, whose refusal would come back the same way (api_1.0.go:795).
     pub fn surely_not_done(&self) -> bool {
         match &self.cause {
-            Cause::Unreachable(_)
-            | Cause::Certificate(_)
-            | Cause::Setup(_)
-            | Cause::Forbidden(_)
-            | Cause::Withheld { .. } => true,
-            Cause::Late { sent, .. } => !sent,
-            Cause::Status { code, .. } => (400..500).contains(code),
-            Cause::Lost(_) | Cause::TooLarge { .. } | Cause::Garbage(_) => false,
+            RequestError::Unreachable(_)
+            | RequestError::Certificate(_)
+            | RequestError::Setup(_)
+            | RequestError::Forbidden(_)
+            | RequestError::Withheld { .. } => true,
+            RequestError::Late { sent, .. } => !sent,
+            RequestError::Status { code, .. } => (400..500).contains(code),
+            RequestError::Lost(_) | RequestError::TooLarge { .. } | RequestError::Garbage(_) => false,
         }
     }
 
     /// Could another member do better? Not where the answer is about the request itself.
     pub(super) fn is_the_endpoints(&self) -> bool {
         match &self.cause {
-            Cause::Status { code, .. } => *code >= 500,
-            Cause::Withheld { .. } => false,
-            Cause::Unreachable(_)
-            | Cause::Late { .. }
-            | Cause::Lost(_)
-            | Cause::Certificate(_)
-            | Cause::Setup(_)
-            | Cause::Forbidden(_)
-            | Cause::TooLarge { .. }
-            | Cause::Garbage(_) => true,
+            RequestError::Status { code, .. } => *code >= 500,
+            RequestError::Withheld { .. } => false,
+            RequestError::Unreachable(_)
+            | RequestError::Late { .. }
+            | RequestError::Lost(_)
+            | RequestError::Certificate(_)
+            | RequestError::Setup(_)
+            | RequestError::Forbidden(_)
+            | RequestError::TooLarge { .. }
+            | RequestError::Garbage(_) => true,
         }
     }
 }
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Cause {
+pub enum RequestError {
     /// No connection.
     #[error("cannot connect ({0}): is the member up, and is this its core.https_address?")]
     Unreachable(String),
@@ -76,10 +76,10 @@ pub enum Cause {
     Lost(String),
     /// TLS failed.
     #[error(transparent)]
-    Certificate(#[from] CertificateFault),
+    Certificate(#[from] ClusterCertificateError),
     /// Our own files cannot be used.
     #[error(transparent)]
-    Setup(#[from] SetupFault),
+    Setup(#[from] SetupError),
     /// 403.
     #[error(
         "refused ({0}): is our certificate in `incus config trust list`, and not restricted to projects?"
@@ -117,7 +117,7 @@ pub enum Cause {
 
 /// What may be wrong with a certificate. Nothing was sent, or nothing was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CertificateFault {
+pub enum ClusterCertificateError {
     /// It presents another certificate than the one it is known by.
     #[error(
         "presents the certificate {found}, and the cluster is known by {pinned}: if it was renewed on purpose, append the new \
@@ -150,7 +150,7 @@ pub enum CertificateFault {
 
 /// What is wrong with the files that were configured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SetupFault {
+pub enum SetupError {
     /// A file cannot be read.
     #[error("cannot read {} ({why}): run `rbd-guardian incus enroll TOKEN`, or see [incus] in the configuration", .path.display())]
     Unreadable {

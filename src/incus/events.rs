@@ -20,8 +20,8 @@ use tokio::time::Instant;
 use super::api::Operation;
 use super::client::Client;
 use super::endpoint::Endpoint;
-use super::error::{Cause, IncusError};
-use super::frames::{Frames, Heard};
+use super::error::{IncusError, RequestError};
+use super::frames::{Frames, Received};
 use super::tls;
 use crate::deadline::{rest, within};
 
@@ -80,18 +80,18 @@ pub struct Event {
     /// The member it happened on.
     pub location: String,
     /// What.
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
-pub enum What {
+pub enum EventKind {
     /// Something was done to an object.
     Lifecycle(Lifecycle),
     /// An operation began, goes on or ended.
     Operation(Operation),
     /// A member logged something.
-    Logging(Logging),
+    Logging(LogMessage),
 }
 
 /// `lifecycle`.
@@ -109,7 +109,7 @@ pub struct Lifecycle {
 
 /// `logging`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Logging {
+pub struct LogMessage {
     /// `info`, `warning`, `error`, …
     #[serde(default)]
     pub level: String,
@@ -124,9 +124,9 @@ pub struct Logging {
 /// Listens to all endpoints of a client until it is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    signals: Receiver<Raw>,
+    signals: Receiver<MemberSignal>,
     queue: Arc<Queue>,
-    told: Told,
+    told: SeenEvents,
     overflow_at: Option<Instant>,
     in_a_row: u32,
     _tasks: JoinSet<()>,
@@ -142,16 +142,16 @@ struct Queue {
 
 /// As it comes from one member.
 #[derive(Debug)]
-enum Raw {
+enum MemberSignal {
     Connected(Endpoint),
     Lost(IncusError),
-    Event(Event, Key),
+    Event(Event, EventHash),
     /// Wakes who waits: something was missed.
     Missed,
 }
 
 /// What makes two events the same, in short: each member stamps and marks its own ones before it passes them on.
-type Key = [u8; 16];
+type EventHash = [u8; 16];
 
 impl Listener {
     /// Starts to listen; within a runtime.
@@ -164,7 +164,7 @@ impl Listener {
         let queue = Arc::<Queue>::default();
         let mut tasks = JoinSet::new();
         for endpoint in client.endpoints() {
-            let ear = Ear {
+            let ear = MemberListener {
                 client: client.clone(),
                 endpoint: endpoint.clone(),
                 signals: sender.clone(),
@@ -173,7 +173,7 @@ impl Listener {
             };
             tasks.spawn(ear.listen());
         }
-        Self { signals, queue, told: Told::default(), overflow_at: None, in_a_row: 0, _tasks: tasks }
+        Self { signals, queue, told: SeenEvents::default(), overflow_at: None, in_a_row: 0, _tasks: tasks }
     }
 
     /// The next signal. Cancelling it loses nothing.
@@ -196,10 +196,10 @@ impl Listener {
             };
             self.in_a_row += 1;
             match received {
-                Some(Raw::Connected(endpoint)) => return Signal::Connected { endpoint },
-                Some(Raw::Lost(why)) => return Signal::Lost { endpoint: why.endpoint.clone(), why },
-                Some(Raw::Missed) => {}
-                Some(Raw::Event(event, key)) => {
+                Some(MemberSignal::Connected(endpoint)) => return Signal::Connected { endpoint },
+                Some(MemberSignal::Lost(why)) => return Signal::Lost { endpoint: why.endpoint.clone(), why },
+                Some(MemberSignal::Missed) => {}
+                Some(MemberSignal::Event(event, key)) => {
                     self.queue.bytes.fetch_sub(event.weight(), Ordering::Relaxed);
                     if self.told.is_new(&key) {
                         return Signal::Event(event);
@@ -229,35 +229,35 @@ impl Event {
     /// About how many bytes it takes.
     fn weight(&self) -> usize {
         let texts = match &self.what {
-            What::Lifecycle(what) => {
+            EventKind::Lifecycle(what) => {
                 what.action.len() + what.source.len() + what.project.len() + what.name.len()
             }
-            What::Operation(what) => {
+            EventKind::Operation(what) => {
                 what.id.len()
                     + what.description.len()
                     + what.status.len()
                     + what.err.len()
                     + what.location.len()
             }
-            What::Logging(what) => {
+            EventKind::Logging(what) => {
                 let context: usize = what.context.iter().map(|(key, value)| key.len() + value.len()).sum();
                 what.message.len() + what.level.len() + context
             }
         };
-        size_of::<Raw>() + self.location.len() + texts
+        size_of::<MemberSignal>() + self.location.len() + texts
     }
 }
 
 /// The events of one member.
-struct Ear {
+struct MemberListener {
     client: Client,
     endpoint: Endpoint,
-    signals: Sender<Raw>,
+    signals: Sender<MemberSignal>,
     queue: Arc<Queue>,
     silence: Duration,
 }
 
-impl Ear {
+impl MemberListener {
     async fn listen(self) {
         let mut pause = FIRST_PAUSE;
         let mut told = false;
@@ -275,7 +275,7 @@ impl Ear {
                 let request = "listening to events".to_owned();
                 let why = IncusError { endpoint: self.endpoint.clone(), request, cause };
                 // Nothing else is told of this member meanwhile, so waiting for room loses nothing.
-                if self.signals.send(Raw::Lost(why)).await.is_err() {
+                if self.signals.send(MemberSignal::Lost(why)).await.is_err() {
                     return;
                 }
                 told = true;
@@ -286,7 +286,7 @@ impl Ear {
     }
 
     /// Until the connection is lost: whether there was one, and why there is none any more.
-    async fn listen_once(&self) -> (bool, Cause) {
+    async fn listen_once(&self) -> (bool, RequestError) {
         let timeout = self.client.timeout();
         let connecting = within(timeout, async {
             let stream = self.client.connect(&self.endpoint).await?;
@@ -295,19 +295,21 @@ impl Ear {
         let mut frames = match connecting.await {
             Ok(Ok(frames)) => frames,
             Ok(Err(cause)) => return (false, cause),
-            Err(_) => return (false, Cause::Late { timeout, sent: false }),
+            Err(_) => return (false, RequestError::Late { timeout, sent: false }),
         };
-        if self.signals.send(Raw::Connected(self.endpoint.clone())).await.is_err() {
-            return (true, Cause::Lost("nobody listens".to_owned()));
+        if self.signals.send(MemberSignal::Connected(self.endpoint.clone())).await.is_err() {
+            return (true, RequestError::Lost("nobody listens".to_owned()));
         }
         loop {
             match within(self.silence, frames.next()).await {
-                Ok(Ok(Heard::Message(text))) => self.hear(&text),
-                Ok(Ok(Heard::TooLong)) => self.miss(),
-                Ok(Ok(Heard::Alive)) => {}
-                Ok(Ok(Heard::Closed)) => return (true, Cause::Lost("closed by the member".to_owned())),
+                Ok(Ok(Received::Message(text))) => self.hear(&text),
+                Ok(Ok(Received::TooLong)) => self.miss(),
+                Ok(Ok(Received::Alive)) => {}
+                Ok(Ok(Received::Closed)) => {
+                    return (true, RequestError::Lost("closed by the member".to_owned()));
+                }
                 Ok(Err(error)) => return (true, tls::cause(&error)),
-                Err(_) => return (true, Cause::Late { timeout: self.silence, sent: true }),
+                Err(_) => return (true, RequestError::Late { timeout: self.silence, sent: true }),
             }
         }
     }
@@ -318,7 +320,7 @@ impl Ear {
         let Some((event, key)) = parsed else { return };
         let weight = event.weight();
         let fits = self.queue.bytes.fetch_add(weight, Ordering::Relaxed) + weight <= QUEUE_BYTES;
-        if !fits || self.signals.try_send(Raw::Event(event, key)).is_err() {
+        if !fits || self.signals.try_send(MemberSignal::Event(event, key)).is_err() {
             self.queue.bytes.fetch_sub(weight, Ordering::Relaxed);
             self.miss();
         }
@@ -327,19 +329,19 @@ impl Ear {
     fn miss(&self) {
         self.queue.lost.fetch_add(1, Ordering::Relaxed);
         // Where there is no room for it, who receives is awake.
-        let _ = self.signals.try_send(Raw::Missed);
+        let _ = self.signals.try_send(MemberSignal::Missed);
     }
 }
 
 /// The last events told.
 #[derive(Debug, Default)]
-struct Told {
-    keys: HashSet<Key>,
-    order: VecDeque<Key>,
+struct SeenEvents {
+    keys: HashSet<EventHash>,
+    order: VecDeque<EventHash>,
 }
 
-impl Told {
-    fn is_new(&mut self, key: &Key) -> bool {
+impl SeenEvents {
+    fn is_new(&mut self, key: &EventHash) -> bool {
         if !self.keys.insert(*key) {
             return false;
         }
@@ -377,9 +379,9 @@ mod tests {
 
     #[test]
     fn the_same_event_is_told_once_as_long_as_it_is_remembered() {
-        let mut told = Told::default();
+        let mut told = SeenEvents::default();
         let key = |n: usize| {
-            let mut key = Key::default();
+            let mut key = EventHash::default();
             key[..8].copy_from_slice(&n.to_le_bytes());
             key
         };
@@ -478,7 +480,7 @@ mod tests {
             assert_eq!(next(&mut listener).await, Signal::Overflow { lost: 7 });
             for n in 0..4 {
                 let Signal::Event(event) = next(&mut listener).await else { panic!("no event") };
-                let What::Lifecycle(what) = event.what else { panic!("{event:?}") };
+                let EventKind::Lifecycle(what) = event.what else { panic!("{event:?}") };
                 assert_eq!(what.name, format!("c{n}"));
             }
         });
@@ -493,13 +495,13 @@ mod tests {
             let held = stage.accept().await;
             connected(&mut listener).await;
             let Signal::Lost { why, .. } = next(&mut listener).await else { panic!("no loss") };
-            assert_eq!(why.cause, Cause::Late { timeout: silence, sent: true });
+            assert_eq!(why.cause, RequestError::Late { timeout: silence, sent: true });
             drop(held);
             let member = stage.accept().await;
             connected(&mut listener).await;
             drop(member);
             let Signal::Lost { why, .. } = next(&mut listener).await else { panic!("no loss") };
-            assert!(matches!(why.cause, Cause::Lost(_)), "{why}");
+            assert!(matches!(why.cause, RequestError::Lost(_)), "{why}");
             let mut member = stage.accept().await;
             connected(&mut listener).await;
             send(&mut member, &started("c1", "m1")).await;

@@ -14,9 +14,9 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::error::{Cause, CertificateFault};
+use super::connection::Stream;
+use super::error::{ClusterCertificateError, RequestError};
 use super::tls;
 
 /// The longest answer: 10,000 instances with all their configuration stay well below.
@@ -24,16 +24,8 @@ pub(super) const LONGEST: usize = 64 * 1024 * 1024;
 /// How much of what is no JSON is worth repeating.
 const EXCERPT: usize = 200;
 
-/// A connection to a member, of whichever kind.
-pub(super) type Stream = Box<dyn Duplex>;
-
-/// Both ways.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
 /// What is asked.
-pub(super) struct Question<'a> {
+pub(super) struct ApiRequest<'a> {
     pub(super) method: Method,
     pub(super) path: &'a str,
     pub(super) authority: String,
@@ -43,7 +35,7 @@ pub(super) struct Question<'a> {
 
 /// A successful answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ApiAnswer {
     pub(super) etag: Option<String>,
     pub(super) body: Bytes,
     /// The operation that goes on behind an asynchronous one.
@@ -64,17 +56,17 @@ struct Envelope<T> {
     metadata: Option<T>,
 }
 
-impl Answer {
+impl ApiAnswer {
     /// What it is about.
-    pub(super) fn metadata<T: DeserializeOwned>(&self) -> Result<T, Cause> {
+    pub(super) fn metadata<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
         let envelope: Envelope<T> =
-            serde_json::from_slice(&self.body).map_err(|e| Cause::Garbage(e.to_string()))?;
-        envelope.metadata.ok_or_else(|| Cause::Garbage("it has no metadata".to_owned()))
+            serde_json::from_slice(&self.body).map_err(|e| RequestError::Garbage(e.to_string()))?;
+        envelope.metadata.ok_or_else(|| RequestError::Garbage("it has no metadata".to_owned()))
     }
 }
 
 /// Sends a question and reads its answer. Bounded in time by the caller, in size here.
-pub(super) async fn exchange(stream: Stream, question: Question<'_>) -> Result<Answer, Cause> {
+pub(super) async fn exchange(stream: Stream, question: ApiRequest<'_>) -> Result<ApiAnswer, RequestError> {
     converse(stream, question, async |head, body| {
         let body = collected(body).await?;
         let etag = head.headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
@@ -86,14 +78,14 @@ pub(super) async fn exchange(stream: Stream, question: Question<'_>) -> Result<A
 /// The same for an answer of which little is used and much may come: it is read as it comes, and the rest never held.
 pub(super) async fn exchange_large<T: DeserializeOwned + Send + 'static>(
     stream: Stream,
-    question: Question<'_>,
-) -> Result<T, Cause> {
+    question: ApiRequest<'_>,
+) -> Result<T, RequestError> {
     converse(stream, question, async |head, mut body: Incoming| {
         let status = head.status.as_u16();
         if status != 200 {
             return Err(judge(status, None, collected(body).await?)
                 .err()
-                .unwrap_or(Cause::Garbage(format!("status {status}"))));
+                .unwrap_or(RequestError::Garbage(format!("status {status}"))));
         }
         let (sender, pieces) = tokio::sync::mpsc::channel(4);
         let reading = tokio::task::spawn_blocking(move || {
@@ -107,13 +99,13 @@ pub(super) async fn exchange_large<T: DeserializeOwned + Send + 'static>(
             }
         }
         drop(sender);
-        let envelope = reading.await.map_err(|error| Cause::Garbage(error.to_string()))?;
-        let envelope = envelope.map_err(|error| Cause::Garbage(error.to_string()))?;
+        let envelope = reading.await.map_err(|error| RequestError::Garbage(error.to_string()))?;
+        let envelope = envelope.map_err(|error| RequestError::Garbage(error.to_string()))?;
         if envelope.kind == "error" {
             let code = envelope.error_code.unwrap_or(status);
-            return Err(Cause::Status { code, message: envelope.error.unwrap_or_default() });
+            return Err(RequestError::Status { code, message: envelope.error.unwrap_or_default() });
         }
-        envelope.metadata.ok_or_else(|| Cause::Garbage("it has no metadata".to_owned()))
+        envelope.metadata.ok_or_else(|| RequestError::Garbage("it has no metadata".to_owned()))
     })
     .await
 }
@@ -136,21 +128,21 @@ impl io::Read for Pieces {
     }
 }
 
-async fn collected(body: Incoming) -> Result<Bytes, Cause> {
+async fn collected(body: Incoming) -> Result<Bytes, RequestError> {
     whole(Limited::new(body, LONGEST)).await.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            Cause::TooLarge { limit: LONGEST }
+            RequestError::TooLarge { limit: LONGEST }
         } else {
-            error.downcast_ref::<hyper::Error>().map_or_else(|| Cause::Lost(error.to_string()), lost)
+            error.downcast_ref::<hyper::Error>().map_or_else(|| RequestError::Lost(error.to_string()), lost)
         }
     })
 }
 
 async fn converse<T>(
     stream: Stream,
-    question: Question<'_>,
-    read: impl AsyncFnOnce(Parts, Incoming) -> Result<T, Cause>,
-) -> Result<T, Cause> {
+    question: ApiRequest<'_>,
+    read: impl AsyncFnOnce(Parts, Incoming) -> Result<T, RequestError>,
+) -> Result<T, RequestError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(&e))?;
     let mut request = Request::builder()
         .method(question.method)
@@ -165,7 +157,7 @@ async fn converse<T>(
         request = request.header(IF_MATCH, etag);
     }
     let request =
-        request.body(Full::new(question.body)).map_err(|error| Cause::Garbage(error.to_string()))?;
+        request.body(Full::new(question.body)).map_err(|error| RequestError::Garbage(error.to_string()))?;
     let answer = async move {
         let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
         let (head, body) = response.into_parts();
@@ -189,24 +181,24 @@ async fn whole<B: Body<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, B::E
     Ok(bytes.into())
 }
 
-fn judge(status: u16, etag: Option<String>, body: Bytes) -> Result<Answer, Cause> {
+fn judge(status: u16, etag: Option<String>, body: Bytes) -> Result<ApiAnswer, RequestError> {
     if status >= 400 {
         return Err(refusal(status, &body));
     }
     let envelope: Envelope<IgnoredAny> =
-        serde_json::from_slice(&body).map_err(|error| Cause::Garbage(error.to_string()))?;
+        serde_json::from_slice(&body).map_err(|error| RequestError::Garbage(error.to_string()))?;
     if envelope.kind == "error" {
         return Err(refusal(status, &body));
     }
     if !(200..300).contains(&status) {
-        return Err(Cause::Garbage(format!("status {status}")));
+        return Err(RequestError::Garbage(format!("status {status}")));
     }
-    Ok(Answer { etag, operation: envelope.operation.filter(|path| !path.is_empty()), body })
+    Ok(ApiAnswer { etag, operation: envelope.operation.filter(|path| !path.is_empty()), body })
 }
 
 /// An answer that is an error. What is no envelope comes from a proxy in between, or from no Incus at all: then the
 /// status says more than the text.
-pub(super) fn refusal(status: u16, body: &[u8]) -> Cause {
+pub(super) fn refusal(status: u16, body: &[u8]) -> RequestError {
     let envelope = serde_json::from_slice::<Envelope<IgnoredAny>>(body).ok();
     let told =
         envelope.and_then(|envelope| Some((envelope.error_code.filter(|code| *code != 0)?, envelope.error?)));
@@ -214,23 +206,27 @@ pub(super) fn refusal(status: u16, body: &[u8]) -> Cause {
         let text = String::from_utf8_lossy(body);
         (status, text.trim().chars().take(EXCERPT).collect())
     });
-    if code == 403 { Cause::Forbidden(message) } else { Cause::Status { code, message } }
+    if code == 403 { RequestError::Forbidden(message) } else { RequestError::Status { code, message } }
 }
 
 /// A failure below HTTP: TLS says more than the connection that broke.
-pub(super) fn lost(error: &hyper::Error) -> Cause {
+pub(super) fn lost(error: &hyper::Error) -> RequestError {
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(io) = inner.downcast_ref::<io::Error>() {
             let cause = tls::cause(io);
             // The handshake was over: whatever else is wrong with TLS now, the request may have been heard.
-            return if let Cause::Certificate(CertificateFault::Other(what)) = cause {
-                Cause::Lost(what)
+            return if let RequestError::Certificate(ClusterCertificateError::Other(what)) = cause {
+                RequestError::Lost(what)
             } else {
                 cause
             };
         }
         source = inner.source();
     }
-    if error.is_parse() { Cause::Garbage(error.to_string()) } else { Cause::Lost(error.to_string()) }
+    if error.is_parse() {
+        RequestError::Garbage(error.to_string())
+    } else {
+        RequestError::Lost(error.to_string())
+    }
 }

@@ -22,8 +22,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
 
-use super::error::Cause;
-use super::exchange::{self, Stream, lost};
+use super::connection::Stream;
+use super::error::RequestError;
+use super::exchange::{self, lost};
 
 /// How much is read at once.
 const CHUNK: usize = 16 * 1024;
@@ -34,7 +35,7 @@ const CONTROL: u64 = 125;
 
 /// What came.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum Received {
     /// A whole message.
     Message(Vec<u8>),
     /// The end of a message that was too long to be kept.
@@ -63,7 +64,7 @@ impl Frames {
         authority: &str,
         path: &str,
         longest: usize,
-    ) -> Result<Self, Cause> {
+    ) -> Result<Self, RequestError> {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| lost(&error))?;
         let key = generate_key();
@@ -75,7 +76,7 @@ impl Frames {
             .header(SEC_WEBSOCKET_VERSION, "13")
             .header(SEC_WEBSOCKET_KEY, &key)
             .body(String::new())
-            .map_err(|error| Cause::Garbage(error.to_string()))?;
+            .map_err(|error| RequestError::Garbage(error.to_string()))?;
         let upgraded = async {
             let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -86,7 +87,7 @@ impl Frames {
             }
             let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT).and_then(|text| text.to_str().ok());
             if accepted != Some(derive_accept_key(key.as_bytes()).as_str()) {
-                return Err(Cause::Garbage("it is no websocket".to_owned()));
+                return Err(RequestError::Garbage("it is no websocket".to_owned()));
             }
             upgrade::on(response).await.map_err(|error| lost(&error))
         };
@@ -104,7 +105,7 @@ impl Frames {
     }
 
     /// What comes next. A call that is given up leaves the connection of no further use.
-    pub(super) async fn next(&mut self) -> io::Result<Heard> {
+    pub(super) async fn next(&mut self) -> io::Result<Received> {
         let (header, length) = self.header().await?;
         if header.mask.is_some() || header.rsv1 || header.rsv2 || header.rsv3 {
             return Err(broken("a frame of a form that was not agreed on"));
@@ -114,15 +115,19 @@ impl Frames {
             OpCode::Data(_) => {
                 self.payload(length).await?;
                 if !header.is_final {
-                    return Ok(Heard::Alive);
+                    return Ok(Received::Alive);
                 }
                 let message = std::mem::take(&mut self.message);
-                Ok(if std::mem::take(&mut self.too_long) { Heard::TooLong } else { Heard::Message(message) })
+                Ok(if std::mem::take(&mut self.too_long) {
+                    Received::TooLong
+                } else {
+                    Received::Message(message)
+                })
             }
         }
     }
 
-    async fn control(&mut self, control: Control, length: u64) -> io::Result<Heard> {
+    async fn control(&mut self, control: Control, length: u64) -> io::Result<Received> {
         if length > CONTROL {
             return Err(broken("a control frame that is too long"));
         }
@@ -132,12 +137,12 @@ impl Frames {
         }
         let payload: Vec<u8> = self.read.drain(..length).collect();
         match control {
-            Control::Close => Ok(Heard::Closed),
+            Control::Close => Ok(Received::Closed),
             Control::Ping => {
                 self.pong(payload).await?;
-                Ok(Heard::Alive)
+                Ok(Received::Alive)
             }
-            Control::Pong | Control::Reserved(_) => Ok(Heard::Alive),
+            Control::Pong | Control::Reserved(_) => Ok(Received::Alive),
         }
     }
 

@@ -139,7 +139,7 @@ fn sha256(text: &str) -> String {
 }
 
 fn indent(site: &str) -> String {
-    let mut strings = Strings::default();
+    let mut strings = StringState::default();
     let mut padded = String::new();
     for line in site.split_inclusive('\n') {
         if !strings.inside() {
@@ -153,7 +153,7 @@ fn indent(site: &str) -> String {
 
 /// `None` if the text was not made by [`indent`].
 fn unindent(padded: &str) -> Option<String> {
-    let mut strings = Strings::default();
+    let mut strings = StringState::default();
     let mut site = String::new();
     for line in padded.split_inclusive('\n') {
         site.push_str(if strings.inside() { line } else { line.strip_prefix(PAD)? });
@@ -165,11 +165,11 @@ fn unindent(padded: &str) -> Option<String> {
 /// Whether a line begins inside of a string, where spaces would count (the Starlark specification, "String literals":
 /// a backslash keeps a quote, or the end of the line, from ending a string, in raw ones too).
 #[derive(Default)]
-struct Strings {
+struct StringState {
     open: Option<String>,
 }
 
-impl Strings {
+impl StringState {
     fn inside(&self) -> bool {
         self.open.is_some()
     }

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod client;
+mod connection;
 pub mod endpoint;
 pub mod enroll;
 pub mod error;

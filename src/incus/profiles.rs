@@ -8,9 +8,8 @@ use rbd_guardian_core::model::volume::Volume;
 
 use super::api;
 use super::client::Client;
-use super::error::{Cause, IncusError};
+use super::error::{IncusError, RequestError};
 use super::path::{ApiPath, instance_of, name_of, parts, project_of};
-use super::read::{ListedBy, strange};
 
 /// Profiles that are asked for at once: each is a connection of its own.
 const AT_ONCE: usize = 8;
@@ -29,9 +28,32 @@ impl ProfileId {
     }
 }
 
+/// A volume, and profiles that use it: their instances do.
+pub(super) struct VolumeWithProfiles {
+    pub(super) volume: Volume,
+    pub(super) profiles: Vec<ProfileId>,
+}
+
+impl VolumeWithProfiles {
+    pub(super) fn note_user(&mut self, path: &str) {
+        if let Some(id) = instance_of(path) {
+            self.volume.used_by.insert(id);
+        } else if let Some(id) = ProfileId::of(path) {
+            self.profiles.push(id);
+        } else if parts(path).0 != "/1.0" {
+            // `/1.0` is Incus itself, which keeps images or backups there.
+            self.volume.unknown.push(format!("used by '{path}'"));
+        }
+    }
+}
+
 /// The volumes with the instances of the profiles that use them. A profile that cannot be read makes the users of its own
 /// volumes unknown, costs no other, and is told in `odd`.
-pub(super) async fn resolve(here: &Client, listed: Vec<ListedBy>, odd: &mut Vec<IncusError>) -> Vec<Volume> {
+pub(super) async fn resolve(
+    here: &Client,
+    listed: Vec<VolumeWithProfiles>,
+    odd: &mut Vec<IncusError>,
+) -> Vec<Volume> {
     let named: BTreeSet<ProfileId> = listed.iter().flat_map(|one| &one.profiles).cloned().collect();
     let named: Vec<ProfileId> = named.into_iter().collect();
     let mut users = BTreeMap::new();
@@ -40,7 +62,7 @@ pub(super) async fn resolve(here: &Client, listed: Vec<ListedBy>, odd: &mut Vec<
         users.extend(some.iter().zip(read));
     }
     odd.extend(users.values().filter_map(|read| read.as_ref().err().cloned()));
-    let of_profiles = |ListedBy { mut volume, profiles }: ListedBy| {
+    let of_profiles = |VolumeWithProfiles { mut volume, profiles }: VolumeWithProfiles| {
         for profile in profiles {
             match users.get(&profile) {
                 Some(Ok(instances)) => volume.used_by.extend(instances.iter().cloned()),
@@ -60,11 +82,12 @@ async fn instances(here: &Client, id: &ProfileId) -> Result<BTreeSet<InstanceId>
     let profile: api::Profile = match here.get(&path).await {
         Ok(profile) => profile,
         // Deleted since the volumes were listed.
-        Err(IncusError { cause: Cause::Status { code: 404, .. }, .. }) => return Ok(BTreeSet::new()),
+        Err(IncusError { cause: RequestError::Status { code: 404, .. }, .. }) => return Ok(BTreeSet::new()),
         Err(error) => return Err(error),
     };
     let user = |path: &String| {
-        instance_of(path).ok_or_else(|| strange(here, path, format!("'{path}' has the profile {}", id.name)))
+        instance_of(path)
+            .ok_or_else(|| here.misunderstood(path, format!("'{path}' has the profile {}", id.name)))
     };
     profile.used_by.iter().map(user).collect()
 }

@@ -21,9 +21,9 @@ use serde::Deserialize;
 
 use super::api::{self, instance_kind};
 use super::client::Client;
-use super::error::{Cause, IncusError};
-use super::path::{ApiPath, instance_of, name_of, parts};
-use super::profiles::{self, ProfileId};
+use super::error::{IncusError, RequestError};
+use super::path::{ApiPath, instance_of, name_of};
+use super::profiles::{self, VolumeWithProfiles};
 use crate::incus::options::host;
 
 /// The operator's word on a member's storage addresses, in the member's configuration.
@@ -40,7 +40,7 @@ const MEMBERS: &str = "/1.0/cluster/members?recursion=1";
 
 /// A view, and what is missing from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct IncusReading {
     /// What was read.
     pub view: View,
     /// What was not, or not understood; an instance or volume of an unknown kind is left out and told here.
@@ -52,7 +52,7 @@ pub struct Reading {
 ///
 /// # Errors
 /// No member with a quorum answered.
-pub async fn read(client: &Client, previous: Option<&View>) -> Result<Reading, IncusError> {
+pub async fn read(client: &Client, previous: Option<&View>) -> Result<IncusReading, IncusError> {
     gather(client, Some(previous), &BTreeSet::new()).await
 }
 
@@ -61,7 +61,7 @@ pub async fn read(client: &Client, previous: Option<&View>) -> Result<Reading, I
 ///
 /// # Errors
 /// No member with a quorum answered.
-pub async fn glance(client: &Client, silent: &BTreeSet<String>) -> Result<Reading, IncusError> {
+pub async fn glance(client: &Client, silent: &BTreeSet<String>) -> Result<IncusReading, IncusError> {
     gather(client, None, silent).await
 }
 
@@ -72,7 +72,7 @@ pub async fn glance(client: &Client, silent: &BTreeSet<String>) -> Result<Readin
 pub async fn quorum(client: &Client) -> Result<View, IncusError> {
     let members: Vec<api::Member> = client.first(MEMBERS, client.timeout() / 8).await?;
     if members.is_empty() {
-        return Err(strange(client, MEMBERS, "it lists no members".to_owned()));
+        return Err(client.misunderstood(MEMBERS, "it lists no members".to_owned()));
     }
     Ok(View { members: members.into_iter().map(member).collect(), ..View::default() })
 }
@@ -81,17 +81,15 @@ async fn gather(
     client: &Client,
     whole: Option<Option<&View>>,
     silent: &BTreeSet<String>,
-) -> Result<Reading, IncusError> {
+) -> Result<IncusReading, IncusError> {
     let (members, here) = client.settle::<Vec<api::Member>>(MEMBERS).await?;
     let server: api::Server = here.get("/1.0").await?;
     // An empty listing would otherwise pass for a cluster that lost nobody.
     let own = &server.environment.server_name;
     if !members.iter().any(|member| member.server_name == *own) {
-        return Err(strange(
-            &here,
-            "/1.0/cluster/members",
-            format!("'{own}' is not among the members it lists"),
-        ));
+        return Err(
+            here.misunderstood("/1.0/cluster/members", format!("'{own}' is not among the members it lists"))
+        );
     }
     // Asked of every member that runs one, and waits for one that is lost and does not count as offline yet
     // (operations.go, operationsGet).
@@ -123,7 +121,7 @@ async fn gather(
         operations: known(operations, &mut missing),
         gate: project.map(|project| GateView { scriptlets, project, members: keys, ..GateView::default() }),
     };
-    Ok(Reading { view, missing })
+    Ok(IncusReading { view, missing })
 }
 
 /// Does a member answer? Forwarded to it, bounded by `PROMPT`: a fence of a lost one waits for this.
@@ -135,7 +133,11 @@ pub async fn member_answers(client: &Client, member: &str) -> Result<(), IncusEr
     let prompt = client.within(PROMPT.min(client.timeout()));
     let server: api::Server = prompt.first(&path, USUAL).await?;
     let from = &server.environment.server_name;
-    if from == member { Ok(()) } else { Err(strange(client, &path, format!("{from} answered in its place"))) }
+    if from == member {
+        Ok(())
+    } else {
+        Err(client.misunderstood(&path, format!("{from} answered in its place")))
+    }
 }
 
 /// What a member says of itself: forwarded to it by whoever is asked, so an answer means that it is up.
@@ -182,7 +184,7 @@ pub async fn member_addresses(client: &Client, member: &str) -> Result<BTreeSet<
                 addresses.extend(global.filter_map(network));
             }
             // Interfaces come and go.
-            Err(error) if matches!(error.cause, Cause::Status { code: 404, .. }) => {}
+            Err(error) if matches!(error.cause, RequestError::Status { code: 404, .. }) => {}
             Err(error) => return Err(error),
         }
     }
@@ -239,7 +241,10 @@ async fn stored(
     (Ok(pools.collect()), volumes)
 }
 
-async fn volumes(here: &Client, pool: &str) -> Result<(Vec<ListedBy>, Vec<IncusError>), IncusError> {
+async fn volumes(
+    here: &Client,
+    pool: &str,
+) -> Result<(Vec<VolumeWithProfiles>, Vec<IncusError>), IncusError> {
     let path = ApiPath::of(&["storage-pools", pool, "volumes"]).whole().everywhere().text();
     let listed: Vec<ListedVolume> = here.get(&path).await?;
     let (mut volumes, mut odd) = (Vec::with_capacity(listed.len()), Vec::new());
@@ -250,7 +255,7 @@ async fn volumes(here: &Client, pool: &str) -> Result<(Vec<ListedBy>, Vec<IncusE
                 volumes.push(listed);
             }
             ListedVolume::Snapshot => {}
-            ListedVolume::Odd(what) => odd.push(strange(here, &path, what)),
+            ListedVolume::Odd(what) => odd.push(here.misunderstood(&path, what)),
         }
     }
     Ok((volumes, odd))
@@ -261,7 +266,7 @@ async fn volumes(here: &Client, pool: &str) -> Result<(Vec<ListedBy>, Vec<IncusE
 #[serde(from = "api::Volume")]
 enum ListedVolume {
     /// The pool is not told.
-    Known(ListedBy),
+    Known(VolumeWithProfiles),
     Snapshot,
     Odd(String),
 }
@@ -275,7 +280,7 @@ impl From<api::Volume> for ListedVolume {
             let api::Volume { name, kind, content_type, .. } = volume;
             return Self::Odd(format!("volume {name} of kind '{kind}', content '{content_type}'"));
         };
-        let mut listed = ListedBy {
+        let mut listed = VolumeWithProfiles {
             profiles: Vec::new(),
             volume: Volume {
                 pool: String::new(),
@@ -296,25 +301,6 @@ impl From<api::Volume> for ListedVolume {
     }
 }
 
-/// A volume, and profiles that use it: their instances do.
-pub(super) struct ListedBy {
-    pub(super) volume: Volume,
-    pub(super) profiles: Vec<ProfileId>,
-}
-
-impl ListedBy {
-    fn note_user(&mut self, path: &str) {
-        if let Some(id) = instance_of(path) {
-            self.volume.used_by.insert(id);
-        } else if let Some(id) = ProfileId::of(path) {
-            self.profiles.push(id);
-        } else if parts(path).0 != "/1.0" {
-            // `/1.0` is Incus itself, which keeps images or backups there.
-            self.volume.unknown.push(format!("used by '{path}'"));
-        }
-    }
-}
-
 type Instances = BTreeMap<InstanceId, Instance>;
 
 async fn instances(
@@ -323,13 +309,13 @@ async fn instances(
 ) -> Result<(Instances, Vec<IncusError>), IncusError> {
     let path = ApiPath::of(&["instances"]).whole().everywhere().text();
     // A member that is lost but does not count as offline yet is waited for, for up to 30 s (instances_get.go:522).
-    let error = match here.within(here.timeout() / 2).get::<Vec<Listed>>(&path).await {
+    let error = match here.within(here.timeout() / 2).get::<Vec<ListedInstance>>(&path).await {
         Ok(listed) => {
             let mut odd = Vec::new();
-            let known = listed.into_iter().filter_map(|Listed(id, instance)| match instance {
+            let known = listed.into_iter().filter_map(|ListedInstance(id, instance)| match instance {
                 Ok(instance) => Some((id, instance)),
                 Err(kind) => {
-                    odd.push(strange(here, &path, format!("{id} of type '{kind}'")));
+                    odd.push(here.misunderstood(&path, format!("{id} of type '{kind}'")));
                     None
                 }
             });
@@ -358,9 +344,9 @@ async fn instances(
 /// As [`ListedVolume`]; instead of an instance of an unknown kind, that kind.
 #[derive(Deserialize)]
 #[serde(from = "api::Instance")]
-struct Listed(InstanceId, Result<Instance, String>);
+struct ListedInstance(InstanceId, Result<Instance, String>);
 
-impl From<api::Instance> for Listed {
+impl From<api::Instance> for ListedInstance {
     fn from(listed: api::Instance) -> Self {
         let id = InstanceId { project: listed.project, name: listed.name };
         let Some(kind) = instance_kind(&listed.kind) else { return Self(id, Err(listed.kind)) };
@@ -449,11 +435,6 @@ fn told<T>(answer: Result<(T, Vec<IncusError>), IncusError>, missing: &mut Vec<I
     let (what, odd) = known(answer, missing)?;
     missing.extend(odd);
     Some(what)
-}
-
-pub(super) fn strange(here: &Client, path: &str, what: String) -> IncusError {
-    let endpoint = here.endpoints()[0].clone();
-    IncusError { endpoint, request: format!("GET {path}"), cause: Cause::Garbage(what) }
 }
 
 /// As Incus reads booleans (shared/util.IsTrue).

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::{
     RootCertStore, SignatureScheme,
 };
 
-use super::error::{Cause, CertificateFault, Fingerprint, SetupFault};
+use super::error::{ClusterCertificateError, Fingerprint, RequestError, SetupError};
 
 /// What a connection needs; nothing for a unix socket.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,7 @@ impl Tls {
     ///
     /// # Errors
     /// One of them cannot be used, or others can read the key.
-    pub fn open(certificate: &Path, key: &Path, cluster: &Path) -> Result<Self, SetupFault> {
+    pub fn open(certificate: &Path, key: &Path, cluster: &Path) -> Result<Self, SetupError> {
         let pins = Pins { known: RwLock::new(read_pins(cluster)?), file: Some(cluster.to_owned()) };
         Self::with(certificate, key, pins)
     }
@@ -43,29 +43,29 @@ impl Tls {
     ///
     /// # Errors
     /// As for [`Tls::open`].
-    pub fn pinned(certificate: &Path, key: &Path, pinned: Fingerprint) -> Result<Self, SetupFault> {
+    pub fn pinned(certificate: &Path, key: &Path, pinned: Fingerprint) -> Result<Self, SetupError> {
         Self::with(certificate, key, Pins { known: RwLock::new(vec![pinned]), file: None })
     }
 
-    fn with(certificate: &Path, key: &Path, pins: Pins) -> Result<Self, SetupFault> {
+    fn with(certificate: &Path, key: &Path, pins: Pins) -> Result<Self, SetupError> {
         let provider = Arc::new(ring::default_provider());
         let ours = (read_certificate(certificate)?, read_key(key)?);
-        let verifier = Arc::new(Pinned { pins, provider: Arc::clone(&provider) });
+        let verifier = Arc::new(PinVerifier { pins, provider: Arc::clone(&provider) });
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .and_then(|builder| {
                 let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
                 builder.with_client_auth_cert(vec![ours.0], ours.1)
             })
-            .map_err(|error| SetupFault::Unusable {
+            .map_err(|error| SetupError::Unusable {
                 certificate: certificate.to_owned(),
                 why: error.to_string(),
             })?;
         Ok(Self(Some(Arc::new(config))))
     }
 
-    pub(super) fn client(&self) -> Result<Arc<ClientConfig>, SetupFault> {
-        self.0.clone().ok_or(SetupFault::NoEndpoints)
+    pub(super) fn client(&self) -> Result<Arc<ClientConfig>, SetupError> {
+        self.0.clone().ok_or(SetupError::NoEndpoints)
     }
 }
 
@@ -73,42 +73,42 @@ impl Tls {
 ///
 /// # Errors
 /// There is none.
-pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, SetupFault> {
+pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, SetupError> {
     CertificateDer::from_pem_slice(&read(path)?)
-        .map_err(|_| SetupFault::NotPem { path: path.to_owned(), expected: "certificate" })
+        .map_err(|_| SetupError::NotPem { path: path.to_owned(), expected: "certificate" })
 }
 
 /// The fingerprints of all certificates of a file, in its order; one at least.
 ///
 /// # Errors
 /// There is none, or a part of it is none.
-pub fn read_pins(path: &Path) -> Result<Vec<Fingerprint>, SetupFault> {
-    let no = |_| SetupFault::NotPem { path: path.to_owned(), expected: "certificate" };
+pub fn read_pins(path: &Path) -> Result<Vec<Fingerprint>, SetupError> {
+    let no = |_| SetupError::NotPem { path: path.to_owned(), expected: "certificate" };
     let pem = read(path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let pins: Vec<Fingerprint> = all.map_err(no)?.iter().map(|one| Fingerprint::of(one)).collect();
     if pins.is_empty() {
-        return Err(SetupFault::NotPem { path: path.to_owned(), expected: "certificate" });
+        return Err(SetupError::NotPem { path: path.to_owned(), expected: "certificate" });
     }
     Ok(pins)
 }
 
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, SetupFault> {
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, SetupError> {
     let pem = read(path)?;
     let mode = fs::metadata(path).map_err(|error| unreadable(path, &error))?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(SetupFault::KeyExposed { path: path.to_owned(), mode });
+        return Err(SetupError::KeyExposed { path: path.to_owned(), mode });
     }
     PrivateKeyDer::from_pem_slice(&pem)
-        .map_err(|_| SetupFault::NotPem { path: path.to_owned(), expected: "private key" })
+        .map_err(|_| SetupError::NotPem { path: path.to_owned(), expected: "private key" })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, SetupFault> {
+fn read(path: &Path) -> Result<Vec<u8>, SetupError> {
     fs::read(path).map_err(|error| unreadable(path, &error))
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> SetupFault {
-    SetupFault::Unreadable { path: path.to_owned(), why: error.to_string() }
+fn unreadable(path: &Path, error: &io::Error) -> SetupError {
+    SetupError::Unreadable { path: path.to_owned(), why: error.to_string() }
 }
 
 /// The certificates that a cluster is known by.
@@ -141,12 +141,12 @@ impl Pins {
 
 /// Accepts certificates that are pinned while they are valid, whatever their names and issuers.
 #[derive(Debug)]
-struct Pinned {
+struct PinVerifier {
     pins: Pins,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for PinVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -157,7 +157,7 @@ impl ServerCertVerifier for Pinned {
     ) -> Result<ServerCertVerified, Error> {
         let found = Fingerprint::of(end_entity);
         if !self.pins.have(&found) {
-            let fault = CertificateFault::NotPinned { found, pinned: self.pins.first() };
+            let fault = ClusterCertificateError::NotPinned { found, pinned: self.pins.first() };
             return Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(fault)))));
         }
         // Asked only for the time, which is looked at before anything else of the chain: a cluster certificate that
@@ -208,19 +208,19 @@ fn by_itself(
 pub fn is_over(pem: &[u8], at: Duration) -> Option<bool> {
     let certificate = CertificateDer::from_pem_slice(pem).ok()?;
     let judged = by_itself(&certificate, UnixTime::since_unix_epoch(at), &ring::default_provider());
-    Some(judged.is_err_and(|error| time_fault(&error) == Some(CertificateFault::Expired)))
+    Some(judged.is_err_and(|error| time_fault(&error) == Some(ClusterCertificateError::Expired)))
 }
 
 // rustls' errors are others' enums, and grow.
 #[allow(clippy::wildcard_enum_match_arm)]
-fn time_fault(error: &Error) -> Option<CertificateFault> {
+fn time_fault(error: &Error) -> Option<ClusterCertificateError> {
     match error {
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-            Some(CertificateFault::Expired)
+            Some(ClusterCertificateError::Expired)
         }
         Error::InvalidCertificate(
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-        ) => Some(CertificateFault::NotYetValid),
+        ) => Some(ClusterCertificateError::NotYetValid),
         _ => None,
     }
 }
@@ -228,14 +228,14 @@ fn time_fault(error: &Error) -> Option<CertificateFault> {
 /// What a failure of TLS means. With TLS 1.3 the other side refuses our certificate only after the handshake is over
 /// for us, so this may come out of reading the answer as well.
 #[allow(clippy::wildcard_enum_match_arm)]
-pub(super) fn cause(error: &io::Error) -> Cause {
+pub(super) fn cause(error: &io::Error) -> RequestError {
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
-        return Cause::Lost(error.to_string());
+        return RequestError::Lost(error.to_string());
     };
     let fault = time_fault(tls).unwrap_or_else(|| match tls {
         Error::InvalidCertificate(CertificateError::Other(OtherError(fault))) => {
-            let fault = fault.downcast_ref::<CertificateFault>().cloned();
-            fault.unwrap_or_else(|| CertificateFault::Other(tls.to_string()))
+            let fault = fault.downcast_ref::<ClusterCertificateError>().cloned();
+            fault.unwrap_or_else(|| ClusterCertificateError::Other(tls.to_string()))
         }
         Error::AlertReceived(
             AlertDescription::BadCertificate
@@ -246,8 +246,8 @@ pub(super) fn cause(error: &io::Error) -> Cause {
             | AlertDescription::CertificateRequired
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied,
-        ) => CertificateFault::OursRefused(tls.to_string()),
-        _ => CertificateFault::Other(tls.to_string()),
+        ) => ClusterCertificateError::OursRefused(tls.to_string()),
+        _ => ClusterCertificateError::Other(tls.to_string()),
     });
-    Cause::Certificate(fault)
+    RequestError::Certificate(fault)
 }

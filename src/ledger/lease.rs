@@ -8,13 +8,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rbd_guardian_core::rules::leader_fitness::Readiness;
 
-use super::store::{Ledger, OBJECT, ReadError};
+use super::store::{Ledger, LedgerReadError, OBJECT};
 use crate::ceph::lane;
-use crate::ceph::rados::errno::{BLOCKLISTED, Meaning, meaning};
+use crate::ceph::rados::errno::{BLOCKLISTED, ErrnoMeaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;
-use crate::ceph::rados::lock::{Locker, Take};
+use crate::ceph::rados::lock::{LeaseHolder, LeaseWrite};
 use crate::clock;
-use crate::deadline::{Deadline, Late};
+use crate::deadline::{Deadline, DeadlineError};
 
 /// The lock of the one that leads.
 const LEADER: &str = "leader";
@@ -32,7 +32,7 @@ pub struct Lease {
 
 /// Why there is no lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotLeased {
+pub enum LeaseError {
     /// Another guardian holds it, or held it a moment ago.
     #[error("another guardian holds the lease")]
     Held,
@@ -67,8 +67,8 @@ impl Ledger {
     /// Bids for the lease. Asked again under the same cookie by the same connection, it is renewed.
     ///
     /// # Errors
-    /// See [`NotLeased`].
-    pub fn lease(&self, cookie: &str, duration: Duration, deadline: &Deadline) -> Result<Lease, NotLeased> {
+    /// See [`LeaseError`].
+    pub fn lease(&self, cookie: &str, duration: Duration, deadline: &Deadline) -> Result<Lease, LeaseError> {
         let lease = Lease { cookie: cookie.to_owned(), duration };
         self.bid(LEADER, &lease, deadline)?;
         Ok(lease)
@@ -77,27 +77,27 @@ impl Ledger {
     /// Says how ready this guardian is to lead, for so long; again before that is over, it goes on being so.
     ///
     /// # Errors
-    /// See [`NotLeased`]; `Held`: another one says so.
+    /// See [`LeaseError`]; `Held`: another one says so.
     pub fn ready(
         &self,
         readiness: Readiness,
         cookie: &str,
         duration: Duration,
         deadline: &Deadline,
-    ) -> Result<(), NotLeased> {
+    ) -> Result<(), LeaseError> {
         self.bid(lock_of(readiness), &Lease { cookie: cookie.to_owned(), duration }, deadline)
     }
 
     /// Who says that it is ready, so far, and says it again within this time.
     ///
     /// # Errors
-    /// See [`ReadError`].
+    /// See [`LedgerReadError`].
     pub fn who_is(
         &self,
         readiness: Readiness,
         duration: Duration,
         deadline: &Deadline,
-    ) -> Result<Option<Locker>, ReadError> {
+    ) -> Result<Option<LeaseHolder>, LedgerReadError> {
         let lock = lock_of(readiness);
         let locker = self.locker(lock, deadline)?;
         // One that died says nothing, however long its lock lasts by the clock of the OSD.
@@ -116,54 +116,58 @@ impl Ledger {
     /// Renews it for its whole duration from now.
     ///
     /// # Errors
-    /// See [`NotLeased`].
-    pub fn renew(&self, lease: &Lease, deadline: &Deadline) -> Result<(), NotLeased> {
-        self.take(LEADER, lease, Take::Renew, deadline)
+    /// See [`LeaseError`].
+    pub fn renew(&self, lease: &Lease, deadline: &Deadline) -> Result<(), LeaseError> {
+        self.take(LEADER, lease, LeaseWrite::Renew, deadline)
     }
 
     /// Lets others bid at once. One that was lost already is no error.
     ///
     /// # Errors
-    /// See [`NotLeased`].
-    pub fn give_up(&self, lease: Lease, deadline: &Deadline) -> Result<(), NotLeased> {
+    /// See [`LeaseError`].
+    pub fn give_up(&self, lease: Lease, deadline: &Deadline) -> Result<(), LeaseError> {
         let answer = self.on_lane(deadline, move |io| io.unlock(OBJECT, LEADER, &lease.cookie));
         match answer {
             Ok(Ok(()) | Err(Errno::ENOENT)) => Ok(()),
             Ok(Err(errno)) => Err(self.not_leased(errno)),
-            Err(_) => Err(NotLeased::Unknown),
+            Err(_) => Err(LeaseError::Unknown),
         }
     }
 
     /// Who holds it.
     ///
     /// # Errors
-    /// See [`ReadError`].
-    pub fn holder(&self, deadline: &Deadline) -> Result<Option<Locker>, ReadError> {
+    /// See [`LedgerReadError`].
+    pub fn holder(&self, deadline: &Deadline) -> Result<Option<LeaseHolder>, LedgerReadError> {
         self.locker(LEADER, deadline)
     }
 
-    fn locker(&self, lock: &'static str, deadline: &Deadline) -> Result<Option<Locker>, ReadError> {
+    fn locker(
+        &self,
+        lock: &'static str,
+        deadline: &Deadline,
+    ) -> Result<Option<LeaseHolder>, LedgerReadError> {
         let pool = || self.config.pool.clone();
         let answer = self.on_lane(deadline, move |io| io.lockers(OBJECT, lock));
-        match answer.map_err(|late| ReadError::Silent { pool: pool(), late })? {
+        match answer.map_err(|late| LedgerReadError::Silent { pool: pool(), late })? {
             Ok(lockers) => Ok(lockers.into_iter().next()),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(match meaning(errno) {
-                Meaning::Denied => ReadError::Denied { pool: pool() },
-                Meaning::Silence => ReadError::Silent { pool: pool(), late: Late::Over },
-                Meaning::Blocklisted => ReadError::Blocklisted { pool: pool() },
-                Meaning::Rejected | Meaning::MadeUp | Meaning::Other => {
-                    ReadError::Failed { pool: pool(), errno }
+                ErrnoMeaning::Denied => LedgerReadError::Denied { pool: pool() },
+                ErrnoMeaning::Silence => LedgerReadError::Silent { pool: pool(), late: DeadlineError::Over },
+                ErrnoMeaning::Blocklisted => LedgerReadError::Blocklisted { pool: pool() },
+                ErrnoMeaning::Rejected | ErrnoMeaning::MadeUp | ErrnoMeaning::Other => {
+                    LedgerReadError::Failed { pool: pool(), errno }
                 }
             }),
         }
     }
 
     /// Takes it if it is free, or nobody's any more ([`silence`](rbd_guardian_core::rules::silence)).
-    fn bid(&self, lock: &'static str, lease: &Lease, deadline: &Deadline) -> Result<(), NotLeased> {
-        match self.take(lock, lease, Take::Bid, deadline) {
-            Err(NotLeased::Held) if self.break_silent(lock, lease.duration, deadline) => {
-                self.take(lock, lease, Take::Bid, deadline)
+    fn bid(&self, lock: &'static str, lease: &Lease, deadline: &Deadline) -> Result<(), LeaseError> {
+        match self.take(lock, lease, LeaseWrite::Bid, deadline) {
+            Err(LeaseError::Held) if self.break_silent(lock, lease.duration, deadline) => {
+                self.take(lock, lease, LeaseWrite::Bid, deadline)
             }
             taken => taken,
         }
@@ -173,7 +177,7 @@ impl Ledger {
         if !self.is_silent(lock, duration, deadline) {
             return false;
         }
-        let Ok(Some(Locker { client, cookie, .. })) = self.locker(lock, deadline) else { return false };
+        let Ok(Some(LeaseHolder { client, cookie, .. })) = self.locker(lock, deadline) else { return false };
         let broken = self.on_lane(deadline, move |io| io.break_lock(OBJECT, lock, &client, &cookie));
         matches!(broken, Ok(Ok(()) | Err(Errno::ENOENT)))
     }
@@ -191,26 +195,26 @@ impl Ledger {
         &self,
         lock: &'static str,
         lease: &Lease,
-        take: Take,
+        take: LeaseWrite,
         deadline: &Deadline,
-    ) -> Result<(), NotLeased> {
+    ) -> Result<(), LeaseError> {
         let Lease { cookie, duration } = lease.clone();
         match self.on_lane(deadline, move |io| io.lock(OBJECT, lock, &cookie, duration, take)) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(errno)) => Err(self.not_leased(errno)),
-            Err(_) => Err(NotLeased::Unknown),
+            Err(_) => Err(LeaseError::Unknown),
         }
     }
 
-    fn not_leased(&self, errno: Errno) -> NotLeased {
+    fn not_leased(&self, errno: Errno) -> LeaseError {
         match (errno, meaning(errno)) {
-            (Errno::EBUSY, _) => NotLeased::Held,
-            (Errno::ENOENT, _) => NotLeased::Lost,
-            (_, Meaning::Silence) => NotLeased::Unknown,
-            (_, Meaning::Denied) => NotLeased::Denied { pool: self.config.pool.clone() },
-            (_, Meaning::Blocklisted) => NotLeased::Refused { why: BLOCKLISTED.to_owned() },
-            (_, Meaning::Rejected | Meaning::MadeUp | Meaning::Other) => {
-                NotLeased::Refused { why: errno.to_string() }
+            (Errno::EBUSY, _) => LeaseError::Held,
+            (Errno::ENOENT, _) => LeaseError::Lost,
+            (_, ErrnoMeaning::Silence) => LeaseError::Unknown,
+            (_, ErrnoMeaning::Denied) => LeaseError::Denied { pool: self.config.pool.clone() },
+            (_, ErrnoMeaning::Blocklisted) => LeaseError::Refused { why: BLOCKLISTED.to_owned() },
+            (_, ErrnoMeaning::Rejected | ErrnoMeaning::MadeUp | ErrnoMeaning::Other) => {
+                LeaseError::Refused { why: errno.to_string() }
             }
         }
     }
@@ -219,7 +223,7 @@ impl Ledger {
         &self,
         deadline: &Deadline,
         call: impl FnOnce(&IoCtx) -> Result<T, Errno> + Send + 'static,
-    ) -> Result<Result<T, Errno>, Late> {
+    ) -> Result<Result<T, Errno>, DeadlineError> {
         let io = Arc::clone(&self.io);
         lane::one(move || call(&io), deadline)
     }

@@ -22,10 +22,12 @@ mod snapshot;
 mod store;
 mod write;
 
-pub use lease::{Lease, NotLeased};
+pub use lease::{Lease, LeaseError};
 pub use snapshot::Snapshot;
-pub use store::{AUDIT_ENTRIES, DEFAULT_POOL, Ledger, LedgerConfig, NAMESPACE, OBJECT, OpenError, ReadError};
-pub use write::{Bid, Deed, Leadership, NotWritten};
+pub use store::{
+    AUDIT_ENTRIES, DEFAULT_POOL, Ledger, LedgerConfig, LedgerOpenError, LedgerReadError, NAMESPACE, OBJECT,
+};
+pub use write::{Bid, Leadership, LedgerWriteError, TrailEntry};
 
 /// The osd capability that the ledger needs.
 fn cap(pool: &str) -> String {

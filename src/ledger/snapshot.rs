@@ -6,7 +6,7 @@ use rbd_guardian_core::model::record::{Change, Key, Record, Records, VERSION};
 use serde::de::IgnoredAny;
 
 use super::codec::{AUDIT, Decoded, LEADER, META, Meta, REQUEST, TRAIL, Trail, decode, decode_record};
-use super::write::NotWritten;
+use super::write::LedgerWriteError;
 use crate::ceph::rados::omap::OmapWrite;
 
 /// Everything but the audit trail, at one moment. A write compares with it and, once done, brings it up to date.
@@ -77,13 +77,16 @@ impl Snapshot {
     ///
     /// # Errors
     /// What is there is newer, or not understood.
-    pub(super) fn writable<'k>(&self, keys: impl IntoIterator<Item = &'k String>) -> Result<(), NotWritten> {
+    pub(super) fn writable<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k String>,
+    ) -> Result<(), LedgerWriteError> {
         if let Some(found) = self.newer() {
-            return Err(NotWritten::NewerLedger { found, known: VERSION });
+            return Err(LedgerWriteError::NewerLedger { found, known: VERSION });
         }
         for key in keys {
             if let Some(why) = self.unread.get(key) {
-                return Err(NotWritten::Damaged { key: key.clone(), why: why.clone() });
+                return Err(LedgerWriteError::Damaged { key: key.clone(), why: why.clone() });
             }
         }
         Ok(())
@@ -178,10 +181,10 @@ mod tests {
         assert_eq!(read.records().members["n1"].addresses.len(), 1);
         assert!(read.unread()["member/n2"].contains("name"), "{:?}", read.unread());
         let known = VERSION;
-        assert_eq!(read.writable([]), Err(NotWritten::NewerLedger { found: 7, known }));
+        assert_eq!(read.writable([]), Err(LedgerWriteError::NewerLedger { found: 7, known }));
         assert_eq!(
             snapshot(&[("meta", r#"{"v":3,"x":[]}"#)]).writable([]),
-            Err(NotWritten::NewerLedger { found: 3, known })
+            Err(LedgerWriteError::NewerLedger { found: 3, known })
         );
     }
 
@@ -189,7 +192,7 @@ mod tests {
     fn a_newer_kind_of_record_is_not_written_beside() {
         let read = snapshot(&[("meta", r#"{"v":1}"#), ("promise/n1", r#"{"v":3,"of":"n1"}"#)]);
         assert!(read.unread().contains_key("promise/n1"));
-        assert!(matches!(read.writable([]), Err(NotWritten::NewerLedger { found: 3, .. })));
+        assert!(matches!(read.writable([]), Err(LedgerWriteError::NewerLedger { found: 3, .. })));
     }
 
     /// Whoever can reach the ledger may leave a request: an older leader goes on recording.
@@ -265,7 +268,7 @@ mod tests {
         assert_eq!(read.unread().len(), 4, "{:?}", read.unread());
         assert!(read.unread()["fence/F-3"].contains("fence/F-4"));
         for key in read.unread().keys() {
-            assert!(matches!(read.writable([key]), Err(NotWritten::Damaged { .. })));
+            assert!(matches!(read.writable([key]), Err(LedgerWriteError::Damaged { .. })));
         }
         assert_eq!(read.writable([&"fence/F-9".to_owned()]), Ok(()), "other records can be written");
     }

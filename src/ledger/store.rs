@@ -12,10 +12,10 @@ use super::codec::{AFTER_AUDIT, AFTER_FENCES, AUDIT, Decoded, REQUEST, audit_key
 use super::snapshot::Snapshot;
 use crate::ceph::rados::cluster::Cluster;
 use crate::ceph::rados::completion::OmapPage;
-use crate::ceph::rados::errno::{Meaning, meaning};
+use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;
 use crate::ceph::{command, lane, pools};
-use crate::deadline::{Deadline, Late};
+use crate::deadline::{Deadline, DeadlineError};
 
 /// The pool that `deploy/ceph/create-key` makes.
 pub const DEFAULT_POOL: &str = "rbd-guardian";
@@ -43,7 +43,7 @@ impl Default for LedgerConfig {
 
 /// Why there is no ledger.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
+pub enum LedgerOpenError {
     /// No such pool.
     #[error(
         "no pool '{pool}' for the ledger: create it ({}) or name another one as ledger.pool",
@@ -75,10 +75,10 @@ pub enum OpenError {
     },
     /// The osdmap could not be read.
     #[error(transparent)]
-    Unread(#[from] command::ReadError),
+    Unread(#[from] command::CephReadError),
     /// It took too long.
     #[error("{0} before the pool of the ledger was found: do the monitors have a quorum?")]
-    Late(#[from] Late),
+    Late(#[from] DeadlineError),
     /// This client cannot use the pool.
     #[error("cannot open pool '{pool}': {errno}")]
     Unusable {
@@ -89,7 +89,7 @@ pub enum OpenError {
     },
 }
 
-impl OpenError {
+impl LedgerOpenError {
     /// May it be otherwise later, without anybody doing anything?
     pub fn is_transient(&self) -> bool {
         match self {
@@ -110,7 +110,7 @@ fn create(pool: &str) -> String {
 
 /// Why the ledger could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
+pub enum LedgerReadError {
     /// The key does not allow it.
     #[error("the key may not read the ledger: it lacks {} (deploy/ceph)", crate::ledger::cap(pool))]
     Denied {
@@ -129,7 +129,7 @@ pub enum ReadError {
         /// The pool.
         pool: String,
         /// Which end came.
-        late: Late,
+        late: DeadlineError,
     },
     /// Anything else.
     #[error("cannot read the ledger in pool '{pool}': {errno}")]
@@ -158,17 +158,21 @@ impl Ledger {
     /// Finds the pool and judges it. Creates nothing: that is the first leader's.
     ///
     /// # Errors
-    /// See [`OpenError`].
-    pub fn open(cluster: &Cluster, config: &LedgerConfig, deadline: &Deadline) -> Result<Self, OpenError> {
+    /// See [`LedgerOpenError`].
+    pub fn open(
+        cluster: &Cluster,
+        config: &LedgerConfig,
+        deadline: &Deadline,
+    ) -> Result<Self, LedgerOpenError> {
         let pool = config.pool.clone();
         let asked = (cluster.clone(), pool.clone());
         let found = lane::one(move || pools::keeping(&asked.0, &asked.1), deadline)??;
-        let Some(keeping) = found else { return Err(OpenError::NoPool { pool }) };
+        let Some(keeping) = found else { return Err(LedgerOpenError::NoPool { pool }) };
         if !keeping.replicated {
-            return Err(OpenError::ErasureCoded { pool });
+            return Err(LedgerOpenError::ErasureCoded { pool });
         }
         if keeping.size < 2 {
-            return Err(OpenError::OneCopy { pool, size: keeping.size });
+            return Err(LedgerOpenError::OneCopy { pool, size: keeping.size });
         }
         let mut notes = Vec::new();
         if keeping.size < 3 {
@@ -190,7 +194,7 @@ impl Ledger {
                  pool application enable {pool} rbd-guardian`)"
             ));
         }
-        let io = open_pool(cluster, keeping.id).map_err(|errno| OpenError::Unusable { pool, errno })?;
+        let io = open_pool(cluster, keeping.id).map_err(|errno| LedgerOpenError::Unusable { pool, errno })?;
         Ok(Self { io: Arc::new(io), config: config.clone(), notes, silences: Arc::default() })
     }
 
@@ -202,12 +206,12 @@ impl Ledger {
     /// Reads all records, as they were at one moment; nothing if there is no ledger yet.
     ///
     /// # Errors
-    /// See [`ReadError`].
-    pub fn read(&self, deadline: &Deadline) -> Result<Snapshot, ReadError> {
+    /// See [`LedgerReadError`].
+    pub fn read(&self, deadline: &Deadline) -> Result<Snapshot, LedgerReadError> {
         self.read_after(AFTER_AUDIT, deadline)
     }
 
-    fn read_after(&self, key: &str, deadline: &Deadline) -> Result<Snapshot, ReadError> {
+    fn read_after(&self, key: &str, deadline: &Deadline) -> Result<Snapshot, LedgerReadError> {
         loop {
             let mut entries = Vec::new();
             let mut after = key.to_owned();
@@ -231,16 +235,16 @@ impl Ledger {
     /// decided on their absence.
     ///
     /// # Errors
-    /// See [`ReadError`].
-    pub fn glance(&self, deadline: &Deadline) -> Result<Snapshot, ReadError> {
+    /// See [`LedgerReadError`].
+    pub fn glance(&self, deadline: &Deadline) -> Result<Snapshot, LedgerReadError> {
         self.read_after(AFTER_FENCES, deadline)
     }
 
     /// Reads the requests anew into a snapshot that has everything else.
     ///
     /// # Errors
-    /// See [`ReadError`].
-    pub fn requests(&self, snapshot: &mut Snapshot, deadline: &Deadline) -> Result<(), ReadError> {
+    /// See [`LedgerReadError`].
+    pub fn requests(&self, snapshot: &mut Snapshot, deadline: &Deadline) -> Result<(), LedgerReadError> {
         let page = self.page(REQUEST, PAGE, deadline)?;
         let requests = page.entries.into_iter().filter(|(key, _)| key.starts_with(REQUEST));
         snapshot.renew_requests(requests.collect());
@@ -250,13 +254,13 @@ impl Ledger {
     /// The newest entries of the trail, at most so many, oldest first. What is not understood is left out.
     ///
     /// # Errors
-    /// See [`ReadError`].
+    /// See [`LedgerReadError`].
     pub fn trail(
         &self,
         snapshot: &Snapshot,
         last: u64,
         deadline: &Deadline,
-    ) -> Result<Vec<Audit>, ReadError> {
+    ) -> Result<Vec<Audit>, LedgerReadError> {
         let trail = snapshot.trail();
         let from = trail.next.saturating_sub(last).max(trail.first);
         let mut after = from.checked_sub(1).map_or_else(|| AUDIT.to_owned(), audit_key);
@@ -276,23 +280,26 @@ impl Ledger {
         }
     }
 
-    fn page(&self, after: &str, max: u64, deadline: &Deadline) -> Result<OmapPage, ReadError> {
+    fn page(&self, after: &str, max: u64, deadline: &Deadline) -> Result<OmapPage, LedgerReadError> {
         let pool = || self.config.pool.clone();
         let failed = |errno: Errno| match meaning(errno) {
-            Meaning::Denied => ReadError::Denied { pool: pool() },
-            Meaning::Silence => ReadError::Silent { pool: pool(), late: Late::Over },
-            Meaning::Blocklisted => ReadError::Blocklisted { pool: pool() },
-            Meaning::Rejected | Meaning::MadeUp | Meaning::Other => ReadError::Failed { pool: pool(), errno },
+            ErrnoMeaning::Denied => LedgerReadError::Denied { pool: pool() },
+            ErrnoMeaning::Silence => LedgerReadError::Silent { pool: pool(), late: DeadlineError::Over },
+            ErrnoMeaning::Blocklisted => LedgerReadError::Blocklisted { pool: pool() },
+            ErrnoMeaning::Rejected | ErrnoMeaning::MadeUp | ErrnoMeaning::Other => {
+                LedgerReadError::Failed { pool: pool(), errno }
+            }
         };
         let (to, results) = channel();
         self.io.omap_page(OBJECT, after, max, 0, &to).map_err(failed)?;
         drop(to);
-        let done = deadline.receive(&results).map_err(|late| ReadError::Silent { pool: pool(), late })?;
+        let done =
+            deadline.receive(&results).map_err(|late| LedgerReadError::Silent { pool: pool(), late })?;
         match done.map(|done| done.result) {
             Some(Ok(page)) => Ok(page),
             Some(Err(Errno::ENOENT)) => Ok(OmapPage::default()),
             Some(Err(errno)) => Err(failed(errno)),
-            None => Err(ReadError::Silent { pool: pool(), late: Late::Over }),
+            None => Err(LedgerReadError::Silent { pool: pool(), late: DeadlineError::Over }),
         }
     }
 }

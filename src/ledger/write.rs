@@ -11,7 +11,7 @@ use rbd_guardian_core::model::record::{Audit, Change, Key, Leader, Record, Reque
 use super::codec::{LEADER, META, Meta, TRAIL, Trail, audit_key, encode, encode_record};
 use super::snapshot::Snapshot;
 use super::store::{Ledger, OBJECT};
-use crate::ceph::rados::errno::{BLOCKLISTED, Meaning, meaning};
+use crate::ceph::rados::errno::{BLOCKLISTED, ErrnoMeaning, meaning};
 use crate::ceph::rados::omap::OmapWrite;
 use crate::deadline::Deadline;
 use rbd_guardian_core::model::epoch::LeaderEpoch;
@@ -31,7 +31,7 @@ pub struct Bid {
 
 /// What is done and why, for the trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deed {
+pub struct TrailEntry {
     /// Now, by the writer's clock.
     pub at: Timestamp,
     /// What is done.
@@ -57,7 +57,7 @@ impl Leadership {
 
 /// Why nothing was written, or why that is unknown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotWritten {
+pub enum LedgerWriteError {
     /// Another guardian leads now: stop acting.
     #[error("{} leads now: nothing was written", by.as_ref().map_or_else(|| "nobody".to_owned(), |by| format!("{} on {} (epoch {})", by.guardian, by.host, by.epoch)))]
     Deposed {
@@ -110,14 +110,14 @@ impl Ledger {
     /// the ledger. On success, and on a conflict, `snapshot` is what is there now.
     ///
     /// # Errors
-    /// See [`NotWritten`].
+    /// See [`LedgerWriteError`].
     pub fn lead(
         &self,
         snapshot: &mut Snapshot,
         bid: &Bid,
         why: &str,
         deadline: &Deadline,
-    ) -> Result<Leadership, NotWritten> {
+    ) -> Result<Leadership, LedgerWriteError> {
         let before = snapshot.records().leader.as_ref();
         let leader = Leader {
             epoch: before.map_or(LeaderEpoch::default(), |leader| leader.epoch).next(),
@@ -135,25 +135,25 @@ impl Ledger {
             write.set.insert(META.to_owned(), encoded(encode(&Meta {}))?);
         }
         let leadership = Leadership { leader, raw };
-        let deed = Deed { at: bid.at, what, why: why.to_owned() };
-        self.record(&mut write, snapshot, &leadership.leader, &deed)?;
+        let entry = TrailEntry { at: bid.at, what, why: why.to_owned() };
+        self.record(&mut write, snapshot, &leadership.leader, &entry)?;
         self.commit(write, snapshot, None, deadline)?;
         Ok(leadership)
     }
 
-    /// Makes these changes and records the deed, all or nothing, if this guardian still leads and nothing that it read
+    /// Makes these changes and records the entry, all or nothing, if this guardian still leads and nothing that it read
     /// of them has changed. On success, and on a conflict, `snapshot` is what is there now.
     ///
     /// # Errors
-    /// See [`NotWritten`].
+    /// See [`LedgerWriteError`].
     pub fn write(
         &self,
         leadership: &Leadership,
         snapshot: &mut Snapshot,
         changes: &[Change],
-        deed: &Deed,
+        entry: &TrailEntry,
         deadline: &Deadline,
-    ) -> Result<(), NotWritten> {
+    ) -> Result<(), LedgerWriteError> {
         let mut write = OmapWrite::default();
         write.unchanged.insert(LEADER.to_owned(), leadership.raw.clone());
         for change in changes {
@@ -170,20 +170,20 @@ impl Ledger {
                 }
             }
         }
-        self.record(&mut write, snapshot, &leadership.leader, deed)?;
+        self.record(&mut write, snapshot, &leadership.leader, entry)?;
         self.commit(write, snapshot, Some(leadership), deadline)
     }
 
     /// Leaves a request for the leader. It leads nobody, so it changes nothing else; the leader records what it does.
     ///
     /// # Errors
-    /// See [`NotWritten`]; a request of that ID is a conflict.
+    /// See [`LedgerWriteError`]; a request of that ID is a conflict.
     pub fn ask(
         &self,
         snapshot: &mut Snapshot,
         request: RequestRecord,
         deadline: &Deadline,
-    ) -> Result<(), NotWritten> {
+    ) -> Result<(), LedgerWriteError> {
         let record = Record::Request(request);
         let key = record.key().to_string();
         let mut write = OmapWrite::default();
@@ -195,8 +195,13 @@ impl Ledger {
     /// Removes a request, if it is still as it was read: its answer was read, or nobody took it and nobody waits for it.
     ///
     /// # Errors
-    /// See [`NotWritten`]; one that was taken or answered meanwhile is a conflict.
-    pub fn withdraw(&self, snapshot: &mut Snapshot, id: &str, deadline: &Deadline) -> Result<(), NotWritten> {
+    /// See [`LedgerWriteError`]; one that was taken or answered meanwhile is a conflict.
+    pub fn withdraw(
+        &self,
+        snapshot: &mut Snapshot,
+        id: &str,
+        deadline: &Deadline,
+    ) -> Result<(), LedgerWriteError> {
         let key = Key::Request(id.to_owned()).to_string();
         let mut write = OmapWrite::default();
         write.unchanged.insert(key.clone(), snapshot.raw(&key).to_vec());
@@ -207,35 +212,35 @@ impl Ledger {
     /// Whether the key may write: tries a write that a comparison stops, of an object that does not exist.
     ///
     /// # Errors
-    /// See [`NotWritten`].
-    pub fn may_write(&self, deadline: &Deadline) -> Result<(), NotWritten> {
+    /// See [`LedgerWriteError`].
+    pub fn may_write(&self, deadline: &Deadline) -> Result<(), LedgerWriteError> {
         const NOBODY: &str = "ledger.doctor.nobody";
         let mut probe = OmapWrite::default();
         probe.unchanged.insert(META.to_owned(), b"never".to_vec());
         // Without a change it would be a read, to the OSD's eyes and caps.
         probe.set.insert(META.to_owned(), Vec::new());
         match self.perform(NOBODY, &probe, deadline) {
-            Ok(()) | Err(Failed::Compared) => Ok(()),
-            Err(Failed::Otherwise(why)) => Err(why),
+            Ok(()) | Err(OmapWriteError::Compared) => Ok(()),
+            Err(OmapWriteError::Otherwise(why)) => Err(why),
         }
     }
 
-    /// Adds the deed to the trail, and removes what is beyond the bound.
+    /// Adds the entry to the trail, and removes what is beyond the bound.
     fn record(
         &self,
         write: &mut OmapWrite,
         snapshot: &Snapshot,
         leader: &Leader,
-        deed: &Deed,
-    ) -> Result<(), NotWritten> {
+        entry: &TrailEntry,
+    ) -> Result<(), LedgerWriteError> {
         let Trail { first, next } = snapshot.trail();
         let audit = Audit {
             seq: next,
-            at: deed.at,
+            at: entry.at,
             who: leader.guardian.clone(),
             host: leader.host.clone(),
-            what: deed.what.clone(),
-            why: deed.why.clone(),
+            what: entry.what.clone(),
+            why: entry.why.clone(),
         };
         let kept = (next + 1).saturating_sub(self.config.audit_entries).max(first);
         write.set.insert(audit_key(next), encoded(encode(&audit))?);
@@ -251,7 +256,7 @@ impl Ledger {
         snapshot: &mut Snapshot,
         leadership: Option<&Leadership>,
         deadline: &Deadline,
-    ) -> Result<(), NotWritten> {
+    ) -> Result<(), LedgerWriteError> {
         // So a newer guardian need only raise the form, and no older one writes any more, whatever it had read.
         write.unchanged.insert(META.to_owned(), snapshot.raw(META).to_vec());
         snapshot.writable(write.unchanged.keys())?;
@@ -260,30 +265,30 @@ impl Ledger {
                 snapshot.apply(write);
                 Ok(())
             }
-            Err(Failed::Compared) => Err(self.explain(&write, snapshot, leadership, deadline)),
-            Err(Failed::Otherwise(why)) => Err(why),
+            Err(OmapWriteError::Compared) => Err(self.explain(&write, snapshot, leadership, deadline)),
+            Err(OmapWriteError::Otherwise(why)) => Err(why),
         }
     }
 
-    fn perform(&self, object: &str, write: &OmapWrite, deadline: &Deadline) -> Result<(), Failed> {
+    fn perform(&self, object: &str, write: &OmapWrite, deadline: &Deadline) -> Result<(), OmapWriteError> {
         let (to, results) = channel();
         let sent = self.io.omap_write(object, write, 0, &to);
         drop(to);
         let result = match sent.map(|()| deadline.receive(&results)) {
             Ok(Ok(Some(done))) => done.result,
-            Ok(Ok(None) | Err(_)) => return Err(Failed::Otherwise(NotWritten::Unknown)),
+            Ok(Ok(None) | Err(_)) => return Err(OmapWriteError::Otherwise(LedgerWriteError::Unknown)),
             Err(errno) => Err(errno),
         };
         result.map_err(|errno| {
             if [Errno::ECANCELED, Errno::ENOENT].contains(&errno) {
-                return Failed::Compared;
+                return OmapWriteError::Compared;
             }
-            Failed::Otherwise(match meaning(errno) {
-                Meaning::Silence => NotWritten::Unknown,
-                Meaning::Denied => NotWritten::Denied { pool: self.config.pool.clone() },
-                Meaning::Blocklisted => NotWritten::Refused { why: BLOCKLISTED.to_owned() },
-                Meaning::Rejected | Meaning::MadeUp | Meaning::Other => {
-                    NotWritten::Refused { why: errno.to_string() }
+            OmapWriteError::Otherwise(match meaning(errno) {
+                ErrnoMeaning::Silence => LedgerWriteError::Unknown,
+                ErrnoMeaning::Denied => LedgerWriteError::Denied { pool: self.config.pool.clone() },
+                ErrnoMeaning::Blocklisted => LedgerWriteError::Refused { why: BLOCKLISTED.to_owned() },
+                ErrnoMeaning::Rejected | ErrnoMeaning::MadeUp | ErrnoMeaning::Other => {
+                    LedgerWriteError::Refused { why: errno.to_string() }
                 }
             })
         })
@@ -296,31 +301,31 @@ impl Ledger {
         snapshot: &mut Snapshot,
         leadership: Option<&Leadership>,
         deadline: &Deadline,
-    ) -> NotWritten {
+    ) -> LedgerWriteError {
         // Unread, the caller knows as much as after a conflict: read, and decide again.
         let Ok(fresh) = self.read(deadline) else {
-            return NotWritten::Conflict { key: OBJECT.to_owned() };
+            return LedgerWriteError::Conflict { key: OBJECT.to_owned() };
         };
         *snapshot = fresh;
         if leadership.is_some_and(|leadership| snapshot.raw(LEADER) != leadership.raw) {
-            return NotWritten::Deposed { by: snapshot.records().leader.clone() };
+            return LedgerWriteError::Deposed { by: snapshot.records().leader.clone() };
         }
         if let Err(newer) = snapshot.writable([]) {
             return newer;
         }
         let changed = write.unchanged.iter().find(|(key, value)| snapshot.raw(key) != value.as_slice());
-        NotWritten::Conflict { key: changed.map_or(OBJECT, |(key, _)| key).to_owned() }
+        LedgerWriteError::Conflict { key: changed.map_or(OBJECT, |(key, _)| key).to_owned() }
     }
 }
 
 /// How one operation failed.
-enum Failed {
+enum OmapWriteError {
     /// Something is not what it was compared with, or there is no such object: surely nothing was written.
     Compared,
-    Otherwise(NotWritten),
+    Otherwise(LedgerWriteError),
 }
 
 /// None of our types lacks a JSON form.
-fn encoded(bytes: Result<Vec<u8>, String>) -> Result<Vec<u8>, NotWritten> {
-    bytes.map_err(|why| NotWritten::Refused { why })
+fn encoded(bytes: Result<Vec<u8>, String>) -> Result<Vec<u8>, LedgerWriteError> {
+    bytes.map_err(|why| LedgerWriteError::Refused { why })
 }

@@ -9,8 +9,8 @@ use lab::incus::IMAGE;
 use lab::{Links, Topology, wait_for};
 use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::Client;
-use rbd_guardian::incus::gate::keys::{self, Written, put_keys};
-use rbd_guardian::incus::gate::refusal::{Why, refusal};
+use rbd_guardian::incus::gate::keys::{self, KeysWrite, put_keys};
+use rbd_guardian::incus::gate::refusal::{RefusalReason, refusal};
 use rbd_guardian_core::guardian::gate::{Contents, epoch};
 use rbd_guardian_core::model::epoch::GateEpoch;
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ fn configuration(site: &Guarded) -> (Value, Vec<Value>) {
 }
 
 /// Tells one member that it may take the instances of these, on these pools.
-fn tell(site: &Guarded, at: &str, open: &[&str], pools: &[&str]) -> Written {
+fn tell(site: &Guarded, at: &str, open: &[&str], pools: &[&str]) -> KeysWrite {
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
     let contents = Contents { open: names(open), members: names(&MEMBERS), pools: names(pools) };
     let client = Client::open(&site.incus()).unwrap();
@@ -58,7 +58,7 @@ fn tell(site: &Guarded, at: &str, open: &[&str], pools: &[&str]) -> Written {
         let next = told.values().map(epoch).filter(|epoch| *epoch < GateEpoch(1000)).max().unwrap().next();
         let written = put_keys(&client, at, &contents, next, || true).await;
         let again = put_keys(&client, at, &contents, next, || true).await;
-        assert!(matches!(again, Written::Stale { .. }), "an epoch twice: {again:?}");
+        assert!(matches!(again, KeysWrite::Stale { .. }), "an epoch twice: {again:?}");
         written
     };
     from(site.lab().host("guard"), || block_on(put()).unwrap())
@@ -153,12 +153,12 @@ fn nothing_is_placed_elsewhere_before_the_seal() {
         refusal(&format!("{error:#}")).unwrap_or_else(|| panic!("{error:#}"))
     };
     let moved = refused(member.incus(&["move", "c1", "--target", other]));
-    assert_eq!((moved.member.as_deref(), moved.why), (Some(lost), Why::NotSealed));
+    assert_eq!((moved.member.as_deref(), moved.why), (Some(lost), RefusalReason::NotSealed));
     wait_for("a refused heal", HEALED, || {
         let text = fs::read_to_string(&log)?;
         let healing =
             text.lines().filter(|line| line.contains("healing cluster") || line.contains("heal cluster"));
-        Ok(healing.filter_map(refusal).find(|refusal| refusal.why == Why::NotSealed))
+        Ok(healing.filter_map(refusal).find(|refusal| refusal.why == RefusalReason::NotSealed))
     })
     .unwrap();
     assert_eq!(site.listed("c1"), lost);
@@ -168,7 +168,7 @@ fn nothing_is_placed_elsewhere_before_the_seal() {
     let seal = format!("user.rbd-guardian.seal.{lost}");
     let not_sealed = |at: &str| {
         let moved = refused(member.incus(&["move", "c1", "--target", at]));
-        assert_eq!((moved.member.as_deref(), moved.why), (Some(lost), Why::NotSealed), "to {at}");
+        assert_eq!((moved.member.as_deref(), moved.why), (Some(lost), RefusalReason::NotSealed), "to {at}");
         assert_eq!(site.listed("c1"), lost);
     };
     incus(&site, &["project", "set", "default", &format!("{seal}=sealed")]).unwrap();
@@ -180,18 +180,18 @@ fn nothing_is_placed_elsewhere_before_the_seal() {
     not_sealed(other);
 
     // A write that has reached one member only opens that one.
-    assert_eq!(tell(&site, &leader, &[lost], &[]), Written::Applied);
+    assert_eq!(tell(&site, &leader, &[lost], &[]), KeysWrite::Applied);
     not_sealed(other);
-    assert_eq!(tell(&site, &leader, &[], &["remote"]), Written::Applied);
-    assert_eq!(tell(&site, other, &[lost], &[]), Written::Applied);
+    assert_eq!(tell(&site, &leader, &[], &["remote"]), KeysWrite::Applied);
+    assert_eq!(tell(&site, other, &[lost], &[]), KeysWrite::Applied);
     not_sealed(&leader);
     let moved = refused(member.incus(&["move", "c1", "--target", other]));
-    assert_eq!(moved.why, Why::NotCovered("remote".to_owned()));
+    assert_eq!(moved.why, RefusalReason::NotCovered("remote".to_owned()));
     assert_eq!(site.listed("c1"), lost);
     // No epoch that somebody set keeps a guardian from writing.
     let set = format!("user.rbd-guardian.epoch={}", u64::MAX);
     incus(&site, &["cluster", "set", other, &set]).unwrap();
-    assert_eq!(tell(&site, other, &[lost], &["remote"]), Written::Applied);
+    assert_eq!(tell(&site, other, &[lost], &["remote"]), KeysWrite::Applied);
     wait_for("another location", HEALED, || Ok((site.listed("c1") != lost).then_some(()))).unwrap();
     assert_eq!(site.listed("c1"), other, "only that one may take it");
     stage("healed after the seal");
@@ -202,11 +202,11 @@ fn nothing_is_placed_elsewhere_before_the_seal() {
     // Sealed by the word of any member; what one that is lost is told is of the database, as everything of it is.
     for (told, next) in [(other, Some(lost)), (lost, None)] {
         let create = incus(&site, &["create", IMAGE, "no", "--target", lost]);
-        assert_eq!(refused(create).why, Why::TargetSealed, "{told} is told that {lost} is sealed");
+        assert_eq!(refused(create).why, RefusalReason::TargetSealed, "{told} is told that {lost} is sealed");
         if let Some(next) = next {
-            assert_eq!(tell(&site, next, &[lost], &["remote"]), Written::Applied);
+            assert_eq!(tell(&site, next, &[lost], &["remote"]), KeysWrite::Applied);
         }
-        assert_eq!(tell(&site, told, &[], &["remote"]), Written::Applied);
+        assert_eq!(tell(&site, told, &[], &["remote"]), KeysWrite::Applied);
     }
     assert_eq!(configuration(&site).0[0]["user.of-the-site"], json!("kept"));
 

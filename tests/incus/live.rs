@@ -8,8 +8,8 @@ use lab::{Links, Topology};
 use rbd_guardian::deadline::within;
 use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::endpoint::Endpoint;
-use rbd_guardian::incus::error::Cause;
-use rbd_guardian::incus::events::{Listener, Signal, What};
+use rbd_guardian::incus::error::RequestError;
+use rbd_guardian::incus::events::{EventKind, Listener, Signal};
 use rbd_guardian::incus::options::IncusConfig;
 use rbd_guardian::incus::{block_on, read};
 use rbd_guardian_core::model::incus_snapshot::{InstanceId, MemberStatus};
@@ -43,7 +43,7 @@ async fn until<T>(listener: &mut Listener, limit: Duration, mut want: impl FnMut
 
 fn started(signal: &Signal, name: &str) -> Option<String> {
     let Signal::Event(event) = signal else { return None };
-    let What::Lifecycle(what) = &event.what else { return None };
+    let EventKind::Lifecycle(what) = &event.what else { return None };
     (what.action == "instance-started" && what.name == name).then(|| event.location.clone())
 }
 
@@ -139,7 +139,7 @@ async fn listens(site: &Guarded, config: &IncusConfig) {
     until(&mut listener, SOON, |signal| {
         starts.extend(started(signal, "c1"));
         let Signal::Event(event) = signal else { return None };
-        let What::Lifecycle(what) = &event.what else { return None };
+        let EventKind::Lifecycle(what) = &event.what else { return None };
         (what.action == "project-created").then_some(())
     })
     .await;
@@ -165,7 +165,10 @@ async fn listens(site: &Guarded, config: &IncusConfig) {
     })
     .await;
     println!("lost after {:?}: {why}", began.elapsed());
-    assert!(matches!(why.cause, Cause::Late { .. } | Cause::Lost(_) | Cause::Unreachable(_)), "{why}");
+    assert!(
+        matches!(why.cause, RequestError::Late { .. } | RequestError::Lost(_) | RequestError::Unreachable(_)),
+        "{why}"
+    );
 
     // Of the rest, the view is whole, the lost one's part of it is known to be missing.
     let before = read::read(&client, None).await.unwrap();

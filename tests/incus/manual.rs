@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lab::incus::{Container, ContainerWriter, IMAGE, POOL, Watch};
 use lab::{Topology, World, WriteLog as _, monotonic, wait_for};
-use rbd_guardian::incus::gate::refusal::{Why, refusal};
+use rbd_guardian::incus::gate::refusal::{RefusalReason, refusal};
 use serde_json::{Value, json};
 
 use crate::common::guarded::{Guarded, MEMBERS, SOON, alarm, fence, member};
@@ -301,7 +301,7 @@ fn put_config(site: &Guarded, member: &str, config: &Value) {
 pub(crate) fn not_sealed(error: &anyhow::Error, member: &str) {
     let error = format!("{error:#}");
     let refusal = refusal(&error).unwrap_or_else(|| panic!("{error}"));
-    assert_eq!((refusal.member.as_deref(), refusal.why), (Some(member), Why::NotSealed), "{error}");
+    assert_eq!((refusal.member.as_deref(), refusal.why), (Some(member), RefusalReason::NotSealed), "{error}");
     if World::from_env() != World::Newest {
         assert!(error.contains(&format!("member {member} is not sealed")), "{error}");
         assert!(error.contains(&format!("`rbd-guardian fence {member}`")), "{error}");

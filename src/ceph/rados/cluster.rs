@@ -11,10 +11,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::ceph::rados::data_pools::DataPools;
+use crate::ceph::rados::data_pools::DataPoolCache;
 use crate::ceph::rados::diagnosis;
 use crate::ceph::rados::ioctx::{IoCtx, c_string, check};
-use crate::descriptors::{self, TooFew};
+use crate::descriptors::{self, DescriptorsError};
 
 /// The client used if none is named; its caps are in `deploy/ceph`.
 pub const DEFAULT_ID: &str = "guardian";
@@ -146,7 +146,7 @@ pub enum ConnectError {
     },
     /// librados would end the process.
     #[error(transparent)]
-    TooFewFiles(#[from] TooFew),
+    TooFewFiles(#[from] DescriptorsError),
     /// Anything else.
     #[error("cannot connect to Ceph as {client}: {errno}")]
     Other {
@@ -198,7 +198,7 @@ struct Inner {
     /// Gone once the connection has ended.
     alive: Arc<()>,
     /// What headers said of the pools of their data.
-    data_pools: DataPools,
+    data_pools: DataPoolCache,
 }
 
 // SAFETY: librados' cluster handle belongs to no thread.
@@ -249,7 +249,7 @@ impl Cluster {
     }
 
     /// What headers said of the pools of their data.
-    pub(crate) fn data_pools(&self) -> &DataPools {
+    pub(crate) fn data_pools(&self) -> &DataPoolCache {
         &self.0.data_pools
     }
 
@@ -445,7 +445,7 @@ impl Inner {
             patient: Mutex::new(None),
             awaits_map: AtomicBool::new(false),
             alive: Arc::default(),
-            data_pools: DataPools::default(),
+            data_pools: DataPoolCache::default(),
         })
     }
 

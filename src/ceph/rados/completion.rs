@@ -24,11 +24,11 @@ use std::sync::mpsc::Sender;
 
 use nix::errno::Errno;
 
-use crate::ceph::rados::ioctx::Handle;
+use crate::ceph::rados::ioctx::PoolHandle;
 
 /// The end of one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done<T> {
+pub struct Completed<T> {
     /// What the caller named the operation.
     pub tag: u64,
     /// `ETIMEDOUT` means *unknown*: the operation had no answer within the time set at connecting.
@@ -81,9 +81,9 @@ pub(super) struct Pending<R: Reply> {
     /// What librados writes into; at a fixed address until the callback.
     pub(super) reply: R,
     tag: u64,
-    to: Sender<Done<R::Output>>,
+    to: Sender<Completed<R::Output>>,
     /// Only held: see the second rule above.
-    _handle: Arc<Handle>,
+    _handle: Arc<PoolHandle>,
 }
 
 impl<R: Reply> Pending<R> {
@@ -93,10 +93,10 @@ impl<R: Reply> Pending<R> {
     /// # Errors
     /// The refusal.
     pub(super) fn submit(
-        handle: &Arc<Handle>,
+        handle: &Arc<PoolHandle>,
         reply: R,
         tag: u64,
-        to: &Sender<Done<R::Output>>,
+        to: &Sender<Completed<R::Output>>,
         start: impl FnOnce(*mut Self) -> c_int,
     ) -> Result<(), Errno> {
         let context =
@@ -121,7 +121,7 @@ impl<R: Reply> Pending<R> {
         // A panic is a bug, but the receiver must hear of the operation's end, and librados must not be unwound.
         let result = catch_unwind(AssertUnwindSafe(|| finish(reply))).unwrap_or(Err(Errno::EIO));
         // It fails if nobody waits any more, which is what dropping the receiver means.
-        let _ = to.send(Done { tag, result });
+        let _ = to.send(Completed { tag, result });
     }
 }
 
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_refused_operation_frees_its_context() {
-        let handle = Handle::of_nothing();
+        let handle = PoolHandle::of_nothing();
         let holders = Arc::strong_count(&handle);
         let (to, results) = channel();
         assert_eq!(Pending::submit(&handle, Number, 7, &to, |_| -libc::ENOMEM), Err(Errno::ENOMEM));
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_told_to_the_receiver_and_goes_no_further() {
-        let handle = Handle::of_nothing();
+        let handle = PoolHandle::of_nothing();
         let holders = Arc::strong_count(&handle);
         let (to, results) = channel();
         let mut context = ptr::null_mut();
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(Arc::strong_count(&handle), holders + 1);
         // SAFETY: the context `submit` made, taken back once.
         unsafe { Pending::<Number>::complete(context.cast(), |_| panic!("on purpose")) };
-        assert_eq!(results.try_recv(), Ok(Done { tag: 7, result: Err(Errno::EIO) }));
+        assert_eq!(results.try_recv(), Ok(Completed { tag: 7, result: Err(Errno::EIO) }));
         assert_eq!(Arc::strong_count(&handle), holders);
     }
 }

@@ -9,7 +9,7 @@ use rbd_guardian_core::model::osdmap::PoolId;
 
 /// What headers said; of an image that is deleted it stays, its ID is not used again.
 #[derive(Debug, Default)]
-pub(crate) struct DataPools(Mutex<HashMap<u64, Option<PoolId>>>);
+pub(crate) struct DataPoolCache(Mutex<HashMap<u64, Option<PoolId>>>);
 
 /// Stands for a header: by name 100,000 of them would take some ten MB.
 pub(crate) fn key(pool: PoolId, namespace: &str, image_id: &str) -> u64 {
@@ -18,7 +18,7 @@ pub(crate) fn key(pool: PoolId, namespace: &str, image_id: &str) -> u64 {
     hasher.finish()
 }
 
-impl DataPools {
+impl DataPoolCache {
     /// What this header said, if it was asked.
     pub(crate) fn get(&self, header: u64) -> Option<Option<PoolId>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&header).copied()
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_header_is_known_by_pool_namespace_and_id_and_says_one_pool_or_none() {
-        let known = DataPools::default();
+        let known = DataPoolCache::default();
         known.put(key(1, "", "10a"), Some(7));
         known.put(key(1, "x", "10a"), None);
         assert_eq!(known.get(key(1, "", "10a")), Some(Some(7)));

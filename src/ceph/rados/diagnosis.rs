@@ -139,15 +139,15 @@ fn key(client: &str, paths: &str) -> Option<ConnectError> {
     }
     let (path, bytes) = found?;
     match key_of(&client, &String::from_utf8_lossy(&bytes)) {
-        Key::Fine => None,
-        Key::Absent => Some(ConnectError::NoKey { client, path }),
-        Key::Newer(kind) => Some(ConnectError::NewerKey { client, path, kind }),
-        Key::Broken => Some(ConnectError::BrokenKey { client, path }),
+        KeyringState::Fine => None,
+        KeyringState::Absent => Some(ConnectError::NoKey { client, path }),
+        KeyringState::Newer(kind) => Some(ConnectError::NewerKey { client, path, kind }),
+        KeyringState::Broken => Some(ConnectError::BrokenKey { client, path }),
     }
 }
 
 #[derive(Debug, PartialEq)]
-enum Key {
+enum KeyringState {
     /// Of the type that every release reads.
     Fine,
     Absent,
@@ -158,7 +158,7 @@ enum Key {
 
 /// A key is base64 of its type (two bytes, little-endian), when it was made (eight), its length (two) and the secret
 /// (`CryptoKey::encode`, `src/auth/Crypto.cc`).
-fn key_of(client: &str, keyring: &str) -> Key {
+fn key_of(client: &str, keyring: &str) -> KeyringState {
     const AES: u16 = 1;
     const AES256K: u16 = 2;
     let section = format!("[{client}]");
@@ -174,14 +174,16 @@ fn key_of(client: &str, keyring: &str) -> Key {
             key = Some(value.trim().trim_matches('"').to_owned());
         }
     }
-    let Some(key) = key else { return Key::Absent };
-    let Ok(bytes) = data_encoding::BASE64.decode(key.as_bytes()) else { return Key::Broken };
-    let (Some(kind), Some(length)) = (number(&bytes, 0), number(&bytes, 10)) else { return Key::Broken };
+    let Some(key) = key else { return KeyringState::Absent };
+    let Ok(bytes) = data_encoding::BASE64.decode(key.as_bytes()) else { return KeyringState::Broken };
+    let (Some(kind), Some(length)) = (number(&bytes, 0), number(&bytes, 10)) else {
+        return KeyringState::Broken;
+    };
     match kind {
-        _ if bytes.len() != 12 + usize::from(length) => Key::Broken,
-        AES => Key::Fine,
-        AES256K => Key::Newer("aes256k".to_owned()),
-        other => Key::Newer(format!("number {other}")),
+        _ if bytes.len() != 12 + usize::from(length) => KeyringState::Broken,
+        AES => KeyringState::Fine,
+        AES256K => KeyringState::Newer("aes256k".to_owned()),
+        other => KeyringState::Newer(format!("number {other}")),
     }
 }
 
@@ -237,16 +239,16 @@ mod tests {
             format!("[client.other]\n\tkey = AQ==\n[client.guardian]\n\tkey = {key}\n\tcaps mon = \"x\"\n")
         };
         let key = |text: &str| key_of("client.guardian", &keyring(text));
-        assert_eq!(key("AQAj4V1mAAAAABAAg5IaCOsKXKMXxSjCkCRWxA=="), Key::Fine);
+        assert_eq!(key("AQAj4V1mAAAAABAAg5IaCOsKXKMXxSjCkCRWxA=="), KeyringState::Fine);
         let mut newer = vec![2, 0, 0x23, 0xe1, 0x5d, 0x66, 0, 0, 0, 0, 32, 0];
         newer.extend([7; 32]);
         let newer = data_encoding::BASE64.encode(&newer);
         assert_eq!((newer.len(), newer.starts_with("Ag")), (60, true));
-        assert_eq!(key(&newer), Key::Newer("aes256k".to_owned()));
+        assert_eq!(key(&newer), KeyringState::Newer("aes256k".to_owned()));
         for broken in ["hello", "", "AQAj4V1mAAAAABAAg5IaCOsKXKMXxSjCkCRW"] {
-            assert_eq!(key(broken), Key::Broken, "{broken}");
+            assert_eq!(key(broken), KeyringState::Broken, "{broken}");
         }
-        assert_eq!(key_of("client.third", &keyring("x")), Key::Absent);
+        assert_eq!(key_of("client.third", &keyring("x")), KeyringState::Absent);
     }
 
     #[test]

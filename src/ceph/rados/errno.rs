@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 /// Classes of answers that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
+pub enum ErrnoMeaning {
     /// The key or its capabilities do not allow it.
     Denied,
     /// The arguments were rejected: nothing was done.
@@ -19,18 +19,18 @@ pub enum Meaning {
     Other,
 }
 
-/// What is said of [`Meaning::Blocklisted`].
+/// What is said of [`ErrnoMeaning::Blocklisted`].
 pub const BLOCKLISTED: &str = "this guardian is blocklisted itself: Ceph refuses its host, which is fenced";
 
 /// Classifies.
 #[allow(clippy::wildcard_enum_match_arm)] // No state of ours: the kernel's list, of which these matter.
-pub fn meaning(errno: Errno) -> Meaning {
+pub fn meaning(errno: Errno) -> ErrnoMeaning {
     match errno {
-        Errno::EACCES | Errno::EPERM => Meaning::Denied,
-        Errno::EINVAL => Meaning::Rejected,
-        Errno::ETIMEDOUT | Errno::EINTR | Errno::ENOTCONN => Meaning::Silence,
-        Errno::ESHUTDOWN => Meaning::Blocklisted,
-        Errno::EIO => Meaning::MadeUp,
-        _ => Meaning::Other,
+        Errno::EACCES | Errno::EPERM => ErrnoMeaning::Denied,
+        Errno::EINVAL => ErrnoMeaning::Rejected,
+        Errno::ETIMEDOUT | Errno::EINTR | Errno::ENOTCONN => ErrnoMeaning::Silence,
+        Errno::ESHUTDOWN => ErrnoMeaning::Blocklisted,
+        Errno::EIO => ErrnoMeaning::MadeUp,
+        _ => ErrnoMeaning::Other,
     }
 }

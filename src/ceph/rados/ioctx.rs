@@ -8,19 +8,19 @@ use std::{ptr, slice};
 use nix::errno::Errno;
 
 use crate::ceph::rados::cluster::Cluster;
-use crate::ceph::rados::completion::{Completion, Done, Header, OmapPage, Pending, Reply, Watcher};
+use crate::ceph::rados::completion::{Completed, Completion, Header, OmapPage, Pending, Reply, Watcher};
 
 /// A pool handle. Shared by the [`IoCtx`] and its operations under way; the last of them destroys it.
 #[derive(Debug)]
-pub(super) struct Handle(ceph_sys::rados_ioctx_t);
+pub(super) struct PoolHandle(ceph_sys::rados_ioctx_t);
 
 // SAFETY: an I/O context is reference-counted with atomics and belongs to no thread; librados submits from any thread.
-unsafe impl Send for Handle {}
+unsafe impl Send for PoolHandle {}
 // SAFETY: submitting from several threads at once is allowed; the one setter, for the namespace, is reached only
 // through `&mut IoCtx`, and operations under way took their copy of the namespace at submission.
-unsafe impl Sync for Handle {}
+unsafe impl Sync for PoolHandle {}
 
-impl Drop for Handle {
+impl Drop for PoolHandle {
     fn drop(&mut self) {
         // SAFETY: the last holder lets go. Either the IoCtx (then nothing is under way, and its Cluster is dropped
         // after this field) or the callback of the last operation, in which librados is done with the handle and which
@@ -30,7 +30,7 @@ impl Drop for Handle {
 }
 
 #[cfg(test)]
-impl Handle {
+impl PoolHandle {
     /// For tests of what holds a handle: of no pool, and never destroyed, because one reference is forgotten.
     pub(super) fn of_nothing() -> Arc<Self> {
         let handle = Arc::new(Self(ptr::null_mut()));
@@ -49,18 +49,18 @@ impl Handle {
 #[derive(Debug)]
 pub struct IoCtx {
     // Before the cluster: fields are dropped in this order.
-    handle: Arc<Handle>,
+    handle: Arc<PoolHandle>,
     _cluster: Cluster,
 }
 
 impl IoCtx {
     /// Takes a handle that `cluster` opened.
     pub(super) fn new(cluster: Cluster, raw: ceph_sys::rados_ioctx_t) -> Self {
-        Self { handle: Arc::new(Handle(raw)), _cluster: cluster }
+        Self { handle: Arc::new(PoolHandle(raw)), _cluster: cluster }
     }
 
     /// For what other files submit on it.
-    pub(super) fn handle(&self) -> &Arc<Handle> {
+    pub(super) fn handle(&self) -> &Arc<PoolHandle> {
         &self.handle
     }
 
@@ -96,7 +96,7 @@ impl IoCtx {
     ///
     /// # Errors
     /// See [`IoCtx`].
-    pub fn stat(&self, object: &str, tag: u64, to: &Sender<Done<()>>) -> Result<(), Errno> {
+    pub fn stat(&self, object: &str, tag: u64, to: &Sender<Completed<()>>) -> Result<(), Errno> {
         let object = c_string(object)?;
         Pending::submit(&self.handle, StatReply { size: 0 }, tag, to, |context| {
             let completion = match Completion::new(context, on_stat) {
@@ -127,7 +127,7 @@ impl IoCtx {
         object: &str,
         with_data_pool: bool,
         tag: u64,
-        to: &Sender<Done<Header>>,
+        to: &Sender<Completed<Header>>,
     ) -> Result<(), Errno> {
         let object = c_string(object)?;
         Pending::submit(&self.handle, HeaderReply, tag, to, |context| {
@@ -154,7 +154,7 @@ impl IoCtx {
         after: &str,
         max: u64,
         tag: u64,
-        to: &Sender<Done<OmapPage>>,
+        to: &Sender<Completed<OmapPage>>,
     ) -> Result<(), Errno> {
         let (object, after) = (c_string(object)?, c_string(after)?);
         Pending::submit(&self.handle, OmapReply::default(), tag, to, |context| {

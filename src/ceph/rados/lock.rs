@@ -15,7 +15,7 @@ use crate::ceph::rados::ioctx::{IoCtx, c_string, check};
 
 /// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Locker {
+pub struct LeaseHolder {
     /// The client instance: `client.4126`.
     pub client: String,
     /// What it named its lock.
@@ -26,7 +26,7 @@ pub struct Locker {
 
 /// Whether a lock is taken or kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Take {
+pub enum LeaseWrite {
     /// Take it if it is free, or keep it if this client holds it under the same cookie.
     Bid,
     /// Keep it; `ENOENT` if it was lost meanwhile.
@@ -49,7 +49,7 @@ impl IoCtx {
         name: &str,
         cookie: &str,
         duration: Duration,
-        take: Take,
+        take: LeaseWrite,
     ) -> Result<(), Errno> {
         let (object, name, cookie) = (c_string(object)?, c_string(name)?, c_string(cookie)?);
         let mut duration = ceph_sys::timeval {
@@ -57,8 +57,8 @@ impl IoCtx {
             tv_usec: duration.subsec_micros().into(),
         };
         let flags = match take {
-            Take::Bid => ceph_sys::LIBRADOS_LOCK_FLAG_MAY_RENEW,
-            Take::Renew => ceph_sys::LIBRADOS_LOCK_FLAG_MUST_RENEW,
+            LeaseWrite::Bid => ceph_sys::LIBRADOS_LOCK_FLAG_MAY_RENEW,
+            LeaseWrite::Renew => ceph_sys::LIBRADOS_LOCK_FLAG_MUST_RENEW,
         };
         // SAFETY: the handle lives, the strings are NUL-terminated, the duration is only read now.
         check(unsafe {
@@ -137,7 +137,7 @@ impl IoCtx {
     /// # Errors
     /// `ENOENT`: there is no such object. `ERANGE`: more lockers than an exclusive lock can have. `EBADMSG`: an address
     /// that is none.
-    pub fn lockers(&self, object: &str, name: &str) -> Result<Vec<Locker>, Errno> {
+    pub fn lockers(&self, object: &str, name: &str) -> Result<Vec<LeaseHolder>, Errno> {
         let (object, name) = (c_string(object)?, c_string(name)?);
         let (mut tag, mut clients, mut cookies, mut addresses) =
             (List::new(), List::new(), List::new(), List::new());
@@ -167,7 +167,7 @@ impl IoCtx {
             .take(count)
             .map(|((client, cookie), address)| {
                 let address = address.parse().map_err(|_| Errno::EBADMSG)?;
-                Ok(Locker { client, cookie, address })
+                Ok(LeaseHolder { client, cookie, address })
             })
             .collect()
     }

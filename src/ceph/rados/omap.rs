@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 
 use nix::errno::Errno;
 
-use crate::ceph::rados::completion::{Completion, Done, Pending, Reply};
+use crate::ceph::rados::completion::{Completed, Completion, Pending, Reply};
 use crate::ceph::rados::ioctx::{IoCtx, c_string, check, refused};
 
 /// What is to be compared and changed. One object and one operation: the OSD orders it with every other one, from
@@ -35,7 +35,7 @@ impl IoCtx {
         object: &str,
         write: &OmapWrite,
         tag: u64,
-        to: &Sender<Done<()>>,
+        to: &Sender<Completed<()>>,
     ) -> Result<(), Errno> {
         let object = c_string(object)?;
         let op = WriteOp::new();

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::super::context::Context;
 use super::super::machines;
-use super::{Check, Verdict, check};
+use super::{Check, CheckVerdict, check};
 use crate::clock;
 use crate::deadline::within;
 use crate::incus::client::Client;
@@ -23,7 +23,7 @@ pub(super) fn checks(context: &Context) -> Vec<Check> {
         return Vec::new();
     }
     let unread = |title, what, why| {
-        vec![check(title, Verdict::Warn, format!("unknown, because {what} not read: {why}"))]
+        vec![check(title, CheckVerdict::Warn, format!("unknown, because {what} not read: {why}"))]
     };
     let mut checks = match get::<Vec<api::Pool>>(context, "/1.0/storage-pools?recursion=1") {
         Ok(pools) => users(&pools),
@@ -50,14 +50,14 @@ fn identities(context: &Context) -> Vec<Check> {
         Ok(told) => told,
         Err(why) => {
             let detail = format!("unknown, because the members were not read: {why}");
-            return vec![check(MACHINES, Verdict::Warn, detail)];
+            return vec![check(MACHINES, CheckVerdict::Warn, detail)];
         }
     };
-    let one = |(name, shown): (String, machines::Shown)| {
+    let one = |(name, shown): (String, machines::ShownMachine)| {
         let title = format!("{MACHINES} of {name}");
         match shown.warning(&name) {
-            Some(warning) => check(title, Verdict::Warn, warning),
-            None => check(title, Verdict::Ok, "its API shows what tells it from the others"),
+            Some(warning) => check(title, CheckVerdict::Warn, warning),
+            None => check(title, CheckVerdict::Ok, "its API shows what tells it from the others"),
         }
     };
     told.into_iter().map(one).collect()
@@ -84,17 +84,17 @@ fn certificate(server: &api::Server, config: &IncusConfig, now: Duration) -> Vec
             "acme.domain is set: Incus replaces its certificate by itself, and guardians see nothing of Incus until the new one is in \
              {file}. Unset it, and replace the certificate by hand as docs/operations.md says"
         );
-        checks.push(check(CERTIFICATE, Verdict::Warn, detail));
+        checks.push(check(CERTIFICATE, CheckVerdict::Warn, detail));
     }
     checks.push(match tls::is_over(server.environment.certificate.as_bytes(), now + SOON) {
-        None => check(CERTIFICATE, Verdict::Warn, "its end is unknown: Incus did not show it"),
-        Some(false) => check(CERTIFICATE, Verdict::Ok, "valid for 30 days at least"),
+        None => check(CERTIFICATE, CheckVerdict::Warn, "its end is unknown: Incus did not show it"),
+        Some(false) => check(CERTIFICATE, CheckVerdict::Ok, "valid for 30 days at least"),
         Some(true) => {
             let detail = format!(
                 "ends within 30 days: append the next one to {file} on each guardian's host, then `incus cluster update-certificate` \
                  (docs/operations.md)"
             );
-            check(CERTIFICATE, Verdict::Warn, detail)
+            check(CERTIFICATE, CheckVerdict::Warn, detail)
         }
     });
     checks
@@ -106,14 +106,14 @@ fn users(pools: &[api::Pool]) -> Vec<Check> {
         let osd_pool = pool.config.get("ceph.osd.pool_name").map_or("POOL", String::as_str);
         let name = &pool.name;
         if user != "admin" {
-            return check(USERS, Verdict::Ok, format!("storage pool {name} uses client.{user}"));
+            return check(USERS, CheckVerdict::Ok, format!("storage pool {name} uses client.{user}"));
         }
         let detail = format!(
             "storage pool {name} uses client.admin, so each member may lift its own fence and ask guardians for others: \
              ceph auth get-or-create client.incus mon 'profile rbd' osd 'profile rbd pool={osd_pool}' mgr 'profile rbd \
              pool={osd_pool}', its keyring to each member, and incus storage set {name} ceph.user.name incus"
         );
-        check(USERS, Verdict::Warn, detail)
+        check(USERS, CheckVerdict::Warn, detail)
     };
     pools.iter().filter(|pool| pool.driver == "ceph").map(one).collect()
 }
@@ -134,7 +134,7 @@ mod tests {
         ]);
         let pools: Vec<api::Pool> = serde_json::from_value(pools).unwrap();
         let checks = users(&pools);
-        let warned: Vec<bool> = checks.iter().map(|check| check.verdict == Verdict::Warn).collect();
+        let warned: Vec<bool> = checks.iter().map(|check| check.verdict == CheckVerdict::Warn).collect();
         assert_eq!(warned, [true, true, false]);
         assert!(checks[0].detail.contains("profile rbd pool=vms"), "{}", checks[0].detail);
     }
@@ -157,9 +157,9 @@ mod tests {
             let checks = certificate(&server(domain), &IncusConfig::default(), now);
             checks.iter().map(|check| (check.verdict, check.detail.clone())).collect::<Vec<_>>()
         };
-        assert_eq!(told("", at(2029, 11)), [(Verdict::Ok, "valid for 30 days at least".to_owned())]);
+        assert_eq!(told("", at(2029, 11)), [(CheckVerdict::Ok, "valid for 30 days at least".to_owned())]);
         let soon = told("", at(2029, 12));
-        assert!(soon[0].0 == Verdict::Warn && soon[0].1.contains("update-certificate"), "{soon:?}");
+        assert!(soon[0].0 == CheckVerdict::Warn && soon[0].1.contains("update-certificate"), "{soon:?}");
         let acme = told("incus.example", at(2029, 1));
         assert!(acme.len() == 2 && acme[0].1.contains("acme.domain is set"), "{acme:?}");
     }

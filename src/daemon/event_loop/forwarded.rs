@@ -10,25 +10,25 @@ use tokio::sync::mpsc::channel;
 
 use crate::ceph::lane;
 use crate::clock;
-use crate::control::protocol::Line;
-use crate::daemon::event_loop::{Done, Driver, Job, Leading, Stage};
-use crate::daemon::forwarded_requests::{Hand, Noting};
+use crate::control::protocol::ControlLine;
+use crate::daemon::event_loop::{EventLoop, Job, JobResult, LeadStage, Leading};
+use crate::daemon::forwarded_requests::{RequestNote, RequestProgress};
 use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// Lines of an answer on their way to its last one.
 const LINES: usize = 64;
 
-impl Driver {
+impl EventLoop {
     pub(super) fn look_for_requests(&mut self, now: Duration) {
-        let Stage::Leading(leading) = &mut self.stage else { return };
-        // An errand has its own.
-        if self.errand || !leading.requests.looks(now) {
+        let LeadStage::Leading(leading) = &mut self.stage else { return };
+        // A single request is not in the ledger.
+        if self.single_request || !leading.requests.looks(now) {
             return;
         }
-        let (tenure, epoch) = (leading.hands.tenure.clone(), leading.epoch());
+        let (held_lead, epoch) = (leading.executor.held_lead.clone(), leading.epoch());
         self.jobs.begin(Job::Requests(epoch), async move {
-            let found = lane::awaited(move || tenure.requests()).await;
-            Done::Requests(epoch, found.and_then(Result::ok))
+            let found = lane::awaited(move || held_lead.requests()).await;
+            JobResult::Requests(epoch, found.and_then(Result::ok))
         });
     }
 
@@ -43,10 +43,10 @@ impl Driver {
         for (record, settled) in found.into_iter().flatten() {
             let Some(leading) = self.leading_with(epoch) else { return };
             match leading.requests.hand(&record.id) {
-                Some(Hand::Busy) => continue,
-                Some(Hand::Answered(answered)) => {
+                Some(RequestProgress::Busy) => continue,
+                Some(RequestProgress::Answered(answered)) => {
                     let answered = answered.clone();
-                    self.note(epoch, answered, Noting::Answered);
+                    self.note(epoch, answered, RequestNote::Answered);
                     continue;
                 }
                 None => {}
@@ -58,17 +58,19 @@ impl Driver {
                     self.note(
                         epoch,
                         Box::new(RequestRecord { taken: Some(epoch), ..*record }),
-                        Noting::Taken,
+                        RequestNote::Taken,
                     );
                 }
                 Todo::Begin => self.begin_request(epoch, record),
                 Todo::Settle => match settled {
                     Settled::GoesOn => self.begin_request(epoch, record),
-                    Settled::Released(fence) => self.answered(epoch, record, &Line::Released { fence }),
+                    Settled::Released(fence) => {
+                        self.answered(epoch, record, &ControlLine::Released { fence })
+                    }
                     Settled::Nothing => {
                         let why = "the guardian that took the request leads no more, and recorded nothing of it: \
                                    nothing was begun; ask again";
-                        self.answered(epoch, record, &Line::Unavailable(why.to_owned()));
+                        self.answered(epoch, record, &ControlLine::Unavailable(why.to_owned()));
                     }
                 },
                 Todo::Expire => {
@@ -78,9 +80,9 @@ impl Driver {
                         record.at,
                         clock::wall()
                     );
-                    self.answered(epoch, record, &Line::Unavailable(why));
+                    self.answered(epoch, record, &ControlLine::Unavailable(why));
                 }
-                Todo::Forget => self.note(epoch, record, Noting::Forgotten),
+                Todo::Forget => self.note(epoch, record, RequestNote::Forgotten),
             }
         }
     }
@@ -88,40 +90,45 @@ impl Driver {
     /// Does it, as for somebody at the control socket.
     fn begin_request(&mut self, epoch: LeaderEpoch, record: Box<RequestRecord>) {
         let Some(leading) = self.leading_with(epoch) else { return };
-        leading.requests.keep(&record.id, Hand::Busy);
+        leading.requests.keep(&record.id, RequestProgress::Busy);
         let (to, mut lines) = channel(LINES);
         leading.ask(record.request.clone(), to);
         self.jobs.begin(Job::Asked(epoch, record.clone()), async move {
             while let Some(line) = lines.recv().await {
                 if line.is_last() {
-                    return Done::Asked(epoch, record, line);
+                    return JobResult::Asked(epoch, record, line);
                 }
             }
-            Done::Asked(epoch, record, ended())
+            JobResult::Asked(epoch, record, ended())
         });
     }
 
     /// Records the answer.
-    pub(super) fn answered(&mut self, epoch: LeaderEpoch, mut record: Box<RequestRecord>, line: &Line) {
+    pub(super) fn answered(
+        &mut self,
+        epoch: LeaderEpoch,
+        mut record: Box<RequestRecord>,
+        line: &ControlLine,
+    ) {
         // None of its types lacks a JSON form.
         record.answer = serde_json::to_value(line).ok();
-        self.note(epoch, record, Noting::Answered);
+        self.note(epoch, record, RequestNote::Answered);
     }
 
-    fn note(&mut self, epoch: LeaderEpoch, record: Box<RequestRecord>, noting: Noting) {
+    fn note(&mut self, epoch: LeaderEpoch, record: Box<RequestRecord>, noting: RequestNote) {
         let Some(leading) = self.leading_with(epoch) else { return };
-        leading.requests.keep(&record.id, Hand::Busy);
-        let tenure = leading.hands.tenure.clone();
+        leading.requests.keep(&record.id, RequestProgress::Busy);
+        let held_lead = leading.executor.held_lead.clone();
         let job = Job::Note(epoch, record.clone(), noting);
         self.jobs.begin(job, async move {
             let change = match noting {
-                Noting::Taken | Noting::Answered => Change::Put(Record::Request((*record).clone())),
-                Noting::Forgotten => Change::Remove(Key::Request(record.id.clone())),
+                RequestNote::Taken | RequestNote::Answered => Change::Put(Record::Request((*record).clone())),
+                RequestNote::Forgotten => Change::Remove(Key::Request(record.id.clone())),
             };
             let what = format!("{} request {}: {}", noting.words(), record.id, record.request.what());
             let why = format!("{}: {}", record.request.by(), record.request.reason().unwrap_or_default());
-            let recorded = lane::awaited(move || tenure.record(&[change], what, why)).await;
-            Done::Noted(epoch, record, noting, recorded.unwrap_or_else(not_noted))
+            let recorded = lane::awaited(move || held_lead.record(&[change], what, why)).await;
+            JobResult::Noted(epoch, record, noting, recorded.unwrap_or_else(not_noted))
         });
     }
 
@@ -129,18 +136,18 @@ impl Driver {
         &mut self,
         epoch: LeaderEpoch,
         record: Box<RequestRecord>,
-        noting: Noting,
+        noting: RequestNote,
         recorded: Recorded,
     ) {
         let Some(leading) = self.leading_with(epoch) else { return };
         match (noting, recorded) {
             (_, Recorded::Deposed(by)) => self.depose("deposed", &format!("leads no more: {by}")),
-            (Noting::Taken, Recorded::Written) => self.begin_request(epoch, record),
-            (Noting::Answered, Recorded::Not { .. }) => {
-                leading.requests.keep(&record.id.clone(), Hand::Answered(record));
+            (RequestNote::Taken, Recorded::Written) => self.begin_request(epoch, record),
+            (RequestNote::Answered, Recorded::Not { .. }) => {
+                leading.requests.keep(&record.id.clone(), RequestProgress::Answered(record));
             }
-            (Noting::Answered | Noting::Forgotten, Recorded::Written)
-            | (Noting::Taken | Noting::Forgotten, Recorded::Not { .. }) => {
+            (RequestNote::Answered | RequestNote::Forgotten, Recorded::Written)
+            | (RequestNote::Taken | RequestNote::Forgotten, Recorded::Not { .. }) => {
                 leading.requests.let_go(&record.id);
             }
         }
@@ -149,15 +156,17 @@ impl Driver {
     /// The lead of this epoch, if it lasts.
     fn leading_with(&mut self, epoch: LeaderEpoch) -> Option<&mut Leading> {
         match &mut self.stage {
-            Stage::Leading(leading) if leading.epoch() == epoch => Some(leading),
-            Stage::Leading(_) | Stage::Connecting | Stage::Bidding => None,
+            LeadStage::Leading(leading) if leading.epoch() == epoch => Some(leading),
+            LeadStage::Leading(_) | LeadStage::Connecting | LeadStage::Bidding => None,
         }
     }
 }
 
 /// The answer of a request that has none.
-pub(super) fn ended() -> Line {
-    Line::Unavailable("it ended without an answer: `rbd-guardian status` shows how far it came".to_owned())
+pub(super) fn ended() -> ControlLine {
+    ControlLine::Unavailable(
+        "it ended without an answer: `rbd-guardian status` shows how far it came".to_owned(),
+    )
 }
 
 /// A write that ended without an answer.

@@ -13,10 +13,10 @@ use rbd_guardian_core::rules::leader_fitness::Unfit;
 use crate::ceph::lane;
 use crate::ceph::rados::cluster::{Cluster, ConnectError, DEFAULT_ID, Options};
 use crate::clock;
-use crate::daemon::election::Lookout;
-use crate::daemon::event_loop::{Done, Driver, Job, Stage};
+use crate::daemon::election::ElectionWatch;
+use crate::daemon::event_loop::{EventLoop, Job, JobResult, LeadStage};
 use crate::daemon::log;
-use crate::ledger::NotLeased;
+use crate::ledger::LeaseError;
 
 /// Between two looks at the keyring.
 const LOOK: Duration = Duration::from_secs(5);
@@ -74,9 +74,9 @@ impl Login {
     }
 }
 
-impl Driver {
+impl EventLoop {
     fn is_deaf(&self, now: Duration) -> bool {
-        self.lookout.as_ref().and_then(|lookout| Lookout::unfit(lookout, now)) == Some(Unfit::Deaf)
+        self.election.as_ref().and_then(|election| ElectionWatch::unfit(election, now)) == Some(Unfit::Deaf)
     }
 
     /// A connection was made anew: with what is in the keyring now.
@@ -89,7 +89,12 @@ impl Driver {
         let deaf = self.is_deaf(now);
         let login = &mut self.login;
         let looked = login.looked.is_some_and(|looked| now.saturating_sub(looked) < LOOK);
-        if self.errand || self.cluster.is_none() || login.under_way || looked || !self.replaced.has_room() {
+        if self.single_request
+            || self.cluster.is_none()
+            || login.under_way
+            || looked
+            || !self.replaced.has_room()
+        {
             return;
         }
         let last = *login.last.get_or_insert(now);
@@ -106,7 +111,7 @@ impl Driver {
                 (key, (due || changed).then(|| Cluster::connect(&options)))
             });
             let (key, login) = looked.await.unzip();
-            Done::LoggedIn(key, login.flatten())
+            JobResult::LoggedIn(key, login.flatten())
         });
     }
 
@@ -147,12 +152,12 @@ impl Driver {
         } else {
             "no monitor answers this connection to Ceph, and one answered a new one: the new one is used"
         };
-        if let Stage::Leading(leading) = &self.stage {
-            let tenure = leading.hands.tenure.clone();
+        if let LeadStage::Leading(leading) = &self.stage {
+            let held_lead = leading.executor.held_lead.clone();
             self.depose("reconnects", why);
             self.jobs.begin(Job::GiveUp, async move {
-                let given_up = lane::awaited(move || tenure.give_up()).await;
-                Done::GaveUp(given_up.unwrap_or(Err(NotLeased::Unknown)))
+                let given_up = lane::awaited(move || held_lead.give_up()).await;
+                JobResult::GaveUp(given_up.unwrap_or(Err(LeaseError::Unknown)))
             });
         } else {
             log::line(Level::Info, "reconnects", None, why);
@@ -176,7 +181,7 @@ impl Driver {
     fn let_go<T: Send + 'static>(&mut self, old: T) {
         self.jobs.begin(Job::Disconnect, async move {
             lane::awaited(move || drop(old)).await;
-            Done::Disconnected
+            JobResult::Disconnected
         });
     }
 }

@@ -6,36 +6,36 @@ use rbd_guardian_core::guardian::report::Level;
 
 use crate::ceph::lane;
 use crate::config::{CephConfig, Config};
-use crate::daemon::election::Lookout;
-use crate::daemon::event_loop::{Driver, Stage};
+use crate::daemon::election::ElectionWatch;
+use crate::daemon::event_loop::{EventLoop, LeadStage};
 use crate::daemon::{DaemonError, log};
 use crate::deadline::within;
-use crate::ledger::NotLeased;
+use crate::ledger::LeaseError;
 
 /// How long the end may take: the lease is given up, nothing else.
 const ENDING: Duration = Duration::from_millis(1500);
 
-impl Driver {
+impl EventLoop {
     pub(super) fn tell_manager(&mut self, now: Duration) {
         if !self.manager.is_due(now) {
             return;
         }
         self.manager.pet();
         let status = match (&self.stage, &self.trouble) {
-            (Stage::Leading(leading), _) => {
+            (LeadStage::Leading(leading), _) => {
                 let held = leading.guardian.held_fences();
                 let fenced = if held.is_empty() {
                     "no fence stands".to_owned()
                 } else {
                     format!("fenced: {}", held.join(", "))
                 };
-                let holds = self.lookout.as_ref().and_then(Lookout::holds);
+                let holds = self.election.as_ref().and_then(ElectionWatch::holds);
                 let how = holds.unwrap_or_else(|| "leading".to_owned());
-                format!("{how} (epoch {}); {fenced}", leading.hands.tenure.leader().epoch)
+                format!("{how} (epoch {}); {fenced}", leading.executor.held_lead.leader().epoch)
             }
-            (Stage::Connecting | Stage::Bidding, Some(trouble)) => trouble.clone(),
-            (Stage::Connecting, None) => "connecting to Ceph".to_owned(),
-            (Stage::Bidding, None) => "bidding for the lead".to_owned(),
+            (LeadStage::Connecting | LeadStage::Bidding, Some(trouble)) => trouble.clone(),
+            (LeadStage::Connecting, None) => "connecting to Ceph".to_owned(),
+            (LeadStage::Bidding, None) => "bidding for the lead".to_owned(),
         };
         self.manager.status(status);
     }
@@ -71,27 +71,27 @@ impl Driver {
     /// SIGUSR1.
     pub(super) fn record(&mut self) {
         match &mut self.stage {
-            Stage::Leading(leading) => leading.guardian.save(),
-            Stage::Connecting | Stage::Bidding => {
+            LeadStage::Leading(leading) => leading.guardian.save(),
+            LeadStage::Connecting | LeadStage::Bidding => {
                 log::line(Level::Info, "recording", None, "it does not lead: there is nothing to record");
             }
         }
     }
 
     fn reconfigure(&mut self) {
-        let Stage::Leading(leading) = &self.stage else { return };
-        let settings = self.settings(&leading.hands.tenure);
-        let Stage::Leading(leading) = &mut self.stage else { return };
-        leading.hands.storage.guarded = settings.policy.guarded.clone();
-        leading.hands.storage.expire = settings.policy.expire;
+        let LeadStage::Leading(leading) = &self.stage else { return };
+        let settings = self.settings(&leading.executor.held_lead);
+        let LeadStage::Leading(leading) = &mut self.stage else { return };
+        leading.executor.storage.guarded = settings.policy.guarded.clone();
+        leading.executor.storage.expire = settings.policy.expire;
         leading.guardian.reconfigure(settings);
     }
 
     /// SIGTERM: fences stay, and whoever reads the log knows which; the lease goes, so that another may lead at once.
     pub(super) async fn end(self) -> Result<(), DaemonError> {
         self.manager.stopping();
-        if let Stage::Leading(leading) = self.stage {
-            let tenure = leading.hands.tenure.clone();
+        if let LeadStage::Leading(leading) = self.stage {
+            let held_lead = leading.executor.held_lead.clone();
             let held = leading.guardian.held_fences();
             let text = if held.is_empty() {
                 "ends; no fence stands".to_owned()
@@ -103,9 +103,9 @@ impl Driver {
             };
             log::line(Level::Info, "ending", None, &text);
             leading.end("this guardian ends");
-            let given_up = match within(ENDING, lane::awaited(move || tenure.give_up())).await {
+            let given_up = match within(ENDING, lane::awaited(move || held_lead.give_up())).await {
                 Ok(Some(given_up)) => given_up,
-                Ok(None) | Err(_) => Err(NotLeased::Unknown),
+                Ok(None) | Err(_) => Err(LeaseError::Unknown),
             };
             if let Err(error) = given_up {
                 log::line(Level::Warn, "lease", None, &format!("the lease was not given up: {error}"));

@@ -9,7 +9,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Event, Key, Lifecycle, Logging, What};
+use super::{Event, EventHash, EventKind, Lifecycle, LogMessage};
 use crate::incus::api::Operation;
 use crate::incus::path::{decode, parts, project_of};
 
@@ -17,7 +17,7 @@ use crate::incus::path::{decode, parts, project_of};
 pub(super) const TEXT: usize = 16 * 1024;
 
 #[derive(Deserialize)]
-struct Wire<'a> {
+struct WireEvent<'a> {
     #[serde(rename = "type")]
     kind: String,
     timestamp: Timestamp,
@@ -36,21 +36,23 @@ struct WireLifecycle {
 }
 
 /// An event and what tells it from others; `None` for what is not kept: other types, and chatter of the log.
-pub(super) fn parse(text: &[u8]) -> Result<Option<(Event, Key)>, serde_json::Error> {
-    let Wire { kind, timestamp: at, location, metadata } = serde_json::from_slice(text)?;
+pub(super) fn parse(text: &[u8]) -> Result<Option<(Event, EventHash)>, serde_json::Error> {
+    let WireEvent { kind, timestamp: at, location, metadata } = serde_json::from_slice(text)?;
     let metadata = metadata.map_or("null", RawValue::get);
     let what = match kind.as_str() {
-        "lifecycle" => What::Lifecycle(Lifecycle::from(serde_json::from_str::<WireLifecycle>(metadata)?)),
-        "operation" => What::Operation(Operation {
+        "lifecycle" => {
+            EventKind::Lifecycle(Lifecycle::from(serde_json::from_str::<WireLifecycle>(metadata)?))
+        }
+        "operation" => EventKind::Operation(Operation {
             // What it is about is read, where it matters.
             resources: BTreeMap::new(),
             ..serde_json::from_str(metadata)?
         }),
-        "logging" => What::Logging(serde_json::from_str(metadata)?),
+        "logging" => EventKind::Logging(serde_json::from_str(metadata)?),
         _ => return Ok(None),
     };
     // A member told to log all it does would fill the queue with it.
-    if matches!(&what, What::Logging(log) if ["debug", "trace"].contains(&log.level.as_str())) {
+    if matches!(&what, EventKind::Logging(log) if ["debug", "trace"].contains(&log.level.as_str())) {
         return Ok(None);
     }
     let mut hash = Context::new(&SHA256);
@@ -58,12 +60,12 @@ pub(super) fn parse(text: &[u8]) -> Result<Option<(Event, Key)>, serde_json::Err
         hash.update(&(part.len() as u64).to_le_bytes());
         hash.update(part.as_bytes());
     }
-    let mut key = Key::default();
-    key.copy_from_slice(&hash.finish().as_ref()[..size_of::<Key>()]);
+    let mut key = EventHash::default();
+    key.copy_from_slice(&hash.finish().as_ref()[..size_of::<EventHash>()]);
     Ok(Some((Event { at, location: short(location), what: what.short() }, key)))
 }
 
-impl What {
+impl EventKind {
     /// Without the length that somebody else may give it.
     fn short(self) -> Self {
         match self {
@@ -81,7 +83,7 @@ impl What {
                 location: short(what.location),
                 resources: what.resources,
             }),
-            Self::Logging(what) => Self::Logging(Logging {
+            Self::Logging(what) => Self::Logging(LogMessage {
                 level: short(what.level),
                 message: short(what.message),
                 context: what.context,
@@ -233,18 +235,18 @@ mod tests {
             project: "p1".to_owned(),
             name: "c1".to_owned(),
         };
-        assert_eq!(event.what, What::Lifecycle(what));
+        assert_eq!(event.what, EventKind::Lifecycle(what));
         // Names with any letter, as Incus writes them into a path.
         let mut event = started("b%C3%BCro", "m3");
         event["metadata"]["source"] = json!("/1.0/instances/b%C3%BCro?project=r%26d");
-        let What::Lifecycle(what) = parsed(event).unwrap().what else { panic!("no lifecycle") };
+        let EventKind::Lifecycle(what) = parsed(event).unwrap().what else { panic!("no lifecycle") };
         assert_eq!((what.name.as_str(), what.project.as_str()), ("b\u{fc}ro", "r&d"));
 
         let healing = json!({"type": "operation", "timestamp": "2026-08-24T14:00:31+02:00", "location": "m2",
             "metadata": {"id": "6916", "class": "task", "description": "Healing cluster", "status": "Running",
                 "status_code": 103, "resources": {}, "may_cancel": false, "err": "", "location": "m2",
                 "metadata": {"evacuation_progress": "Migrating \"c1\" in project \"default\" to \"m3\""}}});
-        let What::Operation(operation) = parsed(healing).unwrap().what else { panic!("no operation") };
+        let EventKind::Operation(operation) = parsed(healing).unwrap().what else { panic!("no operation") };
         assert!(operation.is_under_way());
         assert_eq!(operation.kind(), rbd_guardian_core::model::incus_snapshot::OperationKind::Heal);
 
@@ -253,7 +255,7 @@ mod tests {
                 {"message": "Cluster member isn't responding", "level": level, "context":
                     {"name": "m1", "server": 1, "args": ["x"], "err": "rbd-guardian: not sealed", "other": "x".repeat(9)}}})
         };
-        let What::Logging(logged) = parsed(log("warning")).unwrap().what else { panic!("no log") };
+        let EventKind::Logging(logged) = parsed(log("warning")).unwrap().what else { panic!("no log") };
         assert_eq!((logged.context["name"].as_str(), logged.context["server"].as_str()), ("m1", "1"));
         assert_eq!(logged.context["err"], "rbd-guardian: not sealed");
         assert_eq!(logged.context.len(), 3, "what is not used is not held");

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::incus::api::{self, Keys, MemberObject, Project};
 use crate::incus::client::Client;
-use crate::incus::error::{Cause, IncusError};
+use crate::incus::error::{IncusError, RequestError};
 use crate::incus::path::ApiPath;
 use crate::incus::read::{own_keys, project_keys};
 use rbd_guardian_core::model::epoch::GateEpoch;
@@ -27,7 +27,7 @@ const PRECONDITION_FAILED: u16 = 412;
 
 /// How a write of the keys ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Written {
+pub enum KeysWrite {
     /// Done, and read back.
     Applied,
     /// Somebody else wrote meanwhile: read everything again.
@@ -64,49 +64,49 @@ pub async fn put_keys(
     contents: &Contents,
     epoch: GateEpoch,
     may_send: impl Fn() -> bool,
-) -> Written {
+) -> KeysWrite {
     let path = path(member);
     let (mut object, etag) = match client.get_with_etag::<MemberObject>(&path).await {
         Ok(read) => read,
-        Err(error) => return Written::Refused(error),
+        Err(error) => return KeysWrite::Refused(error),
     };
     let found = object.config.get(EPOCH).and_then(|epoch| epoch.parse().ok()).map(GateEpoch);
     // One that no guardian can have come to is overwritten: nobody could write any more otherwise.
     if let Some(found) = found.filter(|found| *found >= epoch && is_plausible(*found, epoch)) {
-        return Written::Stale { found };
+        return KeysWrite::Stale { found };
     }
     object.config = with_keys(object.config, &contents.keys(epoch));
     if !may_send() {
-        return Written::Withheld;
+        return KeysWrite::Withheld;
     }
     write(client, &path, &object, &etag, |object| own_keys(&object.config)).await
 }
 
 /// Removes them from every member, and everything of that name from project `default`, the override too: for when the
 /// gate goes. The first that fails is told.
-pub async fn remove_keys(client: &Client) -> Written {
+pub async fn remove_keys(client: &Client) -> KeysWrite {
     let (members, project) = match read(client).await {
         Ok(read) => read,
-        Err(error) => return Written::Refused(error),
+        Err(error) => return KeysWrite::Refused(error),
     };
     for name in members.into_iter().filter(|(_, keys)| !keys.is_empty()).map(|(name, _)| name) {
         let path = path(&name);
         let (mut object, etag) = match client.get_with_etag::<MemberObject>(&path).await {
             Ok(read) => read,
-            Err(error) => return Written::Refused(error),
+            Err(error) => return KeysWrite::Refused(error),
         };
         object.config = with_keys(object.config, &Keys::new());
         let written = write(client, &path, &object, &etag, |object| own_keys(&object.config)).await;
-        if written != Written::Applied {
+        if written != KeysWrite::Applied {
             return written;
         }
     }
     if project.is_empty() {
-        return Written::Applied;
+        return KeysWrite::Applied;
     }
     let (mut project, etag) = match client.get_with_etag::<Project>(PROJECT).await {
         Ok(read) => read,
-        Err(error) => return Written::Refused(error),
+        Err(error) => return KeysWrite::Refused(error),
     };
     project.config.retain(|key, _| !key.starts_with(KEYS));
     // Where there are many instances this takes long.
@@ -137,20 +137,20 @@ async fn write<T: Serialize + DeserializeOwned>(
     wanted: &T,
     etag: &str,
     keys: impl Fn(&T) -> Keys,
-) -> Written {
+) -> KeysWrite {
     let put = client.put(path, wanted, Some(etag)).await;
     if let Err(error) = &put {
-        if matches!(error.cause, Cause::Status { code: PRECONDITION_FAILED, .. }) {
-            return Written::Changed;
+        if matches!(error.cause, RequestError::Status { code: PRECONDITION_FAILED, .. }) {
+            return KeysWrite::Changed;
         }
         if error.surely_not_done() {
-            return Written::Refused(error.clone());
+            return KeysWrite::Refused(error.clone());
         }
     }
     match (client.get::<T>(path).await, put) {
-        (Ok(found), _) if keys(&found) == keys(wanted) => Written::Applied,
-        (Ok(_), Ok(_)) => Written::Changed,
-        (Ok(_), Err(error)) | (Err(error), _) => Written::Unknown(error),
+        (Ok(found), _) if keys(&found) == keys(wanted) => KeysWrite::Applied,
+        (Ok(_), Ok(_)) => KeysWrite::Changed,
+        (Ok(_), Err(error)) | (Err(error), _) => KeysWrite::Unknown(error),
     }
 }
 

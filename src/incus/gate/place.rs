@@ -18,7 +18,7 @@ use super::{Marker, Scriptlet};
 use crate::incus::api::{self, Server};
 use crate::incus::client::Client;
 use crate::incus::endpoint::Endpoint;
-use crate::incus::error::{Cause, IncusError};
+use crate::incus::error::{IncusError, RequestError};
 use crate::incus::path::ApiPath;
 
 /// What the gate needs to know what it refuses: 6.0.3 and 6.6, which also ask it about a move to a named target.
@@ -34,7 +34,7 @@ const NOT_READY: &str = "Server isn't ready yet";
 
 /// What runs at a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum InstalledGate {
     /// This gate, intact: it answered.
     Runs(Marker),
     /// The member shows this gate, and does not run it, or it was changed by hand.
@@ -50,7 +50,7 @@ pub enum Standing {
 pub async fn standings(
     client: &Client,
     of: impl Fn(&String) -> bool,
-) -> Result<BTreeMap<String, Result<Standing, String>>, IncusError> {
+) -> Result<BTreeMap<String, Result<InstalledGate, String>>, IncusError> {
     let mut members: Vec<api::Member> = client.get("/1.0/cluster/members?recursion=1").await?;
     members.retain(|member| of(&member.server_name));
     let ask = async |member: &api::Member| {
@@ -88,7 +88,7 @@ pub async fn push(client: &Client, text: &str) -> Result<(), IncusError> {
     let ask = async |member: &api::Member| {
         let path = ApiPath::of(&[]).at(&member.server_name).text();
         let IncusError { endpoint, request, cause } = here.get::<Server>(&path).await.err()?;
-        let cause = Cause::Withheld { member: member.server_name.clone(), why: cause.to_string() };
+        let cause = RequestError::Withheld { member: member.server_name.clone(), why: cause.to_string() };
         Some(IncusError { endpoint, request, cause })
     };
     if let Some(silent) = join_all(alive.map(ask)).await.into_iter().flatten().next() {
@@ -107,7 +107,11 @@ pub fn new_push() -> std::io::Result<String> {
     Ok(data_encoding::HEXLOWER.encode(&bytes))
 }
 
-async fn standing(client: &Client, member: &api::Member, endpoint: &Endpoint) -> Result<Standing, String> {
+async fn standing(
+    client: &Client,
+    member: &api::Member,
+    endpoint: &Endpoint,
+) -> Result<InstalledGate, String> {
     let unix = client.endpoints().iter().all(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
     // Without a certificate only the member of this host can be asked.
     let own = if unix { client.clone() } else { client.on(endpoint) };
@@ -117,11 +121,11 @@ async fn standing(client: &Client, member: &api::Member, endpoint: &Endpoint) ->
         return Err(format!("{found} answered in its place: incus.endpoints should be https"));
     }
     let Scriptlet::Gate { marker, intact, .. } = Scriptlet::parse(server.scriptlet()) else {
-        return Ok(Standing::None);
+        return Ok(InstalledGate::None);
     };
     let runs = probe(&own).await.map_err(|error| error.to_string())?;
     let stands = intact && runs.as_deref() == Some(marker.push.as_str());
-    Ok(if stands { Standing::Runs(marker) } else { Standing::Shows(marker) })
+    Ok(if stands { InstalledGate::Runs(marker) } else { InstalledGate::Shows(marker) })
 }
 
 /// Which gate the member runs: the name of its sending.
@@ -132,7 +136,7 @@ async fn probe(own: &Client) -> Result<Option<String>, IncusError> {
     });
     // It goes on, and ends with the unknown key.
     let Err(error) = own.post("/1.0/instances", &request).await else { return Ok(None) };
-    let Cause::Status { code, message } = &error.cause else { return Err(error) };
+    let RequestError::Status { code, message } = &error.cause else { return Err(error) };
     match loaded(message) {
         Some(push) => Ok(Some(push.to_owned())),
         // It starts, and tells nothing of the gate.

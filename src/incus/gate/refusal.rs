@@ -23,18 +23,18 @@ const FOREIGN: &str = "Invalid member name: ";
 
 /// A placement that the gate refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct PlacementRefusal {
     /// Which member stands in the way; none where none is known.
     pub member: Option<String>,
     /// The instance that was to be placed, where the text tells.
     pub instance: Option<InstanceId>,
     /// Why.
-    pub why: Why,
+    pub why: RefusalReason,
 }
 
 /// Why a placement was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
+pub enum RefusalReason {
     /// The instance's member is not available and not sealed.
     NotSealed,
     /// It is sealed, but no seal covers this storage.
@@ -46,21 +46,27 @@ pub enum Why {
 }
 
 /// Finds a refusal of the gate in an error, a log line or an operation's outcome.
-pub fn refusal(text: &str) -> Option<Refusal> {
+pub fn refusal(text: &str) -> Option<PlacementRefusal> {
     let id =
         |project: &str, name: &str| Some(InstanceId { project: project.to_owned(), name: name.to_owned() });
-    let told = |member: &str, instance, why| Some(Refusal { member: Some(member.to_owned()), instance, why });
+    let told = |member: &str, instance, why| {
+        Some(PlacementRefusal { member: Some(member.to_owned()), instance, why })
+    };
     if let Some([member, project, name, _]) = read(text, NOT_SEALED) {
-        return told(member, id(project, name), Why::NotSealed);
+        return told(member, id(project, name), RefusalReason::NotSealed);
     }
     if let Some([member, project, name, storage]) = read(text, NOT_COVERED) {
-        return told(member, id(project, name), Why::NotCovered(storage.to_owned()));
+        return told(member, id(project, name), RefusalReason::NotCovered(storage.to_owned()));
     }
     if let Some([member, project, name, _]) = read(text, TARGET_SEALED) {
-        return told(member, id(project, name), Why::TargetSealed);
+        return told(member, id(project, name), RefusalReason::TargetSealed);
     }
     if let Some([project, name]) = read(text, NOWHERE) {
-        return Some(Refusal { member: None, instance: id(project, name), why: Why::Nowhere });
+        return Some(PlacementRefusal {
+            member: None,
+            instance: id(project, name),
+            why: RefusalReason::Nowhere,
+        });
     }
     if !text.contains("instance placement scriptlet") {
         return None;
@@ -68,7 +74,7 @@ pub fn refusal(text: &str) -> Option<Refusal> {
     let member =
         text.split_once(FOREIGN)?.1.split(|c: char| c.is_whitespace() || "\"\\,".contains(c)).next()?;
     let named = read(text, "for instance \"%s\" in project \"%s\"");
-    told(member, named.and_then(|[name, project]| id(project, name)), Why::NotSealed)
+    told(member, named.and_then(|[name, project]| id(project, name)), RefusalReason::NotSealed)
 }
 
 /// The push of the gate that answered, if a gate did.
@@ -107,14 +113,20 @@ mod tests {
     #[test]
     fn what_is_said_is_understood() {
         let n1 = || Some("n1".to_owned());
-        let told = |member, why| Some(Refusal { member, instance: Some(c1()), why });
-        assert_eq!(refusal(&say(NOT_SEALED, &["n1", "p1", "c1", "n1"])), told(n1(), Why::NotSealed));
+        let told = |member, why| Some(PlacementRefusal { member, instance: Some(c1()), why });
+        assert_eq!(
+            refusal(&say(NOT_SEALED, &["n1", "p1", "c1", "n1"])),
+            told(n1(), RefusalReason::NotSealed)
+        );
         assert_eq!(
             refusal(&say(NOT_COVERED, &["n1", "p1", "c1", "ceph:other/rbd"])),
-            told(n1(), Why::NotCovered("ceph:other/rbd".to_owned()))
+            told(n1(), RefusalReason::NotCovered("ceph:other/rbd".to_owned()))
         );
-        assert_eq!(refusal(&say(TARGET_SEALED, &["n1", "p1", "c1", "n1"])), told(n1(), Why::TargetSealed));
-        assert_eq!(refusal(&say(NOWHERE, &["p1", "c1"])), told(None, Why::Nowhere));
+        assert_eq!(
+            refusal(&say(TARGET_SEALED, &["n1", "p1", "c1", "n1"])),
+            told(n1(), RefusalReason::TargetSealed)
+        );
+        assert_eq!(refusal(&say(NOWHERE, &["p1", "c1"])), told(None, RefusalReason::Nowhere));
         assert_eq!(loaded(&say(LOADED, &["af01"])), Some("af01"));
         assert_eq!(refusal(&say(LOADED, &["af01"])), None);
     }
@@ -123,7 +135,11 @@ mod tests {
     fn the_words_of_newer_versions_are_understood() {
         let text = "Failed to evacuate instances: Failed instance placement scriptlet for instance \"c1\" in project \
                     \"p1\": Failed to run: Invalid member name: n1";
-        let expected = Refusal { member: Some("n1".to_owned()), instance: Some(c1()), why: Why::NotSealed };
+        let expected = PlacementRefusal {
+            member: Some("n1".to_owned()),
+            instance: Some(c1()),
+            why: RefusalReason::NotSealed,
+        };
         assert_eq!(refusal(text), Some(expected));
         let moved =
             refusal("Failed instance placement scriptlet: Failed to run: Invalid member name: n1").unwrap();
