@@ -4,7 +4,7 @@
 //! names. A seal in this one stops no write there. So the gate of a member opens only when each of its images was found in
 //! the directory of its pool after the seal (INV-2), and a pool that lacks most of the images that were looked for
 //! counts as covered no longer. A look is judged by a listing of Incus that began after it: instances are made and
-//! deleted meanwhile.
+//! deleted meanwhile. A guardian that takes over begins no fence by itself before its first look was judged (INV-6).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::guardian::Guardian;
 use crate::guardian::case::Case;
 use crate::guardian::io::Effect;
 use crate::guardian::pace::Lane;
-use crate::guardian::report::Alarm;
+use crate::guardian::report::{Alarm, Level};
 use crate::model::record::FenceState;
 use crate::model::volume::{Expected, ImageName, Images};
 use crate::rules::unread::Unread;
@@ -30,6 +30,9 @@ const FIND_AGAIN: Duration = Duration::from_secs(10);
 const FIND_OFTEN: Duration = Duration::from_secs(1);
 /// A listing that failed is not asked for again sooner.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// For so long the automatic fences of a guardian that took over wait for that judgement, all together: where nobody can
+/// read the directories, guarding goes on, and the gate stays closed.
+const JUDGED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is known of it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -42,6 +45,12 @@ pub(super) struct Found {
     last: Option<Search>,
     /// OSD pools that lack most of the images that were looked for.
     absent: BTreeMap<String, Absent>,
+    /// OSD pools of which a look was judged at least once.
+    #[serde(default)]
+    judged: BTreeSet<String>,
+    /// Since when an automatic fence waits for that, or waited.
+    #[serde(default)]
+    waited: Option<Duration>,
 }
 
 /// One look into the directories of pools.
@@ -122,10 +131,13 @@ impl Found {
             *asked += 1;
             missing.extend(search.missing.contains(image).then_some(image));
         }
+        let complete = pools.iter().filter(|(_, (_, missing))| missing.is_empty());
+        self.judged.extend(complete.map(|(pool, _)| (*pool).to_owned()));
         if listed.is_none_or(|listed| listed < search.ended) {
             return pools.values().any(|(_, missing)| !missing.is_empty());
         }
         for (pool, (asked, missing)) in pools {
+            self.judged.insert(pool.to_owned());
             match missing.first() {
                 Some(example) if missing.len() * 2 > asked => {
                     let since = self.absent.get(pool).map_or(now, |before| before.since);
@@ -245,7 +257,8 @@ impl Guardian {
         let waiting: BTreeSet<&str> = self.cases.values().filter(waits).filter_map(Case::member).collect();
         let rested = |every| self.found.asked_at.is_none_or(|asked| now >= asked + every);
         let absent = !self.found.absent.is_empty() || self.found.has_new_pools();
-        let due = rested(FIND_EVERY) || (absent && rested(FIND_AGAIN));
+        let unread = last.is_some_and(|last| !last.unread.is_empty()) && self.fences_wait_for_judgement();
+        let due = rested(FIND_EVERY) || (absent && rested(FIND_AGAIN)) || (unread && rested(FIND_OFTEN));
         if waiting.is_empty() && !due {
             return None;
         }
@@ -265,6 +278,44 @@ impl Guardian {
         self.begin(Lane::Find);
         self.found.asking.clone_from(&asked);
         Some(Effect::Find(asked.into_iter().collect()))
+    }
+
+    /// A pool with images of a member that no look of this guardian has judged yet, in words.
+    fn unjudged(&self, name: &str) -> Option<String> {
+        if self.whole_began.is_none() {
+            return Some("a listing of instances and volumes".to_owned());
+        }
+        let except = &self.settings.policy.guarded.except;
+        let pools = images_of(name, &self.images).map(|image| &image.pool);
+        let pool =
+            pools.filter(|pool| !except.contains(pool)).find(|pool| !self.found.judged.contains(*pool))?;
+        Some(format!("a look into the directory of pool '{pool}' that shows whether it has {name}'s images"))
+    }
+
+    /// What an automatic fence of a member waits for before it may begin, in words.
+    pub(super) fn waits_for_judgement(&self, name: &str) -> Option<String> {
+        let over = |since: Duration| self.now.boot >= since + JUDGED_WITHIN;
+        if self.found.waited.is_some_and(over) { None } else { self.unjudged(name) }
+    }
+
+    fn fences_wait_for_judgement(&self) -> bool {
+        self.found.waited.is_some_and(|since| self.now.boot < since + JUDGED_WITHIN)
+    }
+
+    /// May an automatic fence of this member begin, as far as the place of its images is concerned? The first that has
+    /// to wait says so.
+    pub(super) fn may_judge_place(&mut self, name: &str) -> bool {
+        let Some(what) = self.unjudged(name) else { return true };
+        let since = *self.found.waited.get_or_insert(self.now.boot);
+        let over = self.now.boot >= since + JUDGED_WITHIN;
+        if over {
+            let text = format!(
+                "no answer in {} s to {what}: its fence goes on without it, its gate does not",
+                JUDGED_WITHIN.as_secs()
+            );
+            self.log(Level::Warn, "not-judged", Some(name.to_owned()), text);
+        }
+        over
     }
 
     /// Pools that lack what Incus lists there.

@@ -144,6 +144,10 @@ impl Guardian {
                     );
                 }
                 self.view_failed = Some(why);
+                // Whoever answers next is asked for everything: until then nobody knows which images there are.
+                if self.whole_asked {
+                    self.schedule.whole = self.now.boot;
+                }
                 return;
             }
         };

@@ -277,7 +277,7 @@ impl Guardian {
         let of_cases =
             self.cases.values().filter_map(|case| Some((case.id.to_string(), self.wait_of(case)?)));
         let of_wants =
-            self.wants.iter().map(|(target, want)| (format!("{target:?}"), self.wait_of_want(want)));
+            self.wants.iter().map(|(target, want)| (format!("{target:?}"), self.wait_of_want(target, want)));
         let waits: BTreeMap<String, Wait> = of_cases.chain(of_wants).collect();
         let before = std::mem::take(&mut self.waiting);
         let since = |(key, wait): (&String, &Wait)| {
@@ -289,9 +289,15 @@ impl Guardian {
         self.waits = waits;
     }
 
-    fn wait_of_want(&self, want: &Want) -> Wait {
+    fn wait_of_want(&self, target: &Target, want: &Want) -> Wait {
+        let automatic = want.by() == GUARDIAN;
+        if let (Target::Member(name), true, true) = (target, automatic, want.is_looked_for())
+            && let Some(what) = self.waits_for_judgement(name)
+        {
+            return Wait { code: PENDING, what, about: None, advice: vec!["ceph -s".to_owned()] };
+        }
         let why = self.look_failed.as_deref().unwrap_or("it has not answered yet");
-        let by = if want.by() == GUARDIAN { "the guardian" } else { "an operator" };
+        let by = if automatic { "the guardian" } else { "an operator" };
         let what = format!("a look at the storage, for a fence that {by} wants: {why}");
         Wait { code: PENDING, what, about: None, advice: vec!["ceph -s".to_owned()] }
     }

@@ -42,6 +42,11 @@ impl Want {
     pub(super) fn by(&self) -> &str {
         &self.by
     }
+
+    /// Was the storage looked at since it is wanted?
+    pub(super) fn is_looked_for(&self) -> bool {
+        self.since.is_zero()
+    }
 }
 
 /// A fence that was refused, and when it is to be planned again if it is still wanted.
@@ -305,9 +310,19 @@ impl Guardian {
             .map(|(target, _)| target.clone())
             .collect();
         for target in ready {
+            if !self.may_begin_by_itself(&target) {
+                continue;
+            }
             let Some(want) = self.wants.remove(&target) else { continue };
             self.plan_one(target, want);
         }
+    }
+
+    /// INV-6: a fence that no operator asked for and no guardian began waits until the place of the images is known.
+    fn may_begin_by_itself(&mut self, target: &Target) -> bool {
+        let Target::Member(name) = target else { return true };
+        let automatic = self.wants.get(target).is_some_and(|want| want.by == GUARDIAN);
+        !automatic || self.is_begun(target) || self.may_judge_place(name)
     }
 
     /// `world` as [`Guardian::with_memory`] makes it.

@@ -58,6 +58,8 @@ impl Guardian {
         match (due, view.thresholds.healing) {
             (Some((_, why)), _) => {
                 said.push(format!("it is to be fenced now: {why}"));
+                let waits = self.wants.get(&target).and_then(|_| self.waits_for_judgement(name));
+                said.extend(waits.map(|what| format!("it waits for {what}")));
                 let left = self.cools_down();
                 if !left.is_zero() {
                     said.push(format!("{} s more of the cool-down after the last fence", left.as_secs() + 1));

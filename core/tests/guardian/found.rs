@@ -210,6 +210,54 @@ fn inv9_the_gate_waits_for_who_uses_a_volume_whose_users_are_unknown() {
     model.until("open", |model| model.seals().contains("n2"));
 }
 
+/// INV-6: what an earlier guardian knew of the pools, its successor does not.
+#[test]
+fn inv6_a_guardian_that_takes_over_fences_nobody_before_its_first_look_was_judged() {
+    let mut model = healthy();
+    model.gone = model.uses.iter().map(|one| one.image.clone()).collect();
+    model.lose("n2");
+    model.restart("boot-2");
+    model.run(SECOND);
+    model.heal_is_refused("n2");
+    model.until("refused", |model| model.state("n2") == "refused");
+    model.run(60 * SECOND);
+    assert!(!model.changed_storage(), "{:#?}", model.logs());
+    assert!(alarm(&model, "refused").is_some_and(|told| told.text.contains("another Ceph cluster")));
+}
+
+/// A pool whose directory nobody can read holds up no fence for ever; the gate stays closed.
+#[test]
+fn after_a_takeover_a_fence_waits_for_a_silent_storage_for_ten_seconds() {
+    let mut model = healthy();
+    model.unlisted = vec!["pool incus: no answer".into()];
+    model.lose("n2");
+    model.restart("boot-2");
+    model.run(SECOND);
+    model.heal_is_refused("n2");
+    let refused = model.boot;
+    model.run(8 * SECOND);
+    assert!(!model.changed_storage(), "{:#?}", model.logs());
+    model.until("sealed", |model| model.state("n2") == "sealed");
+    assert!(model.boot - refused < 13 * SECOND, "{:?}", model.boot - refused);
+    is_closed_for(&mut model, 100);
+    // The next one does not wait again; one that an operator wants never does.
+    model.unlisted.clear();
+    model.until("open", |model| model.seals().contains("n2"));
+}
+
+/// Where Incus was silent at the takeover, its first answer is a listing: it was a minute later.
+#[test]
+fn a_listing_that_failed_is_asked_for_with_the_next_reading() {
+    let mut model = healthy();
+    model.platform_down = true;
+    model.restart("boot-2");
+    model.run(20 * SECOND);
+    model.platform_down = false;
+    model.effects.clear();
+    model.run(3 * SECOND);
+    assert!(model.effects.iter().any(|effect| matches!(effect, Effect::Find(_))), "{:#?}", model.effects);
+}
+
 /// What is looked for at rest is some of each pool, and seldom.
 #[test]
 fn at_rest_some_images_are_looked_for_now_and_then() {

@@ -24,6 +24,8 @@ const LIFTED: Duration = Duration::from_secs(12);
 const TAMPERED: Duration = Duration::from_secs(20);
 /// A member that has answered for so long was asked, where its answer takes no time.
 const ANSWERS: Duration = Duration::from_secs(2);
+/// Where readings take longer a guardian that takes over goes on before it knows where the images are.
+const LAG: Duration = Duration::from_secs(1);
 /// After this an alarm says what is waited for.
 const SILENT: Duration = Duration::from_secs(60);
 
@@ -350,13 +352,21 @@ impl World {
                 return;
             }
         }
-        let first = record.state == FenceState::Intended && record.by == "the guardian";
+        // What was sent and not answered may arrive: there is no way back.
+        let sent = self.own.values().any(|own| own.fence == *id);
+        let first = record.state == FenceState::Intended && record.by == "the guardian" && !sent;
         let Some(host) = self.hosts.get(&member) else { return };
         let answers = host.up
             && host.cluster
             && self.boot.saturating_sub(host.answers_since) > ANSWERS + 3 * self.faults.lag;
         if first && answers && self.faults.incus_hangs.is_none() && on(Facet::Answering) {
             self.breaks(format!("INV-6: {id} begins, and {member} has answered for {ANSWERS:?}"));
+        }
+        let faults = &self.faults;
+        let listed = !faults.no_instances && !faults.no_volumes && faults.incus_hangs.is_none();
+        let prompt = listed && faults.lag <= LAG && !faults.monitors_silent;
+        if first && prompt && self.cluster_shape.wrong_cluster && on(Facet::SecondCluster) {
+            self.breaks(format!("INV-6: {id} begins by itself, and the images of {member} are not here"));
         }
         if first && !record.over.brake {
             let stands = |fence: &&FenceRecord| fence.state.stands() || fence.id == *id;

@@ -14,6 +14,7 @@ use rbd_guardian_core::model::image_users::Locker;
 use rbd_guardian_core::model::incus_snapshot::{InstanceId, Operation, OperationKind};
 use rbd_guardian_core::model::volume::ImageName;
 
+use super::events::Event;
 use super::facets::{Facet, on};
 use super::state::{DataPool, Shape, World, put};
 
@@ -47,6 +48,17 @@ impl Shape {
             hyperconverged: rng.bool(),
             floating: rng.bool(),
             active: rng.bool(),
+        }
+    }
+
+    /// Shows what these events are about.
+    pub(crate) fn suits(&mut self, theme: &[Event]) {
+        match theme {
+            [Event::Lose(_), Event::Pass(_), Event::TakeOver(_), ..] => {
+                self.wrong_cluster |= on(Facet::SecondCluster);
+            }
+            [Event::Lose(_), Event::Float(_), ..] => self.floating = true,
+            _ => {}
         }
     }
 }

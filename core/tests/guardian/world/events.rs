@@ -14,7 +14,7 @@ use rbd_guardian_core::model::overrides::{Over, Permits};
 use rbd_guardian_core::model::target::Target;
 
 use super::facets::{Facet, on};
-use super::state::{DATA, Fate, IMAGES, World, ip, put};
+use super::state::{DATA, Fate, IMAGES, Shape, World, ip, put};
 
 /// One thing that happens. Numbers choose among what is there, so that a history stays one when parts are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,10 +115,11 @@ pub(crate) enum Event {
 
 impl Event {
     /// What meets what, more often than it would by chance: two of these in each history.
-    pub(crate) fn theme(rng: &mut Rng) -> Vec<Self> {
+    pub(crate) fn theme(rng: &mut Rng, shape: &mut Shape) -> Vec<Self> {
         let n = rng.u8(..);
         let other = n.wrapping_add(1);
-        let themes: [&[Self]; 16] = [
+        let themes: [&[Self]; 17] = [
+            &[Self::Lose(n), Self::Pass(24 + n % 8), Self::TakeOver(2), Self::Pass(45)],
             &[
                 Self::Lock(n),
                 Self::Lose(n / 2),
@@ -199,7 +200,12 @@ impl Event {
                 Self::Reboot(n),
             ],
         ];
-        themes[rng.usize(..themes.len())].to_vec()
+        let theme = themes[rng.usize(..themes.len())].to_vec();
+        // A world in which it matters, more often than not.
+        if rng.bool() {
+            shape.suits(&theme);
+        }
+        theme
     }
 
     /// Most of the time members are lost and come back while something else does not work.

@@ -63,14 +63,16 @@ impl History {
 
     fn draw(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let shape = Shape::draw(&mut rng);
-        let mut themes =
-            [Event::theme(&mut rng), Event::theme(&mut rng)].map(|theme| theme.into_iter().cycle());
-        let mut draw = |_| match rng.usize(..4) {
+        let mut shape = Shape::draw(&mut rng);
+        let themes = [Event::theme(&mut rng, &mut shape), Event::theme(&mut rng, &mut shape)];
+        // One theme undisturbed, or none.
+        let first = if rng.bool() { themes[0].clone() } else { Vec::new() };
+        let mut themes = themes.map(|theme| theme.into_iter().cycle());
+        let mut draw = || match rng.usize(..4) {
             theme @ 0..2 => themes[theme].next().unwrap(),
             _ => Event::draw(&mut rng),
         };
-        let events = (0..40).map(&mut draw).collect::<Vec<_>>();
+        let events = first.into_iter().chain(std::iter::repeat_with(&mut draw)).take(40).collect::<Vec<_>>();
         let length = Rng::with_seed(seed).usize(5..40);
         Self { shape, events: events[..length].to_vec() }
     }
