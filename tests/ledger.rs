@@ -26,7 +26,7 @@ use rbd_guardian::ledger::{
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::epoch::{GateEpoch, LeaderEpoch, OsdEpoch};
 use rbd_guardian_core::model::operator_request::Request;
-use rbd_guardian_core::model::overrides::{Over, Permits};
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::record::{
     Change, FenceRecord, FenceState, GateRecord, Key, MemberRecord, Proof, Record, Records, RequestRecord,
     Source, UptimeSample, VERSION,
@@ -237,13 +237,12 @@ fn client(host: u32, nonce: u32) -> ClientAddr {
 
 fn fence(id: &str, entries: impl IntoIterator<Item = Entry>) -> FenceRecord {
     FenceRecord {
-        over: Over::default(),
+        overrides: Overrides { accept_incomplete: true, ..Overrides::default() },
         id: id.into(),
         member: Some("n1".to_owned()),
         state: FenceState::Sealed,
         entries: entries.into_iter().map(|entry| (entry, Some(Timestamp::MAX))).collect(),
         coverage: Coverage::KnownClients,
-        accepted: true,
         in_doubt: [Entry::HostRange(client(1, 0).ip)].into(),
         evidence: vec!["no heartbeat for 20 s".to_owned()],
         reason: Some("healing".to_owned()),
@@ -312,7 +311,7 @@ fn every_record_comes_back_as_it_was(a: &Guardian) -> Result<()> {
             id: "R-1".to_owned(),
             request: Request::Fence {
                 target: Target::Addresses(BTreeSet::from([Entry::Host([10, 0, 0, 1].into())])),
-                permits: Permits { accept_incomplete: true, ..Permits::default() },
+                overrides: Overrides { accept_incomplete: true, ..Overrides::default() },
                 reason: Some("cable".to_owned()),
                 by: "b on n2".to_owned(),
             },

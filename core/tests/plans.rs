@@ -12,7 +12,7 @@ use rbd_guardian_core::model::ceph_snapshot::{Clients, Daemon, DaemonKind, Role,
 use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::member::{Member, Members};
 use rbd_guardian_core::model::osdmap::{DataPools, OsdMap, Pool};
-use rbd_guardian_core::model::overrides::Permits;
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::policy::Policy;
 use rbd_guardian_core::model::target::{Coverage, Target};
 use rbd_guardian_core::rules::plan::{Answers, Plan, Request, plan};
@@ -22,7 +22,7 @@ struct Case {
     members: Members,
     world: World,
     policy: Policy,
-    permits: Permits,
+    overrides: Overrides,
     reachable: BTreeMap<String, Answers>,
     in_doubt: BTreeSet<Entry>,
 }
@@ -72,7 +72,7 @@ impl Case {
             members,
             world,
             policy: Policy::default(),
-            permits: Permits::default(),
+            overrides: Overrides::default(),
             reachable: BTreeMap::new(),
             in_doubt: BTreeSet::new(),
         }
@@ -81,7 +81,7 @@ impl Case {
     fn plan(&self, target: Target) -> Result<Plan, Vec<Refusal>> {
         plan(
             &Request {
-                permits: self.permits,
+                overrides: self.overrides,
                 reachable: self.reachable.clone(),
                 in_doubt: self.in_doubt.clone(),
                 ..Request::of(target)
@@ -195,7 +195,7 @@ fn what_is_known_is_fenced_without_the_host_if_the_operator_accepts_it() {
     let mut mgr = daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active);
     mgr.clients = vec![module];
     case.world.daemons = vec![mgr];
-    case.permits.accept_incomplete = true;
+    case.overrides.accept_incomplete = true;
     let plan = case.member("n1").unwrap();
     assert_eq!(plan.entries, [Entry::Client(guest)].into(), "the mgr's own client is spared");
     assert_eq!(plan.coverage, Coverage::KnownClients);
@@ -211,7 +211,7 @@ fn inv6_no_host_entry_in_any_form_stays_where_an_active_daemon_is() {
     mgr.ips.push(ip("fd77::1"));
     mgr.clients = vec![case.sees("10.0.0.1:0/8")];
     case.world.daemons = vec![mgr];
-    case.permits.accept_incomplete = true;
+    case.overrides.accept_incomplete = true;
     for doubtful in [&[][..], &["10.0.0.1:0/0"], &["fd77::1/128"]] {
         case.in_doubt = doubtful.iter().map(|text| text.parse().unwrap()).collect();
         let plan = case.member("n1").unwrap();
@@ -266,7 +266,7 @@ fn unread_sources_matter_only_where_the_host_is_not_fenced() {
     assert!(plan.notes.iter().any(|note| note.contains("no answer")), "{:?}", plan.notes);
     case.world.daemons = vec![daemon(DaemonKind::Mgr, "x", "10.0.0.1", Role::Active)];
     case.sees("10.0.0.1:0/7");
-    case.permits.accept_incomplete = true;
+    case.overrides.accept_incomplete = true;
     assert_eq!(case.member("n1").unwrap().coverage, Coverage::Incomplete);
 }
 
@@ -354,10 +354,10 @@ fn inv4_a_client_somebody_blocklisted_for_an_hour_is_fenced_for_good() {
 #[test]
 fn inv6_an_operator_goes_over_the_brake_and_over_nothing_else() {
     let mut case = Case::new();
-    case.permits.over.brake = true;
-    assert!(!case.member("n1").unwrap().over.brake, "it does not stand against it");
+    case.overrides.brake = true;
+    assert!(!case.member("n1").unwrap().overrides.brake, "it does not stand against it");
     case.blocklisted("10.0.0.2:0/0", 1800);
-    assert!(case.member("n1").unwrap().over.brake);
+    assert!(case.member("n1").unwrap().overrides.brake);
     case.policy.protected = vec!["10.0.0.0/30".parse().unwrap()];
     assert_eq!(only_code(case.member("n1")), "protected");
     case.policy.protected.clear();
@@ -406,9 +406,9 @@ fn inv6_a_member_that_answers_is_refused_by_name_and_by_its_host_and_not_by_a_cl
     assert!(case.member("n2").is_ok());
     let refusal = case.member("n1").unwrap_err().remove(0).to_string();
     assert!(refusal.contains("answers Incus (Online) and runs c1 and c2"), "{refusal}");
-    case.permits.over.reachable = true;
-    assert!(case.member("n1").unwrap().over.reachable);
-    assert!(!case.member("n2").unwrap().over.reachable, "it does not stand against it");
+    case.overrides.reachable = true;
+    assert!(case.member("n1").unwrap().overrides.reachable);
+    assert!(!case.member("n2").unwrap().overrides.reachable, "it does not stand against it");
 }
 
 #[test]
@@ -426,7 +426,7 @@ fn inv6_a_host_at_which_nothing_is_known_is_refused_and_what_is_known_is_a_membe
     assert_eq!(only_code(case.addresses(&["10.0.0.78", "10.0.0.77"])), "unknown-address");
     case.blocklisted("10.0.0.79:0/0", 4000);
     assert!(case.addresses(&["10.0.0.79"]).is_ok(), "the same command again");
-    case.permits.over.unknown = true;
-    assert!(case.addresses(&["10.0.0.77"]).unwrap().over.unknown);
-    assert!(!case.addresses(&["10.0.0.78"]).unwrap().over.unknown);
+    case.overrides.unknown = true;
+    assert!(case.addresses(&["10.0.0.77"]).unwrap().overrides.unknown);
+    assert!(!case.addresses(&["10.0.0.78"]).unwrap().overrides.unknown);
 }

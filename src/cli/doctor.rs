@@ -440,10 +440,10 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
     for member in &members.0 {
         let mut request = Request::of(Target::Member(member.name.clone()));
         // If it were lost, it would not answer.
-        request.permits.over.reachable = true;
+        request.overrides.reachable = true;
         let name = format!("member {}", member.name);
         let planned = match &core {
-            Some(core) => core.plan(request.target, request.permits).unwrap_or_else(|| Err(Vec::new())),
+            Some(core) => core.plan(request.target, request.overrides).unwrap_or_else(|| Err(Vec::new())),
             None => plan(&request, &members, world, &context.config.policy),
         };
         match planned {

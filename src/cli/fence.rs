@@ -59,10 +59,10 @@ struct ServedTimings {
 }
 
 pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, CliError> {
-    let permits = args.permits.permits();
+    let overrides = args.permits.overrides();
     let request = operator_request::Request::Fence {
         target: args.target.target(),
-        permits,
+        overrides,
         reason: args.permits.reason.clone(),
         by: operator(),
     };
@@ -118,7 +118,7 @@ fn served_text(answer: &FenceServedAnswer) -> String {
 
 /// With the storage alone: nothing but the blocklist remembers the fence.
 fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, CliError> {
-    let request = args.target.request(args.permits.permits());
+    let request = args.target.request(args.permits.overrides());
     let world = context.look()?;
     let plan = match plan(&request, &context.config.members, &world, &context.config.policy) {
         Ok(plan) => plan,

@@ -32,7 +32,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use rbd_guardian_core::model::addr::{Entry, parse_target};
-use rbd_guardian_core::model::overrides::{Over, Permits};
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::target::Target;
 use rbd_guardian_core::rules::plan::Request;
 
@@ -230,15 +230,13 @@ struct PermitArgs {
 }
 
 impl PermitArgs {
-    fn permits(&self) -> Permits {
-        Permits {
+    fn overrides(&self) -> Overrides {
+        Overrides {
             accept_incomplete: self.accept_incomplete,
-            over: Over {
-                brake: self.over_brake,
-                doubt: self.over_doubt,
-                reachable: self.although_reachable,
-                unknown: self.unknown_address,
-            },
+            brake: self.over_brake,
+            doubt: self.over_doubt,
+            reachable: self.although_reachable,
+            unknown: self.unknown_address,
         }
     }
 }
@@ -410,7 +408,7 @@ fn run(cli: &Cli) -> Result<Exit, CliError> {
     match &cli.verb {
         Verb::Run => run::run(&cli.common),
         Verb::Status(args) => status::run(&cli.common, args),
-        Verb::Plan(args) => plan::run(&context()?, &args.target.request(args.permits.permits())),
+        Verb::Plan(args) => plan::run(&context()?, &args.target.request(args.permits.overrides())),
         Verb::Fence(args) => fence::run(&cli.common, args),
         Verb::Release(args) => release::run(&cli.common, args),
         Verb::Watchers(args) => watchers::run(&context()?, args),
@@ -430,8 +428,8 @@ impl TargetArgs {
         }
     }
 
-    fn request(&self, permits: Permits) -> Request {
-        Request { permits, ..Request::of(self.target()) }
+    fn request(&self, overrides: Overrides) -> Request {
+        Request { overrides, ..Request::of(self.target()) }
     }
 }
 

@@ -3,7 +3,7 @@
 use rbd_guardian_core::guardian::io::{Input, Now};
 use rbd_guardian_core::model::ceph_snapshot::World;
 use rbd_guardian_core::model::fence_id::FenceContent;
-use rbd_guardian_core::model::overrides::Over;
+use rbd_guardian_core::model::overrides::{self, Overrides};
 use rbd_guardian_core::model::target::Target;
 use rbd_guardian_core::rules::plan::{Plan, Request, plan};
 use rbd_guardian_core::rules::refusal::Refusal;
@@ -28,8 +28,8 @@ struct PlanAnswer {
     /// What the guardian that leads would do by itself now, and why.
     why: Vec<String>,
     /// Rules that stand against it and are gone over.
-    #[serde(flatten)]
-    over: Over,
+    #[serde(flatten, with = "overrides::rules")]
+    overrides: Overrides,
     /// `until` is set for entries that are there already.
     entries: Vec<EntryAnswer>,
     fail_over: Vec<String>,
@@ -45,12 +45,12 @@ pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, CliError
         return show(context, request, planned, &world, AnswerSource::Ceph, Vec::new());
     };
     core.handle(Now { boot: clock::boot(), wall: clock::wall() }, Input::Looked(Ok(world.clone())));
-    let Request { target, permits, .. } = request;
+    let Request { target, overrides, .. } = request;
     let why = match target {
         Target::Member(name) => core.why(name),
         Target::Addresses(_) => Vec::new(),
     };
-    let planned = core.plan(target.clone(), *permits).unwrap_or_else(|| Err(Vec::new()));
+    let planned = core.plan(target.clone(), *overrides).unwrap_or_else(|| Err(Vec::new()));
     show(context, request, planned, &world, AnswerSource::Ledger, why)
 }
 
@@ -78,7 +78,7 @@ fn show(
         state: "planned",
         source,
         why,
-        over: plan.over,
+        overrides: plan.overrides,
         entries: plan.entries.iter().copied().map(there).map(EntryAnswer::new).collect(),
         fail_over: plan.fail_over.iter().map(ToString::to_string).collect(),
         coverage: CoverageAnswer::new(&plan),
@@ -91,8 +91,8 @@ fn show(
 fn text(answer: &PlanAnswer, plan: &Plan) -> String {
     let mut text = answer.why.iter().map(|line| format!("{line}\n")).collect::<String>();
     text.push_str(&format!("`fence` would fence {} so (nothing is changed now):\n", name(plan)));
-    if plan.over.any() {
-        text.push_str(&format!("going over {}\n", plan.over.words()));
+    if plan.overrides.any_rule() {
+        text.push_str(&format!("going over {}\n", plan.overrides.words()));
     }
     for daemon in &answer.fail_over {
         text.push_str(&format!("first fail over {daemon} to a standby elsewhere\n"));

@@ -9,7 +9,7 @@ use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::epoch::{LeaderEpoch, OsdEpoch};
 use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::listed::Listed;
-use rbd_guardian_core::model::overrides::Over;
+use rbd_guardian_core::model::overrides::{self, Overrides};
 use rbd_guardian_core::model::record::{
     Breach, FenceRecord, FenceState, Leader, MemberRecord, Proof, Removal, RequestRecord,
 };
@@ -33,7 +33,7 @@ pub(super) struct FenceShown {
     /// The operator accepted that it covers known clients only.
     accepted: Option<bool>,
     #[serde(flatten)]
-    over: Option<Over>,
+    rules: Option<Rules>,
     /// The osdmap epoch that every PG had reached at the last seal.
     epoch: Option<OsdEpoch>,
     pub(super) entries: Vec<EntryAnswer>,
@@ -55,6 +55,11 @@ pub(super) struct FenceShown {
     refused_by: BTreeSet<Listed>,
 }
 
+/// The rules that the operator went over, as a plan shows them.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Rules(#[serde(serialize_with = "overrides::rules::serialize")] Overrides);
+
 impl FenceShown {
     /// As the ledger has it.
     pub(super) fn of(record: FenceRecord) -> Self {
@@ -67,8 +72,8 @@ impl FenceShown {
             released: record.released,
             by: Some(record.by),
             reason: record.reason,
-            accepted: Some(record.accepted),
-            over: Some(record.over),
+            accepted: Some(record.overrides.accept_incomplete),
+            rules: Some(Rules(record.overrides)),
             epoch: record.proofs.iter().map(|proof| proof.epoch).max(),
             entries: record.entries.into_iter().map(EntryAnswer::new).collect(),
             coverage: Some(coverage),
@@ -98,7 +103,7 @@ impl FenceShown {
             by: None,
             reason: None,
             accepted: None,
-            over: None,
+            rules: None,
             epoch: None,
             entries: entries.to_vec(),
             coverage: None,

@@ -154,14 +154,14 @@ impl From<&PoolProof> for ProvedPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rbd_guardian_core::model::overrides::Permits;
+    use rbd_guardian_core::model::overrides::Overrides;
     use rbd_guardian_core::model::target::Target;
 
     #[test]
     fn a_question_is_read_as_it_is_written() {
         let fence = Request::Fence {
             target: Target::Member("n1".to_owned()),
-            permits: Permits::default(),
+            overrides: Overrides::default(),
             reason: Some("cable".to_owned()),
             by: "root@guard".to_owned(),
         };

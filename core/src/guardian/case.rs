@@ -108,14 +108,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 impl Case {
     /// A fence that was just planned.
-    pub fn new(
-        plan: Plan,
-        why: String,
-        by: String,
-        reason: Option<String>,
-        accepted: bool,
-        now: Now,
-    ) -> Self {
+    pub fn new(plan: Plan, why: String, by: String, reason: Option<String>, now: Now) -> Self {
         let id = FenceId::from(&plan.fence);
         let record = FenceRecord {
             id: id.clone(),
@@ -123,8 +116,7 @@ impl Case {
             state: FenceState::Intended,
             entries: plan.entries.iter().map(|entry| (*entry, None)).collect(),
             coverage: plan.coverage,
-            accepted,
-            over: plan.over,
+            overrides: plan.overrides,
             in_doubt: BTreeSet::new(),
             evidence: std::iter::once(why).chain(plan.notes.clone()).collect(),
             reason,
@@ -158,7 +150,7 @@ impl Case {
             *until = before.entries.get(entry).copied().flatten();
         }
         self.record.in_doubt.clone_from(&before.in_doubt);
-        if self.plan.over.doubt {
+        if self.plan.overrides.doubt {
             // The operator's word ends it, for what the fence rests on.
             self.record.in_doubt.retain(|entry| !self.plan.entries.contains(entry));
         }
@@ -181,7 +173,7 @@ impl Case {
             active_before: BTreeMap::new(),
             coverable: hosts,
             coverage: record.coverage,
-            over: record.over,
+            overrides: record.overrides,
             notes: Vec::new(),
             guarded: policy.guarded.clone(),
             // By the monitors' clock, with the first map that it sees.
@@ -295,7 +287,7 @@ impl Case {
     /// counts (INV-8).
     pub fn opens_gate(&self, recorded: Option<&FenceRecord>, map: Option<&OsdMap>) -> bool {
         let sealed = |record: &FenceRecord| record.state == FenceState::Sealed;
-        let covered = self.record.coverage == Coverage::WholeHost || self.record.accepted;
+        let covered = self.record.coverage == Coverage::WholeHost || self.record.overrides.accept_incomplete;
         self.release.is_none()
             && sealed(&self.record)
             && recorded.is_some_and(sealed)

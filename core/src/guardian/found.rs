@@ -171,7 +171,8 @@ impl Found {
         let not_read = Unread::new(&search.unread);
         // What an operator goes on without: an image that is not there can be written by nobody. Where it is another
         // cluster's, its pool is not covered, and that is known once a listing judged the look.
-        let accepted = case.record.accepted && listed.is_some_and(|listed| listed >= search.ended);
+        let accepted =
+            case.record.overrides.accept_incomplete && listed.is_some_and(|listed| listed >= search.ended);
         let (mut words, mut missing) = (BTreeSet::new(), BTreeMap::<&str, Vec<&ImageName>>::new());
         let mut found: BTreeSet<&str> = BTreeSet::new();
         for image in its {

@@ -70,7 +70,7 @@ impl Guardian {
 
     /// An operator's word on a removal in doubt ends it in the records of earlier fences as well.
     pub(super) fn doubts_ended(&self) -> Option<(Vec<Change>, String, String)> {
-        let said = self.cases.values().filter(|case| case.record.over.doubt);
+        let said = self.cases.values().filter(|case| case.record.overrides.doubt);
         let ended: BTreeSet<Entry> = said.flat_map(|case| case.record.entries.keys().copied()).collect();
         let mut record = self
             .records

@@ -129,7 +129,7 @@ pub(super) fn unrefused(
     strangers: Strangers<'_>,
 ) -> BTreeSet<ClientAddr> {
     let Some(record) = case.member().and_then(|name| book.members.get(name)) else { return BTreeSet::new() };
-    let others = record.others.iter().flatten().filter(|_| !case.record.accepted);
+    let others = record.others.iter().flatten().filter(|_| !case.record.overrides.accept_incomplete);
     let free = |client: &&ClientAddr| !blocklist.refuses(**client) && !strangers.has(client);
     record.clients.iter().chain(others).filter(free).copied().collect()
 }

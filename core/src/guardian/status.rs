@@ -227,7 +227,9 @@ impl Guardian {
             let trouble = || case.trouble.as_ref().map(|(why, _)| why.clone());
             let wait = || Some(self.waits.get(case.id.as_str())?.what.clone());
             let asked = || {
-                let member = case.member().filter(|_| !case.record.accepted && !self.opens_gate(case))?;
+                let member = case
+                    .member()
+                    .filter(|_| !case.record.overrides.accept_incomplete && !self.opens_gate(case))?;
                 Some(format!("; `rbd-guardian fence {member} --accept-incomplete`"))
             };
             let wait = trouble().or_else(wait)?;

@@ -224,7 +224,7 @@ impl Guardian {
             let about = format!("a sweep that shows no user of {member}'s images outside of the fence");
             return wait(what, advice).map(|wait| wait.about(about));
         }
-        let accepted = case.record.accepted || case.record.coverage == Coverage::WholeHost;
+        let accepted = case.record.overrides.accept_incomplete || case.record.coverage == Coverage::WholeHost;
         (!accepted).then(|| Wait {
             code: GATE,
             about: None,

@@ -15,7 +15,7 @@ use crate::model::addr::{ClientAddr, Entry};
 use crate::model::ceph_snapshot::{SeenAt, World};
 use crate::model::operator_request::Request;
 use crate::model::osdmap::OsdMap;
-use crate::model::overrides::{Permits, reason};
+use crate::model::overrides::{Overrides, reason};
 use crate::model::policy::minority;
 use crate::model::record::{FenceRecord, FenceState};
 use crate::model::target::Target;
@@ -30,7 +30,8 @@ pub(super) struct Want {
     why: String,
     by: String,
     reason: Option<String>,
-    permits: Permits,
+    #[serde(rename = "permits")]
+    overrides: Overrides,
     requests: BTreeSet<u64>,
     since: Duration,
     /// When it was wanted first.
@@ -158,8 +159,8 @@ impl Guardian {
             Target::Addresses(_) => None,
         };
         self.log(Level::Info, "suspect", name, format!("to be fenced: {why}"));
-        let (by, permits, requests) = (GUARDIAN.to_owned(), Permits::default(), BTreeSet::new());
-        self.want(target, Want { why, by, reason: None, permits, requests, since: now, wanted: now });
+        let (by, overrides, requests) = (GUARDIAN.to_owned(), Overrides::default(), BTreeSet::new());
+        self.want(target, Want { why, by, reason: None, overrides, requests, since: now, wanted: now });
     }
 
     /// For how long nobody else is fenced without an operator: several members lost within moments look like a fault of
@@ -175,17 +176,17 @@ impl Guardian {
         let why = record.evidence.first().cloned().unwrap_or_default();
         let (by, requests, since) = (record.by.clone(), BTreeSet::new(), self.now.boot);
         let reason = record.reason.clone();
-        let permits = Permits { accept_incomplete: record.accepted, over: record.over };
-        self.want(target, Want { why, by, reason, permits, requests, since, wanted: since });
+        let overrides = record.overrides;
+        self.want(target, Want { why, by, reason, overrides, requests, since, wanted: since });
     }
 
     /// What waits already goes on as well, and what it permits: in the words of who went over the brake or a doubt.
     fn want(&mut self, target: Target, mut want: Want) {
         if let Some(before) = self.wants.remove(&target) {
-            if (before.permits.over.any() && !want.permits.over.any()) || want.by == GUARDIAN {
+            if (before.overrides.any_rule() && !want.overrides.any_rule()) || want.by == GUARDIAN {
                 (want.why, want.by, want.reason) = (before.why, before.by, before.reason);
             }
-            want.permits = want.permits.and(before.permits);
+            want.overrides = want.overrides.and(before.overrides);
             want.wanted = before.wanted;
             want.requests.extend(before.requests);
         }
@@ -194,13 +195,13 @@ impl Guardian {
 
     pub(super) fn request(&mut self, number: u64, request: Request) {
         match request {
-            Request::Fence { permits, reason: why, .. }
-                if permits.over.any() && reason(why.as_deref()).is_none() =>
+            Request::Fence { overrides, reason: why, .. }
+                if overrides.any_rule() && reason(why.as_deref()).is_none() =>
             {
-                self.refuse(number, Refusal::NoReason { flags: permits.over.flags() });
+                self.refuse(number, Refusal::NoReason { flags: overrides.flags() });
             }
-            Request::Fence { target, permits, reason, by } => {
-                self.want_by_request(number, target, permits, reason, by);
+            Request::Fence { target, overrides, reason, by } => {
+                self.want_by_request(number, target, overrides, reason, by);
             }
             Request::Note { what, reason, by } => self.note_what(number, &what, reason, &by),
             Request::Release { assert_powered_off: true, reason: why, .. }
@@ -242,7 +243,7 @@ impl Guardian {
         &mut self,
         number: u64,
         target: Target,
-        permits: Permits,
+        overrides: Overrides,
         reason: Option<String>,
         by: String,
     ) {
@@ -254,16 +255,16 @@ impl Guardian {
                 return self.refuse(number, Refusal::Releasing { member: name.clone() });
             }
             case.requests.insert(number);
-            case.record.accepted |= permits.accept_incomplete;
+            case.record.overrides.accept_incomplete |= overrides.accept_incomplete;
             // It is the operator's now: no evidence withdraws it. Who went over the brake or a doubt for it stays on record.
-            if !case.record.over.any() {
+            if !case.record.overrides.any_rule() {
                 (case.record.by, case.record.reason) = (by, reason.or_else(|| case.record.reason.take()));
             }
             return;
         }
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
         let (requests, since) = (BTreeSet::from([number]), self.now.boot);
-        self.want(target, Want { why, by, reason, permits, requests, since, wanted: since });
+        self.want(target, Want { why, by, reason, overrides, requests, since, wanted: since });
     }
 
     /// Is a look needed, because something wanted is newer than the last one? What waits for something else needs no
@@ -326,7 +327,7 @@ impl Guardian {
     }
 
     /// `world` as [`Guardian::with_memory`] makes it.
-    fn plan_request(&self, target: Target, permits: Permits, world: &World) -> plan::Request {
+    fn plan_request(&self, target: Target, overrides: Overrides, world: &World) -> plan::Request {
         let known = match &target {
             Target::Member(name) => self.known_of(name, world),
             Target::Addresses(_) => Known::default(),
@@ -336,25 +337,25 @@ impl Guardian {
         let in_doubt = recorded.chain(deciding).collect();
         let held = self.cases.values().filter_map(Case::member).map(str::to_owned).collect();
         let reachable = if self.is_begun(&target) { BTreeMap::new() } else { self.reachable() };
-        plan::Request { target, permits, in_doubt, held, reachable, known }
+        plan::Request { target, overrides, in_doubt, held, reachable, known }
     }
 
     /// What a fence would be, by all that is known now. Changes nothing. `None` before the storage was looked at.
-    pub fn plan(&self, target: Target, permits: Permits) -> Option<Result<Plan, Vec<Refusal>>> {
+    pub fn plan(&self, target: Target, overrides: Overrides) -> Option<Result<Plan, Vec<Refusal>>> {
         let world = self.with_memory(self.world.clone()?);
-        let request = self.plan_request(target, permits, &world);
+        let request = self.plan_request(target, overrides, &world);
         Some(plan(&request, &self.members(), &world, &self.settings.policy))
     }
 
     fn plan_one(&mut self, target: Target, want: Want) {
         let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
-        let request = self.plan_request(target.clone(), want.permits, &world);
+        let request = self.plan_request(target.clone(), want.overrides, &world);
         match plan(&request, &self.members(), &world, &self.settings.policy) {
             Ok(mut plan) => {
                 self.refused.remove(&target);
                 if let Some(case) = self.standing_for(&plan.fence) {
                     case.requests.extend(want.requests);
-                    case.record.accepted |= want.permits.accept_incomplete;
+                    case.record.overrides.accept_incomplete |= want.overrides.accept_incomplete;
                     return;
                 }
                 self.last_fence = Some(self.now.boot);
@@ -363,13 +364,12 @@ impl Guardian {
                 // An older guardian recorded it in the place of an earlier fence, whose clients stay refused.
                 let kept = before.iter().flat_map(|before| before.entries.keys());
                 plan.entries.extend(kept.filter(|entry| !entry.is_host()));
-                let why = if plan.over.any() {
-                    format!("{} goes over {}: {}", want.by, plan.over.words(), want.why)
+                let why = if plan.overrides.any_rule() {
+                    format!("{} goes over {}: {}", want.by, plan.overrides.words(), want.why)
                 } else {
                     want.why
                 };
-                let accepted = want.permits.accept_incomplete;
-                let mut case = Case::new(plan, why, want.by, want.reason, accepted, self.now);
+                let mut case = Case::new(plan, why, want.by, want.reason, self.now);
                 case.requests = want.requests;
                 case.note_standing(&world.map.blocklist);
                 if let Some(before) = &before {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::overrides::Permits;
+use crate::model::overrides::Overrides;
 use crate::model::target::Target;
 
 /// What an operator may ask for.
@@ -16,7 +16,7 @@ pub enum Request {
         target: Target,
         /// What the operator permits.
         #[serde(flatten)]
-        permits: Permits,
+        overrides: Overrides,
         /// Why.
         reason: Option<String>,
         /// Who asks (`root@host`).

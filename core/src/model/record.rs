@@ -21,7 +21,7 @@ use crate::model::fence_id::FenceId;
 use crate::model::listed::Listed;
 use crate::model::operator_request::Request;
 use crate::model::osdmap::PoolId;
-use crate::model::overrides::Over;
+use crate::model::overrides::{self, Overrides};
 use crate::model::span::{millis, named_millis, seconds};
 use crate::model::target::Coverage;
 
@@ -160,12 +160,9 @@ pub struct FenceRecord {
     /// How much it covers.
     #[serde(default = "unknown_coverage")]
     pub coverage: Coverage,
-    /// The operator accepted that it covers known clients only.
-    #[serde(default)]
-    pub accepted: bool,
-    /// The rules that stood against it, and that the operator went over for the reason given.
-    #[serde(flatten)]
-    pub over: Over,
+    /// What the operator accepted, and the rules that stood against it and that the operator went over for the reason given.
+    #[serde(flatten, with = "overrides::recorded")]
+    pub overrides: Overrides,
     /// Entries whose removal was sent and never answered: it may still arrive, so nothing is built on them (INV-7).
     #[serde(default)]
     pub in_doubt: BTreeSet<Entry>,

@@ -116,7 +116,7 @@ pub fn is_named(fence: &FenceRecord, name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::model::addr::Entry;
-    use crate::model::overrides::Permits;
+    use crate::model::overrides::Overrides;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -124,7 +124,7 @@ mod tests {
 
     fn fence_request() -> Request {
         let (target, by) = (Target::Member("n1".to_owned()), "root@elsewhere".to_owned());
-        Request::Fence { target, permits: Permits::default(), reason: None, by }
+        Request::Fence { target, overrides: Overrides::default(), reason: None, by }
     }
 
     fn record(taken: Option<LeaderEpoch>, answered: bool) -> RequestRecord {

@@ -11,7 +11,7 @@ use crate::model::ceph_snapshot::{Daemon, DaemonKind, Role, SeenAt, World};
 use crate::model::fence_id::FenceContent;
 use crate::model::member::{Member, Members};
 use crate::model::osdmap::{Guarded, free_cover};
-use crate::model::overrides::{Over, Permits};
+use crate::model::overrides::{self, Overrides};
 use crate::model::policy::Policy;
 use crate::model::target::{Coverage, Target};
 use crate::rules::refusal::Refusal;
@@ -22,7 +22,7 @@ pub struct Request {
     /// Whom.
     pub target: Target,
     /// What the operator permits for this one fence.
-    pub permits: Permits,
+    pub overrides: Overrides,
     /// Entries whose removal was sent and may still arrive: nothing is built on them (INV-7).
     pub in_doubt: BTreeSet<Entry>,
     /// Members whose fences are held or begun: the blocklist shows neither those of known clients alone nor those that
@@ -62,7 +62,7 @@ impl Request {
     pub fn of(target: Target) -> Self {
         Self {
             target,
-            permits: Permits::default(),
+            overrides: Overrides::default(),
             in_doubt: BTreeSet::new(),
             held: BTreeSet::new(),
             reachable: BTreeMap::new(),
@@ -91,7 +91,8 @@ pub struct Plan {
     /// How many client instances are known.
     pub known_clients: usize,
     /// The rules that stood against it, and that an operator goes over.
-    pub over: Over,
+    #[serde(rename = "over", with = "overrides::rules")]
+    pub overrides: Overrides,
     /// What the operator should know, in words.
     pub notes: Vec<String>,
     /// Pools to prove.
@@ -128,19 +129,21 @@ pub fn plan(
     }
 
     let doubts = avoid_doubt(&mut entries, &request.in_doubt, world);
-    let (permits, mut over) = (request.permits, Over::default());
-    over.doubt = permits.over.doubt && !doubts.is_empty();
+    let overrides = request.overrides;
+    // What stands against it is gone over, and nothing else.
+    let mut over = Overrides { accept_incomplete: overrides.accept_incomplete, ..Overrides::default() };
+    over.doubt = overrides.doubt && !doubts.is_empty();
     refusals.extend(doubts.into_iter().filter(|_| !over.doubt));
     let targets = member.map_or_else(|| owners(&entries, members), |member| vec![member.name.as_str()]);
     let reachable = reachable(&targets, &request.reachable);
-    over.reachable = permits.over.reachable && !reachable.is_empty();
+    over.reachable = overrides.reachable && !reachable.is_empty();
     refusals.extend(reachable.into_iter().filter(|_| !over.reachable));
     refusals.extend(own_addresses(&entries, world));
     refusals.extend(fenced_itself(world));
     refusals.extend(protected(&entries, policy));
     refusals.extend(pools(world, policy));
     let brake = brake(&entries, members, world, policy, &request.held);
-    over.brake = permits.over.brake && brake.is_some();
+    over.brake = overrides.brake && brake.is_some();
     refusals.extend(brake.filter(|_| !over.brake));
     let hosts = host_ips(&entries);
     if member.is_some() {
@@ -152,7 +155,7 @@ pub fn plan(
         Some(_) => {
             let (movable, stuck) = active_daemons(&hosts, world, policy);
             fail_over = movable;
-            if permits.accept_incomplete && !stuck.is_empty() {
+            if overrides.accept_incomplete && !stuck.is_empty() {
                 for (ips, refusal) in stuck {
                     // All of its addresses, in either form of an entry.
                     entries.retain(|entry| !(entry.is_host() && ips.contains(&entry.ip())));
@@ -165,7 +168,7 @@ pub fn plan(
         None => {
             refusals.extend(bare_hosts(&hosts, world));
             let unknown = unknown_hosts(&hosts, members, world);
-            over.unknown = permits.over.unknown && !unknown.is_empty();
+            over.unknown = overrides.unknown && !unknown.is_empty();
             refusals.extend(unknown.into_iter().filter(|_| !over.unknown));
         }
     }
@@ -188,7 +191,7 @@ pub fn plan(
     } else {
         Coverage::KnownClients
     };
-    if coverage == Coverage::Incomplete && !permits.accept_incomplete {
+    if coverage == Coverage::Incomplete && !overrides.accept_incomplete {
         refusals.push(Refusal::Incomplete { unread: unknown.clone() });
     }
     if entries.is_empty() && refusals.is_empty() {
@@ -215,7 +218,7 @@ pub fn plan(
         coverable: coverable.into_iter().filter_map(|(ip, harm)| harm.is_none().then_some(ip)).collect(),
         coverage,
         known_clients,
-        over,
+        overrides: over,
         notes,
         guarded: guarded(world, policy),
         required_until,

@@ -142,8 +142,8 @@ fn inv1_a_client_at_an_address_that_nothing_shows_leaves_no_gate_open() {
 
 fn accept(member: &str) -> Request {
     let mut request = fence(member);
-    if let Request::Fence { permits, .. } = &mut request {
-        permits.accept_incomplete = true;
+    if let Request::Fence { overrides, .. } = &mut request {
+        overrides.accept_incomplete = true;
     }
     request
 }

@@ -5,7 +5,7 @@ use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::ceph_snapshot::{Daemon, DaemonKind, Role};
 use rbd_guardian_core::model::operator_request::Request;
-use rbd_guardian_core::model::overrides::Permits;
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::record::FenceState;
 use rbd_guardian_core::model::target::{Coverage, Target};
 use rbd_guardian_core::rules::refusal::Refusal;
@@ -34,7 +34,7 @@ fn known_clients() -> Model {
         1,
         Request::Fence {
             target,
-            permits: Permits { accept_incomplete: true, ..Permits::default() },
+            overrides: Overrides { accept_incomplete: true, ..Overrides::default() },
             reason: None,
             by: "root@h".to_owned(),
         },

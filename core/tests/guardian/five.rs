@@ -6,7 +6,7 @@ use rbd_guardian_core::guardian::io::{Effect, Input};
 use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::model::incus_snapshot::Notice;
 use rbd_guardian_core::model::operator_request::Request;
-use rbd_guardian_core::model::overrides::{Over, Permits};
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::record::FenceState;
 use rbd_guardian_core::model::target::Target;
 
@@ -114,10 +114,7 @@ fn anyway(member: &str) -> Request {
 fn over_brake(member: &str, reason: Option<&str>) -> Request {
     Request::Fence {
         target: Target::Member(member.to_owned()),
-        permits: Permits {
-            over: Over { brake: true, reachable: true, ..Over::default() },
-            ..Permits::default()
-        },
+        overrides: Overrides { brake: true, reachable: true, ..Overrides::default() },
         reason: reason.map(str::to_owned),
         by: "root@h".to_owned(),
     }
@@ -133,7 +130,7 @@ fn inv6_a_second_operators_request_keeps_what_a_waiting_one_permits() {
         let over = over_brake("n3", Some("the rack is on fire"));
         let other = Request::Fence {
             target: Target::Member("n3".to_owned()),
-            permits: Permits { accept_incomplete: true, ..Permits::default() },
+            overrides: Overrides { accept_incomplete: true, ..Overrides::default() },
             reason: Some("looks dead".to_owned()),
             by: "someone@else".to_owned(),
         };
@@ -147,7 +144,7 @@ fn inv6_a_second_operators_request_keeps_what_a_waiting_one_permits() {
         model.ask(4, anyway("n3"));
         model.until("answered", |model| model.answers().len() == 4);
         let fence = model.ledger.fences.values().find(|fence| fence.member.as_deref() == Some("n3")).unwrap();
-        assert!(fence.over.brake && fence.accepted);
+        assert!(fence.overrides.brake && fence.overrides.accept_incomplete);
         assert_eq!((fence.by.as_str(), fence.reason.as_deref()), ("root@h", Some("the rack is on fire")));
     }
 }
@@ -183,7 +180,7 @@ fn inv6_a_braked_fence_waits_visibly_until_an_operator_goes_over_the_brake_for_i
     model.until("both are fenced", |model| refused(model, 3) == ["n2", "n3"]);
     model.until("both are sealed", |model| model.seals().len() == 2);
     let record = model.ledger.fences.values().find(|fence| fence.member.as_deref() == Some("n3")).unwrap();
-    assert!(record.over.brake && record.by == "root@h", "{record:?}");
+    assert!(record.overrides.brake && record.by == "root@h", "{record:?}");
     assert_eq!(record.reason.as_deref(), Some("rack 7 burnt"));
     assert!(record.evidence[0].contains("root@h goes over the storm brake"), "{record:?}");
     let trail = |effect: &Effect| matches!(effect, Effect::Record { why, .. } if why.contains("over the storm brake"));

@@ -19,7 +19,7 @@ use rbd_guardian_core::model::image_users::{ImageUse, Locker};
 use rbd_guardian_core::model::incus_snapshot::{MemberState, MemberStatus, Notice, Operation, OperationKind};
 use rbd_guardian_core::model::member::{Member, Members};
 use rbd_guardian_core::model::operator_request::Request;
-use rbd_guardian_core::model::overrides::{Over, Permits};
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::policy::Policy;
 use rbd_guardian_core::model::record::{Change, GateRecord, Key, Record, Records, Removal};
 use rbd_guardian_core::model::target::Target;
@@ -81,7 +81,7 @@ fn records() -> Records {
 fn requests() -> Vec<Request> {
     let fence = |target| Request::Fence {
         target,
-        permits: Permits { accept_incomplete: true, over: Over { brake: true, ..Over::default() } },
+        overrides: Overrides { accept_incomplete: true, brake: true, ..Overrides::default() },
         reason: Some("why\n\"quoted\"".to_owned()),
         by: "root@h".to_owned(),
     };

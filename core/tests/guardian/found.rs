@@ -8,7 +8,7 @@ use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::guardian::report::Alarm;
 use rbd_guardian_core::model::incus_snapshot::Instance;
 use rbd_guardian_core::model::operator_request::Request;
-use rbd_guardian_core::model::overrides::Permits;
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::target::Target;
 use rbd_guardian_core::model::volume::{Content, ImageName, Volume, VolumeKind};
 
@@ -43,7 +43,7 @@ fn lost(model: &mut Model) {
 fn although_incomplete() -> Request {
     Request::Fence {
         target: Target::Member("n2".into()),
-        permits: Permits { accept_incomplete: true, ..Permits::default() },
+        overrides: Overrides { accept_incomplete: true, ..Overrides::default() },
         reason: Some("I know".into()),
         by: "root@h".into(),
     }

@@ -33,7 +33,7 @@ use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::model::addr::EntityAddr;
 use rbd_guardian_core::model::incus_snapshot::{MemberStatus, Notice, Operation, OperationKind};
 use rbd_guardian_core::model::operator_request::Request;
-use rbd_guardian_core::model::overrides::Permits;
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::record::{FenceRecord, FenceState};
 use rbd_guardian_core::model::target::Target;
 use rbd_guardian_core::rules::refusal::Refusal;
@@ -60,14 +60,14 @@ fn fence(member: &str) -> Request {
 
 /// An operator's, with no flag.
 fn fence_of(target: Target) -> Request {
-    Request::Fence { target, permits: Permits::default(), reason: None, by: "root@h".to_owned() }
+    Request::Fence { target, overrides: Overrides::default(), reason: None, by: "root@h".to_owned() }
 }
 
 /// An operator's who knows that the member answers.
 fn fence_anyway(target: Target) -> Request {
     let mut request = fence_of(target);
-    if let Request::Fence { permits, reason, .. } = &mut request {
-        permits.over.reachable = true;
+    if let Request::Fence { overrides, reason, .. } = &mut request {
+        overrides.reachable = true;
         *reason = Some("a test".to_owned());
     }
     request

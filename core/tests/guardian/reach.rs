@@ -6,7 +6,7 @@ use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::incus_snapshot::MemberStatus;
 use rbd_guardian_core::model::operator_request::Request;
-use rbd_guardian_core::model::overrides::{Over, Permits};
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::record::FenceState;
 use rbd_guardian_core::model::target::Target;
 use rbd_guardian_core::rules::refusal::Refusal;
@@ -48,7 +48,7 @@ fn inv6_a_member_that_answers_incus_is_not_fenced_by_a_slip_and_is_on_the_operat
 
     let sealed = answer(&mut model, 3, fence_anyway(Target::Member("n2".to_owned())));
     let Outcome::Sealed(record, _) = sealed else { panic!("{sealed:?}") };
-    assert!(record.over.reachable && !record.over.brake && record.reason.is_some());
+    assert!(record.overrides.reachable && !record.overrides.brake && record.reason.is_some());
     assert!(record.evidence[0].contains("root@h goes over an answer of the member"), "{record:?}");
     // It stands already: the same command again needs no word.
     assert!(matches!(answer(&mut model, 4, fence("n2")), Outcome::Sealed(..)));
@@ -58,16 +58,16 @@ fn inv6_a_member_that_answers_incus_is_not_fenced_by_a_slip_and_is_on_the_operat
 fn the_core_itself_demands_the_reason_of_each_permission() {
     let mut model = healthy();
     let over = [
-        Over { brake: true, ..Over::default() },
-        Over { doubt: true, ..Over::default() },
-        Over { reachable: true, ..Over::default() },
-        Over { unknown: true, ..Over::default() },
+        Overrides { brake: true, ..Overrides::default() },
+        Overrides { doubt: true, ..Overrides::default() },
+        Overrides { reachable: true, ..Overrides::default() },
+        Overrides { unknown: true, ..Overrides::default() },
     ];
     for (number, over) in (1..).zip(over) {
         for (step, said) in [None, Some(" \t ".to_owned())].into_iter().enumerate() {
             let request = Request::Fence {
                 target: Target::Member("n2".to_owned()),
-                permits: Permits { over, ..Permits::default() },
+                overrides: over,
                 reason: said,
                 by: "root@h".to_owned(),
             };
@@ -98,12 +98,12 @@ fn inv6_a_host_address_at_which_nothing_is_known_needs_the_operators_word_and_a_
     assert!(!model.changed_storage());
     let client = Target::Addresses(["10.0.0.77:0/5".parse().unwrap()].into());
     assert!(matches!(answer(&mut model, 2, fence_of(client)), Outcome::Sealed(..)));
-    let permits = Permits { over: Over { unknown: true, ..Over::default() }, ..Permits::default() };
+    let overrides = Overrides { unknown: true, ..Overrides::default() };
     let (reason, by) = (Some("the spare host".to_owned()), "root@h".to_owned());
-    let request = Request::Fence { target: host("10.0.0.77"), permits, reason, by };
+    let request = Request::Fence { target: host("10.0.0.77"), overrides, reason, by };
     let sealed = answer(&mut model, 3, request);
     let Outcome::Sealed(record, _) = sealed else { panic!("{sealed:?}") };
-    assert!(record.over.unknown && !record.over.reachable);
+    assert!(record.overrides.unknown && !record.overrides.reachable);
 }
 
 /// A guardian that has just begun to lead has no reading of Incus yet: it waits for one, and not for ever.
@@ -129,7 +129,7 @@ fn inv6_a_successor_goes_on_with_what_the_operator_permitted_and_asks_for_nothin
         let record = model.ledger.fences.values_mut().next().unwrap();
         record.state = FenceState::Intended;
         record.sealed = None;
-        record.over.reachable = permitted;
+        record.overrides.reachable = permitted;
         record.entries.values_mut().for_each(|until| *until = None);
         for entry in ["10.0.0.2:0/0", "10.0.0.2:0/200"] {
             model.remove_entry(entry);
@@ -192,13 +192,13 @@ fn a_plan_is_what_the_fence_is_and_changes_nothing() {
     let mut model = healthy();
     model.run(30 * SECOND);
     let target = Target::Member("n2".to_owned());
-    let refused = model.guardian.plan(target.clone(), Permits::default()).unwrap().unwrap_err();
+    let refused = model.guardian.plan(target.clone(), Overrides::default()).unwrap().unwrap_err();
     assert_eq!(refused[0].code(), "reachable");
     let why = model.guardian.why("n2").join("; ");
     assert!(why.contains("Incus says that n2 is Online: nothing fences it by itself"), "{why}");
     model.lose("n2");
     model.run(5 * SECOND);
-    let plan = model.guardian.plan(target, Permits::default()).unwrap().unwrap();
+    let plan = model.guardian.plan(target, Overrides::default()).unwrap().unwrap();
     assert!(!model.changed_storage());
     assert!(model.guardian.why("n2").join("; ").contains("it is fenced when its healing begins"));
     let Outcome::Sealed(record, _) = answer(&mut model, 1, fence("n2")) else { panic!("not sealed") };

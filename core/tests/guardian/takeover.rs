@@ -6,7 +6,7 @@ use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::operator_request::Request;
-use rbd_guardian_core::model::overrides::{Over, Permits};
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::record::{FenceRecord, FenceState};
 use rbd_guardian_core::model::target::Target;
 use rbd_guardian_core::rules::refusal::Refusal;
@@ -103,9 +103,11 @@ fn inv6_an_intent_that_is_refused_when_it_is_planned_anew_is_never_carried_out()
 fn fence_n2(over_doubt: bool, reason: Option<&str>) -> Request {
     Request::Fence {
         target: Target::Member("n2".to_owned()),
-        permits: Permits {
+        overrides: Overrides {
             accept_incomplete: false,
-            over: Over { doubt: over_doubt, reachable: true, ..Over::default() },
+            doubt: over_doubt,
+            reachable: true,
+            ..Overrides::default()
         },
         reason: reason.map(str::to_owned),
         by: "root@h".to_owned(),
@@ -139,7 +141,7 @@ fn inv7_where_every_form_is_in_doubt_the_operators_word_ends_it_on_record() {
     assert!(!model.refuses("n2"));
     let sealed = answer(&mut model, 3, fence_n2(true, Some("g1 was restarted")));
     let Outcome::Sealed(record, _) = sealed else { panic!("{sealed:?}") };
-    assert!(record.over.doubt && record.in_doubt.is_empty() && record.entries.contains_key(&host));
+    assert!(record.overrides.doubt && record.in_doubt.is_empty() && record.entries.contains_key(&host));
     model.until("in the record of the first fence as well", |model| {
         model.ledger.fences[&id].in_doubt.is_empty()
     });
@@ -154,7 +156,7 @@ fn inv7_where_every_form_is_in_doubt_the_operators_word_ends_it_on_record() {
     assert!(matches!(gone, Outcome::Released(..)), "{gone:?}");
     let sealed = answer(&mut model, 5, fence_n2(false, Some("again")));
     let Outcome::Sealed(record, _) = sealed else { panic!("{sealed:?}") };
-    assert!(!record.over.doubt);
+    assert!(!record.overrides.doubt);
 }
 
 #[test]
@@ -166,6 +168,6 @@ fn inv7_a_form_that_is_free_of_doubt_is_taken_whatever_the_operator_permits() {
     model.run(5 * SECOND);
     let sealed = answer(&mut model, 1, fence_n2(true, Some("g1 was restarted")));
     let Outcome::Sealed(record, _) = sealed else { panic!("{sealed:?}") };
-    assert!(!record.over.doubt && !record.entries.contains_key(&host));
+    assert!(!record.overrides.doubt && !record.entries.contains_key(&host));
     assert!(model.ledger.fences[&id].in_doubt.contains(&host), "still");
 }

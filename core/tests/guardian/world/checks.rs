@@ -105,7 +105,7 @@ impl World {
         let status = self.guardian.status(self.now());
         for fence in status.fences.iter().filter(|fence| fence.record.state == FenceState::Sealed) {
             let record = &fence.record;
-            if record.accepted || self.tampered_lately(TAMPERED) {
+            if record.overrides.accept_incomplete || self.tampered_lately(TAMPERED) {
                 continue;
             }
             let Some(member) = record.member.as_deref() else { continue };
@@ -155,7 +155,7 @@ impl World {
                 self.breaks(format!("INV-2: the gate opens for {member}, whose seal is not recorded"));
                 continue;
             };
-            if fence.coverage != Coverage::WholeHost && !fence.accepted {
+            if fence.coverage != Coverage::WholeHost && !fence.overrides.accept_incomplete {
                 self.breaks(format!("INV-2: the gate opens for {member}: {:?}", fence.coverage));
             }
             if self.is_open(member) || self.tampered_lately(TAMPERED) {
@@ -187,10 +187,11 @@ impl World {
             let before = images.iter().any(opened);
             let own = client.known && client.host == member && client.alive;
             let shown = !images.iter().any(|image| self.faults.unreadable.contains(image));
-            own || (watches && before && shown && !fence.accepted)
+            own || (watches && before && shown && !fence.overrides.accept_incomplete)
         };
-        let covered =
-            |client: &&Client| !fence.accepted || fence.entries.contains_key(&Entry::Client(client.addr));
+        let covered = |client: &&Client| {
+            !fence.overrides.accept_incomplete || fence.entries.contains_key(&Entry::Client(client.addr))
+        };
         let free = self.clients.iter().filter(uses).filter(covered).find_map(|client| {
             let why = self.may_write_to(&self.pools_of_images(), client.addr)?;
             Some(format!(
@@ -205,7 +206,9 @@ impl World {
 
     /// The gate opens for a member with an image that was removed before its seal, and no operator accepted that.
     fn lacks_image(&mut self, member: &str, fence: &FenceRecord) {
-        let Some(sealed) = fence.sealed.filter(|_| !fence.accepted && self.tampered.is_none()) else {
+        let Some(sealed) =
+            fence.sealed.filter(|_| !fence.overrides.accept_incomplete && self.tampered.is_none())
+        else {
             return;
         };
         let sealed =
@@ -230,7 +233,7 @@ impl World {
             .ledger
             .fences
             .values()
-            .any(|fence| fence.member.as_deref() == Some(member) && fence.accepted);
+            .any(|fence| fence.member.as_deref() == Some(member) && fence.overrides.accept_incomplete);
         let writes =
             |client: &&Client| client.alive && images.iter().any(|image| client.ever.contains(image));
         let elsewhere = self.clients.iter().filter(|one| one.host == member && self.is_elsewhere(one));
@@ -368,7 +371,7 @@ impl World {
         if first && prompt && self.cluster_shape.wrong_cluster && on(Facet::SecondCluster) {
             self.breaks(format!("INV-6: {id} begins by itself, and the images of {member} are not here"));
         }
-        if first && !record.over.brake {
+        if first && !record.overrides.brake {
             let stands = |fence: &&FenceRecord| fence.state.stands() || fence.id == *id;
             let held: BTreeSet<_> =
                 self.ledger.fences.values().filter(stands).filter_map(|fence| fence.member.clone()).collect();

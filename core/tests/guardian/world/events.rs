@@ -10,7 +10,7 @@ use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::incus_snapshot::{InstanceId, MemberStatus, Notice};
 use rbd_guardian_core::model::operator_request::Request;
-use rbd_guardian_core::model::overrides::{Over, Permits};
+use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::target::Target;
 
 use super::facets::{Facet, on};
@@ -628,10 +628,10 @@ impl World {
 
     fn asks_fence(&mut self, target: Target, accept_incomplete: bool, reachable: bool) {
         self.numbers += 1;
-        let over = Over { reachable, unknown: reachable, ..Over::default() };
+        let over = Overrides { reachable, unknown: reachable, ..Overrides::default() };
         let request = Request::Fence {
             target,
-            permits: Permits { accept_incomplete, over },
+            overrides: Overrides { accept_incomplete, ..over },
             reason: Some("a drill".to_owned()),
             by: "root@h".to_owned(),
         };
