@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod identity;
+pub mod source;
 
 use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use lab::{Pool, wait_for};
 use nix::errno::Errno;
 use rbd_guardian::ceph::rados::cluster::{Cluster, Options};
+use rbd_guardian::ceph::rados::ioctx::IoCtx;
 use rbd_guardian::ceph::rados::omap::OmapWrite;
 use rbd_guardian::deadline::Deadline;
 use rbd_guardian::ledger::{
@@ -197,7 +198,7 @@ impl Guardian {
 
     /// Past the rules, as another program might.
     fn raw(&self, object: &str, write: &OmapWrite) -> Result<std::result::Result<(), Errno>> {
-        let mut io = self.cluster.pool(self.pool)?;
+        let mut io = IoCtx::open(&self.cluster, self.pool)?;
         io.set_namespace(NAMESPACE)?;
         let (to, results) = channel();
         io.omap_write(object, write, 0, &to)?;
@@ -206,7 +207,7 @@ impl Guardian {
 
     /// The keys of the trail that there are, whatever the ledger says of them.
     fn audit_keys(&self) -> Result<u64> {
-        let mut io = self.cluster.pool(self.pool)?;
+        let mut io = IoCtx::open(&self.cluster, self.pool)?;
         io.set_namespace(NAMESPACE)?;
         let (to, results) = channel();
         io.omap_page(OBJECT, "", 1000, 0, &to)?;
@@ -215,7 +216,7 @@ impl Guardian {
     }
 
     fn exists(&self, object: &str) -> Result<bool> {
-        let mut io = self.cluster.pool(self.pool)?;
+        let mut io = IoCtx::open(&self.cluster, self.pool)?;
         io.set_namespace(NAMESPACE)?;
         let (to, results) = channel();
         io.stat(object, 0, &to)?;

@@ -64,7 +64,7 @@ fn inside_the_lab() -> Result<()> {
 }
 
 fn a_name_that_is_refused_leaves_nothing(pool: i64) -> Result<()> {
-    let io = connect(60)?.pool(pool)?;
+    let io = IoCtx::open(&connect(60)?, pool)?;
     let (to, results) = channel::<Completed<()>>();
     assert_eq!(io.stat("nul\0", 0, &to), Err(Errno::EINVAL));
     drop(to);
@@ -75,7 +75,7 @@ fn a_name_that_is_refused_leaves_nothing(pool: i64) -> Result<()> {
 
 fn finished_operations_are_freed(pool: i64) -> Result<()> {
     let cluster = connect(60)?;
-    let io = cluster.pool(pool)?;
+    let io = IoCtx::open(&cluster, pool)?;
     let channels = submit(&io)?;
     // The pool handle goes before its operations end; they have their own hold on it.
     drop(io);
@@ -85,7 +85,7 @@ fn finished_operations_are_freed(pool: i64) -> Result<()> {
 fn answers_come_after_everything_but_the_cluster_is_dropped(pool: i64) -> Result<()> {
     let cluster = connect(60)?;
     // So that the map is here when the OSDs are not.
-    let (first, second) = (cluster.pool(pool)?, cluster.pool(pool)?);
+    let (first, second) = (IoCtx::open(&cluster, pool)?, IoCtx::open(&cluster, pool)?);
     inside::ask(STOP)?;
     drop(submit(&first)?);
     drop(first);
@@ -98,7 +98,7 @@ fn answers_come_after_everything_but_the_cluster_is_dropped(pool: i64) -> Result
 
 fn the_cluster_goes_while_answers_come(pool: i64) -> Result<()> {
     for round in 0..4 {
-        let io = connect(60)?.pool(pool)?;
+        let io = IoCtx::open(&connect(60)?, pool)?;
         let channels = submit(&io)?;
         let _ = channels.stats.recv_timeout(LONG)?;
         if round % 2 == 0 {
@@ -110,7 +110,7 @@ fn the_cluster_goes_while_answers_come(pool: i64) -> Result<()> {
 }
 
 fn the_cluster_goes_with_operations_under_way(pool: i64) -> Result<()> {
-    let io = connect(600)?.pool(pool)?;
+    let io = IoCtx::open(&connect(600)?, pool)?;
     inside::ask(STOP)?;
     let channels = submit(&io)?;
     let began = monotonic();
@@ -124,7 +124,7 @@ fn the_cluster_goes_with_operations_under_way(pool: i64) -> Result<()> {
 }
 
 fn operations_time_out(pool: i64) -> Result<()> {
-    let io = connect(3)?.pool(pool)?;
+    let io = IoCtx::open(&connect(3)?, pool)?;
     inside::ask(STOP)?;
     let channels = submit(&io)?;
     drop(channels.headers);

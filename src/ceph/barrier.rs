@@ -291,7 +291,7 @@ impl Probes {
         };
         let io = match io {
             Some(io) => io,
-            None => io.insert(cluster.pool(pool.id)?),
+            None => io.insert(IoCtx::open(cluster, pool.id)?),
         };
         let names = match self.names.get(&key) {
             Some(names) => Arc::clone(names),

@@ -56,7 +56,7 @@ pub enum BreakLockError {
 pub fn break_lock(cluster: &Cluster, stale: Stale<'_>, deadline: &Deadline) -> Result<(), BreakLockError> {
     let pools = osdmap::dump(cluster)?.map.pools;
     let Some((id, _)) = pools.iter().find(|(_, pool)| pool.name == stale.pool) else { return Ok(()) };
-    let mut io = cluster.pool(*id).map_err(failed)?;
+    let mut io = IoCtx::open(cluster, *id).map_err(failed)?;
     io.set_namespace(stale.namespace).map_err(failed)?;
     let Some(image) = image_id(&io, stale.image, deadline)? else { return Ok(()) };
     match io.break_lock(&format!("{HEADER}{image}"), LOCK, stale.owner, stale.cookie) {

@@ -195,7 +195,7 @@ enum ListingStop {
 
 impl PoolSweep {
     fn run(&mut self) {
-        let mut io = match self.cluster.pool(self.id) {
+        let mut io = match IoCtx::open(&self.cluster, self.id) {
             Ok(io) => io,
             Err(Errno::ENOENT) => return,
             Err(errno) => return self.unread.push(format!("pool {}: {errno}", self.pool)),
@@ -216,7 +216,7 @@ impl PoolSweep {
     /// Those of the wanted images that the directories of these namespaces have.
     fn listed(&mut self, namespaces: BTreeSet<String>, wanted: &BTreeSet<ImageName>) -> BTreeSet<ImageName> {
         let mut found = BTreeSet::new();
-        let mut io = match self.cluster.pool(self.id) {
+        let mut io = match IoCtx::open(&self.cluster, self.id) {
             Ok(io) => io,
             Err(Errno::ENOENT) => return found,
             Err(errno) => {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::cli::context::{Context, interrupted, print};
 use crate::cli::error::CliError;
 use crate::cli::forward::{ForwardOutcome, RequestStage, TIDY, came, pass};
+use crate::cli::output::say;
 use crate::cli::{Common, Exit, Format, run};
 use crate::config::{Config, identity};
 use crate::control::protocol::{ControlLine, Question, Reason};
@@ -19,7 +20,6 @@ use crate::control::socket::{AskError, ask};
 use crate::daemon;
 use crate::deadline::{Deadline, DeadlineError};
 use crate::ledger::{Ledger, LedgerOpenError, LedgerReadError};
-use crate::printable::lines;
 
 /// Who answers a verb.
 pub(super) enum VerbOutcome {
@@ -188,10 +188,6 @@ fn kept(context: &Context) -> Result<Option<Ledger>, CliError> {
 
 /// How long a ledger is looked at that perhaps nobody ever wrote.
 const GLANCE: Duration = Duration::from_secs(2);
-
-pub(super) fn say(what: &str) {
-    eprintln!("rbd-guardian: {}", lines(what));
-}
 
 /// `root@guard`: for the trail.
 pub(super) fn operator() -> String {

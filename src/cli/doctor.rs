@@ -1,5 +1,6 @@
 //! `doctor`: what would stop a fence from working here. Changes nothing.
 
+pub(super) mod check;
 mod incus;
 
 use std::collections::BTreeSet;
@@ -16,11 +17,11 @@ use rbd_guardian_core::model::osdmap::{DataPools, Guarded, OsdMap, PoolId};
 use rbd_guardian_core::model::record::VERSION;
 use rbd_guardian_core::model::target::Target;
 use rbd_guardian_core::rules::plan::{Request, plan};
-use serde::Serialize;
 use serde_json::json;
 
 use super::answer::table;
 use super::context::Context;
+use super::doctor::check::{Check, CheckVerdict, check};
 use super::error::CliError;
 use super::seen::known;
 use super::{Exit, found};
@@ -28,33 +29,13 @@ use crate::ceph::barrier::{Probes, barrier};
 use crate::ceph::look::CLIENTS_WITHIN;
 use crate::ceph::rados::cluster::Cluster;
 use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
+use crate::ceph::rados::ioctx::IoCtx;
 use crate::ceph::{daemons, osdmap, sessions, watchers};
 use crate::ledger::{Ledger, LedgerWriteError, Snapshot};
 use crate::{clock, descriptors};
 
 /// How long PGs may take to answer.
 const PROVE_WITHIN: Duration = Duration::from_secs(3);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum CheckVerdict {
-    Ok,
-    /// Cannot be seen from here: the detail says how to see it.
-    Note,
-    Warn,
-    Fail,
-}
-
-#[derive(Serialize)]
-pub(super) struct Check {
-    pub(super) check: String,
-    pub(super) verdict: CheckVerdict,
-    pub(super) detail: String,
-}
-
-pub(super) fn check(name: impl Into<String>, verdict: CheckVerdict, detail: impl Into<String>) -> Check {
-    Check { check: name.into(), verdict, detail: detail.into() }
-}
 
 pub(super) fn run(context: &Context) -> Result<Exit, CliError> {
     let mut checks = Vec::new();
@@ -245,7 +226,7 @@ fn breakable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, CliError> {
         return Ok(Vec::new());
     };
     let answer = context.read(move |cluster: &Cluster| {
-        Ok(cluster.pool(id).and_then(|io| io.break_lock(NOBODY, "rbd_lock", "client.0", "")))
+        Ok(IoCtx::open(cluster, id).and_then(|io| io.break_lock(NOBODY, "rbd_lock", "client.0", "")))
     })?;
     let denied = answer.is_err_and(|errno| meaning(errno) == ErrnoMeaning::Denied);
     Ok(vec![if denied {

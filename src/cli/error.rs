@@ -7,7 +7,7 @@ use rbd_guardian_core::model::fence_id::BadFenceIdError;
 use super::Exit;
 use crate::ceph::command::CephReadError;
 use crate::ceph::perform::StepReadError;
-use crate::ceph::rados::cluster::ConnectError;
+use crate::ceph::rados::error::ConnectError;
 use crate::config::ConfigError;
 use crate::control::socket::{AskError, ControlSocketError};
 use crate::daemon::DaemonError;

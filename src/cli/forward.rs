@@ -10,8 +10,8 @@ use rbd_guardian_core::model::span::whole_millis;
 use rbd_guardian_core::rules::operator_request::{is_named, is_of};
 
 use crate::cli::context::Context;
-use crate::cli::dispatch::say;
 use crate::cli::error::CliError;
+use crate::cli::output::say;
 use crate::clock;
 use crate::control::protocol::ControlLine;
 use crate::deadline::{Deadline, DeadlineError};

@@ -8,7 +8,7 @@ use rbd_guardian_core::model::volume::ImageName;
 use rbd_guardian_core::rules::unread::Unread;
 
 use super::context::Context;
-use super::doctor::{Check, CheckVerdict, check};
+use super::doctor::check::{Check, CheckVerdict, check};
 use crate::ceph::watchers::missing;
 
 const TITLE: &str = "images of Incus";

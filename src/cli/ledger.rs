@@ -14,7 +14,7 @@ use super::error::CliError;
 use super::shown::{FenceShown, LeaderShown, MemberKnown, RequestShown};
 use super::{Exit, LedgerArgs, LedgerVerb};
 use crate::ceph::rados::lock::LeaseHolder;
-use crate::cli::dispatch::say;
+use crate::cli::output::say;
 use crate::ledger::{Ledger, Snapshot};
 
 #[derive(Serialize)]

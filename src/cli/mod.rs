@@ -361,7 +361,7 @@ pub fn main() -> ExitCode {
     };
     descriptors::raise();
     let exit = output::keep().map_err(CliError::from).and_then(|()| run(&cli)).unwrap_or_else(|fault| {
-        dispatch::say(&fault.to_string());
+        output::say(&fault.to_string());
         fault.exit()
     });
     leave(exit.into())

@@ -1,10 +1,12 @@
-//! The way out of the answer. librados prints on the standard output now and then ("server name not found: …"), which would
+//! Standard output and standard error of a verb. librados prints on the standard output now and then ("server name not found: …"), which would
 //! break what scripts read: so descriptor 1 leads to the log from the start, and what it led to is kept for the answer.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 use std::sync::OnceLock;
+
+use crate::printable::lines;
 
 static ANSWER: OnceLock<File> = OnceLock::new();
 
@@ -26,4 +28,9 @@ pub(super) fn answer() -> Box<dyn Write> {
         Some(kept) => Box::new(kept),
         None => Box::new(io::stdout()),
     }
+}
+
+/// Prints a line for the operator on standard error.
+pub(super) fn say(what: &str) {
+    eprintln!("rbd-guardian: {}", lines(what));
 }

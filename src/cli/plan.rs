@@ -14,7 +14,8 @@ use super::context::Context;
 use super::error::CliError;
 use super::seen::{AnswerSource, known};
 use super::{Exit, Format};
-use crate::cli::dispatch::{self, say};
+use crate::cli::dispatch;
+use crate::cli::output::say;
 use crate::clock;
 use crate::control::protocol::Reason;
 

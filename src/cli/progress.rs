@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cli::dispatch::say;
+use crate::cli::output::say;
 use crate::clock;
 
 /// Says what is waited for, every two seconds.

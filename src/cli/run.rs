@@ -6,7 +6,8 @@ use super::context::options;
 use super::error::CliError;
 use super::{Common, Exit};
 use crate::config::Config;
-use crate::daemon::{self, ConfigSource};
+use crate::config::source::ConfigSource;
+use crate::daemon;
 
 /// The longest wait for a monitor or an OSD: an election takes half of it, and every effect has a deadline of its own.
 const CEPH_TIMEOUT: Duration = Duration::from_secs(10);

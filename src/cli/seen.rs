@@ -13,7 +13,7 @@ use super::context::Context;
 use super::error::CliError;
 use crate::ceph::look::own;
 use crate::ceph::osdmap;
-use crate::cli::dispatch::say;
+use crate::cli::output::say;
 use crate::clock;
 use crate::config::identity::Identity;
 use crate::deadline::within;

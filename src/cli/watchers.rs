@@ -16,7 +16,7 @@ use super::{Exit, WatchersArgs};
 use crate::ceph::locks::LockOwner;
 use crate::ceph::osdmap;
 use crate::ceph::watchers::{ImageReading, SweepScope, path, sweep};
-use crate::cli::dispatch::say;
+use crate::cli::output::say;
 
 #[derive(Serialize)]
 struct ImageAnswer {

@@ -8,12 +8,13 @@ use rbd_guardian_core::guardian::report::{Level, Report};
 use rbd_guardian_core::model::operator_request::Request;
 use tokio::sync::mpsc::Sender;
 
+use crate::ceph::rados::memory;
 use crate::clock;
 use crate::control::protocol::ControlLine;
 use crate::daemon::executor::{EffectFuture, Executor};
 use crate::daemon::forwarded_requests::Requests;
+use crate::daemon::log;
 use crate::daemon::recordings::RecordedGuardian;
-use crate::daemon::{log, memory};
 use crate::ledger::LeaseError;
 use rbd_guardian_core::model::epoch::LeaderEpoch;
 

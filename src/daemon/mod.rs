@@ -6,6 +6,7 @@
 
 mod budget;
 mod election;
+mod error;
 mod event_loop;
 mod executor;
 mod forwarded_requests;
@@ -17,13 +18,11 @@ mod job;
 mod leader;
 mod leadership;
 mod log;
-mod memory;
 mod ping;
 mod recordings;
 mod service_manager;
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -31,51 +30,18 @@ use rbd_guardian_core::model::operator_request::Request;
 use tokio::sync::mpsc::channel;
 use tokio::task::LocalSet;
 
-use crate::ceph::rados::cluster::{Cluster, Options};
+use crate::ceph::rados::cluster::Cluster;
+use crate::ceph::rados::memory;
+use crate::config::Config;
 use crate::config::identity::Identity;
-use crate::config::{Config, ConfigError};
+use crate::config::source::ConfigSource;
 use crate::control::protocol::{ControlLine, Question};
-use crate::control::socket::{Ask, ControlSocket, ControlSocketError};
+use crate::control::socket::{Ask, ControlSocket};
+pub use crate::daemon::error::DaemonError;
 use crate::daemon::event_loop::EventLoop;
 use crate::daemon::service_manager::Signals;
 use crate::deadline::{Deadline, DeadlineError, within};
-use crate::descriptors::{self, DescriptorsError};
-
-/// Where the daemon's configuration comes from.
-#[derive(Debug, Clone)]
-pub struct ConfigSource {
-    /// The file; the default one if not given.
-    pub config: Option<PathBuf>,
-    /// How to connect to Ceph.
-    pub ceph: Options,
-}
-
-impl ConfigSource {
-    /// Reads the configuration.
-    ///
-    /// # Errors
-    /// See [`ConfigError`].
-    pub fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(self.config.as_deref())
-    }
-}
-
-/// Why the daemon does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// The log cannot be written.
-    #[error(transparent)]
-    Log(#[from] log::LogError),
-    /// The control socket.
-    #[error(transparent)]
-    Door(#[from] ControlSocketError),
-    /// It would fail oddly, or librados would end it.
-    #[error(transparent)]
-    Files(#[from] DescriptorsError),
-    /// The system gives no runtime, no signals, no name.
-    #[error("cannot start: {0}")]
-    System(#[from] io::Error),
-}
+use crate::descriptors;
 
 /// Runs the daemon until it is asked to end.
 ///

@@ -4,6 +4,9 @@ use rbd_guardian_core::model::record::{Key, Record, VERSION};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// The namespace that the guardian's key may write to.
+pub const NAMESPACE: &str = "rbd-guardian";
+
 /// The version of the ledger's form.
 pub(super) const META: &str = "meta";
 /// The leader record.

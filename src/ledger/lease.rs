@@ -8,7 +8,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rbd_guardian_core::rules::leader_fitness::Readiness;
 
-use super::store::{Ledger, LedgerReadError, OBJECT};
+use super::error::{LeaseError, LedgerReadError};
+use super::store::{Ledger, OBJECT};
 use crate::ceph::lane;
 use crate::ceph::rados::errno::{BLOCKLISTED, ErrnoMeaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;
@@ -28,32 +29,6 @@ const HEARS: &str = "hears";
 pub struct Lease {
     cookie: String,
     duration: Duration,
-}
-
-/// Why there is no lease.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LeaseError {
-    /// Another guardian holds it, or held it a moment ago.
-    #[error("another guardian holds the lease")]
-    Held,
-    /// It was this guardian's and ended before it was renewed.
-    #[error("the lease ended before it was renewed")]
-    Lost,
-    /// The key does not allow it.
-    #[error("the key may not take the lease: it lacks {} (deploy/ceph)", crate::ledger::cap(pool))]
-    Denied {
-        /// The pool.
-        pool: String,
-    },
-    /// The OSD said no.
-    #[error("the ledger's OSD refused the lease: {why}")]
-    Refused {
-        /// In its words.
-        why: String,
-    },
-    /// No answer: it may be held. It ends by itself; asked for again under the same cookie it is given.
-    #[error("no answer from the ledger's PG: whether the lease is held is unknown")]
-    Unknown,
 }
 
 fn lock_of(readiness: Readiness) -> &'static str {

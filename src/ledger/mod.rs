@@ -17,19 +17,15 @@
 //! The calls wait for the PG, but never longer than their deadline: then what was asked for is unknown (INV-9).
 
 mod codec;
+mod error;
 mod lease;
 mod snapshot;
 mod store;
 mod write;
 
-pub use lease::{Lease, LeaseError};
+pub use codec::NAMESPACE;
+pub use error::{LeaseError, LedgerOpenError, LedgerReadError, LedgerWriteError};
+pub use lease::Lease;
 pub use snapshot::Snapshot;
-pub use store::{
-    AUDIT_ENTRIES, DEFAULT_POOL, Ledger, LedgerConfig, LedgerOpenError, LedgerReadError, NAMESPACE, OBJECT,
-};
-pub use write::{Bid, Leadership, LedgerWriteError, TrailEntry};
-
-/// The osd capability that the ledger needs.
-fn cap(pool: &str) -> String {
-    format!("osd `allow rwx pool={pool} namespace={NAMESPACE}`")
-}
+pub use store::{AUDIT_ENTRIES, DEFAULT_POOL, Ledger, LedgerConfig, OBJECT};
+pub use write::{Bid, Leadership, TrailEntry};

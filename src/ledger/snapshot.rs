@@ -6,7 +6,7 @@ use rbd_guardian_core::model::record::{Change, Key, Record, Records, VERSION};
 use serde::de::IgnoredAny;
 
 use super::codec::{AUDIT, Decoded, LEADER, META, Meta, REQUEST, TRAIL, Trail, decode, decode_record};
-use super::write::LedgerWriteError;
+use super::error::LedgerWriteError;
 use crate::ceph::rados::omap::OmapWrite;
 
 /// Everything but the audit trail, at one moment. A write compares with it and, once done, brings it up to date.

@@ -8,19 +8,18 @@ use nix::errno::Errno;
 use rbd_guardian_core::model::record::Audit;
 use rbd_guardian_core::rules::silence::Silence;
 
-use super::codec::{AFTER_AUDIT, AFTER_FENCES, AUDIT, Decoded, REQUEST, audit_key, decode};
+use super::codec::{AFTER_AUDIT, AFTER_FENCES, AUDIT, Decoded, NAMESPACE, REQUEST, audit_key, decode};
+use super::error::{LedgerOpenError, LedgerReadError};
 use super::snapshot::Snapshot;
 use crate::ceph::rados::cluster::Cluster;
 use crate::ceph::rados::completion::OmapPage;
 use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;
-use crate::ceph::{command, lane, pools};
+use crate::ceph::{lane, pools};
 use crate::deadline::{Deadline, DeadlineError};
 
 /// The pool that `deploy/ceph/create-key` makes.
 pub const DEFAULT_POOL: &str = "rbd-guardian";
-/// The namespace that the guardian's key may write to.
-pub const NAMESPACE: &str = "rbd-guardian";
 /// The object.
 pub const OBJECT: &str = "ledger";
 /// How many entries the audit trail keeps, if nothing else is configured.
@@ -39,106 +38,6 @@ impl Default for LedgerConfig {
     fn default() -> Self {
         Self { pool: DEFAULT_POOL.to_owned(), audit_entries: AUDIT_ENTRIES }
     }
-}
-
-/// Why there is no ledger.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LedgerOpenError {
-    /// No such pool.
-    #[error(
-        "no pool '{pool}' for the ledger: create it ({}) or name another one as ledger.pool",
-        create(pool)
-    )]
-    NoPool {
-        /// Its name.
-        pool: String,
-    },
-    /// It cannot hold omaps.
-    #[error(
-        "pool '{pool}' is erasure-coded, which cannot hold the ledger: name a replicated pool as ledger.pool, or \
-         create one ({})",
-        create("NAME")
-    )]
-    ErasureCoded {
-        /// Its name.
-        pool: String,
-    },
-    /// One failing disk would take the ledger with it.
-    #[error(
-        "pool '{pool}' keeps {size} copy: the ledger needs 2 or more (`ceph osd pool set {pool} size 3`)"
-    )]
-    OneCopy {
-        /// Its name.
-        pool: String,
-        /// Copies.
-        size: u32,
-    },
-    /// The osdmap could not be read.
-    #[error(transparent)]
-    Unread(#[from] command::CephReadError),
-    /// It took too long.
-    #[error("{0} before the pool of the ledger was found: do the monitors have a quorum?")]
-    Late(#[from] DeadlineError),
-    /// This client cannot use the pool.
-    #[error("cannot open pool '{pool}': {errno}")]
-    Unusable {
-        /// Its name.
-        pool: String,
-        /// What librados said.
-        errno: Errno,
-    },
-}
-
-impl LedgerOpenError {
-    /// May it be otherwise later, without anybody doing anything?
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Late(_) | Self::Unusable { .. } => true,
-            Self::Unread(error) => error.is_transient(),
-            Self::NoPool { .. } | Self::ErasureCoded { .. } | Self::OneCopy { .. } => false,
-        }
-    }
-}
-
-/// The commands that make a pool for the ledger: one object needs one PG.
-fn create(pool: &str) -> String {
-    format!(
-        "`ceph osd pool create {pool} 1 1 replicated`, `ceph osd pool set {pool} size 3`, \
-         `ceph osd pool set {pool} min_size 2`, `ceph osd pool application enable {pool} rbd-guardian`"
-    )
-}
-
-/// Why the ledger could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LedgerReadError {
-    /// The key does not allow it.
-    #[error("the key may not read the ledger: it lacks {} (deploy/ceph)", crate::ledger::cap(pool))]
-    Denied {
-        /// The pool.
-        pool: String,
-    },
-    /// The client is refused itself.
-    #[error("cannot read the ledger in pool '{pool}': {}", crate::ceph::rados::errno::BLOCKLISTED)]
-    Blocklisted {
-        /// The pool.
-        pool: String,
-    },
-    /// No answer in time.
-    #[error("{late} before the ledger's PG in pool '{pool}' answered: are its OSDs up?")]
-    Silent {
-        /// The pool.
-        pool: String,
-        /// Which end came.
-        late: DeadlineError,
-    },
-    /// Anything else.
-    #[error("cannot read the ledger in pool '{pool}': {errno}")]
-    Failed {
-        /// The pool.
-        pool: String,
-        /// What the OSD said.
-        errno: Errno,
-    },
 }
 
 /// An open ledger. Its calls block; see the module.
@@ -305,7 +204,7 @@ impl Ledger {
 }
 
 fn open_pool(cluster: &Cluster, id: i64) -> Result<IoCtx, Errno> {
-    let mut io = cluster.pool(id)?;
+    let mut io = IoCtx::open(cluster, id)?;
     io.set_namespace(NAMESPACE)?;
     Ok(io)
 }

@@ -9,6 +9,7 @@ use rbd_guardian_core::model::addr::ClientAddr;
 use rbd_guardian_core::model::record::{Audit, Change, Key, Leader, Record, RequestRecord};
 
 use super::codec::{LEADER, META, Meta, TRAIL, Trail, audit_key, encode, encode_record};
+use super::error::LedgerWriteError;
 use super::snapshot::Snapshot;
 use super::store::{Ledger, OBJECT};
 use crate::ceph::rados::errno::{BLOCKLISTED, ErrnoMeaning, meaning};
@@ -53,56 +54,6 @@ impl Leadership {
     pub fn leader(&self) -> &Leader {
         &self.leader
     }
-}
-
-/// Why nothing was written, or why that is unknown.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LedgerWriteError {
-    /// Another guardian leads now: stop acting.
-    #[error("{} leads now: nothing was written", by.as_ref().map_or_else(|| "nobody".to_owned(), |by| format!("{} on {} (epoch {})", by.guardian, by.host, by.epoch)))]
-    Deposed {
-        /// Who; nobody if the ledger is gone.
-        by: Option<Leader>,
-    },
-    /// A record is not what was read: decide again on the snapshot, which is fresh now.
-    #[error("'{key}' was changed meanwhile: nothing was written")]
-    Conflict {
-        /// Its key.
-        key: String,
-    },
-    /// A newer guardian wrote the ledger.
-    #[error(
-        "the ledger has form {found} and this guardian knows {known}: nothing was written; update this guardian"
-    )]
-    NewerLedger {
-        /// The newest form there.
-        found: u32,
-        /// The newest form known here.
-        known: u32,
-    },
-    /// What is there is not understood, and is not written over.
-    #[error("'{key}' in the ledger is damaged ({why}): nothing was written; see `rbd-guardian ledger show`")]
-    Damaged {
-        /// Its key.
-        key: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// The key does not allow it.
-    #[error("the key may not write the ledger: it lacks {} (deploy/ceph)", crate::ledger::cap(pool))]
-    Denied {
-        /// The pool.
-        pool: String,
-    },
-    /// The OSD said no: surely not done.
-    #[error("the ledger's OSD refused to write: {why}")]
-    Refused {
-        /// In its words.
-        why: String,
-    },
-    /// No answer: it may have been done, or may be done yet. Read, before anything is decided (INV-9).
-    #[error("no answer from the ledger's PG: whether it was written is unknown")]
-    Unknown,
 }
 
 impl Ledger {

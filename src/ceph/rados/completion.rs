@@ -24,7 +24,7 @@ use std::sync::mpsc::Sender;
 
 use nix::errno::Errno;
 
-use crate::ceph::rados::ioctx::PoolHandle;
+use crate::ceph::rados::handle::PoolHandle;
 
 /// The end of one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]

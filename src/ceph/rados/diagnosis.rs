@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rbd_guardian_core::model::addr::EntityAddr;
 
-use crate::ceph::rados::cluster::ConnectError;
+use crate::ceph::rados::error::ConnectError;
 
 /// The files that librados looks for when none is named; the first that is there counts (`ceph_common.h`).
 fn usual_places(cluster: &str) -> Vec<PathBuf> {

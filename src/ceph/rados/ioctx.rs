@@ -1,6 +1,6 @@
 //! A pool, and the asynchronous reads made on it; [`omap`](crate::ceph::rados::omap) and [`lease`](crate::ceph::rados::lock) add the writes.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uchar, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::{ptr, slice};
@@ -9,35 +9,7 @@ use nix::errno::Errno;
 
 use crate::ceph::rados::cluster::Cluster;
 use crate::ceph::rados::completion::{Completed, Completion, Header, OmapPage, Pending, Reply, Watcher};
-
-/// A pool handle. Shared by the [`IoCtx`] and its operations under way; the last of them destroys it.
-#[derive(Debug)]
-pub(super) struct PoolHandle(ceph_sys::rados_ioctx_t);
-
-// SAFETY: an I/O context is reference-counted with atomics and belongs to no thread; librados submits from any thread.
-unsafe impl Send for PoolHandle {}
-// SAFETY: submitting from several threads at once is allowed; the one setter, for the namespace, is reached only
-// through `&mut IoCtx`, and operations under way took their copy of the namespace at submission.
-unsafe impl Sync for PoolHandle {}
-
-impl Drop for PoolHandle {
-    fn drop(&mut self) {
-        // SAFETY: the last holder lets go. Either the IoCtx (then nothing is under way, and its Cluster is dropped
-        // after this field) or the callback of the last operation, in which librados is done with the handle and which
-        // runs before `rados_shutdown` returns. Contexts forgotten by a shutdown are never dropped.
-        unsafe { ceph_sys::rados_ioctx_destroy(self.0) }
-    }
-}
-
-#[cfg(test)]
-impl PoolHandle {
-    /// For tests of what holds a handle: of no pool, and never destroyed, because one reference is forgotten.
-    pub(super) fn of_nothing() -> Arc<Self> {
-        let handle = Arc::new(Self(ptr::null_mut()));
-        std::mem::forget(Arc::clone(&handle));
-        handle
-    }
-}
+use crate::ceph::rados::handle::{PoolHandle, c_string, check, refused};
 
 /// A pool of a [`Cluster`], which it keeps alive.
 ///
@@ -54,9 +26,15 @@ pub struct IoCtx {
 }
 
 impl IoCtx {
-    /// Takes a handle that `cluster` opened.
-    pub(super) fn new(cluster: Cluster, raw: ceph_sys::rados_ioctx_t) -> Self {
-        Self { handle: Arc::new(PoolHandle(raw)), _cluster: cluster }
+    /// Opens a pool by its number: a pool made anew under an old name is another pool.
+    ///
+    /// # Errors
+    /// `ENOENT` if the map this client has knows no such pool.
+    pub fn open(cluster: &Cluster, pool: i64) -> Result<Self, Errno> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: the handle is connected and `raw` can be written to.
+        check(unsafe { ceph_sys::rados_ioctx_create2(cluster.raw(), pool, &raw mut raw) })?;
+        Ok(Self { handle: PoolHandle::new(raw), _cluster: cluster.clone() })
     }
 
     /// For what other files submit on it.
@@ -66,7 +44,7 @@ impl IoCtx {
 
     /// For calls that end before `self` does.
     pub(super) fn raw(&self) -> ceph_sys::rados_ioctx_t {
-        self.handle.0
+        self.handle.raw()
     }
 
     /// Directs later operations to an RBD namespace; the empty one is the default.
@@ -76,7 +54,7 @@ impl IoCtx {
     pub fn set_namespace(&mut self, ns: &str) -> Result<(), Errno> {
         let ns = c_string(ns)?;
         // SAFETY: the handle lives, the string is NUL-terminated, and `&mut self` keeps other submitters away.
-        unsafe { ceph_sys::rados_ioctx_set_namespace(self.handle.0, ns.as_ptr()) };
+        unsafe { ceph_sys::rados_ioctx_set_namespace(self.handle.raw(), ns.as_ptr()) };
         Ok(())
     }
 
@@ -88,7 +66,7 @@ impl IoCtx {
         let object = c_string(object)?;
         let mut pg = 0;
         // SAFETY: the handle lives, the name is NUL-terminated, `pg` can be written to.
-        check(unsafe { ceph_sys::guardian_pg_of(self.handle.0, object.as_ptr(), &raw mut pg) })?;
+        check(unsafe { ceph_sys::guardian_pg_of(self.handle.raw(), object.as_ptr(), &raw mut pg) })?;
         Ok(pg)
     }
 
@@ -108,7 +86,7 @@ impl IoCtx {
             // SAFETY: the context holds the handle and `size` until the callback; the rest is only read now.
             unsafe {
                 ceph_sys::rados_aio_stat(
-                    self.handle.0,
+                    self.handle.raw(),
                     object.as_ptr(),
                     completion.raw(),
                     size,
@@ -134,7 +112,7 @@ impl IoCtx {
             // SAFETY: the context holds the handle until the callback; the name is only read now.
             unsafe {
                 ceph_sys::guardian_header_read(
-                    self.handle.0,
+                    self.handle.raw(),
                     object.as_ptr(),
                     c_int::from(with_data_pool),
                     Some(on_header),
@@ -180,7 +158,13 @@ impl IoCtx {
             }
             // SAFETY: the context holds the handle until the callback; librados takes the contents of `op` now.
             unsafe {
-                ceph_sys::rados_aio_read_op_operate(op.0, self.handle.0, completion.raw(), object.as_ptr(), 0)
+                ceph_sys::rados_aio_read_op_operate(
+                    op.0,
+                    self.handle.raw(),
+                    completion.raw(),
+                    object.as_ptr(),
+                    0,
+                )
             }
         })
     }
@@ -340,19 +324,4 @@ unsafe fn borrowed<'a, T>(start: *const T, len: usize) -> &'a [T] {
     }
     // SAFETY: by contract.
     unsafe { slice::from_raw_parts(start, len) }
-}
-
-/// A name librados can take.
-pub(super) fn c_string(text: &str) -> Result<CString, Errno> {
-    CString::new(text).map_err(|_| Errno::EINVAL)
-}
-
-/// librados' way to say how it went.
-pub(super) fn check(rc: c_int) -> Result<(), Errno> {
-    if rc < 0 { Err(Errno::from_raw(-rc)) } else { Ok(()) }
-}
-
-/// The way back.
-pub(super) fn refused(errno: Errno) -> c_int {
-    -(errno as c_int)
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rbd_guardian_core::model::addr::EntityAddr;
 
-use crate::ceph::rados::ioctx::{IoCtx, c_string, check};
+use crate::ceph::rados::handle::{c_string, check};
+use crate::ceph::rados::ioctx::IoCtx;
 
 /// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,8 @@ use std::sync::mpsc::Sender;
 use nix::errno::Errno;
 
 use crate::ceph::rados::completion::{Completed, Completion, Pending, Reply};
-use crate::ceph::rados::ioctx::{IoCtx, c_string, check, refused};
+use crate::ceph::rados::handle::{c_string, check, refused};
+use crate::ceph::rados::ioctx::IoCtx;
 
 /// What is to be compared and changed. One object and one operation: the OSD orders it with every other one, from
 /// whatever client, and applies all of it or nothing.

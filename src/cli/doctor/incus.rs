@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::super::context::Context;
 use super::super::machines;
-use super::{Check, CheckVerdict, check};
+use super::check::{Check, CheckVerdict, check};
 use crate::clock;
 use crate::deadline::within;
 use crate::incus::client::Client;

@@ -11,7 +11,8 @@ use rbd_guardian_core::guardian::report::Level;
 use rbd_guardian_core::rules::leader_fitness::Unfit;
 
 use crate::ceph::lane;
-use crate::ceph::rados::cluster::{Cluster, ConnectError, DEFAULT_ID, Options};
+use crate::ceph::rados::cluster::{Cluster, DEFAULT_ID, Options};
+use crate::ceph::rados::error::ConnectError;
 use crate::clock;
 use crate::daemon::election::ElectionWatch;
 use crate::daemon::event_loop::{EventLoop, Job, JobResult, LeadStage};

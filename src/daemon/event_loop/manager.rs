@@ -7,8 +7,9 @@ use rbd_guardian_core::guardian::report::Level;
 use crate::ceph::lane;
 use crate::config::{CephConfig, Config};
 use crate::daemon::election::ElectionWatch;
+use crate::daemon::error::DaemonError;
 use crate::daemon::event_loop::{EventLoop, LeadStage};
-use crate::daemon::{DaemonError, log};
+use crate::daemon::log;
 use crate::deadline::within;
 use crate::ledger::LeaseError;
 

@@ -11,7 +11,7 @@ const HEAPS: i32 = 2;
 const APART: i32 = 128 << 10;
 
 /// Before the first thread.
-pub(super) fn bound() {
+pub fn bound() {
     #[cfg(target_env = "gnu")]
     for (what, value) in [(nix::libc::M_ARENA_MAX, HEAPS), (nix::libc::M_MMAP_THRESHOLD, APART)] {
         // SAFETY: it sets a number of the allocator's, under its own lock.
@@ -23,7 +23,7 @@ pub(super) fn bound() {
 
 /// Gives what was freed back to the system. A listing of ten thousand instances takes many times what is kept of it:
 /// glibc keeps all of that for the next time, which is in half a minute (malloc_trim(3)). Milliseconds.
-pub(super) fn give_back() {
+pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes the locks of all heaps by itself, and has no other condition.
     unsafe {
