@@ -58,3 +58,36 @@ fn refused(text: &str, healing: bool) -> Option<Notice> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::incus::events::Lifecycle;
+
+    /// Incus up to 7.0.1 announces a change of a project before it is written, and one that it then refuses.
+    #[test]
+    fn an_announced_change_is_a_reason_to_read_whatever_it_says() {
+        let announced = |action: &str, source: &str, project: &str| {
+            let what = Lifecycle {
+                action: action.to_owned(),
+                source: source.to_owned(),
+                project: project.to_owned(),
+                name: "default".to_owned(),
+            };
+            let event = Event {
+                at: Timestamp::UNIX_EPOCH,
+                location: "n1".to_owned(),
+                what: EventKind::Lifecycle(what),
+            };
+            notice(&Signal::Event(event))
+        };
+        for (source, project) in
+            [("/1.0/projects/default", "default"), ("/1.0/projects/other", "other"), ("", "")]
+        {
+            assert_eq!(announced("project-updated", source, project), Some(Notice::Changed));
+        }
+        assert_eq!(announced("certificate-updated", "/1.0/certificates/a", "default"), None);
+    }
+}

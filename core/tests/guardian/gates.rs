@@ -1,11 +1,12 @@
 //! What the gate is told, where, and what becomes of what somebody else writes there.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rbd_guardian_core::guardian::gate::{self, EPOCH, SEAL};
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::model::epoch::GateEpoch;
-use rbd_guardian_core::model::incus_snapshot::MemberStatus;
+use rbd_guardian_core::model::incus_snapshot::{MemberStatus, Notice};
 use rbd_guardian_core::model::operator_request::Request;
 
 use super::model::{GateWrite, Model};
@@ -234,6 +235,29 @@ fn keys_in_project_default_are_without_effect_and_told() {
     let alarm = model.guardian.alarms().into_iter().find(|alarm| alarm.code == "gate-stray-keys").unwrap();
     assert!(alarm.advice[0].contains(&format!("incus project unset default {}", seal("n2"))), "{alarm:?}");
     assert_eq!(writes(&model), before, "a project is slow to write, and nothing depends on it");
+}
+
+/// Incus up to 7.0.1 announces `project-updated` before it writes, and also where it then refuses the write.
+#[test]
+fn an_announced_change_of_the_project_counts_only_as_it_is_read() {
+    let mut model = healthy();
+    let reads = |model: &Model| model.effects.iter().filter(|e| matches!(e, Effect::ReadView { .. })).count();
+    let is_off = |model: &Model| model.alarms().contains("gate-off");
+    let (read, told, written) = (reads(&model), model.logs().len(), writes(&model));
+    model.handle(Input::Notice(Notice::Changed));
+    model.run(SECOND);
+    assert!(reads(&model) > read, "it is read");
+    assert_eq!((model.alarms(), model.logs().len(), writes(&model)), (BTreeSet::new(), told, written));
+
+    // The write comes after that reading, and nothing is announced any more.
+    model.view.gate.as_mut().unwrap().project.insert("user.rbd-guardian.gate".to_owned(), "off".to_owned());
+    let began = model.boot;
+    model.until("it is read", is_off);
+    assert!(model.boot - began <= 3 * SECOND, "{:?}", model.boot - began);
+    model.view.gate.as_mut().unwrap().project.clear();
+    model.handle(Input::Notice(Notice::Changed));
+    assert!(is_off(&model), "until it is read");
+    model.until("it is read", |model| !is_off(model));
 }
 
 /// A leader ended with the opening for n2 on its way: the successor, and the writes that may arrive yet.
