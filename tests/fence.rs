@@ -5,7 +5,6 @@ mod common;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
@@ -77,7 +76,7 @@ fn the_key_of_deploy_ceph_passes_the_doctor_and_cannot_read_an_image() {
     // One that everybody may read, from before.
     fs::write(&keyring, "").unwrap();
     fs::set_permissions(&keyring, Permissions::from_mode(0o644)).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/ceph/create-key");
+    let script = site.create_key();
     for _ in 0..2 {
         let made =
             site.lab.host("n2").bounded(&script, LIMIT).arg("operator").arg(&keyring).output().unwrap();
@@ -106,7 +105,7 @@ fn inv6_a_key_for_the_members_alone_blocklists_nothing_else() {
     let site = Site::small();
     site.lab.pool("images", Pool::replicated(8, 2)).unwrap();
     let keyring = site.lab.dir().join("operator.keyring");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/ceph/create-key");
+    let script = site.create_key();
     let create = |addresses: &[String]| {
         let mut create = site.lab.host("admin").bounded(&script, LIMIT);
         let made = create.arg("operator").arg(&keyring).args(addresses).output().unwrap();

@@ -107,6 +107,17 @@ impl Site {
         fs::rename(self.next_keyring(), &self.keyring).unwrap();
     }
 
+    /// `deploy/ceph/create-key`, where each host of the lab sees it, whatever world it has as its root.
+    pub fn create_key(&self) -> PathBuf {
+        let folder = self.lab.dir().join("deploy");
+        fs::create_dir_all(&folder).unwrap();
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/ceph")).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+        }
+        folder.join("create-key")
+    }
+
     /// Runs a verb on the guardian's host with `--json`.
     pub fn guardian(&self, words: &[&str]) -> Answer {
         self.guardian_on("guard", words)
