@@ -37,7 +37,7 @@ soak: ## the randomised rounds in full (hours), minutes with a released kernel c
 	GUARDIAN_SOAK=1 $(CARGO) test --locked $(HALT) --test krbd -- --nocapture --test-threads=1
 	$(CARGO) test --locked $(HALT) --test second_release -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_WORLD=newest GUARDIAN_ROUNDS=20 GUARDIAN_STEPS=all tests/run sealed pending entries release fence hold watchers pools \
-		protected guardians daemon ledger librados ipv6 errors crash rbd-guardian:incus
+		protected guardians daemon ledger librados ipv6 errors json keys crash rbd-guardian:incus
 
 bench: setup ## the table of speeds
 	$(CARGO) bench --locked --bench bench

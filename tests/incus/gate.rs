@@ -48,7 +48,7 @@ fn configuration(site: &Guarded) -> (Value, Vec<Value>) {
 }
 
 /// Tells one member that it may take the instances of these, on these pools.
-fn tell(site: &Guarded, at: &str, open: &[&str], pools: &[&str]) -> KeysWrite {
+pub(crate) fn tell(site: &Guarded, at: &str, open: &[&str], pools: &[&str]) -> KeysWrite {
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
     let contents = Contents { open: names(open), members: names(&MEMBERS), pools: names(pools) };
     let client = Client::open(&site.incus()).unwrap();

@@ -16,6 +16,7 @@ mod leads;
 mod live;
 mod manual;
 mod no_candidate;
+mod rebalance;
 mod returns;
 mod second_writer;
 mod siege;

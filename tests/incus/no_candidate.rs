@@ -22,8 +22,8 @@ fn what_no_other_member_may_take_is_shown_as_stranded_with_the_cause() {
     let incus = |words: &[&str]| live.incus(words).unwrap();
     incus(&["cluster", "group", "create", "alone"]);
     incus(&["cluster", "group", "add", lost, "alone"]);
-    let project =
-        ["project", "create", "confined", "-c", "features.images=false", "-c", "features.profiles=false"];
+    // A project that is restricted must have profiles of its own.
+    let project = ["project", "create", "confined", "-c", "features.images=false"];
     let limits = [
         "-c",
         "restricted=true",
@@ -35,6 +35,8 @@ fn what_no_other_member_may_take_is_shown_as_stranded_with_the_cause() {
     let allowed =
         ["-c", "restricted.containers.privilege=allow", "-c", "restricted.containers.lowlevel=allow"];
     incus(&[&project[..], &limits, &allowed].concat());
+    let profile = live.query("/1.0/profiles/default").unwrap();
+    live.request("PUT", "/1.0/profiles/default?project=confined", &profile).unwrap();
     incus(&["launch", IMAGE, "bound", "--project", "confined", "--target", lost]);
     let free = site.cluster.launch("free", lost).unwrap();
     let bound = site.cluster.container("bound");
