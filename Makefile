@@ -32,6 +32,7 @@ soak: ## the randomised rounds in full (hours), minutes with a released kernel c
 	GUARDIAN_ROUNDS=100 $(CARGO) test --locked $(HALT) --test incus faults:: -- --nocapture
 	GUARDIAN_ROUNDS=30 $(CARGO) test --locked $(HALT) --test crash stopped:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_FAULTS=110 GUARDIAN_BODY_MINUTES=60 $(CARGO) test --locked $(HALT) --test crash siege:: -- --nocapture --test-threads=1
+	GUARDIAN_FAULTS=44 $(CARGO) test --locked $(HALT) --test incus besieged:: -- --nocapture
 	GUARDIAN_STEPS=all $(CARGO) test --locked $(HALT) --test incus gate_steps:: -- --nocapture
 	GUARDIAN_ROUNDS=10 GUARDIAN_BLIND=180 $(CARGO) test --locked $(HALT) --test incus leads:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_SOAK=1 $(CARGO) test --locked $(HALT) --test krbd -- --nocapture --test-threads=1

@@ -35,3 +35,16 @@ impl Dice {
 pub fn number_from_env(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
+
+/// So many, in any order: each of these once before any comes again.
+pub fn drawn<T: Copy>(of: &[T], count: usize, dice: &mut Dice) -> Vec<T> {
+    let mut drawn = Vec::new();
+    while drawn.len() < count {
+        let mut left = of.to_vec();
+        while !left.is_empty() {
+            drawn.push(left.swap_remove(usize::try_from(dice.below(left.len() as u64)).unwrap()));
+        }
+    }
+    drawn.truncate(count);
+    drawn
+}

@@ -96,8 +96,13 @@ impl Guarded {
 
     /// Another guardian of the same cluster, configured and not started.
     pub fn another(&self, name: &str, host: &str) -> Guardian {
+        self.another_with(name, host, "")
+    }
+
+    /// The same, with more lines of its own table, and more tables.
+    pub fn another_with(&self, name: &str, host: &str, more: &str) -> Guardian {
         let guardian = Guardian::new(&self.site, name, host);
-        guardian.configure(&self.incus_table(), "");
+        guardian.configure(&self.incus_table(), more);
         guardian
     }
 

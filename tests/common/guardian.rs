@@ -1,5 +1,6 @@
 //! One guardian of several: a name, a host, a configuration and a socket of its own.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -21,6 +22,8 @@ pub struct Guardian {
     host: Host,
     dir: PathBuf,
     keyring: PathBuf,
+    /// What starts it.
+    within: Vec<OsString>,
     daemon: Mutex<Option<Process>>,
     lives: Mutex<Vec<PathBuf>>,
 }
@@ -33,9 +36,15 @@ impl Guardian {
             host: site.lab.host(host).clone(),
             dir: site.lab.dir().to_owned(),
             keyring: site.keyring.clone(),
+            within: Vec::new(),
             daemon: Mutex::default(),
             lives: Mutex::default(),
         }
+    }
+
+    /// Another program starts it, and becomes it: these words, then its own.
+    pub fn within(&mut self, words: Vec<OsString>) {
+        self.within = words;
     }
 
     pub fn name(&self) -> &str {
@@ -85,8 +94,10 @@ impl Guardian {
         let name = format!("{}-{}", self.name, self.lives().len() + 1);
         fs::write(self.halt(), "").unwrap();
         let halt = format!("RBD_GUARDIAN_HALT=@{}", self.halt().display());
-        let words = [halt.into(), program(), "--config".into(), self.config(), "--keyring".into()];
-        let words = words.into_iter().chain([self.keyring.clone(), Path::new("run").into()]);
+        let own = [program(), "--config".into(), self.config(), "--keyring".into()];
+        let own = own.into_iter().chain([self.keyring.clone(), Path::new("run").into()]);
+        let words = [OsString::from(halt)].into_iter().chain(self.within.clone());
+        let words = words.chain(own.map(PathBuf::into_os_string));
         *daemon = Some(self.host.spawn(&name, "env", words).unwrap());
         self.lives().push(self.dir.join(format!("log/{name}.out")));
     }

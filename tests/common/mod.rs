@@ -12,6 +12,7 @@ pub mod json;
 pub mod pending;
 pub mod round;
 pub mod short_first;
+pub mod siege;
 pub mod trail;
 
 use std::fs::{self, File, Permissions};

@@ -6,14 +6,15 @@ mod hour;
 
 use std::time::{Duration, Instant};
 
-use lab::{Lab, Links, Pool, Process, Role, Topology, WriteLog as _, monotonic, wait_for};
-use nix::sys::signal::{Signal, kill};
+use lab::{Host, Pool, Role, Topology, WriteLog as _, monotonic, wait_for};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::common::Site;
 use crate::common::body::{Body, Size};
-use crate::common::dice::{Dice, number_from_env};
-use crate::common::fault::{monitors_are_cut, pass};
+use crate::common::dice::{Dice, drawn, number_from_env};
+use crate::common::fault::pass;
+use crate::common::siege::{Besieged, KINDS, Kind};
 use crate::guard::{ASSERTED, Guard};
 use crate::scene::{MEMBERS, POOL, Scene};
 
@@ -26,50 +27,6 @@ const REST: Duration = Duration::from_secs(90);
 /// More descriptors and threads than at the beginning that are nobody's fault: a second connection for PGs that were silent, one to
 /// look whether the key is good, and their sockets.
 const SPARE: usize = 24;
-
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    MonitorsCut,
-    LogHung,
-    DiskFull,
-    FewFiles,
-    Stopped,
-    Hog,
-    LedgerSlow,
-    MonitorStopped,
-    KeyRotated,
-    ClocksOff,
-    LinkFlaps,
-}
-
-const KINDS: [Kind; 11] = [
-    Kind::MonitorsCut,
-    Kind::LogHung,
-    Kind::DiskFull,
-    Kind::FewFiles,
-    Kind::Stopped,
-    Kind::Hog,
-    Kind::LedgerSlow,
-    Kind::MonitorStopped,
-    Kind::KeyRotated,
-    Kind::ClocksOff,
-    Kind::LinkFlaps,
-];
-
-impl Kind {
-    /// Others can fence meanwhile.
-    fn spares_others(self) -> bool {
-        matches!(
-            self,
-            Self::MonitorsCut
-                | Self::LogHung
-                | Self::DiskFull
-                | Self::FewFiles
-                | Self::Stopped
-                | Self::LinkFlaps
-        )
-    }
-}
 
 struct Siege<'s> {
     site: &'s Site,
@@ -98,10 +55,6 @@ impl<'s> Siege<'s> {
         third.within(Vec::new(), &lines(""));
         guards[0].until("somebody to lead", |status| !status["leader"].is_null());
         Self { site, scene, guards, bodies, third }
-    }
-
-    fn lab(&self) -> &'s Lab {
-        &self.site.lab
     }
 
     /// The logs, for whoever reads a failure.
@@ -144,7 +97,7 @@ impl<'s> Siege<'s> {
         let when = format!("{kind:?}");
         let asking = self.third.start_verb(&["fence", "n2", "--timeout", "20s"]);
         let began = Instant::now();
-        let ends = self.start(kind, which, dice);
+        let hogs = kind.begin(self, which, dice);
         if kind.spares_others() {
             self.fences(&format!("during {when}"), SOON);
         }
@@ -159,7 +112,7 @@ impl<'s> Siege<'s> {
         // Its loop waits for no log, disk, monitor or OSD.
         assert!(slowest < ANSWERS, "{when}: its status took {slowest:.1?}\n{}", self.logs());
         pass(time.saturating_sub(began.elapsed()));
-        self.end(kind, which, ends);
+        kind.end(self, which, hogs);
         asking.ended();
         // It may have fenced by then: what is to be shown is a whole fence.
         let _ = self.third.verb(&[&["release", "n2", "--timeout", "5s"], ASSERTED.as_slice()].concat());
@@ -167,71 +120,6 @@ impl<'s> Siege<'s> {
         let record = self.scene.fence();
         self.scene.legal(&record);
         assert_eq!(record["state"], "sealed", "{when}: n1's fence is held: {record:#}\n{}", self.logs());
-    }
-
-    fn start(&mut self, kind: Kind, which: usize, dice: &mut Dice) -> Vec<Process> {
-        let pid = self.guards[which].process().pid();
-        let host = self.guards[which].host().clone();
-        match kind {
-            Kind::MonitorsCut => monitors_are_cut(&host, true),
-            Kind::LogHung => self.bodies[which].hang(),
-            Kind::DiskFull => {
-                self.bodies[which].fill_disk(pid);
-                kill(pid, Signal::SIGUSR1).unwrap();
-            }
-            Kind::FewFiles => self.bodies[which].limit_files(pid, Some(2)),
-            Kind::Stopped => self.guards[which].process().stop().unwrap(),
-            Kind::Hog => {
-                let hog = |number| host.spawn(&format!("hog-{number}"), "sh", ["-c", "while :; do :; done"]);
-                return (0..4).map(|number| hog(number).unwrap()).collect();
-            }
-            Kind::LedgerSlow => {
-                for osd in self.ledger_osds() {
-                    self.lab().daemon(&osd).stop().unwrap();
-                }
-            }
-            Kind::MonitorStopped => self.lab().daemon("mon.a").stop().unwrap(),
-            Kind::KeyRotated => self.site.rotate_key(true),
-            Kind::ClocksOff => {
-                let minutes = i64::try_from(dice.below(10)).unwrap() - 5;
-                self.lab().step_osd_clocks(minutes * 60).unwrap();
-            }
-            Kind::LinkFlaps => self.lab().cut_links(host.name(), Links::Ceph).unwrap(),
-        }
-        Vec::new()
-    }
-
-    fn end(&mut self, kind: Kind, which: usize, hogs: Vec<Process>) {
-        let pid = self.guards[which].process().pid();
-        let host = self.guards[which].host().clone();
-        match kind {
-            Kind::MonitorsCut => monitors_are_cut(&host, false),
-            Kind::LogHung => self.bodies[which].go_on(),
-            Kind::DiskFull => self.bodies[which].empty_disk(pid),
-            Kind::FewFiles => {
-                assert!(Body::measure(pid).is_ok(), "it ended: {}", self.logs());
-                self.bodies[which].limit_files(pid, None);
-            }
-            Kind::Stopped => self.guards[which].process().cont().unwrap(),
-            Kind::Hog => hogs.into_iter().for_each(|mut hog| hog.kill().unwrap()),
-            Kind::LedgerSlow => {
-                for osd in self.ledger_osds() {
-                    self.lab().daemon(&osd).cont().unwrap();
-                }
-            }
-            Kind::MonitorStopped => self.lab().daemon("mon.a").cont().unwrap(),
-            Kind::KeyRotated => {}
-            Kind::ClocksOff => self.lab().step_osd_clocks(0).unwrap(),
-            Kind::LinkFlaps => self.lab().heal_links(host.name(), Links::Ceph).unwrap(),
-        }
-    }
-
-    /// Those that keep the ledger.
-    fn ledger_osds(&self) -> Vec<String> {
-        let words = ["osd", "map", "rbd-guardian", "ledger"];
-        let acting = self.lab().ceph(&words).unwrap()["acting"].clone();
-        let number = |osd: &Value| format!("osd.{}", osd.as_u64().unwrap());
-        acting.as_array().unwrap().iter().map(number).collect()
     }
 
     /// No guardian is bigger than this many descriptors and threads, or too big at all.
@@ -257,6 +145,24 @@ impl<'s> Siege<'s> {
     fn size(&self) -> [usize; 2] {
         let bodies = self.guards.iter().map(|guard| Body::measure(guard.process().pid()).unwrap());
         bodies.fold([0, 0], |[files, threads], body| [files.max(body.files), threads.max(body.threads)])
+    }
+}
+
+impl Besieged for Siege<'_> {
+    fn site(&self) -> &Site {
+        self.site
+    }
+
+    fn pid(&self, which: usize) -> Pid {
+        self.guards[which].process().pid()
+    }
+
+    fn host(&self, which: usize) -> Host {
+        self.guards[which].host().clone()
+    }
+
+    fn body(&self, which: usize) -> &Body {
+        &self.bodies[which]
     }
 }
 
@@ -291,14 +197,8 @@ fn inv1_inv3_inv7_besieged_guardians_hold_fence_and_release() {
     let than = siege.size().map(|most| most + SPARE);
 
     let count = usize::try_from(number_from_env("GUARDIAN_FAULTS", 5)).unwrap();
-    let mut kinds = Vec::new();
-    while kinds.len() < count {
-        let mut all = KINDS.to_vec();
-        while !all.is_empty() {
-            kinds.push(all.swap_remove(usize::try_from(dice.below(all.len() as u64)).unwrap()));
-        }
-    }
-    for kind in &kinds[..count] {
+    let kinds = drawn(&KINDS, count, &mut dice);
+    for kind in &kinds {
         siege.befall(*kind, &mut dice);
         siege.is_no_bigger(&format!("{kind:?}"), than, REST);
     }

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod besieged;
 mod checker;
 mod coverage;
 mod false_api;
