@@ -88,6 +88,40 @@ impl ProbedGates {
         self.runs.insert(name, Probe { shown, runs, at, left: false });
     }
 
+    /// From what each member shows to what it runs. What one runs that does not answer is remembered.
+    fn settle<'a>(
+        &self,
+        lines: &mut BTreeMap<String, Result<String, String>>,
+        status: impl Fn(&str) -> Option<&'a MemberStatus>,
+    ) {
+        let shown: BTreeSet<String> = lines.values().flatten().cloned().collect();
+        for (name, line) in lines {
+            let remembered = self.runs.get(name).filter(|run| run.runs).map(|run| &run.shown);
+            if let (Err(_), Some(remembered)) = (&line, remembered) {
+                let counts = match status(name) {
+                    Some(
+                        MemberStatus::Online
+                        | MemberStatus::Restoring
+                        | MemberStatus::Blocked
+                        | MemberStatus::Other(_),
+                    ) => true,
+                    // It may have been healed, and be gone: what was sent since, it does not run. Nothing was while another shows the same.
+                    Some(MemberStatus::Evacuating | MemberStatus::Evacuated) => shown.contains(remembered),
+                    Some(MemberStatus::Offline) | None => false,
+                };
+                if counts {
+                    *line = Ok(remembered.clone());
+                }
+            }
+            // Of a member that was never reached when all were asked, nothing is known.
+            if let Ok(line) = line
+                && !self.runs(name, line)
+            {
+                line.clear();
+            }
+        }
+    }
+
     /// Was it seen to run what it shows now?
     fn runs(&self, name: &str, line: &str) -> bool {
         self.runs.get(name).is_some_and(|run| run.runs && run.shown == line)
@@ -125,28 +159,7 @@ pub(super) async fn view(
             }
         }
     }
-    let proved = held(proved);
-    let members = &view.members;
-    for (name, line) in &mut gate.scriptlets {
-        // One that was healed is evacuated and may be gone: what was sent since, it does not run.
-        let counts = members.get(name).is_some_and(|member| match member.status {
-            MemberStatus::Online
-            | MemberStatus::Restoring
-            | MemberStatus::Blocked
-            | MemberStatus::Other(_) => true,
-            MemberStatus::Offline | MemberStatus::Evacuating | MemberStatus::Evacuated => false,
-        });
-        if let (Err(_), Some(run), true) = (&line, proved.runs.get(name).filter(|run| run.runs), counts) {
-            *line = Ok(run.shown.clone());
-        }
-        // Of a member that was never reached when all were asked, nothing is known.
-        if let Ok(line) = line
-            && !proved.runs(name, line)
-        {
-            line.clear();
-        }
-    }
-    drop(proved);
+    held(proved).settle(&mut gate.scriptlets, |name| view.members.get(name).map(|member| &member.status));
     Ok(view)
 }
 
@@ -296,6 +309,25 @@ mod tests {
         world.views(100, &lost, true);
         world.views(100, &second, true);
         assert_eq!(world.probes(), [0_u32; 0], "what one runs does not change while it is silent");
+    }
+
+    /// Incus 7 answers so late while it evacuates a member by hand.
+    #[test]
+    fn an_evacuated_member_that_answers_late_runs_what_it_ran_while_nothing_else_was_sent() {
+        let mut world = World { proved: ProbedGates::default(), now: 10 * SECOND, probes: BTreeMap::new() };
+        world.views(1, &shown(&[("n1", Ok("gate 1 a")), ("n2", Ok("gate 1 a"))]), true);
+        let settled = |world: &World, first: &str, status: &MemberStatus| {
+            let mut lines = shown(&[("n1", Ok(first)), ("n2", Err("silent"))]);
+            world.proved.settle(&mut lines, |_| Some(status));
+            lines.remove("n2").unwrap().ok()
+        };
+        let runs = Some("gate 1 a".to_owned());
+        for status in [MemberStatus::Evacuating, MemberStatus::Evacuated] {
+            assert_eq!(settled(&world, "gate 1 a", &status), runs, "{status:?}");
+            assert_eq!(settled(&world, "gate 1 b", &status), None, "{status:?}, and another was sent");
+        }
+        assert_eq!(settled(&world, "gate 1 b", &MemberStatus::Online), runs);
+        assert_eq!(settled(&world, "gate 1 a", &MemberStatus::Offline), None);
     }
 
     #[test]
