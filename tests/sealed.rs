@@ -3,13 +3,17 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use common::Site;
 use common::dice::{Dice, number_from_env};
+use common::guarded::SOON;
+use common::guardian::Guardian;
+use common::pending::{lead, pgs_led_by};
 use common::round::{Counts, Cut, Draw, prepare, round, seal};
-use lab::monotonic;
+use common::{LIMIT, Site};
+use lab::{Errno, Pool, monotonic, wait_for};
 
 /// The kinds of rounds: every number of writers meets every kind of cut before any meets it again.
 fn kinds(dice: &mut Dice) -> impl Iterator<Item = (usize, u8)> + use<> {
@@ -91,4 +95,63 @@ fn inv1_a_sealed_image_does_not_change_for_two_minutes_after_the_link_healed() {
         counts.late_answers,
         counts.hashes
     );
+}
+
+/// INV-1: what a PG answers counts, however late it is. This OSD takes a client's operations up to 40 s late, so hardly one
+/// is answered within one look of the guardian (5 s), and many not before an operation on its own connection ends (15 s).
+#[test]
+fn inv1_pgs_that_answer_late_are_proved_by_their_late_answers() {
+    const LATEST: &str = "40";
+    const LOOK: Duration = Duration::from_secs(5);
+    const OWN: Duration = Duration::from_secs(15);
+    /// What a look at a pool without images reads.
+    const LOOKED_AT: [&str; 6] =
+        ["rbd_directory", "rbd_namespace", "rbd_info", "rbd_trash", "rbd_children", "rbd_mirroring"];
+    let site = Site::small();
+    lead(&site.lab, 0, "rbd-guardian", &[]);
+    site.lab.pool("late", Pool::replicated(16, 1)).unwrap();
+    lead(&site.lab, 1, "late", &[]);
+    lead(&site.lab, 2, "late", &LOOKED_AT);
+    let late = pgs_led_by(&site.lab, 2);
+    assert!(late.len() >= 8, "{late:?}");
+    let mut client = site.lab.host("n1").idle_client("late").unwrap();
+    let mut write = || -> Vec<Result<(), Errno>> {
+        (0..64).map(|number| client.try_write(&format!("lab.{number}")).unwrap()).collect()
+    };
+    assert!(write().iter().all(Result::is_ok));
+
+    // Of connections of clients that begin from now on.
+    for (option, value) in [("probability", "1"), ("max", LATEST), ("type", "client")] {
+        site.lab.ceph(&["config", "set", "osd.2", &format!("ms_inject_delay_{option}"), value]).unwrap();
+    }
+    wait_for("the OSD to have the delay", SOON, || {
+        let shown = site.lab.ceph(&["config", "show", "osd.2", "ms_inject_delay_type"])?;
+        Ok((shown == "client").then_some(()))
+    })
+    .unwrap();
+    let guard = Guardian::new(&site, "guard", "guard");
+    let member = |name| format!("[[member]]\nname = \"{name}\"\naddresses = [\"{}\"]\n", site.ip(name));
+    guard.configure("", &["n1", "n2"].map(member).concat());
+    guard.start();
+    guard.wait_until_leading(SOON);
+
+    let asked = monotonic();
+    let pending = guard.verb(&["fence", "n1", "--reason", "cable", "--timeout", "10s"]).expect(3).json;
+    assert_eq!(pending["state"], "pending", "{pending:#}");
+    let mut answered: BTreeMap<String, Duration> = BTreeMap::new();
+    guard.wait_for_status("n1 to be sealed", LIMIT, |status| {
+        let fence = &status["fences"][0];
+        let named = |pg: &&String| fence["pending"].as_array().into_iter().flatten().any(|one| one == *pg);
+        for pg in late.iter().filter(|pg| !named(pg)) {
+            answered.entry(pg.clone()).or_insert_with(|| monotonic() - asked);
+        }
+        fence["state"] == "sealed"
+    });
+    println!("seen as proved after {answered:.1?}, sealed {:.1?} after the command", monotonic() - asked);
+    let beyond = |limit: Duration| answered.values().filter(|took| **took > limit).count();
+    assert!(
+        beyond(LOOK) > 0 && beyond(OWN) > 0,
+        "the delays were too short to show anything: {answered:.1?}"
+    );
+    assert_eq!(write(), [Err(Errno::ESHUTDOWN); 64]);
 }

@@ -178,7 +178,12 @@ impl Guardian {
 
     /// Waits for such a status, and returns it.
     #[track_caller]
-    pub fn wait_for_status(&self, what: &str, deadline: Duration, is: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_for_status(
+        &self,
+        what: &str,
+        deadline: Duration,
+        mut is: impl FnMut(&Value) -> bool,
+    ) -> Value {
         let mut last = Value::Null;
         let found = wait_for(&format!("{}: {what}", self.name), deadline, || {
             last = self.status().unwrap_or_default();

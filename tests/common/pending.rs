@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lab::{Errno, Lab, Pool, WriteLog as _, monotonic, wait_for};
+use serde_json::Value;
 
 use super::{Answer, Site};
 
@@ -74,6 +75,33 @@ pub fn pending_until_all_answer(site: &Site) {
     let late = writer.taken_after(sealed_at, 4).unwrap();
     println!("{late} writes acknowledged after `sealed`");
     assert_eq!(late, 0);
+}
+
+/// Has this OSD lead all PGs of a pool but those of these objects.
+pub fn lead(lab: &Lab, osd: u32, pool: &str, but: &[&str]) {
+    lab.ceph(&["osd", "set-require-min-compat-client", "luminous"]).unwrap();
+    let of = |object: &&str| lab.ceph(&["osd", "map", pool, object]).unwrap()["pgid"].clone();
+    let kept: Vec<Value> = but.iter().map(of).collect();
+    let wanted = || {
+        let listed = lab.ceph(&["pg", "ls-by-pool", pool]).unwrap();
+        let mut pgs = listed["pg_stats"].as_array().unwrap().clone();
+        pgs.retain(|pg| !kept.contains(&pg["pgid"]));
+        pgs
+    };
+    for pg in wanted() {
+        let acting = pg["acting"].as_array().unwrap().iter().map(|osd| osd.as_u64().unwrap());
+        let copies = acting.clone().count();
+        let others = acting.filter(|other| *other != u64::from(osd)).take(copies - 1);
+        let all: Vec<String> =
+            std::iter::once(u64::from(osd)).chain(others).map(|osd| osd.to_string()).collect();
+        let words = ["osd", "pg-upmap", pg["pgid"].as_str().unwrap()].into_iter();
+        lab.ceph(&words.chain(all.iter().map(String::as_str)).collect::<Vec<_>>()).unwrap();
+    }
+    wait_for(&format!("{pool} on osd.{osd}"), SOON, || {
+        Ok(wanted().iter().all(|pg| pg["acting_primary"] == osd).then_some(()))
+    })
+    .unwrap();
+    lab.wait_until_clean(pool).unwrap();
 }
 
 /// The PGs an OSD is the primary of, as the storage prints them.
