@@ -18,7 +18,7 @@ use super::locks::{self, LockOwner};
 use crate::ceph::rados::cluster::Cluster;
 use crate::ceph::rados::completion::{Completed, Header, Watcher};
 use crate::ceph::rados::data_pools;
-use crate::ceph::rados::errno::BLOCKLISTED;
+use crate::ceph::rados::errno::words;
 use crate::ceph::rados::ioctx::IoCtx;
 use crate::deadline::Deadline;
 
@@ -198,7 +198,7 @@ impl PoolSweep {
         let mut io = match IoCtx::open(&self.cluster, self.id) {
             Ok(io) => io,
             Err(Errno::ENOENT) => return,
-            Err(errno) => return self.unread.push(format!("pool {}: {errno}", self.pool)),
+            Err(errno) => return self.unread.push(format!("pool {}: {}", self.pool, words(errno))),
         };
         let mut namespaces = vec![String::new()];
         let listed = self.directory(&io, NAMESPACES, |name, _| {
@@ -220,7 +220,7 @@ impl PoolSweep {
             Ok(io) => io,
             Err(Errno::ENOENT) => return found,
             Err(errno) => {
-                self.unread.push(format!("pool {}: {errno}", self.pool));
+                self.unread.push(format!("pool {}: {}", self.pool, words(errno)));
                 return found;
             }
         };
@@ -250,10 +250,7 @@ impl PoolSweep {
             Err(ListingStop::Denied(prefix)) => self
                 .unread
                 .push(format!("{place}: the key lacks osd `allow r object_prefix {prefix}` (deploy/ceph)")),
-            Err(ListingStop::Failed(Errno::ESHUTDOWN)) => {
-                self.unread.push(format!("{place}: {BLOCKLISTED}"));
-            }
-            Err(ListingStop::Failed(errno)) => self.unread.push(format!("{place}: {errno}")),
+            Err(ListingStop::Failed(errno)) => self.unread.push(format!("{place}: {}", words(errno))),
         }
     }
 
@@ -376,7 +373,7 @@ impl PoolSweep {
             Err(Errno::ENOENT) => Ok(()),
             Err(Errno::EPERM) => Err(ListingStop::Denied(HEADER)),
             Err(errno) => {
-                failed.push((image, errno.to_string()));
+                failed.push((image, words(errno)));
                 Ok(())
             }
         }

@@ -5,6 +5,7 @@ use rbd_guardian_core::model::record::Leader;
 
 use super::codec::NAMESPACE;
 use crate::ceph::command::CephReadError;
+use crate::ceph::rados::errno::words;
 use crate::deadline::DeadlineError;
 
 /// Why there is no ledger.
@@ -46,7 +47,7 @@ pub enum LedgerOpenError {
     #[error("{0} before the pool of the ledger was found: do the monitors have a quorum?")]
     Late(#[from] DeadlineError),
     /// This client cannot use the pool.
-    #[error("cannot open pool '{pool}': {errno}")]
+    #[error("cannot open pool '{pool}': {}", words(*errno))]
     Unusable {
         /// Its name.
         pool: String,

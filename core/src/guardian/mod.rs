@@ -187,6 +187,9 @@ pub struct Guardian {
     /// Alarms that were told, and last: code, member and meaning, and the words they were told in.
     #[serde(default, with = "pairs")]
     told: BTreeMap<(String, Option<String>, String), String>,
+    /// Since when each of them lasts.
+    #[serde(default, with = "pairs")]
+    told_since: BTreeMap<(String, Option<String>, String), Duration>,
     /// Told already in what a checkpoint begins with.
     #[serde(skip)]
     reports: VecDeque<Report>,
@@ -251,6 +254,7 @@ impl Guardian {
             came_later: BTreeMap::new(),
             deposed: None,
             told: BTreeMap::new(),
+            told_since: BTreeMap::new(),
             reports: VecDeque::new(),
             settings,
         };

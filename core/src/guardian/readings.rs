@@ -611,6 +611,15 @@ impl Guardian {
             let before: Vec<Conflict> = self.conflicts.iter().filter(silent).cloned().collect();
             conflicts.extend(before);
         }
+        // INV-9: so may one of which not every user could be read.
+        let unclear = |one: &&Conflict| {
+            let read = uses.iter().find(|read| read.image == one.image);
+            read.is_some_and(|read| !read.unknown.is_empty() && !read.clients().contains(&one.client))
+        };
+        let before: Vec<Conflict> = self.conflicts.iter().filter(unclear).cloned().collect();
+        conflicts.extend(before);
+        // Images are read at once, and come in any order.
+        conflicts.sort();
         if judged.is_none() {
             // Those that are over are told so at once as well, and do not count as seen in two sweeps in a row.
             // And whose clients are is learnt soon: their member may be lost in a moment.

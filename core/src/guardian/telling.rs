@@ -1,40 +1,53 @@
 //! What is told of changes: of each state of a fence, and of alarms that begin or end.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::guardian::Guardian;
 use crate::guardian::report::Level;
 use crate::model::fence_id::FenceId;
 use crate::model::record::{Breach, FenceState};
 
+/// Alarms whose beginning is told where it happens, with more than the alarm says.
+const BEGUN: [&str; 7] =
+    ["breached", "returned-stale", "refused", "not-placed", "cannot-record", "view-lost", "storage-lost"];
+
+/// Those of them whose end has a line of its own. A moment without an answer is told by that alone.
+const ENDED: [&str; 3] = ["cannot-record", "view-lost", "storage-lost"];
+const MOMENT: Duration = Duration::from_secs(5);
+
 impl Guardian {
-    /// Alarms that began or ended. Of some it is told already what they come from.
+    /// Alarms that began or ended. That some begin is told already where it comes from.
     pub(super) fn tell_alarms(&mut self) {
-        let told = [
-            "breached",
-            "returned-stale",
-            "refused",
-            "not-placed",
-            "cannot-record",
-            "view-lost",
-            "storage-lost",
-        ];
         let mut now = BTreeMap::new();
-        for alarm in self.alarms().into_iter().filter(|alarm| !told.contains(&alarm.code)) {
-            let about = alarm.about.unwrap_or_else(|| alarm.text.clone());
+        for alarm in self.alarms() {
+            let begun = BEGUN.contains(&alarm.code);
+            let about = alarm.about.filter(|_| !begun);
+            let about = about.unwrap_or_else(|| if begun { String::new() } else { alarm.text.clone() });
             let key = (alarm.code.to_owned(), alarm.member.clone(), about);
             if now.contains_key(&key) {
                 continue;
             }
             let told = self.told.remove(&key);
             if told.is_none() {
+                self.told_since.insert(key.clone(), self.now.boot);
+            }
+            if told.is_none() && !begun {
                 let text = format!("{}: {}", alarm.text, alarm.advice.join("; "));
                 self.log(Level::Error, alarm.code, alarm.member, text.trim_end_matches(": ").to_owned());
             }
             now.insert(key, told.unwrap_or(alarm.text));
         }
-        for ((code, member, _), text) in std::mem::replace(&mut self.told, now) {
-            self.log(Level::Info, "alarm-over", member, format!("{code}: {text}"));
+        for (key, text) in std::mem::replace(&mut self.told, now) {
+            let since = self.told_since.remove(&key);
+            let (code, member, _) = key;
+            let lasted = since.map(|since| self.now.boot.saturating_sub(since));
+            if ENDED.contains(&code.as_str()) && lasted.is_none_or(|lasted| lasted < MOMENT) {
+                continue;
+            }
+            // One of a checkpoint of an earlier version has no beginning.
+            let after = lasted.map_or_else(String::new, |lasted| format!(" after {} s", lasted.as_secs()));
+            self.log(Level::Info, "alarm-over", member, format!("over{after}: {code}: {text}"));
         }
     }
 

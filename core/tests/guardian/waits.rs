@@ -256,3 +256,51 @@ fn inv6_what_may_be_alive_is_no_ghost() {
         assert!(!refused && model.seals().is_empty(), "{number}");
     }
 }
+
+fn told_as_over(model: &Model, code: &str) -> Option<String> {
+    let start = format!("alarm-over {}", if code == "refused" { "Some(\"n2\") over after " } else { "" });
+    model.logs().into_iter().find(|line| line.starts_with(&start) && line.contains(&format!(" s: {code}: ")))
+}
+
+/// Also of one whose beginning is told with more than the alarm says.
+#[test]
+fn each_alarm_is_told_as_over_with_how_long_it_lasted() {
+    let mut model = healthy();
+    let at = model.uses.iter().position(|one| one.image.name.ends_with("c2")).unwrap();
+    model.uses[at].watchers.push("10.0.0.1:0/100".parse().unwrap());
+    model.until("told", |model| model.alarms().contains("second-writer"));
+    model.run(40 * SECOND);
+    model.uses[at].watchers.truncate(1);
+    model.until("over", |model| !model.alarms().contains("second-writer"));
+    let over = told_as_over(&model, "second-writer").unwrap();
+    let seconds: u64 = over.split("over after ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((40..140).contains(&seconds), "{over}");
+
+    model.gone = model.uses.iter().map(|one| one.image.clone()).collect();
+    model.restart("boot-2");
+    model.until("told", |model| model.alarms().contains("wrong-cluster"));
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.heal_is_refused("n2");
+    model.until("refused", |model| model.alarms().contains("refused"));
+    model.bring_back("n2", 100_200 * SECOND);
+    model.until("over", |model| !model.alarms().contains("refused"));
+    assert!(told_as_over(&model, "refused").is_some(), "{:#?}", model.logs());
+}
+
+/// INV-9: a sweep that shows the image, and not who uses it.
+#[test]
+fn inv9_a_second_writer_is_not_over_while_its_image_has_users_that_cannot_be_read() {
+    let mut model = healthy();
+    let at = model.uses.iter().position(|one| one.image.name.ends_with("c2")).unwrap();
+    model.uses[at].watchers.push("10.0.0.1:0/100".parse().unwrap());
+    model.until("told", |model| model.alarms().contains("second-writer"));
+    model.uses[at].watchers.clear();
+    model.uses[at].unknown.push("a watcher whose address is not understood".to_owned());
+    for _ in 0..400 {
+        model.step();
+        assert!(model.alarms().contains("second-writer"), "{:#?}", model.logs());
+    }
+    model.uses[at].unknown.clear();
+    model.until("over", |model| !model.alarms().contains("second-writer"));
+}

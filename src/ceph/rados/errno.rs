@@ -22,6 +22,11 @@ pub enum ErrnoMeaning {
 /// What is said of [`ErrnoMeaning::Blocklisted`].
 pub const BLOCKLISTED: &str = "this guardian is blocklisted itself: Ceph refuses its host, which is fenced";
 
+/// An errno in words, where librados has none for it.
+pub fn words(errno: Errno) -> String {
+    if meaning(errno) == ErrnoMeaning::Blocklisted { BLOCKLISTED.to_owned() } else { errno.to_string() }
+}
+
 /// Classifies.
 #[allow(clippy::wildcard_enum_match_arm)] // No state of ours: the kernel's list, of which these matter.
 pub fn meaning(errno: Errno) -> ErrnoMeaning {
@@ -32,5 +37,16 @@ pub fn meaning(errno: Errno) -> ErrnoMeaning {
         Errno::ESHUTDOWN => ErrnoMeaning::Blocklisted,
         Errno::EIO => ErrnoMeaning::MadeUp,
         _ => ErrnoMeaning::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_guardian_is_told_so_and_not_of_a_socket() {
+        assert_eq!(words(Errno::ESHUTDOWN), BLOCKLISTED);
+        assert_eq!(words(Errno::ENOENT), Errno::ENOENT.to_string());
     }
 }
