@@ -1,7 +1,7 @@
 //! The house rules that a compiler does not know (docs/design.md#house-rules).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -126,6 +126,159 @@ fn a_folder_uses_only_those_before_it() {
     }
     println!("{uses} uses");
     assert!(uses > 300 && wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Files that import each other in a circle, and why. What is here is to become less.
+const CIRCLES: &[(&str, &str)] = &[
+    ("guardian", "the parts of the guardian are still `impl` blocks of one type"),
+    (
+        "model::incus_snapshot",
+        "an instance's image names come from its volumes, and a volume names its instances",
+    ),
+];
+
+#[test]
+fn files_import_each_other_in_one_direction() {
+    let mut imports = 0;
+    let mut wrong = Vec::new();
+    for source in ["core/src", "src"] {
+        let graph = import_graph(source);
+        imports += graph.values().map(BTreeSet::len).sum::<usize>();
+        for (file, all) in &graph {
+            for other in all {
+                let back = reachable(&graph, other).contains(file);
+                let listed = CIRCLES.iter().any(|(part, _)| {
+                    [file, other].iter().all(|file| file.starts_with(part)) || file == part || other == part
+                });
+                if back && !listed {
+                    wrong.push(format!("{source}: {file} imports {other}, which leads back to it"));
+                }
+            }
+        }
+    }
+    println!("{imports} imports");
+    assert!(imports > 300 && wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Of each file of a package, by its module path, the files that it imports. A child module is no import of its parent.
+fn import_graph(source: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let module = |file: &Path| {
+        let below = file.strip_prefix(root().join(source)).unwrap().with_extension("");
+        below.to_string_lossy().replace('/', "::").trim_end_matches("::mod").to_owned()
+    };
+    let files: BTreeMap<String, PathBuf> =
+        rust_files(&[source]).into_iter().map(|file| (module(&file), file)).collect();
+    let mut graph = BTreeMap::new();
+    for (name, file) in &files {
+        let mut paths = Vec::new();
+        used_paths(&without_tests(tokens(file)), name.split("::").map(str::to_owned).collect(), &mut paths);
+        let mut imported = BTreeSet::new();
+        for path in paths {
+            let longest =
+                (1..=path.len()).rev().map(|n| path[..n].join("::")).find(|path| files.contains_key(path));
+            imported.extend(longest.filter(|other| other != name));
+        }
+        graph.insert(name.clone(), imported);
+    }
+    graph
+}
+
+/// All paths that begin with `crate` or `super`, those in braces one by one.
+fn used_paths(tokens: &[TokenTree], module: Vec<String>, paths: &mut Vec<Vec<String>>) {
+    let mut at = 0;
+    while let Some(token) = tokens.get(at) {
+        at += 1;
+        match token {
+            TokenTree::Ident(name) if name == "crate" => at = path_from(tokens, at, Vec::new(), paths),
+            // `pub(in crate::cli)` imports nothing.
+            TokenTree::Ident(name) if name == "pub" => {
+                at += usize::from(matches!(tokens.get(at), Some(TokenTree::Group(_))));
+            }
+            TokenTree::Ident(name) if name == "super" => {
+                let parent = module[..module.len().saturating_sub(1)].to_vec();
+                at = path_from(tokens, at, parent, paths);
+            }
+            // `mod inner { … }`: `super` is this module there.
+            TokenTree::Ident(name) if name == "mod" => {
+                if let (Some(TokenTree::Ident(inner)), Some(TokenTree::Group(group))) =
+                    (tokens.get(at), tokens.get(at + 1))
+                {
+                    let inner = [module.clone(), vec![inner.to_string()]].concat();
+                    used_paths(&group.stream().into_iter().collect::<Vec<_>>(), inner, paths);
+                    at += 2;
+                }
+            }
+            TokenTree::Group(group) => {
+                used_paths(&group.stream().into_iter().collect::<Vec<_>>(), module.clone(), paths);
+            }
+            TokenTree::Ident(_) | TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+        }
+    }
+}
+
+/// The rest of a path, `::a::{b, c::d}`; returns where it ends.
+fn path_from(
+    tokens: &[TokenTree],
+    mut at: usize,
+    mut path: Vec<String>,
+    paths: &mut Vec<Vec<String>>,
+) -> usize {
+    let is_colon =
+        |at: usize| matches!(tokens.get(at), Some(TokenTree::Punct(colon)) if colon.as_char() == ':');
+    let begin = path.len();
+    while is_colon(at) && is_colon(at + 1) {
+        match tokens.get(at + 2) {
+            Some(TokenTree::Ident(name)) if name == "super" => drop(path.pop()),
+            Some(TokenTree::Ident(name)) => path.push(name.to_string()),
+            Some(TokenTree::Group(group)) => {
+                let inside: Vec<TokenTree> = group.stream().into_iter().collect();
+                let is_comma =
+                    |token: &TokenTree| matches!(token, TokenTree::Punct(comma) if comma.as_char() == ',');
+                for part in inside.split(is_comma) {
+                    if let Some(TokenTree::Ident(name)) = part.first() {
+                        let of_self = name == "self";
+                        let name = (!of_self).then(|| name.to_string());
+                        path_from(part, 1, path.iter().cloned().chain(name).collect(), paths);
+                    }
+                }
+                return at + 3;
+            }
+            _ => break,
+        }
+        at += 3;
+    }
+    if path.len() > begin {
+        paths.push(path);
+    }
+    at
+}
+
+fn reachable<'g>(graph: &'g BTreeMap<String, BTreeSet<String>>, from: &'g String) -> BTreeSet<&'g String> {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![from];
+    while let Some(file) = open.pop() {
+        if seen.insert(file) {
+            open.extend(graph.get(file).into_iter().flatten());
+        }
+    }
+    seen
+}
+
+#[test]
+fn unsafe_code_is_where_librados_is() {
+    let room = root().join("src/ceph/rados");
+    let mut inside = 0;
+    let mut wrong = Vec::new();
+    for file in rust_files(&["src", "core/src"]) {
+        let count = names(&without_tests(tokens(&file))).iter().filter(|name| *name == "unsafe").count();
+        if file.starts_with(&room) {
+            inside += count;
+        } else if count > 0 {
+            wrong.push(format!("{}: {count}", file.display()));
+        }
+    }
+    println!("{inside} in src/ceph/rados");
+    assert!(inside > 20 && wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

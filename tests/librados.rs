@@ -104,12 +104,12 @@ fn commands(cluster: &Cluster) -> Result<()> {
     assert_eq!(cluster.mon_command(&json!({ "prefix": "no such thing" })), Err(unknown));
     let absent = cluster.mon_command_target("z", &json!({ "prefix": "sessions" }));
     assert_eq!(absent.err().map(|error| error.errno), Some(Errno::ENOENT));
-    assert_eq!(IoCtx::open(&cluster, 1 << 40).err(), Some(Errno::ENOENT));
+    assert_eq!(IoCtx::open(cluster, 1 << 40).err(), Some(Errno::ENOENT));
     Ok(cluster.wait_for_latest_osdmap()?)
 }
 
 fn headers(cluster: &Cluster, facts: &Value) -> Result<()> {
-    let mut io = IoCtx::open(&cluster, number(&facts["pool"])?)?;
+    let mut io = IoCtx::open(cluster, number(&facts["pool"])?)?;
     let (to, results) = channel();
     let mut tag = 0;
     let mut read = |io: &rbd_guardian::ceph::rados::ioctx::IoCtx, object: &str| {
@@ -143,7 +143,7 @@ fn headers(cluster: &Cluster, facts: &Value) -> Result<()> {
 }
 
 fn omap_pages(cluster: &Cluster, facts: &Value) -> Result<()> {
-    let io = IoCtx::open(&cluster, number(&facts["pool"])?)?;
+    let io = IoCtx::open(cluster, number(&facts["pool"])?)?;
     let (to, results) = channel();
     let (mut keys, mut after) = (Vec::new(), String::new());
     for tag in 0.. {
@@ -164,7 +164,7 @@ fn omap_pages(cluster: &Cluster, facts: &Value) -> Result<()> {
 }
 
 fn placement(cluster: &Cluster, facts: &Value) -> Result<()> {
-    let io = IoCtx::open(&cluster, number(&facts["pool"])?)?;
+    let io = IoCtx::open(cluster, number(&facts["pool"])?)?;
     let pg = format!("{}.{:x}", facts["pool"], io.pg_of("some-object")?);
     assert_eq!(facts["pg"], pg);
     let (to, results) = channel();

@@ -32,16 +32,15 @@ use crate::control::protocol::{ControlLine, Question};
 use crate::control::socket::Ask;
 use crate::daemon::election::ElectionWatch;
 use crate::daemon::error::DaemonError;
-use crate::daemon::event_loop::forwarded::{ended, not_noted};
-use crate::daemon::event_loop::login::{Login, Replaced};
 use crate::daemon::executor::{Executor, failed};
-use crate::daemon::forwarded_requests::RequestNote;
+use crate::daemon::forwarded_requests::{RequestNote, ended, not_noted};
 use crate::daemon::hearing::EventLog;
 use crate::daemon::incus_events::notice;
 use crate::daemon::job::Jobs;
 use crate::daemon::leader::{Leading, now};
 use crate::daemon::leadership::{BidError, BidOutcome, Candidate, HeldLead, Standby};
 use crate::daemon::log;
+use crate::daemon::login::{Login, Replaced};
 use crate::daemon::recordings::{RecordedGuardian, Recordings};
 use crate::daemon::service_manager::{Manager, SignalRequest, Signals};
 use crate::deadline::rest;
@@ -367,7 +366,7 @@ impl EventLoop {
             JobResult::Connected(Ok(cluster)) => {
                 log::line(Level::Info, "connected", None, "connected to Ceph");
                 self.cluster = Some(cluster);
-                self.forget_login();
+                self.login.forget();
                 self.trouble = None;
                 self.stage = LeadStage::Bidding;
                 self.retry_at = Some(Duration::ZERO);

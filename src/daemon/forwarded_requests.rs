@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rbd_guardian_core::guardian::io::Recorded;
 use rbd_guardian_core::model::record::RequestRecord;
 use rbd_guardian_core::rules::operator_request::Settled;
+
+use crate::control::protocol::ControlLine;
 
 /// Between two looks at the ledger's requests: one small read each.
 const EVERY: Duration = Duration::from_secs(1);
@@ -76,4 +79,16 @@ impl RequestNote {
             Self::Forgotten => "removes",
         }
     }
+}
+
+/// The answer of a request that has none.
+pub(super) fn ended() -> ControlLine {
+    ControlLine::Unavailable(
+        "it ended without an answer: `rbd-guardian status` shows how far it came".to_owned(),
+    )
+}
+
+/// A write that ended without an answer.
+pub(super) fn not_noted() -> Recorded {
+    Recorded::Not { why: "it ended without an answer".to_owned(), holds: None }
 }

@@ -18,6 +18,7 @@ mod job;
 mod leader;
 mod leadership;
 mod log;
+mod login;
 mod ping;
 mod recordings;
 mod service_manager;

@@ -12,7 +12,7 @@ use crate::ceph::lane;
 use crate::clock;
 use crate::control::protocol::ControlLine;
 use crate::daemon::event_loop::{EventLoop, Job, JobResult, LeadStage, Leading};
-use crate::daemon::forwarded_requests::{RequestNote, RequestProgress};
+use crate::daemon::forwarded_requests::{RequestNote, RequestProgress, ended, not_noted};
 use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// Lines of an answer on their way to its last one.
@@ -160,16 +160,4 @@ impl EventLoop {
             LeadStage::Leading(_) | LeadStage::Connecting | LeadStage::Bidding => None,
         }
     }
-}
-
-/// The answer of a request that has none.
-pub(super) fn ended() -> ControlLine {
-    ControlLine::Unavailable(
-        "it ended without an answer: `rbd-guardian status` shows how far it came".to_owned(),
-    )
-}
-
-/// A write that ended without an answer.
-pub(super) fn not_noted() -> Recorded {
-    Recorded::Not { why: "it ended without an answer".to_owned(), holds: None }
 }
