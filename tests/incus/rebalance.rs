@@ -28,7 +28,7 @@ fn mark(site: &Guarded) -> Vec<usize> {
 /// The lab runs no virtual machine. One in the database is enough to be asked about.
 #[test]
 fn a_virtual_machine_is_rebalanced_to_no_sealed_member() {
-    // `make soak` runs it, in the newest world: a third Incus cluster is too much beside the sample of `make test`.
+    // `tests/run` runs it in that world, as a part of the sample.
     if std::env::var("GUARDIAN_WORLD").as_deref() != Ok("newest")
         || prepared(World::Newest.folder()).is_none()
     {
