@@ -296,6 +296,20 @@ fn the_architecture_lists_every_folder() {
     assert!(folders.len() > 8 && missing.is_empty(), "{missing:?}");
 }
 
+/// INV-8 rests on it: the record of a fence changes in its own folder alone, by one method of `DueRecord`.
+#[test]
+fn a_fence_shows_no_field() {
+    for (file, name) in [("core/src/fence/mod.rs", "Fence"), ("core/src/fence/due_record.rs", "DueRecord")] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let after = text.split_once(&format!("struct {name}")).expect("it is there").1;
+        let body = after.split("\n}\n").next().unwrap().split(";\n\n").next().unwrap();
+        assert!(!body.contains("pub"), "{name}: {body}");
+    }
+    let text = fs::read_to_string(root().join("core/src/fence/due_record.rs")).unwrap();
+    assert_eq!(text.matches("(&mut self,").count(), 1, "one way to change a record");
+    assert!(!text.contains("DerefMut"));
+}
+
 #[test]
 fn no_file_is_too_long() {
     let files = rust_files(&["src", "core", "ceph-sys", "tests"]);

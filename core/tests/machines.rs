@@ -13,7 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use rbd_guardian_core::fence::releasing::{self, Release};
-use rbd_guardian_core::fence::sealing::{Effect, Failure, Fence, Sent, State};
+use rbd_guardian_core::fence::sealing::{Effect, Failure, Sealing, Sent, State};
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry, parse_target};
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
 use rbd_guardian_core::model::blocklist::Blocklist;
@@ -232,9 +232,9 @@ fn planned(storage: &Storage, target: Target) -> Option<Plan> {
 }
 
 /// Runs a fence to its end or for so many steps, checking after each. Returns it and whether it ended.
-fn run_fence(storage: &mut Storage, plan: Plan, may_tamper: bool) -> Result<Fence, TestCaseError> {
+fn run_fence(storage: &mut Storage, plan: Plan, may_tamper: bool) -> Result<Sealing, TestCaseError> {
     let targets = plan.entries.clone();
-    let mut fence = Fence::new(plan);
+    let mut fence = Sealing::new(plan);
     let mut held_since = None;
     for _ in 0..400 {
         let Some(effect) = fence.next_effect() else { break };
@@ -364,7 +364,7 @@ proptest! {
 #[test]
 fn a_refused_entry_ends_the_fence_with_the_monitors_words() {
     let storage = Storage::new(&[], vec![]);
-    let mut fence = Fence::new(planned(&storage, Target::Member("n1".into())).unwrap());
+    let mut fence = Sealing::new(planned(&storage, Target::Member("n1".into())).unwrap());
     while let Some(effect) = fence.next_effect() {
         match effect {
             Effect::Add(entries) => {
@@ -385,7 +385,7 @@ fn inv6_a_cover_that_nobody_approved_is_never_put_up() {
     let mut plan = planned(&storage, Target::Addresses([target].into())).unwrap();
     plan.coverable.clear();
     storage.change(|map| insert(&mut map.blocklist, target, start() + Duration::from_secs(3600)));
-    let mut fence = Fence::new(plan);
+    let mut fence = Sealing::new(plan);
     while let Some(effect) = fence.next_effect() {
         match effect {
             Effect::ReadMap => fence.handle_map(Some(storage.map().clone().into())),

@@ -1,6 +1,6 @@
 //! `fence`: blocklist and prove.
 
-use rbd_guardian_core::fence::sealing::{Fence, State};
+use rbd_guardian_core::fence::sealing::{Sealing, State};
 use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::fence_id::{FenceContent, FenceId};
 use rbd_guardian_core::model::operator_request;
@@ -124,7 +124,7 @@ fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, CliError> {
         Ok(plan) => plan,
         Err(refusals) => return plan_verb::refuse(context.format, &request.target, &refusals),
     };
-    let mut fence = Fence::new(plan);
+    let mut fence = Sealing::new(plan);
     let (timings, ended) = standalone::fence(context, &mut fence);
     let answer = FenceAnswer {
         fence: fence.plan().fence.clone(),
@@ -148,7 +148,7 @@ fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, CliError> {
 }
 
 /// The exit code, and what to tell where it is not 0.
-fn end(fence: &Fence, ended: Result<(), CliError>) -> (Exit, Option<String>) {
+fn end(fence: &Sealing, ended: Result<(), CliError>) -> (Exit, Option<String>) {
     if let Some(failure) = fence.failure() {
         return (Exit::Failed, Some(failure.to_string()));
     }
@@ -183,7 +183,7 @@ fn end(fence: &Fence, ended: Result<(), CliError>) -> (Exit, Option<String>) {
     (exit, Some(word))
 }
 
-fn text(answer: &FenceAnswer, fence: &Fence) -> String {
+fn text(answer: &FenceAnswer, fence: &Sealing) -> String {
     let state = match answer.state {
         State::Sealed => "SEALED: the storage refuses every write of it",
         State::Pending | State::Committed => "PENDING: committed, but some PGs might still take a write",

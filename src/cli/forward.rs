@@ -75,7 +75,7 @@ fn of_now(ledger: &Ledger, mut request: Request, deadline: &Deadline) -> Result<
 /// When the newest fence of this name that is held began. Where none is held the request is of none: one that begins while
 /// it waits is not released by it.
 fn meant(records: &Records, name: &str) -> Timestamp {
-    let held = |fence: &&FenceRecord| is_named(fence, name) && fence.state != FenceState::Released;
+    let held = |fence: &&FenceRecord| is_named(fence, name) && fence.state.is_in_force();
     let since = records.fences.values().filter(held).map(|fence| fence.since).max();
     since.unwrap_or(Timestamp::UNIX_EPOCH)
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use rbd_guardian_core::guardian::gate::{Contents, OVERRIDE, REMOVE, epoch, is_plausible, seals};
 use rbd_guardian_core::model::operator_request;
-use rbd_guardian_core::model::record::FenceState;
 use rbd_guardian_core::model::volume::StoragePool;
 use rbd_guardian_core::rules::refusal::gate_removal;
 use serde::Serialize;
@@ -178,7 +177,7 @@ fn held(common: &Common, config: Config) -> Result<BTreeSet<String>, String> {
         Memory::None => Ok(BTreeSet::new()),
         Memory::Unread(why) => Err(why),
         Memory::Ledger(records) => {
-            let held = records.fences.into_values().filter(|fence| fence.state != FenceState::Released);
+            let held = records.fences.into_values().filter(|fence| fence.state.is_in_force());
             Ok(held.map(|fence| fence.name().to_owned()).collect())
         }
     }

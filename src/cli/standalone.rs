@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rbd_guardian_core::fence::releasing::Release;
-use rbd_guardian_core::fence::sealing::{Fence, Sent, State};
+use rbd_guardian_core::fence::sealing::{Sealing, Sent, State};
 use rbd_guardian_core::model::barrier::PoolProof;
 use rbd_guardian_core::model::osdmap::OsdMap;
 use serde::Serialize;
@@ -43,7 +43,7 @@ impl std::fmt::Display for Timings {
 
 /// Drives a fence. An error in the result (time-out, Ctrl-C, a monitor's answer) ends it where it is: the fence tells
 /// how far it came.
-pub(super) fn fence(context: &Context, fence: &mut Fence) -> (Timings, Result<(), CliError>) {
+pub(super) fn fence(context: &Context, fence: &mut Sealing) -> (Timings, Result<(), CliError>) {
     let mut drive = StandaloneExecutor::new(context);
     let began = clock::monotonic();
     let mut timings = Timings::default();

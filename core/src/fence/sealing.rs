@@ -131,7 +131,7 @@ pub enum Failure {
 
 /// One fence on its way.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Fence {
+pub struct Sealing {
     plan: Plan,
     wanted: Wanted,
     to_fail_over: Vec<Daemon>,
@@ -159,7 +159,7 @@ pub struct Fence {
     outstanding: bool,
 }
 
-impl Fence {
+impl Sealing {
     /// Begins what the plan says.
     pub fn new(plan: Plan) -> Self {
         Self {

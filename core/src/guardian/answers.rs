@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::fence::{Fence, GUARDIAN};
 use crate::guardian::Guardian;
-use crate::guardian::case::{Case, GUARDIAN};
 use crate::guardian::pace::Lane;
 use crate::model::record::FenceState;
 use crate::model::target::Target;
@@ -67,12 +67,12 @@ impl Guardian {
     pub(super) fn answer_is_due(&self, member: &str, asked: Option<Duration>) -> bool {
         let evidence = self.evidence.get(member);
         let wanted = self.wants.contains_key(&Target::Member(member.to_owned()));
-        let unsent = |case: &&Case| {
-            case.record.state == FenceState::Intended
-                && case.record.by == GUARDIAN
-                && case.member() == Some(member)
+        let unsent = |fence: &&Fence| {
+            fence.record().state == FenceState::Intended
+                && fence.record().by == GUARDIAN
+                && fence.member() == Some(member)
         };
-        let intended = self.cases.values().find(unsent).and_then(|case| case.recorded_at);
+        let intended = self.fences.values().find(unsent).and_then(|fence| fence.recorded_at());
         let asks_on = evidence.is_some_and(Evidence::is_asked_on) || wanted || intended.is_some();
         let old = |asked: Duration| {
             self.now.boot >= asked + ASK_EVERY || intended.is_some_and(|recorded| asked < recorded)

@@ -6,12 +6,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use crate::fence::Fence;
+use crate::fence::chasing::{CHASED, REMEMBERED};
 use crate::guardian::Guardian;
-use crate::guardian::case::Case;
 use crate::guardian::report::{Alarm, Level};
-use crate::model::addr::{ClientAddr, Entry};
+use crate::model::addr::ClientAddr;
 use crate::model::ceph_snapshot::{Clients, SeenAt};
 use crate::model::record::FenceState;
 use crate::model::target::Coverage;
@@ -25,25 +24,25 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(60);
 impl Guardian {
     /// Is a look at clients due for the sake of a held fence?
     pub(super) fn chase_is_due(&self) -> bool {
-        let held = |case: &&Case| case.member().is_some() && case.release.is_none();
+        let held = |fence: &&Fence| fence.member().is_some() && fence.release().is_none();
         let hunts = self.hunts_ghosts();
-        let open = |case: &Case| hunts || self.chased_ips(case).next().is_some();
-        let back = |case: &Case| case.member().is_some_and(|name| self.returned.contains_key(name));
+        let open = |fence: &Fence| hunts || self.chased_ips(fence).next().is_some();
+        let back = |fence: &Fence| fence.member().is_some_and(|name| self.returned.contains_key(name));
         let mut every = self
-            .cases
+            .fences
             .values()
             .filter(held)
-            .map(|case| if open(case) || back(case) { CHASE_EVERY } else { REMEMBER_EVERY });
+            .map(|fence| if open(fence) || back(fence) { CHASE_EVERY } else { REMEMBER_EVERY });
         let Some(first) = every.next() else { return false };
         let every = every.fold(first, Duration::min);
         self.looked_at.is_none_or(|at| self.now.boot >= at + every)
     }
 
     /// Addresses of the member that no whole-host entry of the fence refuses. One that somebody else claims is nobody's.
-    fn chased_ips(&self, case: &Case) -> impl Iterator<Item = std::net::IpAddr> {
-        let name = case.member().unwrap_or_default();
+    fn chased_ips(&self, fence: &Fence) -> impl Iterator<Item = std::net::IpAddr> {
+        let name = fence.member().unwrap_or_default();
         let members = self.members();
-        let hosts = case.hosts();
+        let hosts = fence.hosts();
         let mut own = members.get(name).map(|member| member.addresses.clone()).unwrap_or_default();
         let single = self.world.as_ref().map(|world| self.single_addresses(name, world)).unwrap_or_default();
         own.retain(|ip| !single.contains_key(ip));
@@ -74,17 +73,17 @@ impl Guardian {
             .map(|(client, _)| *client)
             .collect();
         let mut found = Vec::new();
-        for (id, case) in &self.cases {
-            let Some(name) = case.member() else { continue };
-            if case.release.is_some() || case.record.state == FenceState::Intended {
+        for (id, fence) in &self.fences {
+            let Some(name) = fence.member() else { continue };
+            if fence.release().is_some() || fence.record().state == FenceState::Intended {
                 continue;
             }
-            let open: BTreeSet<_> = self.chased_ips(case).collect();
-            let hosts = case.hosts();
+            let open: BTreeSet<_> = self.chased_ips(fence).collect();
+            let hosts = fence.hosts();
             let mut free: BTreeSet<ClientAddr> =
                 clients.iter().copied().filter(|client| open.contains(&client.ip)).collect();
             // Its clients at other addresses, as its images show them.
-            let own = if case.record.coverage == Coverage::WholeHost {
+            let own = if fence.record().coverage == Coverage::WholeHost {
                 self.book.members.get(name).map(|record| record.clients.clone()).unwrap_or_default()
             } else {
                 self.known_of(name, world).clients
@@ -96,12 +95,12 @@ impl Guardian {
         }
         let mut chased = Vec::new();
         for (id, free, under) in found {
-            let Some(case) = self.cases.get_mut(&id) else { continue };
-            let new = case.chase(free.into_iter());
-            case.remember(under.into_iter());
+            let Some(fence) = self.fences.get_mut(&id) else { continue };
+            let new = fence.chase(free.into_iter());
+            fence.remember(under.into_iter());
             if !new.is_empty() {
                 let names = new.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                chased.push((case.member().map(str::to_owned), names));
+                chased.push((fence.member().map(str::to_owned), names));
             }
         }
         for (member, names) in chased {
@@ -115,20 +114,20 @@ impl Guardian {
     /// Clients beyond what a fence takes.
     pub(super) fn crowds(&self) -> Vec<Alarm> {
         let mut alarms = Vec::new();
-        for case in self.cases.values() {
-            let Some(name) = case.member() else { continue };
+        for fence in self.fences.values() {
+            let Some(name) = fence.member() else { continue };
             let mut alarm = |text: String, advice: String| {
                 let (code, member) = ("too-many-clients", Some(name.to_owned()));
                 alarms.push(Alarm { code, member, text, about: None, advice: vec![advice] });
             };
-            if case.crowd.beyond {
+            if fence.crowd().is_beyond() {
                 let text = format!(
                     "more than {CHASED} client instances began on it after it was fenced: the others are not refused, and \
                      the gate is closed"
                 );
                 alarm(text, format!("stop what starts them on {name}, or cut its power"));
             }
-            if case.crowd.forgotten {
+            if fence.crowd().is_forgotten() {
                 let text = format!(
                     "more than {REMEMBERED} client instances began on it while it is refused: the others get no entry of \
                      their own when it is released"
@@ -137,65 +136,5 @@ impl Guardian {
             }
         }
         alarms
-    }
-}
-
-/// So many clients that appear where only known ones are fenced are fenced as well.
-const CHASED: usize = 250;
-/// So many clients that appear under a host entry are remembered: each try of its platform to reach the storage is one.
-const REMEMBERED: usize = 1000;
-
-/// Clients that appear after a fence was planned, as the last look showed them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Crowd {
-    /// Some were new: the gate is not opened and closed for each.
-    fresh: bool,
-    /// More than are fenced.
-    beyond: bool,
-    /// More than are remembered.
-    forgotten: bool,
-}
-
-impl Crowd {
-    /// Can one be free, or was one a look ago?
-    pub(super) fn is_open(self) -> bool {
-        self.fresh || self.beyond
-    }
-}
-
-impl Case {
-    /// Fences these clients as well, which no entry refuses; those it did not know before.
-    pub(super) fn chase(&mut self, clients: impl Iterator<Item = ClientAddr>) -> Vec<ClientAddr> {
-        let mut new = Vec::new();
-        self.crowd.beyond = false;
-        for client in clients {
-            let entry = Entry::Client(client);
-            if self.plan.entries.contains(&entry) || self.to_chase.contains(&entry) {
-                continue;
-            }
-            if self.record.seen.len() >= CHASED {
-                self.crowd.beyond = true;
-                continue;
-            }
-            self.to_chase.insert(entry);
-            self.record.seen.insert(client);
-            new.push(client);
-        }
-        self.crowd.fresh = !new.is_empty();
-        new
-    }
-
-    /// Remembers clients of a refused host, for the release.
-    fn remember(&mut self, clients: impl Iterator<Item = ClientAddr>) {
-        for client in clients {
-            if self.record.entries.contains_key(&Entry::Client(client)) {
-                continue;
-            }
-            if self.record.seen.len() < REMEMBERED {
-                self.record.seen.insert(client);
-            } else if !self.record.seen.contains(&client) {
-                self.crowd.forgotten = true;
-            }
-        }
     }
 }

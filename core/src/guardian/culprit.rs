@@ -51,7 +51,7 @@ impl Guardian {
         // Those of guardians that led before, too: they had other addresses.
         let sent: Vec<(Entry, Timestamp)> = {
             let recorded = self.records.fences.values().map(|record| &record.sent);
-            let held = self.cases.values().map(|case| &case.record.sent);
+            let held = self.fences.values().map(|fence| &fence.record().sent);
             recorded.chain(held).flatten().map(|(entry, at)| (*entry, *at)).collect()
         };
         let guardians = |removal: &Removal| {
@@ -60,19 +60,19 @@ impl Guardian {
                 removal.entry == Some(*entry) && (-SKEW..=LOGGED_WITHIN).contains(&after(*at))
             })
         };
-        let Some(case) = self.cases.get_mut(id) else {
+        let Some(fence) = self.fences.get_mut(id) else {
             self.searches.remove(id);
             return;
         };
-        let member = case.member().map(str::to_owned);
+        let member = fence.member().map(str::to_owned);
         let own: Vec<String> =
             self.world.iter().flat_map(|world| &world.own).map(ToString::to_string).collect();
         // The seal was recorded by a guardian's clock, the log is by the monitors'; the removal made the newest osdmap.
         let behind =
             self.map.as_ref().map_or(SignedDuration::ZERO, |map| now.wall.duration_since(map.modified));
-        let sealed = case.record.sealed.and_then(|sealed| sealed.checked_sub(behind + SKEW).ok());
-        let record = &mut case.record;
-        let mut found = Vec::new();
+        let sealed = fence.record().sealed.and_then(|sealed| sealed.checked_sub(behind + SKEW).ok());
+        let record = fence.record();
+        let mut found: Vec<Removal> = Vec::new();
         let (removals, trouble) = match removals {
             Ok(removals) => (removals, None),
             Err(why) => (Vec::new(), Some(why)),
@@ -81,13 +81,12 @@ impl Guardian {
             let ours = own.contains(&removal.address) || guardians(&removal);
             let of_fence = record.entries.keys().any(|entry| removal.removes(*entry));
             let since = sealed.is_none_or(|sealed| removal.at >= sealed);
-            if !ours && of_fence && since && !record.removals.contains(&removal) {
-                record.removals.push(removal.clone());
+            if !ours && of_fence && since && !record.removals.contains(&removal) && !found.contains(&removal)
+            {
                 found.push(removal);
             }
         }
-        let over = record.removals.len().saturating_sub(KEPT);
-        record.removals.drain(..over);
+        fence.note_removals(&found, KEPT);
         if !found.is_empty() {
             self.searches.remove(id);
             for removal in found {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::guardian::case::Case;
+use crate::fence::Fence;
 use crate::guardian::gate::{self, Contents, GateState};
 use crate::guardian::io::{Effect, Now};
 use crate::guardian::pace::Lane;
@@ -91,7 +91,7 @@ impl Guardian {
     /// When time alone makes something due.
     pub fn wake_at(&self) -> Option<Duration> {
         let lost = self.evidence.values().any(crate::rules::loss_evidence::Evidence::is_lost);
-        let busy = lost || !self.cases.is_empty() || !self.wants.is_empty() || self.view.is_none();
+        let busy = lost || !self.fences.is_empty() || !self.wants.is_empty() || self.view.is_none();
         let pace = if busy { Duration::from_millis(100) } else { Duration::from_millis(500) };
         self.deposed.is_none().then(|| self.now.boot + pace)
     }
@@ -116,18 +116,18 @@ impl Guardian {
 
     /// A fence whose member came back before anything was sent.
     fn withdrawn(&mut self) -> Option<(Vec<Change>, String, String)> {
-        let gone = |case: &&Case| case.is_withdrawn(&self.ground(case));
-        let id = self.cases.values().find(gone).map(|case| case.id.clone())?;
-        let case = self.cases.remove(&id)?;
-        let member = case.member().map(str::to_owned);
+        let gone = |fence: &&Fence| fence.is_withdrawn(&self.preconditions(fence));
+        let id = self.fences.values().find(gone).map(|fence| fence.id().clone())?;
+        let mut fence = self.fences.remove(&id)?;
+        let member = fence.member().map(str::to_owned);
         self.log(Level::Info, "withdrawn", member, "it is back: nothing was fenced".to_owned());
         self.last_fence = self.last_recorded(Some(&id));
-        for number in case.requests {
+        for number in fence.take_requests() {
             let text = "the member came back before anything was sent: nothing was fenced".to_owned();
             self.reports.push_back(Report::Answer(number, Outcome::Failed(text)));
         }
         let (text, why) = (format!("{id} withdrawn"), "its member is back".to_owned());
-        Some((vec![self.undone(case.record)], text, why))
+        Some((vec![self.undone(fence.record().clone())], text, why))
     }
 
     /// An intent that nothing came of: what an earlier fence of the same ID left, as older guardians recorded it, is not
@@ -154,7 +154,7 @@ impl Guardian {
         let map = self.map.as_ref()?;
         let left = self.records.fences.values().find(|fence| {
             fence.state == FenceState::Intended
-                && !self.cases.contains_key(&fence.id)
+                && !self.fences.contains_key(&fence.id)
                 && !self.wants.contains_key(&wants::target_of(fence))
                 && !wants::begun(fence, map)
         })?;
@@ -164,10 +164,10 @@ impl Guardian {
     }
 
     fn unrecorded(&self) -> Option<(Vec<Change>, String, String)> {
-        let differs = |case: &&Case| self.records.fences.get(&case.id) != Some(&case.record);
-        if let Some(case) = self.cases.values().find(differs) {
-            let (what, why) = trail::of(case, self.records.fences.get(&case.id));
-            return Some((vec![put(case)], what, why));
+        let differs = |fence: &&Fence| self.records.fences.get(fence.id()) != Some(fence.record());
+        if let Some(fence) = self.fences.values().find(differs) {
+            let (what, why) = trail::of(fence, self.records.fences.get(fence.id()));
+            return Some((vec![put(fence)], what, why));
         }
         if let Some(epoch) = self.next_gate_epoch()
             && self.records.gate.as_ref().is_none_or(|gate| gate.epoch < epoch || gate.open != self.open())
@@ -195,23 +195,24 @@ impl Guardian {
 
     /// The next step of a fence or release.
     fn step(&mut self) -> Option<Effect> {
-        let ids: Vec<FenceId> = self.cases.keys().cloned().collect();
+        let ids: Vec<FenceId> = self.fences.keys().cloned().collect();
         for id in ids {
             // Taken out, so that the rest of the guardian can be looked at meanwhile.
-            let Some(mut case) = self.cases.remove(&id) else { continue };
-            if case.may_remove() {
-                let kept = self.rested_on(&case);
-                case.keep(&kept);
+            let Some(mut fence) = self.fences.remove(&id) else { continue };
+            if fence.may_remove() {
+                let kept = self.rested_on(&fence);
+                fence.keep(&kept);
             }
-            let effect = {
-                let ground = self.ground(&case);
-                case.next_effect(&ground, &self.settings.policy, |effect| {
-                    let lane = Lane::of(effect);
+            let step = {
+                let ground = self.preconditions(&fence);
+                fence.next_step(&ground, &self.settings.policy, |step| {
+                    let lane = Lane::of_step(&id, step);
                     // Those that serve many fences rest together.
                     matches!(lane, Lane::Map | Lane::Barrier) || self.may_begin(&lane)
                 })
             };
-            self.cases.insert(id, case);
+            let effect = step.map(|step| Effect::of_step(id.clone(), step));
+            self.fences.insert(id, fence);
             if let Some(effect) = effect.and_then(|effect| self.shared.join(effect)) {
                 self.begin(Lane::of(&effect));
                 return Some(effect);
@@ -224,8 +225,8 @@ impl Guardian {
 
     /// The members whose instances may be placed elsewhere now.
     fn open(&self) -> BTreeSet<String> {
-        let open = self.cases.values().filter(|case| self.opens_gate(case));
-        open.filter_map(|case| case.member().map(str::to_owned)).collect()
+        let open = self.fences.values().filter(|fence| self.opens_gate(fence));
+        open.filter_map(|fence| fence.member().map(str::to_owned)).collect()
     }
 
     /// What the gate should be told; `None` when nothing may be written.
@@ -362,7 +363,7 @@ impl Guardian {
 
     fn read(&mut self) -> Option<Effect> {
         let now = self.now.boot;
-        let watching = !self.cases.is_empty();
+        let watching = !self.fences.is_empty();
         let lost = self.evidence.values().any(crate::rules::loss_evidence::Evidence::is_lost);
         if (self.needs_look() || self.chase_is_due() || self.interfaces_wait_for_look())
             && self.take(Lane::Look)
@@ -384,9 +385,10 @@ impl Guardian {
             self.schedule.maps = Some(now);
             return Some(Effect::ReadMaps { after: self.read_maps_after() });
         }
-        let sealed =
-            |case: &Case| case.record.state == FenceState::Sealed && !case.clear && case.member().is_some();
-        let waiting = self.cases.values().any(sealed);
+        let sealed = |fence: &Fence| {
+            fence.record().state == FenceState::Sealed && !fence.is_clear() && fence.member().is_some()
+        };
+        let waiting = self.fences.values().any(sealed);
         let due = now >= self.schedule.sweep || (waiting && self.sweep_is_old(now));
         if self.map.is_some() && due && self.take(Lane::Sweep) {
             self.schedule.sweep = now + self.settings.guard.every;
@@ -398,7 +400,12 @@ impl Guardian {
     /// Does a gate wait for a sweep that began after its fence was sealed?
     fn sweep_is_old(&self, now: Duration) -> bool {
         let began = self.sweep.as_ref().map(|sweep| sweep.began);
-        let sealed = self.cases.values().filter(|case| !case.clear).filter_map(|case| case.sealed_at).max();
+        let sealed = self
+            .fences
+            .values()
+            .filter(|fence| !fence.is_clear())
+            .filter_map(|fence| fence.sealed_at())
+            .max();
         match (began, sealed) {
             (Some(began), Some(sealed)) => began < sealed || now.saturating_sub(began) >= SWEEP_OFTEN,
             (None, Some(_)) => true,
@@ -422,7 +429,7 @@ impl Guardian {
         let mut due = None;
         for (name, member) in &view.members {
             let evidence = self.evidence.get(name).cloned().unwrap_or_default();
-            let held = self.case_of(name).is_some();
+            let held = self.fence_of(name).is_some();
             let every = if held { STATE_OFTEN } else { STATE_EVERY };
             let asked = evidence.state.as_ref().map(|(asked, _)| *asked).max(evidence.answered);
             let online = member.status == MemberStatus::Online;
@@ -452,7 +459,7 @@ impl Guardian {
 
     pub(super) fn networks_are_due(&self, name: &str) -> bool {
         let lost = |(name, evidence): (&String, &crate::rules::loss_evidence::Evidence)| {
-            evidence.is_lost() && self.case_of(name).is_none()
+            evidence.is_lost() && self.fence_of(name).is_none()
         };
         let every = if self.evidence.iter().any(lost) { NETWORKS_OFTEN } else { NETWORKS_EVERY };
         self.networks_read.get(name).is_none_or(|read| self.now.boot >= *read + every)

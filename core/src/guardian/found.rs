@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fence::Fence;
 use crate::guardian::Guardian;
-use crate::guardian::case::Case;
 use crate::guardian::io::Effect;
 use crate::guardian::pace::Lane;
 use crate::guardian::report::{Alarm, Level};
@@ -156,12 +156,12 @@ impl Found {
     /// listing of Incus began.
     pub(super) fn unfound(
         &self,
-        case: &Case,
+        fence: &Fence,
         images: &Images,
         guarded: &BTreeSet<&str>,
         listed: Option<Duration>,
     ) -> Vec<String> {
-        let (Some(member), Some(sealed)) = (case.member(), case.sealed_at) else { return Vec::new() };
+        let (Some(member), Some(sealed)) = (fence.member(), fence.sealed_at()) else { return Vec::new() };
         let its = images_of(member, images).filter(|image| guarded.contains(image.pool.as_str()));
         let Some(search) = self.last.as_ref().filter(|search| search.began >= sealed) else {
             let mut its = its;
@@ -172,7 +172,7 @@ impl Found {
         // What an operator goes on without: an image that is not there can be written by nobody. Where it is another
         // cluster's, its pool is not covered, and that is known once a listing judged the look.
         let accepted =
-            case.record.overrides.accept_incomplete && listed.is_some_and(|listed| listed >= search.ended);
+            fence.record().overrides.accept_incomplete && listed.is_some_and(|listed| listed >= search.ended);
         let (mut words, mut missing) = (BTreeSet::new(), BTreeMap::<&str, Vec<&ImageName>>::new());
         let mut found: BTreeSet<&str> = BTreeSet::new();
         for image in its {
@@ -250,12 +250,12 @@ impl Guardian {
         }
         let last = self.found.last.as_ref();
         let again = last.is_none_or(|last| now >= last.began + FIND_OFTEN);
-        let waits = |case: &&Case| {
-            let new = case.sealed_at.is_some_and(|sealed| last.is_none_or(|last| last.began < sealed));
-            let sealed = case.record.state == FenceState::Sealed && case.member().is_some();
-            sealed && !case.clear && (new || (again && !case.unfound.is_empty()))
+        let waits = |fence: &&Fence| {
+            let new = fence.sealed_at().is_some_and(|sealed| last.is_none_or(|last| last.began < sealed));
+            let sealed = fence.record().state == FenceState::Sealed && fence.member().is_some();
+            sealed && !fence.is_clear() && (new || (again && !fence.unfound().is_empty()))
         };
-        let waiting: BTreeSet<&str> = self.cases.values().filter(waits).filter_map(Case::member).collect();
+        let waiting: BTreeSet<&str> = self.fences.values().filter(waits).filter_map(Fence::member).collect();
         let rested = |every| self.found.asked_at.is_none_or(|asked| now >= asked + every);
         let absent = !self.found.absent.is_empty() || self.found.has_new_pools();
         let unread = last.is_some_and(|last| !last.unread.is_empty()) && self.fences_wait_for_judgement();

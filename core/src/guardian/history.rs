@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
+use crate::fence::Fence;
 use crate::guardian::Guardian;
-use crate::guardian::case::Case;
 use crate::model::addr::Entry;
 use crate::model::fence_id::{FenceContent, FenceId};
 use crate::model::listed::Listed;
@@ -21,15 +21,13 @@ const MOST: usize = 256;
 impl Guardian {
     /// Entries that other fences rest on: what stands of this one and is among them is not removed with it (INV-3). Of two
     /// that are released at the same time, the one with the later ID removes what they share.
-    pub(super) fn rested_on(&self, case: &Case) -> BTreeSet<Entry> {
-        let others = self.cases.values().filter(|other| other.id != case.id);
+    pub(super) fn rested_on(&self, fence: &Fence) -> BTreeSet<Entry> {
+        let others = self.fences.values().filter(|other| other.id() != fence.id());
         let others = others
-            .filter(|other| !(other.is_releasing() && case.is_releasing() && case.id > other.id))
-            .flat_map(Case::rests_on);
+            .filter(|other| !(other.is_releasing() && fence.is_releasing() && fence.id() > other.id()))
+            .flat_map(Fence::rests_on);
         let recorded = self.records.fences.values().filter(|record| {
-            record.id != case.id
-                && record.state != FenceState::Released
-                && !self.cases.contains_key(&record.id)
+            record.id != *fence.id() && record.state.is_in_force() && !self.fences.contains_key(&record.id)
         });
         others.chain(recorded.flat_map(|record| record.entries.keys().copied())).collect()
     }
@@ -40,45 +38,47 @@ impl Guardian {
         let read = |id: &FenceId| id.read().ok();
         let left = self.records.fences.values().find(|record| {
             record.state == FenceState::Intended
-                && !self.cases.contains_key(&record.id)
+                && !self.fences.contains_key(&record.id)
                 && read(&record.id).is_some_and(|id| id.is_same_target(planned))
         });
         if let Some(id) = left.and_then(|left| read(&left.id)) {
             return (id, left.cloned());
         }
         let now = u64::try_from(self.now.wall.as_millisecond()).unwrap_or_default();
-        let known = self.records.fences.keys().chain(self.cases.keys());
+        let known = self.records.fences.keys().chain(self.fences.keys());
         let last = known.filter_map(|id| read(id)?.made).max();
         let made = Some(last.map_or(now, |last| now.max(last.saturating_add(1))));
         (FenceContent { made, ..planned.clone() }, None)
     }
 
     /// The fence that stands, or comes to stand, for the same member or the same entries.
-    pub(super) fn standing_for(&mut self, planned: &FenceContent) -> Option<&mut Case> {
-        self.cases.values_mut().find(|case| case.release.is_none() && case.target().is_same_target(planned))
+    pub(super) fn standing_for(&mut self, planned: &FenceContent) -> Option<&mut Fence> {
+        self.fences
+            .values_mut()
+            .find(|fence| fence.release().is_none() && fence.target().is_same_target(planned))
     }
 
     /// Whose an entry is that stands after a release, and how it is lifted.
     pub(super) fn whose(&self, listed: Listed) -> String {
         let rests =
-            |case: &&Case| listed.entry().is_some_and(|entry| case.record.entries.contains_key(&entry));
-        self.cases.values().find(rests).map_or_else(
+            |fence: &&Fence| listed.entry().is_some_and(|entry| fence.record().entries.contains_key(&entry));
+        self.fences.values().find(rests).map_or_else(
             || format!("it is nobody's here; if nobody needs it: {}", listed.removal()),
-            |case| format!("fence {} rests on it: rbd-guardian release --fence {0}", case.id),
+            |fence| format!("fence {} rests on it: rbd-guardian release --fence {0}", fence.id()),
         )
     }
 
     /// An operator's word on a removal in doubt ends it in the records of earlier fences as well.
     pub(super) fn doubts_ended(&self) -> Option<(Vec<Change>, String, String)> {
-        let said = self.cases.values().filter(|case| case.record.overrides.doubt);
-        let ended: BTreeSet<Entry> = said.flat_map(|case| case.record.entries.keys().copied()).collect();
+        let said = self.fences.values().filter(|fence| fence.record().overrides.doubt);
+        let ended: BTreeSet<Entry> = said.flat_map(|fence| fence.record().entries.keys().copied()).collect();
         let mut record = self
             .records
             .fences
             .values()
             .find(|record| {
                 record.state == FenceState::Released
-                    && !self.cases.contains_key(&record.id)
+                    && !self.fences.contains_key(&record.id)
                     && !record.in_doubt.is_disjoint(&ended)
             })?
             .clone();
@@ -93,7 +93,7 @@ impl Guardian {
     pub(super) fn forgotten(&self) -> Option<(Vec<Change>, String, String)> {
         let map = self.map.as_ref()?;
         let released = |record: &&FenceRecord| {
-            record.state == FenceState::Released && !self.cases.contains_key(&record.id)
+            record.state == FenceState::Released && !self.fences.contains_key(&record.id)
         };
         let ended = |record: &FenceRecord| record.released.unwrap_or(record.since);
         let all = || self.records.fences.values().filter(released);

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::fence::releasing;
 use crate::fence::sealing::{self, Sent};
+use crate::fence::step::Step;
 use crate::guardian::gate::Contents;
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::barrier::PoolProof;
@@ -18,19 +18,11 @@ use crate::model::epoch::{GateEpoch, OsdEpoch};
 use crate::model::fence_id::FenceId;
 use crate::model::image_users::ImageUse;
 use crate::model::incus_snapshot::{InstanceId, MemberState, Notice, View};
+pub use crate::model::now::Now;
 use crate::model::operator_request::Request;
 use crate::model::osdmap::{DataPools, OsdMap};
 use crate::model::record::{Change, Records, Removal};
 use crate::model::volume::ImageName;
-
-/// The time, as two clocks tell it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Now {
-    /// Since the guardian's host booted (`CLOCK_BOOTTIME`): never steps, goes on while the host sleeps.
-    pub boot: Duration,
-    /// The wall clock: for what ends at a wall-clock time (blocklist entries), and for people.
-    pub wall: Timestamp,
-}
 
 /// Something to perform. Each is answered by exactly one input; nothing waits for it meanwhile.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,30 +89,12 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Entries that it removes.
-    pub fn removals(&self) -> Vec<Entry> {
-        if let Self::Fence(_, sealing::Effect::Remove(entries))
-        | Self::Release(_, releasing::Effect::Remove(entries)) = self
-        {
-            return entries.clone();
+    /// A step of a fence.
+    pub fn of_step(id: FenceId, step: Step) -> Self {
+        match step {
+            Step::Fence(step) => Self::Fence(id, step),
+            Step::Release(step) => Self::Release(id, step),
         }
-        Vec::new()
-    }
-
-    /// Does it change the storage?
-    pub fn changes_storage(&self) -> bool {
-        self.changes_entries() || matches!(self, Self::Fence(_, sealing::Effect::FailOver(_)))
-    }
-
-    /// Does it change the blocklist?
-    pub fn changes_entries(&self) -> bool {
-        use sealing::Effect::{Add, Remove};
-        let fence = |effect: &sealing::Effect| matches!(effect, Add(_) | Remove(_));
-        let release = |effect: &releasing::Effect| {
-            matches!(effect, releasing::Effect::Add(_) | releasing::Effect::Remove(_))
-        };
-        matches!(self, Self::Fence(_, effect) if fence(effect))
-            || matches!(self, Self::Release(_, effect) if release(effect))
     }
 }
 

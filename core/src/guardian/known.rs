@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::fence::Fence;
 use crate::guardian::Guardian;
 use crate::guardian::book::Book;
-use crate::guardian::case::Case;
 use crate::guardian::sightings::Strangers;
 use crate::model::addr::ClientAddr;
 use crate::model::blocklist::Blocklist;
@@ -124,12 +124,12 @@ impl Guardian {
 /// and they write when their path to the storage heals. What an operator accepted holds nothing up.
 pub(super) fn unrefused(
     book: &Book,
-    case: &Case,
+    fence: &Fence,
     blocklist: &Blocklist,
     strangers: Strangers<'_>,
 ) -> BTreeSet<ClientAddr> {
-    let Some(record) = case.member().and_then(|name| book.members.get(name)) else { return BTreeSet::new() };
-    let others = record.others.iter().flatten().filter(|_| !case.record.overrides.accept_incomplete);
+    let Some(record) = fence.member().and_then(|name| book.members.get(name)) else { return BTreeSet::new() };
+    let others = record.others.iter().flatten().filter(|_| !fence.record().overrides.accept_incomplete);
     let free = |client: &&ClientAddr| !blocklist.refuses(**client) && !strangers.has(client);
     record.clients.iter().chain(others).filter(free).copied().collect()
 }

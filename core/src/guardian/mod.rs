@@ -9,16 +9,15 @@ mod answers;
 mod beside;
 pub mod book;
 mod breach;
-pub mod case;
 mod chase;
 mod culprit;
 mod found;
 pub mod gate;
-mod ground;
 mod history;
 mod identity;
 pub mod io;
 mod known;
+mod preconditions;
 mod reach;
 pub mod report;
 mod retire;
@@ -43,11 +42,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fence::Fence;
+use crate::fence::preconditions::GateClosed;
 use crate::guardian::book::Book;
-use crate::guardian::case::Case;
 use crate::guardian::effects::Schedule;
 use crate::guardian::gate::{Desk, GateState};
-use crate::guardian::ground::GateClosed;
 use crate::guardian::io::{Input, Now, Recorded, StaleLock};
 use crate::guardian::pace::{Failed, Lane};
 use crate::guardian::readings::Sweep;
@@ -63,7 +62,6 @@ use crate::model::member::Members;
 use crate::model::osdmap::OsdMap;
 use crate::model::pairs;
 use crate::model::record::{Change, FenceState, Record, Records};
-use crate::model::span::whole_millis;
 use crate::model::target::Target;
 use crate::model::volume::Images;
 use crate::rules::entry_origin::Other;
@@ -148,7 +146,9 @@ pub struct Guardian {
     /// Members whose machine nothing tells from another.
     #[serde(default)]
     unidentified: BTreeSet<String>,
-    cases: BTreeMap<FenceId, Case>,
+    /// Each fence in force.
+    #[serde(rename = "cases")]
+    fences: BTreeMap<FenceId, Fence>,
     #[serde(default)]
     shared: SharedSteps,
     #[serde(with = "pairs")]
@@ -234,7 +234,7 @@ impl Guardian {
             evidence: BTreeMap::new(),
             returned: BTreeMap::new(),
             unidentified: BTreeSet::new(),
-            cases: BTreeMap::new(),
+            fences: BTreeMap::new(),
             shared: SharedSteps::default(),
             wants: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -264,25 +264,22 @@ impl Guardian {
         guardian
     }
 
-    /// Takes over what the ledger holds: a case for each fence in force.
+    /// Takes over what the ledger holds: each fence in force.
     fn hold(&mut self, records: Records) {
         for record in records.fences.values() {
-            let in_force = record.state != FenceState::Released;
-            if record.state == FenceState::Intended && !self.cases.contains_key(&record.id) {
+            let in_force = record.state.is_in_force();
+            if record.state == FenceState::Intended && !self.fences.contains_key(&record.id) {
                 // Nothing is known to stand: planned anew, by the rules and daemons of now.
                 self.want_as_intended(record);
-            } else if in_force && !self.cases.contains_key(&record.id) {
-                let resumed = Case::resume(record.clone(), &self.settings.policy);
-                if let Some(mut case) = resumed {
-                    // Time since the seal is counted by this host from now on, where it was not before.
-                    let sealed = case.record.state == FenceState::Sealed;
-                    let marks = &mut case.record.marks;
-                    if sealed {
-                        let open = records.gate.iter().flat_map(|gate| &gate.open);
-                        case.clear = open.into_iter().any(|open| Some(open) == case.record.member.as_ref());
-                        marks.entry(self.settings.boot_id.clone()).or_insert(whole_millis(self.now.boot));
+            } else if in_force && !self.fences.contains_key(&record.id) {
+                let resumed = Fence::resume(record.clone(), &self.settings.policy);
+                if let Some(mut fence) = resumed {
+                    if record.state == FenceState::Sealed {
+                        let named = records.gate.iter().flat_map(|gate| &gate.open);
+                        let open = named.into_iter().any(|named| Some(named) == record.member.as_ref());
+                        fence.take_over_seal(&self.settings.boot_id, self.now.boot, open);
                     }
-                    self.cases.insert(record.id.clone(), case);
+                    self.fences.insert(record.id.clone(), fence);
                 } else {
                     self.log(Level::Error, "unreadable-fence", None, format!("{} is no fence ID", record.id));
                 }
@@ -303,16 +300,7 @@ impl Guardian {
 
     /// Members, or bare fences by their IDs, whose fences stand by the ledger.
     pub fn held_fences(&self) -> Vec<String> {
-        let stands = |state: FenceState| match state {
-            FenceState::Released => false,
-            FenceState::Intended
-            | FenceState::Committed
-            | FenceState::Pending
-            | FenceState::Sealed
-            | FenceState::Breached
-            | FenceState::Releasing => true,
-        };
-        let held = self.records.fences.values().filter(|fence| stands(fence.state));
+        let held = self.records.fences.values().filter(|fence| fence.state.stands());
         held.map(|fence| fence.name().to_owned()).collect()
     }
 
@@ -325,8 +313,8 @@ impl Guardian {
     pub fn reconfigure(&mut self, mut settings: Settings) {
         settings.policy.guarded.named.clone_from(&self.settings.policy.guarded.named);
         settings.policy.guarded.data.clone_from(&self.settings.policy.guarded.data);
-        for case in self.cases.values_mut() {
-            case.guard(&settings.policy.guarded);
+        for fence in self.fences.values_mut() {
+            fence.guard(&settings.policy.guarded);
         }
         self.settings = settings;
     }
@@ -362,33 +350,39 @@ impl Guardian {
             Input::Found { began, missing, unread } => self.note_found(began, missing, unread),
             Input::Recorded(recorded) => self.recorded(recorded),
             Input::FailedOver(id, daemon, sent) => {
-                self.case(&id, |case| case.fence(|fence| fence.handle_failed_over(&daemon, sent)));
-            }
-            Input::Daemons(id, daemons) => {
-                self.case(&id, |case| match daemons {
-                    Some(daemons) => case.fence(|fence| fence.handle_daemons(&daemons)),
-                    None => case.fence(|fence| fence.handle_unread()),
+                self.with_fence(&id, |fence| {
+                    fence.handle_sealing(|fence| fence.handle_failed_over(&daemon, sent))
                 });
             }
-            Input::Added(id, sent) => self.case(&id, |case| case.added(sent)),
+            Input::Daemons(id, daemons) => {
+                self.with_fence(&id, |fence| match daemons {
+                    Some(daemons) => fence.handle_sealing(|fence| fence.handle_daemons(&daemons)),
+                    None => fence.handle_sealing(|fence| fence.handle_unread()),
+                });
+            }
+            Input::Added(id, sent) => self.with_fence(&id, |fence| fence.handle_added(sent)),
             Input::Retired(id, sent) => self.sent_to_retire(&id, &sent),
-            Input::Removed(id, sent) => self.case(&id, |case| case.removed(sent)),
+            Input::Removed(id, sent) => self.with_fence(&id, |fence| fence.handle_removed(sent)),
             Input::Map(_, map) => {
                 let map = map.map(Arc::new);
                 if let Some(map) = &map {
                     self.note_map(Arc::clone(map));
                 }
                 for id in self.shared.map_read() {
-                    self.case(&id, |case| case.map(now.boot, map.clone()));
+                    self.with_fence(&id, |fence| fence.handle_map(now.boot, map.clone()));
                 }
             }
             Input::Proved(_, proofs) => {
                 for (id, proofs) in self.shared.proved(&proofs) {
-                    self.case(&id, |case| case.fence(|fence| fence.handle_barrier(proofs)));
+                    self.with_fence(&id, |fence| fence.handle_sealing(|fence| fence.handle_barrier(proofs)));
                 }
             }
-            Input::Clients(id, clients) => self.case(&id, |case| case.clients(now.boot, clients, Vec::new())),
-            Input::Unread(id, unread) => self.case(&id, |case| case.clients(now.boot, None, unread)),
+            Input::Clients(id, clients) => {
+                self.with_fence(&id, |fence| fence.handle_clients(now.boot, clients, Vec::new()))
+            }
+            Input::Unread(id, unread) => {
+                self.with_fence(&id, |fence| fence.handle_clients(now.boot, None, unread))
+            }
             Input::GatePut(failed) => self.gate_put(failed),
             Input::GatePushed(pushed) => {
                 if let Err(why) = pushed {
@@ -431,12 +425,12 @@ impl Guardian {
         let boot_id = self.settings.boot_id.clone();
         let before: Vec<(FenceId, FenceState)> = self.states();
         // Asked of those alone that wait for it.
-        let lifted = self.cases.values().filter(|case| case.is_lifted());
+        let lifted = self.fences.values().filter(|fence| fence.is_lifted());
         let gates: BTreeMap<FenceId, GateClosed> =
-            lifted.map(|case| (case.id.clone(), self.gate_closed(case))).collect();
-        for case in self.cases.values_mut() {
-            let gate = gates.get(&case.id).copied().unwrap_or(GateClosed::Yes);
-            case.update(self.now, &boot_id, gate);
+            lifted.map(|fence| (fence.id().clone(), self.gate_closed(fence))).collect();
+        for fence in self.fences.values_mut() {
+            let gate = gates.get(fence.id()).copied().unwrap_or(GateClosed::Yes);
+            fence.update(self.now, &boot_id, gate);
         }
         self.tell_changes(&before);
         self.tell_entries_apart();
@@ -458,10 +452,9 @@ impl Guardian {
                 }
                 for change in changes {
                     if let Change::Put(Record::Fence(record)) = &change
-                        && let Some(case) = self.cases.get_mut(&record.id)
-                        && case.recorded_at.is_none()
+                        && let Some(fence) = self.fences.get_mut(&record.id)
+                        && fence.note_recorded(self.now.boot)
                     {
-                        case.recorded_at = Some(self.now.boot);
                         self.schedule.view = self.now.boot;
                     }
                     self.records.apply(change);
@@ -523,31 +516,33 @@ impl Guardian {
     /// Cases that are over, and requests that have their answer.
     fn finish(&mut self) {
         let mut over = Vec::new();
-        for (id, case) in &mut self.cases {
+        for (id, fence) in &mut self.fences {
             let recorded = self.records.fences.get(id);
             // INV-8: what is told is in the ledger.
-            let proofs = &case.record.proofs;
+            let proofs = &fence.record().proofs;
             let sealed = recorded
                 .is_some_and(|record| record.state == FenceState::Sealed && record.proofs == *proofs)
-                && case.record.state == FenceState::Sealed;
-            if case.is_over(recorded) {
+                && fence.record().state == FenceState::Sealed;
+            if fence.is_over(recorded) {
                 over.push(id.clone());
-                for number in std::mem::take(&mut case.requests) {
-                    self.reports
-                        .push_back(Report::Answer(number, Outcome::Released(Box::new(case.record.clone()))));
+                for number in fence.take_requests() {
+                    self.reports.push_back(Report::Answer(
+                        number,
+                        Outcome::Released(Box::new(fence.record().clone())),
+                    ));
                 }
-            } else if sealed && case.is_proved() && case.release.is_none() {
-                for number in std::mem::take(&mut case.requests) {
-                    let outcome = Outcome::Sealed(Box::new(case.record.clone()), case.proofs());
+            } else if sealed && fence.is_proved() && fence.release().is_none() {
+                for number in fence.take_requests() {
+                    let outcome = Outcome::Sealed(Box::new(fence.record().clone()), fence.proofs());
                     self.reports.push_back(Report::Answer(number, outcome));
                 }
             }
         }
         self.forget_failures();
         for id in over {
-            let Some(case) = self.cases.remove(&id) else { continue };
-            let member = case.member().map(str::to_owned);
-            for entry in &case.record.refused_by {
+            let Some(fence) = self.fences.remove(&id) else { continue };
+            let member = fence.member().map(str::to_owned);
+            for entry in &fence.record().refused_by {
                 let whose = self.whose(*entry);
                 let text = format!("{id} released, and {entry} refuses its host still: {whose}");
                 self.log(Level::Warn, "still-refused", member.clone(), text);
@@ -569,27 +564,27 @@ impl Guardian {
         (self.schedule.whole, self.schedule.started) = (self.now.boot, self.now.boot);
     }
 
-    fn case(&mut self, id: &FenceId, answered: impl FnOnce(&mut Case)) {
-        if let Some(case) = self.cases.get_mut(id) {
-            answered(case);
+    fn with_fence(&mut self, id: &FenceId, answered: impl FnOnce(&mut Fence)) {
+        if let Some(fence) = self.fences.get_mut(id) {
+            answered(fence);
         }
     }
 
-    fn case_of(&self, member: &str) -> Option<&Case> {
-        self.cases.values().find(|case| case.member() == Some(member))
+    fn fence_of(&self, member: &str) -> Option<&Fence> {
+        self.fences.values().find(|fence| fence.member() == Some(member))
     }
 
     fn is_open(&self, member: &str) -> bool {
-        self.cases.values().any(|case| case.member() == Some(member) && self.opens_gate(case))
+        self.fences.values().any(|fence| fence.member() == Some(member) && self.opens_gate(fence))
     }
 
     /// Where maps are kept, always in the same order.
     pub(crate) fn maps(&mut self) -> impl Iterator<Item = &mut Option<Arc<OsdMap>>> {
-        std::iter::once(&mut self.map).chain(self.cases.values_mut().flat_map(Case::maps))
+        std::iter::once(&mut self.map).chain(self.fences.values_mut().flat_map(Fence::maps))
     }
 
-    fn opens_gate(&self, case: &Case) -> bool {
-        case.opens_gate(self.records.fences.get(&case.id), self.map.as_deref())
+    fn opens_gate(&self, fence: &Fence) -> bool {
+        fence.opens_gate(self.records.fences.get(fence.id()), self.map.as_deref())
     }
 
     fn is_online(&self, member: &str) -> bool {
@@ -611,7 +606,7 @@ impl Guardian {
     fn gate_state(&self) -> GateState {
         // Maintenance states hide that a member is lost; a fence tells.
         let lost = |name: &str| {
-            self.case_of(name).is_some() || self.evidence.get(name).is_some_and(Evidence::is_lost)
+            self.fence_of(name).is_some() || self.evidence.get(name).is_some_and(Evidence::is_lost)
         };
         gate::state(self.view.as_deref(), lost)
     }
@@ -627,6 +622,6 @@ impl Guardian {
 }
 
 /// The record of a fence, as a change of the ledger.
-fn put(case: &Case) -> Change {
-    Change::Put(Record::Fence(case.record.clone()))
+fn put(fence: &Fence) -> Change {
+    Change::Put(Record::Fence(fence.record().clone()))
 }

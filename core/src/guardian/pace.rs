@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fence::releasing;
 use crate::fence::sealing::{self, Sent};
+use crate::fence::step::Step;
 use crate::guardian::Guardian;
 use crate::guardian::io::{Effect, Input, Recorded};
 use crate::model::barrier::PoolProof;
@@ -70,25 +71,41 @@ impl Lane {
             Effect::Sweep => Self::Sweep,
             Effect::Find(_) => Self::Find,
             Effect::Record { .. } => Self::Record,
-            Effect::Fence(id, step) => match step {
-                sealing::Effect::FailOver(_) => Self::FailOver(id.clone()),
-                sealing::Effect::ReadDaemons => Self::Daemons(id.clone()),
-                sealing::Effect::Add(_) => Self::Add(id.clone()),
-                sealing::Effect::Remove(_) => Self::Remove(id.clone()),
-                sealing::Effect::ReadMap => Self::Map,
-                sealing::Effect::Barrier { .. } => Self::Barrier,
-            },
-            Effect::Release(id, step) => match step {
-                releasing::Effect::ReadMap => Self::Map,
-                releasing::Effect::ReadClients => Self::Clients(id.clone()),
-                releasing::Effect::Add(_) => Self::Add(id.clone()),
-                releasing::Effect::Remove(_) => Self::Remove(id.clone()),
-            },
+            Effect::Fence(id, step) => Self::of_sealing(id, step),
+            Effect::Release(id, step) => Self::of_releasing(id, step),
             Effect::Retire(..) => Self::Retire,
             Effect::PutGate { .. } => Self::Gate,
             Effect::PushGate => Self::Push,
             Effect::BreakLock(_) => Self::Lock,
             Effect::Start(_) => Self::Start,
+        }
+    }
+
+    /// Where a step of a fence belongs.
+    pub(super) fn of_step(id: &FenceId, step: &Step) -> Self {
+        match step {
+            Step::Fence(step) => Self::of_sealing(id, step),
+            Step::Release(step) => Self::of_releasing(id, step),
+        }
+    }
+
+    fn of_sealing(id: &FenceId, step: &sealing::Effect) -> Self {
+        match step {
+            sealing::Effect::FailOver(_) => Self::FailOver(id.clone()),
+            sealing::Effect::ReadDaemons => Self::Daemons(id.clone()),
+            sealing::Effect::Add(_) => Self::Add(id.clone()),
+            sealing::Effect::Remove(_) => Self::Remove(id.clone()),
+            sealing::Effect::ReadMap => Self::Map,
+            sealing::Effect::Barrier { .. } => Self::Barrier,
+        }
+    }
+
+    fn of_releasing(id: &FenceId, step: &releasing::Effect) -> Self {
+        match step {
+            releasing::Effect::ReadMap => Self::Map,
+            releasing::Effect::ReadClients => Self::Clients(id.clone()),
+            releasing::Effect::Add(_) => Self::Add(id.clone()),
+            releasing::Effect::Remove(_) => Self::Remove(id.clone()),
         }
     }
 
@@ -227,12 +244,12 @@ impl Guardian {
 
     /// Forgets the steps of fences that are over, and questions to members that are gone.
     pub(super) fn forget_failures(&mut self) {
-        let (cases, view) = (&self.cases, &self.view);
+        let (fences, view) = (&self.fences, &self.view);
         self.failed.retain(|lane, _| {
             if let Lane::State(name) | Lane::Networks(name) | Lane::Ping(name) = lane {
                 return view.as_ref().is_none_or(|view| view.members.contains_key(name));
             }
-            lane.fence().is_none_or(|id| cases.contains_key(id))
+            lane.fence().is_none_or(|id| fences.contains_key(id))
         });
     }
 }

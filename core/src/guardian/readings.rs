@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::guardian::case::{GUARDIAN, Releasing};
+use crate::fence::GUARDIAN;
 use crate::guardian::effects::NETWORKS_OFTEN;
 use crate::guardian::gate::{self, GateState};
 use crate::guardian::io::StaleLock;
@@ -63,8 +63,8 @@ impl Guardian {
         let named = gate::named(view, &self.settings.storage);
         if named != self.settings.policy.guarded.named {
             self.settings.policy.guarded.named = named;
-            for case in self.cases.values_mut() {
-                case.guard(&self.settings.policy.guarded);
+            for fence in self.fences.values_mut() {
+                fence.guard(&self.settings.policy.guarded);
             }
         }
     }
@@ -75,8 +75,8 @@ impl Guardian {
         let before = guarded.data.clone();
         guarded.note_data(found, complete);
         if guarded.data != before {
-            for case in self.cases.values_mut() {
-                case.guard(&self.settings.policy.guarded);
+            for fence in self.fences.values_mut() {
+                fence.guard(&self.settings.policy.guarded);
             }
         }
     }
@@ -294,7 +294,7 @@ impl Guardian {
         state: Result<MemberState, String>,
         asked: Duration,
     ) {
-        let held = self.case_of(name).map(|case| case.id.clone());
+        let held = self.fence_of(name).map(|fence| fence.id().clone());
         let evidence = self.evidence.entry(name.to_owned()).or_default();
         match &state {
             Ok(_) if evidence.is_asked_on() => evidence.note_answer(asked),
@@ -369,7 +369,7 @@ impl Guardian {
 
     /// Is a member's record kept though its cluster does not have it?
     pub(super) fn stays_in_book(&self, name: &str) -> bool {
-        self.settings.members.get(name).is_some() || self.case_of(name).is_some()
+        self.settings.members.get(name).is_some() || self.fence_of(name).is_some()
     }
 
     /// Records of members that were removed from the cluster: one that is added under the name is another machine.
@@ -388,12 +388,12 @@ impl Guardian {
 
     fn judge_reboot(&mut self, id: &FenceId, name: &str, state: &MemberState, asked: Duration) {
         let machine = self.machine_of(name).text();
-        let Some(case) = self.cases.get_mut(id) else { return };
-        if case.record.state != FenceState::Sealed || case.release.is_some() {
+        let Some(fence) = self.fences.get_mut(id) else { return };
+        if fence.record().state != FenceState::Sealed || fence.release().is_some() {
             return;
         }
         let member = self.book.members.get(name);
-        let mark = case.record.marks.get(&self.settings.boot_id);
+        let mark = fence.record().marks.get(&self.settings.boot_id);
         let baseline = Baseline {
             machine: machine.as_deref(),
             uptime: member.and_then(|member| member.uptime).map(|sample| sample.uptime),
@@ -406,7 +406,7 @@ impl Guardian {
                     state.uptime.as_secs(),
                     baseline.since_seal.unwrap_or_default().as_secs()
                 );
-                case.release = Some(Releasing { by: GUARDIAN.to_owned(), why: why.clone() });
+                fence.let_go(GUARDIAN.to_owned(), why.clone());
                 self.returned.remove(name);
                 self.log(Level::Info, "rebooted", Some(name.to_owned()), format!("{why}: it is released"));
             }
@@ -467,8 +467,8 @@ impl Guardian {
     /// Every map that is read is shown to every fence: none may be relied on by a map that it did not see.
     pub(super) fn note_map(&mut self, map: Arc<OsdMap>) {
         let required_until = self.settings.policy.required_until(map.clock(self.now.wall));
-        for case in self.cases.values_mut() {
-            case.observe(&map, required_until);
+        for fence in self.fences.values_mut() {
+            fence.observe(&map, required_until);
         }
         if self.map.as_ref().is_none_or(|known| known.epoch <= map.epoch) {
             self.map = Some(map);
@@ -485,7 +485,7 @@ impl Guardian {
         let Sweep { began, ended, uses, unread, .. } = sweep;
         let (began, ended) = (*began, *ended);
         if self.judged == Some(began)
-            && self.cases.values().all(|case| case.clear || case.sealed_at.is_none())
+            && self.fences.values().all(|fence| fence.is_clear() || fence.sealed_at().is_none())
         {
             return;
         }
@@ -516,13 +516,13 @@ impl Guardian {
         let guarded = self.settings.policy.guarded.pools(map);
         let guarded: BTreeSet<&str> = guarded.values().map(|pool| pool.name.as_str()).collect();
         let owners = self.book.clients();
-        for case in self.cases.values_mut() {
-            let since = case.sealed_at.is_some_and(|sealed| began >= sealed);
-            let epoch = case.record.proofs.iter().map(|proof| proof.epoch).max();
+        for fence in self.fences.values_mut() {
+            let since = fence.sealed_at().is_some_and(|sealed| began >= sealed);
+            let epoch = fence.record().proofs.iter().map(|proof| proof.epoch).max();
             if !since || epoch.is_none_or(|epoch| map.epoch < epoch) || self.whole_began.is_none() {
                 continue;
             }
-            let member = case.member().unwrap_or_default().to_owned();
+            let member = fence.member().unwrap_or_default().to_owned();
             let its = |one: &&ImageUse| {
                 matches!(self.images.get(&one.image), Some(Expected::Exclusive { locations, .. })
                     if locations.contains(&member))
@@ -534,7 +534,8 @@ impl Guardian {
             };
             // Once it was clear the gate opens, and then the new owners are there.
             let seen = uses.iter().filter(its).filter(|one| outside(one));
-            case.unclear = seen.map(|one| waits::used_outside(one, &map.blocklist, &members)).collect();
+            let mut unclear: Vec<String> =
+                seen.map(|one| waits::used_outside(one, &map.blocklist, &members)).collect();
             // Of a volume whose users Incus did not tell, whoever is no other member's client may be this one's.
             let anothers = |client: &ClientAddr| {
                 let owner = owners.get(client).copied();
@@ -550,7 +551,7 @@ impl Guardian {
                 let users: Vec<String> = free.into_iter().chain(one.unknown.iter().cloned()).collect();
                 if !users.is_empty() {
                     let users = users.join(", ");
-                    case.unclear.push(format!(
+                    unclear.push(format!(
                         "image {} is used by {users}, and whose it is is unknown: {why}",
                         one.image
                     ));
@@ -562,11 +563,11 @@ impl Guardian {
                     matches!(expected, Expected::Exclusive { locations, .. } if locations.contains(&member))
                 });
                 let silent: BTreeSet<&str> = images.filter_map(|(image, _)| not_read.of(image)).collect();
-                case.unclear.extend(silent.into_iter().map(str::to_owned));
+                unclear.extend(silent.into_iter().map(str::to_owned));
             }
             // Who is known to be a client of the member, or of nobody at its images, and shows in no sweep any more.
-            let hidden = known::unrefused(&self.book, case, &map.blocklist, strangers);
-            case.unclear.extend(
+            let hidden = known::unrefused(&self.book, fence, &map.blocklist, strangers);
+            unclear.extend(
                 hidden
                     .iter()
                     .map(|client| format!("{client}, seen at {member}'s images before, is not refused")),
@@ -574,11 +575,10 @@ impl Guardian {
             let free = |one: &ImageUse| {
                 one.clients().into_iter().filter(|client| !map.blocklist.refuses(*client)).collect::<Vec<_>>()
             };
-            case.outside = uses.iter().filter(its).flat_map(free).chain(hidden).collect();
-            if !case.clear {
-                case.unfound = self.found.unfound(case, &self.images, &guarded, self.whole_began);
-            }
-            case.clear |= case.unclear.is_empty() && case.unfound.is_empty();
+            let outside = uses.iter().filter(its).flat_map(free).chain(hidden).collect();
+            let unfound = (!fence.is_clear())
+                .then(|| self.found.unfound(fence, &self.images, &guarded, self.whole_began));
+            fence.note_sweep(unclear, outside, unfound);
             let locks = uses.iter().filter(its).flat_map(|one| one.locks.iter().map(move |lock| (one, lock)));
             let locks = locks.filter_map(|(one, lock)| {
                 let address = lock.address?.client().filter(|client| map.blocklist.refuses(*client))?;

@@ -38,8 +38,8 @@ impl Guardian {
             let stands =
                 |entry: &Entry| self.map.as_ref().is_none_or(|map| map.blocklist.until(*entry).is_some());
             let held = |entry: &Entry| {
-                let others = self.records.fences.values().filter(|other| other.state != FenceState::Released);
-                self.cases.values().any(|case| case.accounts_for(*entry))
+                let others = self.records.fences.values().filter(|other| other.state.is_in_force());
+                self.fences.values().any(|fence| fence.accounts_for(*entry))
                     || others.into_iter().any(|other| other.entries.contains_key(entry))
             };
             let dead = record.dead.iter().copied().map(Entry::Client);
@@ -47,7 +47,7 @@ impl Guardian {
         };
         let idle = self.map.is_some() && self.retired.is_none_or(|at| self.map_read > at);
         released
-            .filter(move |record| idle && !self.cases.contains_key(&record.id))
+            .filter(move |record| idle && !self.fences.contains_key(&record.id))
             .map(move |record| (record, standing(record)))
     }
 

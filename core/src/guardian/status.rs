@@ -178,7 +178,7 @@ impl Guardian {
                 health: evidence.health(self.view_is_fresh(), self.now.boot),
                 state: self.state_of(&name, &evidence),
                 addresses: ips.into_iter().map(|ip| Address { address: ip, sources: source(ip) }).collect(),
-                fence: self.case_of(&name).map(|case| case.id.clone()),
+                fence: self.fence_of(&name).map(|fence| fence.id().clone()),
                 waits: self.waits_to_be_fenced(&name),
                 name,
             }
@@ -189,7 +189,7 @@ impl Guardian {
     /// What holds back the fence of a member that is about to be healed.
     fn waits_to_be_fenced(&self, name: &str) -> Option<String> {
         let target = Target::Member(name.to_owned());
-        let begun = self.case_of(name).is_some() || self.wants.contains_key(&target);
+        let begun = self.fence_of(name).is_some() || self.wants.contains_key(&target);
         let left = self.cools_down();
         if begun || left.is_zero() || !self.about_to_be_healed().iter().any(|(wanted, _)| *wanted == target) {
             return None;
@@ -202,15 +202,15 @@ impl Guardian {
 
     fn state_of(&self, name: &str, evidence: &Evidence) -> &'static str {
         let target = Target::Member(name.to_owned());
-        if let Some(case) = self.case_of(name) {
-            let sealed = case.record.state == FenceState::Sealed;
+        if let Some(fence) = self.fence_of(name) {
+            let sealed = fence.record().state == FenceState::Sealed;
             // Who is stranded is back without a reboot as well; its instances run nowhere, and that comes first.
             return if sealed && !self.stranded(name).is_empty() {
                 "stranded"
             } else if sealed && self.returned.contains_key(name) {
                 "returned-stale"
             } else {
-                crate::guardian::telling::code(case.record.state)
+                crate::guardian::telling::code(fence.record().state)
             };
         }
         if self.refused.contains_key(&target) {
@@ -223,25 +223,25 @@ impl Guardian {
     }
 
     fn fence_statuses(&self) -> Vec<FenceStatus> {
-        let waits = |case: &crate::guardian::Case| {
-            let trouble = || case.trouble.as_ref().map(|(why, _)| why.clone());
-            let wait = || Some(self.waits.get(case.id.as_str())?.what.clone());
+        let waits = |fence: &crate::fence::Fence| {
+            let trouble = || fence.trouble().map(str::to_owned);
+            let wait = || Some(self.waits.get(fence.id().as_str())?.what.clone());
             let asked = || {
-                let member = case
+                let member = fence
                     .member()
-                    .filter(|_| !case.record.overrides.accept_incomplete && !self.opens_gate(case))?;
+                    .filter(|_| !fence.record().overrides.accept_incomplete && !self.opens_gate(fence))?;
                 Some(format!("; `rbd-guardian fence {member} --accept-incomplete`"))
             };
             let wait = trouble().or_else(wait)?;
             let hint = if wait.starts_with("an operator") { asked() } else { None };
             Some(wait + &hint.unwrap_or_default())
         };
-        let one = |case: &crate::guardian::Case| FenceStatus {
-            record: case.record.clone(),
-            pending: case.pending(),
-            waits: waits(case),
+        let one = |fence: &crate::fence::Fence| FenceStatus {
+            record: fence.record().clone(),
+            pending: fence.pending(),
+            waits: waits(fence),
         };
-        self.cases.values().map(one).collect()
+        self.fences.values().map(one).collect()
     }
 
     /// Instances of a sealed member that run nowhere: its healing never came or did not end, or it left them where they were.
@@ -309,10 +309,10 @@ impl Guardian {
         let mut alarm = |code, member: Option<&str>, text: String, advice: Vec<String>| {
             alarms.push(Alarm { code, member: member.map(str::to_owned), text, about: None, advice });
         };
-        for case in self.cases.values() {
-            let Some(name) = case.member() else { continue };
-            if case.record.state == FenceState::Breached {
-                let ended = case.record.breaches.last().and_then(|breach| breach.ended);
+        for fence in self.fences.values() {
+            let Some(name) = fence.member() else { continue };
+            if fence.record().state == FenceState::Breached {
+                let ended = fence.record().breaches.last().and_then(|breach| breach.ended);
                 let (text, advice) = match ended {
                     None => ("was removed".to_owned(), "who did it is told as soon as it is known"),
                     Some(end) => {
@@ -322,14 +322,14 @@ impl Guardian {
                 let text = format!("an entry of its fence {text}; it is being re-asserted");
                 alarm("breached", Some(name), text, vec![advice.to_owned()]);
             }
-            if let Some(last) = case.record.removals.last() {
-                let count = case.record.removals.len();
+            if let Some(last) = fence.record().removals.last() {
+                let count = fence.record().removals.len();
                 let text = format!("an entry of its fence was removed, {count} times; last, {last}");
                 let advice = vec![last.advice()];
                 alarm("tampered", Some(name), text, advice);
             }
-            if let Some((why, _)) = &case.trouble {
-                alarm("fence-trouble", Some(name), why.clone(), Vec::new());
+            if let Some(why) = fence.trouble() {
+                alarm("fence-trouble", Some(name), why.to_owned(), Vec::new());
             }
             if !self.settings.platform && self.is_named(name) {
                 let text = "the gate lets its instances go, by the ledger, and this guardian has no [incus] to close \
@@ -525,7 +525,7 @@ impl Guardian {
         let recorded: BTreeSet<Entry> =
             self.records.fences.values().flat_map(|fence| fence.entries.keys().copied()).collect();
         let ours = |entry: Entry| {
-            recorded.contains(&entry) || self.cases.values().any(|case| case.accounts_for(entry))
+            recorded.contains(&entry) || self.fences.values().any(|fence| fence.accounts_for(entry))
         };
         let clock = map.clock(self.now.wall);
         let required = self.settings.policy.required_until(clock);
@@ -540,7 +540,7 @@ impl Guardian {
         let members = self.members();
         let refused = move |range: &IpNet| {
             let hit = |member: &&Member| member.addresses.iter().any(|ip| range.contains(ip));
-            members.0.iter().filter(hit).any(|member| self.case_of(&member.name).is_none())
+            members.0.iter().filter(hit).any(|member| self.fence_of(&member.name).is_none())
         };
         let swept = || self.sweep.iter().flat_map(|sweep| &sweep.uses).flat_map(ImageUse::clients);
         let alive = LazyCell::new(move || swept().collect::<BTreeSet<ClientAddr>>());
@@ -559,7 +559,7 @@ impl Guardian {
 
     /// How to bring a stranded member's instances back to life.
     fn rescue(&self, name: &str, stranded: &BTreeSet<InstanceId>) -> Vec<String> {
-        let online = |m: &&String| *m != name && self.is_online(m) && self.case_of(m).is_none();
+        let online = |m: &&String| *m != name && self.is_online(m) && self.fence_of(m).is_none();
         let target = self.view.iter().flat_map(|view| view.members.keys()).find(online);
         let mut advice =
             vec![format!("either reboot {name}: it is released by itself then, and its instances started")];

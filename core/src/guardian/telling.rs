@@ -52,23 +52,23 @@ impl Guardian {
     }
 
     pub(super) fn states(&self) -> Vec<(FenceId, FenceState)> {
-        self.cases.iter().map(|(id, case)| (id.clone(), case.record.state)).collect()
+        self.fences.iter().map(|(id, fence)| (id.clone(), fence.record().state)).collect()
     }
 
     pub(super) fn tell_changes(&mut self, before: &[(FenceId, FenceState)]) {
         for (id, state) in before {
-            let Some(case) = self.cases.get(id) else { continue };
-            let (after, member) = (case.record.state, case.member().map(str::to_owned));
+            let Some(fence) = self.fences.get(id) else { continue };
+            let (after, member) = (fence.record().state, fence.member().map(str::to_owned));
             if after == *state {
                 continue;
             }
             let level = if after == FenceState::Breached { Level::Error } else { Level::Info };
-            let pending = case.pending();
+            let pending = fence.pending();
             let ended = |breach: Option<&Breach>| breach.and_then(|breach| breach.ended);
-            let by_somebody = ended(case.record.breaches.last()).is_none();
+            let by_somebody = ended(fence.record().breaches.last()).is_none();
             let text = match after {
                 FenceState::Breached => {
-                    let breach = case.record.breaches.last();
+                    let breach = fence.record().breaches.last();
                     let gone = breach.map_or_else(String::new, |breach| {
                         let held = breach.held.map_or_else(String::new, |held| format!("held in {held}, "));
                         format!(" (osdmap epochs: {held}not in {})", breach.gone)
@@ -83,7 +83,7 @@ impl Guardian {
                 FenceState::Sealed => {
                     let over = |breach: &&Breach| breach.sealed == Some(self.now.wall);
                     let lifted =
-                        case.record.breaches.last().filter(over).map_or_else(String::new, |breach| {
+                        fence.record().breaches.last().filter(over).map_or_else(String::new, |breach| {
                             let again = breach.committed.unwrap_or_default();
                             format!("; it was lifted from osdmap epoch {} to {again}", breach.gone)
                         });

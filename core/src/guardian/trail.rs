@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::guardian::case::{Case, GUARDIAN};
+use crate::fence::{Fence, GUARDIAN};
 use crate::guardian::report::{Level, Outcome, Report};
 use crate::guardian::{Guardian, Lane, gate};
 use crate::model::overrides::reason;
@@ -18,17 +18,17 @@ pub(super) struct Note {
 }
 
 /// What is written of a fence, and whom it is about, who asked and why, or who removed an entry.
-pub(super) fn of(case: &Case, recorded: Option<&FenceRecord>) -> (String, String) {
-    let record = &case.record;
+pub(super) fn of(fence: &Fence, recorded: Option<&FenceRecord>) -> (String, String) {
+    let record = fence.record();
     let hosts: Vec<String> =
         record.entries.keys().filter(|entry| entry.is_host()).map(|entry| entry.ip().to_string()).collect();
     let clients = record.entries.len() - hosts.len();
     let whom =
         record.member.as_ref().map_or_else(|| "addresses".to_owned(), |member| format!("member {member}"));
     let at = if hosts.is_empty() { String::new() } else { format!(" at {}", hosts.join(" ")) };
-    let what = format!("{} {}", case.id, record.state);
+    let what = format!("{} {}", fence.id(), record.state);
     let whom = format!("{whom}{at}, {clients} clients");
-    if let Some(release) = &case.release {
+    if let Some(release) = fence.release() {
         return (what, format!("{whom}: {}: {}", release.by, release.why));
     }
     let told = recorded.map_or(0, |recorded| recorded.removals.len());

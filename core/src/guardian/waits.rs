@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::fence::preconditions::GateClosed;
+use crate::fence::waiting::some;
+use crate::fence::{Fence, GUARDIAN};
 use crate::guardian::Guardian;
-use crate::guardian::case::waiting::some;
-use crate::guardian::case::{Case, GUARDIAN};
 use crate::guardian::gate::{self, GateState};
-use crate::guardian::ground::GateClosed;
 use crate::guardian::report::{Alarm, Level};
 use crate::guardian::wants::Want;
 use crate::model::addr::ClientAddr;
@@ -75,15 +75,15 @@ impl Wait {
 
 impl Guardian {
     /// What a fence waits for now; `None` where it waits for nothing, or for an operator's word alone.
-    fn wait_of(&self, case: &Case) -> Option<Wait> {
-        if case.release.is_some() {
-            return self.release_waits(case);
+    fn wait_of(&self, fence: &Fence) -> Option<Wait> {
+        if fence.release().is_some() {
+            return self.release_waits(fence);
         }
-        match case.record.state {
+        match fence.record().state {
             FenceState::Intended | FenceState::Committed | FenceState::Pending | FenceState::Breached => {
-                self.seal_waits(case)
+                self.seal_waits(fence)
             }
-            FenceState::Sealed => self.gate_waits(case),
+            FenceState::Sealed => self.gate_waits(fence),
             FenceState::Releasing | FenceState::Released => None,
         }
     }
@@ -98,35 +98,35 @@ impl Guardian {
         format!("Incus: {why}")
     }
 
-    fn seal_waits(&self, case: &Case) -> Option<Wait> {
+    fn seal_waits(&self, fence: &Fence) -> Option<Wait> {
         let wait = |what: String, advice: &[&str]| {
             let advice = advice.iter().map(|text| (*text).to_owned()).collect();
             Some(Wait { code: PENDING, what, about: None, advice })
         };
-        let ground = self.ground(case);
+        let ground = self.preconditions(fence);
         if ground.recorded.is_none() {
             return wait(self.ledger(), &["ceph -s", "rbd-guardian doctor"]);
         }
-        if case.record.state == FenceState::Intended && ground.still_wanted.is_none() {
+        if fence.record().state == FenceState::Intended && ground.still_wanted.is_none() {
             let what = format!("a reading by which its member is lost still; {}", self.platform());
             return wait(what, &["incus cluster list", "at once: rbd-guardian fence MEMBER"]);
         }
-        if let Some((why, _)) = &case.trouble {
-            return wait(why.clone(), &["ceph -s", "rbd-guardian doctor"]);
+        if let Some(why) = fence.trouble() {
+            return wait(why.to_owned(), &["ceph -s", "rbd-guardian doctor"]);
         }
-        if let Some((what, about)) = case.waits_for_storage() {
+        if let Some((what, about)) = fence.waits_for_storage() {
             let advice = ["ceph health detail", "ceph osd tree", "a PG that is asked for: ceph pg PG query"];
             return wait(what, &advice).map(|wait| wait.about(about));
         }
-        if case.is_lifted() && self.gate_closed(case) == GateClosed::NotYet {
-            return wait(self.closing(case), &["incus cluster list"]).map(|wait| wait.about(CLOSING));
+        if fence.is_lifted() && self.gate_closed(fence) == GateClosed::NotYet {
+            return wait(self.closing(fence), &["incus cluster list"]).map(|wait| wait.about(CLOSING));
         }
         wait("the osdmap, read once more".to_owned(), &["ceph -s"])
     }
 
     /// Why the gate is not seen closed.
-    fn closing(&self, case: &Case) -> String {
-        let member = case.member().unwrap_or_default();
+    fn closing(&self, fence: &Fence) -> String {
+        let member = fence.member().unwrap_or_default();
         let gate = self.view.as_ref().and_then(|view| view.gate.as_ref());
         let named = gate.into_iter().flat_map(|gate| &gate.members);
         let named =
@@ -140,32 +140,32 @@ impl Guardian {
         }
     }
 
-    fn release_waits(&self, case: &Case) -> Option<Wait> {
+    fn release_waits(&self, fence: &Fence) -> Option<Wait> {
         let wait = |what: String, advice: &[&str]| {
             let advice = advice.iter().map(|text| (*text).to_owned()).collect();
             Some(Wait { code: RELEASE, what, about: None, advice })
         };
-        let ground = self.ground(case);
+        let ground = self.preconditions(fence);
         if ground.recorded.is_none_or(|record| record.state < FenceState::Releasing) {
             return wait(self.ledger(), &["ceph -s", "rbd-guardian doctor"]);
         }
-        if !case.is_releasing() && ground.gate_closed != GateClosed::Yes {
+        if !fence.is_releasing() && ground.gate_closed != GateClosed::Yes {
             return wait(
-                self.closing(case),
+                self.closing(fence),
                 &["incus cluster list", "a member that is gone for good: incus cluster remove --force"],
             )
             .map(|wait| wait.about(CLOSING));
         }
-        if let Some((why, _)) = &case.trouble {
-            return wait(why.clone(), &["rbd-guardian doctor"]);
+        if let Some(why) = fence.trouble() {
+            return wait(why.to_owned(), &["rbd-guardian doctor"]);
         }
-        let (what, about) = case.release_waits_for(ground.starting)?;
+        let (what, about) = fence.release_waits_for(ground.starting)?;
         wait(what, &["incus operation list --all-projects", "ceph -s", "ceph health detail"])
             .map(|wait| wait.about(about))
     }
 
-    fn gate_waits(&self, case: &Case) -> Option<Wait> {
-        let member = case.member()?;
+    fn gate_waits(&self, fence: &Fence) -> Option<Wait> {
+        let member = fence.member()?;
         let wait = |what: String, advice: Vec<String>| Some(Wait { code: GATE, what, about: None, advice });
         match self.gate_state() {
             // Without a gate nothing waits for it; one that is switched off has an alarm of its own.
@@ -179,7 +179,7 @@ impl Guardian {
             GateState::Unknown => return None,
             GateState::Partial { .. } | GateState::Installed => {}
         }
-        if self.opens_gate(case) {
+        if self.opens_gate(fence) {
             let gate = self.view.as_ref()?.gate.as_ref()?;
             let open = |keys| gate::Contents::of(keys).open.contains(member);
             let lacks = gate.members.iter().filter(|(name, keys)| *name != member && !open(keys));
@@ -197,34 +197,35 @@ impl Guardian {
             return wait(format!("its seal key at {at}: {why}"), vec!["incus cluster list".to_owned()])
                 .map(|wait| wait.about("its seal key"));
         }
-        let recorded = self.records.fences.get(&case.id);
+        let recorded = self.records.fences.get(fence.id());
         if recorded.is_none_or(|record| record.state != FenceState::Sealed) {
             return wait(self.ledger(), vec!["ceph -s".to_owned(), "rbd-guardian doctor".to_owned()]);
         }
-        if let Some((why, _)) = &case.trouble {
-            return wait(why.clone(), vec!["rbd-guardian doctor".to_owned()]);
+        if let Some(why) = fence.trouble() {
+            return wait(why.to_owned(), vec!["rbd-guardian doctor".to_owned()]);
         }
         let Some(map) = self.map.as_deref() else {
             return wait("an osdmap".to_owned(), vec!["ceph -s".to_owned()]);
         };
-        let uncovered = case.uncovered(recorded, map);
+        let uncovered = fence.uncovered(recorded, map);
         if !uncovered.is_empty() {
-            let silent = case.waits_for_storage().map_or_else(String::new, |(what, _)| format!(" ({what})"));
+            let silent = fence.waits_for_storage().map_or_else(String::new, |(what, _)| format!(" ({what})"));
             let about = format!("the PGs of {}, guarded since it was sealed", uncovered.join(", "));
             return wait(format!("{about}{silent}"), vec!["ceph health detail".to_owned()])
                 .map(|wait| wait.about(about));
         }
-        let chased = case.chases();
+        let chased = fence.chases();
         if !chased.is_empty() {
             let about = "clients that are to be fenced as well";
             return wait(format!("{about}: {}", some(&chased)), Vec::new()).map(|wait| wait.about(about));
         }
-        if !case.clear {
-            let (what, advice) = self.unclear(case, member);
+        if !fence.is_clear() {
+            let (what, advice) = self.unclear(fence, member);
             let about = format!("a sweep that shows no user of {member}'s images outside of the fence");
             return wait(what, advice).map(|wait| wait.about(about));
         }
-        let accepted = case.record.overrides.accept_incomplete || case.record.coverage == Coverage::WholeHost;
+        let accepted =
+            fence.record().overrides.accept_incomplete || fence.record().coverage == Coverage::WholeHost;
         (!accepted).then(|| Wait {
             code: GATE,
             about: None,
@@ -234,15 +235,15 @@ impl Guardian {
     }
 
     /// Why no sweep has shown yet that nobody outside of the fence uses the member's images.
-    fn unclear(&self, case: &Case, member: &str) -> (String, Vec<String>) {
+    fn unclear(&self, fence: &Fence, member: &str) -> (String, Vec<String>) {
         if self.whole_began.is_none() {
             let why = self.unlisted.as_ref().map_or("it has no answer yet", |(_, why)| why);
             let what =
                 format!("the first listing of instances and volumes, which says whose each image is: {why}");
             return (what, vec!["incus list --all-projects".to_owned()]);
         }
-        if !case.unfound.is_empty() {
-            let what = format!("every image of {member} to be found in its pool: {}", some(&case.unfound));
+        if !fence.unfound().is_empty() {
+            let what = format!("every image of {member} to be found in its pool: {}", some(fence.unfound()));
             let advice = vec![
                 "rbd-guardian doctor".to_owned(),
                 "if Incus uses another Ceph cluster of the same name: configure that one here".to_owned(),
@@ -253,12 +254,12 @@ impl Guardian {
             ];
             return (what, advice);
         }
-        if case.unclear.is_empty() {
+        if fence.unclear().is_empty() {
             let what = format!("a sweep that began after the seal and shows who uses {member}'s images");
             return (what, vec!["rbd-guardian watchers".to_owned(), "ceph health detail".to_owned()]);
         }
         let mut advice = vec!["rbd-guardian watchers".to_owned(), "ceph health detail".to_owned()];
-        advice.extend(case.outside.iter().take(4).map(|client| {
+        advice.extend(fence.outside().iter().take(4).map(|client| {
             format!(
                 "find out what {client} is: name its IP in user.rbd-guardian.ceph-addresses if it is {member}'s own, in guard.admin_hosts if it is an administrator's; or go on without it: rbd-guardian fence {member} --accept-incomplete"
             )
@@ -266,7 +267,7 @@ impl Guardian {
         (
             format!(
                 "a sweep that shows no user of {member}'s images outside of the fence: {}",
-                some(&case.unclear)
+                some(fence.unclear())
             ),
             advice,
         )
@@ -275,7 +276,7 @@ impl Guardian {
     /// What each fence waits for, and since when. A fence that is wanted waits for a look at the storage.
     pub(super) fn note_waits(&mut self) {
         let of_cases =
-            self.cases.values().filter_map(|case| Some((case.id.to_string(), self.wait_of(case)?)));
+            self.fences.values().filter_map(|fence| Some((fence.id().to_string(), self.wait_of(fence)?)));
         let of_wants =
             self.wants.iter().map(|(target, want)| (format!("{target:?}"), self.wait_of_want(target, want)));
         let waits: BTreeMap<String, Wait> = of_cases.chain(of_wants).collect();
@@ -321,19 +322,19 @@ impl Guardian {
             let (member, advice) = (member.map(str::to_owned), wait.advice.clone());
             Some(Alarm { code: wait.code, member, text, about, advice })
         };
-        let of_case = |case: &Case| {
-            let whose = case.record.name();
-            alarm(case.id.as_str(), case.member(), &|wait| match wait.code {
+        let of_fence = |fence: &Fence| {
+            let whose = fence.record().name();
+            alarm(fence.id().as_str(), fence.member(), &|wait| match wait.code {
                 GATE => format!("{whose} is sealed, and its instances may not be placed elsewhere yet"),
                 RELEASE => format!("{whose} is not released yet"),
-                _ => format!("{whose} is {}, not sealed", case.record.state),
+                _ => format!("{whose} is {}, not sealed", fence.record().state),
             })
         };
         let of_want = |target: &Target| {
             let member = if let Target::Member(name) = target { Some(name.as_str()) } else { None };
             alarm(&format!("{target:?}"), member, &|_| "a fence is not begun".to_owned())
         };
-        let mut alarms: Vec<Alarm> = self.cases.values().filter_map(of_case).collect();
+        let mut alarms: Vec<Alarm> = self.fences.values().filter_map(of_fence).collect();
         alarms.extend(self.wants.keys().filter_map(of_want));
         if let Some((began, why)) = &self.unlisted
             && self.now.boot.saturating_sub(*began) >= patience(GATE)
@@ -364,7 +365,9 @@ impl Guardian {
 
     /// Is a look at clients due for the sake of a gate that waits for one that may be none?
     pub(super) fn hunts_ghosts(&self) -> bool {
-        self.cases.values().any(|case| !case.clear && !case.outside.is_empty() && case.release.is_none())
+        self.fences
+            .values()
+            .any(|fence| !fence.is_clear() && !fence.outside().is_empty() && fence.release().is_none())
     }
 
     /// A watch of a client that ended may stay for ever (Ceph up to 17.2.7 and 18.2.4). What no monitor has a session of,
@@ -376,8 +379,9 @@ impl Guardian {
             self.ghosts.clear();
             return;
         }
-        let waiting = self.cases.values().filter(|case| !case.clear && case.release.is_none());
-        let outside: BTreeSet<ClientAddr> = waiting.flat_map(|case| case.outside.iter().copied()).collect();
+        let waiting = self.fences.values().filter(|fence| !fence.is_clear() && fence.release().is_none());
+        let outside: BTreeSet<ClientAddr> =
+            waiting.flat_map(|fence| fence.outside().iter().copied()).collect();
         let gone = |client: &ClientAddr| {
             let seen = world.clients.get(client);
             let session = |at: &SeenAt| matches!(at, SeenAt::Session(_));
@@ -397,10 +401,12 @@ impl Guardian {
             .map(|(client, _)| *client)
             .collect();
         let mut lifted = Vec::new();
-        for case in
-            self.cases.values_mut().filter(|case| case.record.state == FenceState::Sealed && !case.clear)
+        for fence in self
+            .fences
+            .values_mut()
+            .filter(|fence| fence.record().state == FenceState::Sealed && !fence.is_clear())
         {
-            let Some(member) = case.member().map(str::to_owned) else { continue };
+            let Some(member) = fence.member().map(str::to_owned) else { continue };
             let uses = self.sweep.as_ref().map(|sweep| sweep.uses.as_slice()).unwrap_or_default();
             let elsewhere = |client: &ClientAddr| {
                 uses.iter().filter(|one| one.clients().contains(client)).any(|one| {
@@ -409,8 +415,8 @@ impl Guardian {
                 })
             };
             let its: Vec<ClientAddr> =
-                case.outside.intersection(&ghosts).filter(|client| !elsewhere(client)).copied().collect();
-            let new = case.chase(its.into_iter());
+                fence.outside().intersection(&ghosts).filter(|client| !elsewhere(client)).copied().collect();
+            let new = fence.chase(its.into_iter());
             lifted.extend(new.into_iter().map(|client| (member.clone(), client)));
         }
         for (member, client) in lifted {

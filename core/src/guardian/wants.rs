@@ -1,4 +1,4 @@
-//! From reasons to fence, over a look at the storage, to a case or to every reason why not.
+//! From reasons to fence, over a look at the storage, to a fence or to every reason why not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fence::{Fence, GUARDIAN};
 use crate::guardian::Guardian;
-use crate::guardian::case::{Case, GUARDIAN, Releasing};
 use crate::guardian::gate::GateState;
 use crate::guardian::report::{Level, Outcome, Report};
 use crate::guardian::settings::{OnConflict, Trigger};
@@ -120,7 +120,7 @@ impl Guardian {
     pub(super) fn doubtful(&self) -> Vec<&str> {
         let Some(view) = &self.view else { return Vec::new() };
         let lost = |name: &&String| {
-            self.evidence.get(*name).is_some_and(Evidence::is_lost) && self.case_of(name).is_none()
+            self.evidence.get(*name).is_some_and(Evidence::is_lost) && self.fence_of(name).is_none()
         };
         let lost: Vec<&str> = view.members.keys().filter(lost).map(String::as_str).collect();
         if lost.len() > minority(view.members.len()) { lost } else { Vec::new() }
@@ -143,11 +143,11 @@ impl Guardian {
     fn want_by_itself(&mut self, target: Target, why: String) {
         let now = self.now.boot;
         let held = match &target {
-            Target::Member(name) => self.case_of(name).is_some(),
+            Target::Member(name) => self.fence_of(name).is_some(),
             Target::Addresses(entries) => self
-                .cases
+                .fences
                 .values()
-                .any(|case| entries.iter().all(|entry| case.record.entries.contains_key(entry))),
+                .any(|fence| entries.iter().all(|entry| fence.record().entries.contains_key(entry))),
         };
         let waits = self.refused.get(&target).is_some_and(|refused| now < refused.again);
         let cooling = !self.cools_down().is_zero() || self.wants.values().any(|want| want.by == GUARDIAN);
@@ -210,24 +210,24 @@ impl Guardian {
                 self.refuse(number, Refusal::NoReason { flags: vec!["--assert-powered-off".to_owned()] });
             }
             Request::Release { fence, since, assert_powered_off, reason, by } => {
-                let meant = |case: &Case| since.is_none_or(|since| since == case.record.since);
+                let meant = |fence: &Fence| since.is_none_or(|since| since == fence.record().since);
                 let named =
-                    self.cases.values_mut().find(|case| is_named(&case.record, &fence) && meant(case));
-                let Some(case) = named else {
-                    let name = |case: &Case| case.record.name().to_owned();
-                    let held = self.cases.values().map(name).collect();
+                    self.fences.values_mut().find(|held| is_named(held.record(), &fence) && meant(held));
+                let Some(fence) = named else {
+                    let name = |fence: &Fence| fence.record().name().to_owned();
+                    let held = self.fences.values().map(name).collect();
                     return self.refuse(number, Refusal::NotHeld { fence, held });
                 };
                 if assert_powered_off {
                     let why = reason.unwrap_or_default();
-                    case.requests.insert(number);
-                    case.release = Some(Releasing { by, why: format!("asserted powered off: {why}") });
-                } else if case.release.is_some() {
-                    case.requests.insert(number);
+                    fence.await_answer([number]);
+                    fence.let_go(by, format!("asserted powered off: {why}"));
+                } else if fence.release().is_some() {
+                    fence.await_answer([number]);
                 } else {
-                    let what = case.record.name().to_owned();
+                    let what = fence.record().name().to_owned();
                     let why = self.returned.get(&what).map(ToString::to_string);
-                    let state = case.record.state.to_string();
+                    let state = fence.record().state.to_string();
                     self.refuse(number, Refusal::NotProved { what, state, why });
                 }
             }
@@ -248,18 +248,15 @@ impl Guardian {
         by: String,
     ) {
         if let Target::Member(name) = &target
-            && let Some(id) = self.case_of(name).map(|case| case.id.clone())
-            && let Some(case) = self.cases.get_mut(&id)
+            && let Some(id) = self.fence_of(name).map(|fence| fence.id().clone())
+            && let Some(fence) = self.fences.get_mut(&id)
         {
-            if case.release.is_some() {
+            if fence.release().is_some() {
                 return self.refuse(number, Refusal::Releasing { member: name.clone() });
             }
-            case.requests.insert(number);
-            case.record.overrides.accept_incomplete |= overrides.accept_incomplete;
-            // It is the operator's now: no evidence withdraws it. Who went over the brake or a doubt for it stays on record.
-            if !case.record.overrides.any_rule() {
-                (case.record.by, case.record.reason) = (by, reason.or_else(|| case.record.reason.take()));
-            }
+            fence.await_answer([number]);
+            fence.accept(overrides);
+            fence.take_on(by, reason);
             return;
         }
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
@@ -333,9 +330,9 @@ impl Guardian {
             Target::Addresses(_) => Known::default(),
         };
         let recorded = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone());
-        let deciding = self.cases.values().flat_map(|case| case.record.in_doubt.clone());
+        let deciding = self.fences.values().flat_map(|fence| fence.record().in_doubt.clone());
         let in_doubt = recorded.chain(deciding).collect();
-        let held = self.cases.values().filter_map(Case::member).map(str::to_owned).collect();
+        let held = self.fences.values().filter_map(Fence::member).map(str::to_owned).collect();
         let reachable = if self.is_begun(&target) { BTreeMap::new() } else { self.reachable() };
         plan::Request { target, overrides, in_doubt, held, reachable, known }
     }
@@ -353,9 +350,9 @@ impl Guardian {
         match plan(&request, &self.members(), &world, &self.settings.policy) {
             Ok(mut plan) => {
                 self.refused.remove(&target);
-                if let Some(case) = self.standing_for(&plan.fence) {
-                    case.requests.extend(want.requests);
-                    case.record.overrides.accept_incomplete |= want.overrides.accept_incomplete;
+                if let Some(fence) = self.standing_for(&plan.fence) {
+                    fence.await_answer(want.requests);
+                    fence.accept(want.overrides);
                     return;
                 }
                 self.last_fence = Some(self.now.boot);
@@ -369,15 +366,15 @@ impl Guardian {
                 } else {
                     want.why
                 };
-                let mut case = Case::new(plan, why, want.by, want.reason, self.now);
-                case.requests = want.requests;
-                case.note_standing(&world.map.blocklist);
+                let mut fence = Fence::new(plan, why, want.by, want.reason, self.now);
+                fence.await_answer(want.requests);
+                fence.note_standing(&world.map.blocklist);
                 if let Some(before) = &before {
-                    case.take_over(before);
+                    fence.take_over(before);
                 }
-                let text = format!("{} intended: {}", case.id, case.record.evidence.join("; "));
-                self.log(Level::Info, "intended", case.member().map(str::to_owned), text);
-                self.cases.insert(case.id.clone(), case);
+                let text = format!("{} intended: {}", fence.id(), fence.record().evidence.join("; "));
+                self.log(Level::Info, "intended", fence.member().map(str::to_owned), text);
+                self.fences.insert(fence.id().clone(), fence);
             }
             Err(reasons) => {
                 let told = self.refused.get(&target).is_some_and(|refused| refused.reasons == reasons);

@@ -8,9 +8,9 @@ use crate::model::target::Target;
 impl Guardian {
     /// What the guardian that leads would do with this member by itself now, and on what grounds, in sentences.
     pub fn why(&self, name: &str) -> Vec<String> {
-        if let Some(case) = self.case_of(name) {
-            let (id, state, by) = (&case.id, case.record.state, &case.record.by);
-            let grounds = case.record.evidence.first().map_or_else(String::new, |why| format!(": {why}"));
+        if let Some(fence) = self.fence_of(name) {
+            let (id, state, by) = (fence.id(), fence.record().state, &fence.record().by);
+            let grounds = fence.record().evidence.first().map_or_else(String::new, |why| format!(": {why}"));
             return vec![format!("{name} is fenced already: {id} is {state}, asked for by {by}{grounds}")];
         }
         if !self.settings.platform {

@@ -13,6 +13,7 @@ pub mod incus_snapshot;
 pub mod listed;
 pub mod machine;
 pub mod member;
+pub mod now;
 pub mod operator_request;
 pub mod osdmap;
 pub mod overrides;

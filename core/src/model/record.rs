@@ -500,12 +500,18 @@ impl FromStr for Key {
 }
 
 impl FenceState {
-    /// Is it known that entries of it are in the blocklist?
+    /// Does the fence stand: are entries of it in the blocklist, as far as is known? That is what everybody means by it
+    /// (`status`, the service manager, a request that is asked again, the pools that stay guarded).
     pub fn stands(self) -> bool {
         match self {
             Self::Intended | Self::Released => false,
             Self::Committed | Self::Pending | Self::Sealed | Self::Breached | Self::Releasing => true,
         }
+    }
+
+    /// Is somebody to care for it: recorded, and not released? An intent is in force, and does not stand yet.
+    pub fn is_in_force(self) -> bool {
+        self != Self::Released
     }
 }
 

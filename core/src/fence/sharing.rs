@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::guardian::case::{Case, Stage};
-use crate::guardian::io::Effect;
+use crate::fence::step::Step;
+use crate::fence::{Fence, Stage};
 use crate::model::addr::Entry;
 use crate::model::fence_id::FenceContent;
 
-impl Case {
+impl Fence {
     /// What it was planned as.
     pub fn target(&self) -> &FenceContent {
         &self.plan.fence
@@ -41,7 +41,7 @@ impl Case {
 
     /// What other fences rest on is not removed by this one. A removal that was decided and not sent yet is dropped.
     pub fn keep(&mut self, kept: &BTreeSet<Entry>) {
-        let held = self.held.as_ref().map(Effect::removals).unwrap_or_default();
+        let held = self.held.as_ref().map(Step::removals).unwrap_or_default().to_vec();
         let lifts = held.iter().any(|entry| kept.contains(entry));
         match &mut self.stage {
             Stage::Fencing(fence) => {
@@ -63,7 +63,7 @@ impl Case {
         if self.held.is_none() {
             for entry in held {
                 if self.sent.remove(&entry) {
-                    self.record.in_doubt.remove(&entry);
+                    self.record.change(|record| record.in_doubt.remove(&entry));
                 }
             }
         }

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::fence::{releasing, sealing};
-use crate::guardian::case::{Case, Stage};
-use crate::guardian::io::Effect;
+use crate::fence::step::Step;
+use crate::fence::{Fence, Stage, releasing, sealing};
 use crate::model::barrier::PoolProof;
 use crate::model::record::FenceState;
 
@@ -15,14 +14,14 @@ const NAMED: usize = 4;
 /// Between two questions of which the first had no answer. One that fails at once would be asked as fast as it fails.
 const ASKS_AGAIN: Duration = Duration::from_secs(1);
 
-impl Case {
+impl Fence {
     /// Is the next step a question that could not be answered a moment ago?
     pub(super) fn rests(&self, now: Duration) -> bool {
         let reads = matches!(
             self.held,
             Some(
-                Effect::Fence(_, sealing::Effect::ReadMap)
-                    | Effect::Release(_, releasing::Effect::ReadMap | releasing::Effect::ReadClients)
+                Step::Fence(sealing::Effect::ReadMap)
+                    | Step::Release(releasing::Effect::ReadMap | releasing::Effect::ReadClients)
             )
         );
         reads && self.unread_at.is_some_and(|at| now < at + ASKS_AGAIN)
