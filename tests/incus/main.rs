@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod addresses;
+mod bare;
 mod besieged;
 mod checker;
 mod coverage;

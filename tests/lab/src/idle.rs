@@ -25,7 +25,19 @@ impl Host {
     /// # Errors
     /// It can't connect within 30 s.
     pub fn idle_client(&self, pool: &str) -> Result<IdleClient> {
-        let agent = self.agent(&format!("idle-{}", self.name), PYTHON, ["-c", SCRIPT, pool])?;
+        self.idle(&[pool])
+    }
+
+    /// The same, with an image of the pool open: it is one of the image's watchers.
+    ///
+    /// # Errors
+    /// It can't connect, or open the image, within 30 s.
+    pub fn idle_user(&self, pool: &str, image: &str) -> Result<IdleClient> {
+        self.idle(&[pool, image])
+    }
+
+    fn idle(&self, words: &[&str]) -> Result<IdleClient> {
+        let agent = self.agent(&format!("idle-{}", self.name), PYTHON, ["-c", SCRIPT].iter().chain(words))?;
         let address = agent.listen(DEADLINE).context("an idle client")?;
         Ok(IdleClient { address, agent })
     }
@@ -36,6 +48,14 @@ impl IdleClient {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Closes the image of [`Host::idle_user`]: it is no watcher any more. Of one that is killed the watch stays for half a minute.
+    ///
+    /// # Errors
+    /// No answer within 30 s.
+    pub fn close_image(&mut self) -> Result<()> {
+        self.agent.ask("", DEADLINE).map(drop)
     }
 
     /// Tries to write an object; the inner result is what the storage says.
