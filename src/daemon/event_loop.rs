@@ -84,7 +84,8 @@ enum Job {
 enum JobResult {
     Connected(Result<Cluster, ConnectError>),
     Disconnected,
-    Bid(Result<BidOutcome, BidError>),
+    /// Over which connection, and how.
+    Bid(Option<Cluster>, Result<BidOutcome, BidError>),
     Renewed(LeaderEpoch, Result<Duration, LeaseError>),
     GaveUp(Result<(), LeaseError>),
     /// When it began, and what it showed.
@@ -337,8 +338,9 @@ impl EventLoop {
             opened: self.ledger.clone(),
         };
         self.jobs.begin(Job::Bid, async move {
+            let over = cluster.clone();
             let bid = lane::awaited(move || candidate.bid(&cluster)).await;
-            JobResult::Bid(bid.unwrap_or(Err(BidError::Dropped)))
+            JobResult::Bid(Some(over), bid.unwrap_or(Err(BidError::Dropped)))
         });
     }
 
@@ -349,7 +351,7 @@ impl EventLoop {
             match job {
                 Job::Connect => JobResult::Connected(dropped_connect()),
                 Job::Disconnect => JobResult::Disconnected,
-                Job::Bid => JobResult::Bid(Err(BidError::Dropped)),
+                Job::Bid => JobResult::Bid(self.cluster.clone(), Err(BidError::Dropped)),
                 Job::Renew(epoch) => JobResult::Renewed(epoch, Err(LeaseError::Unknown)),
                 Job::GiveUp => JobResult::GaveUp(Err(LeaseError::Unknown)),
                 Job::Glance => JobResult::Glanced(clock::boot(), Err(why)),
@@ -376,15 +378,7 @@ impl EventLoop {
                 self.not_further(Level::Error, "no-ceph", error.to_string(), RETRY)
             }
             JobResult::Disconnected => {}
-            JobResult::Bid(Ok(BidOutcome::Leads(held_lead, records))) => self.lead(*held_lead, *records),
-            JobResult::Bid(Ok(BidOutcome::Waits(waiting))) => {
-                self.vain_bids = 0;
-                let words = waiting.words();
-                self.ledger = Some(waiting.ledger.clone());
-                self.waiting = Some(waiting);
-                self.not_further(Level::Info, "standby", words, self.pace());
-            }
-            JobResult::Bid(Err(error)) => self.not_leading(&error),
+            JobResult::Bid(over, bid) => self.bid_ended(over, bid),
             JobResult::Renewed(epoch, renewed) => self.renewed(epoch, renewed),
             JobResult::GaveUp(Ok(())) => {}
             JobResult::GaveUp(Err(error)) => {
@@ -440,6 +434,35 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    /// One over a connection that was replaced meanwhile counts for nothing: its ledger would keep that connection, and be asked over it.
+    fn bid_ended(&mut self, over: Option<Cluster>, bid: Result<BidOutcome, BidError>) {
+        let counts = over.as_ref().zip(self.cluster.as_ref()).is_some_and(|(over, used)| over.is(used));
+        match bid {
+            Ok(BidOutcome::Leads(held_lead, _)) if !counts => {
+                self.give_up(*held_lead);
+                self.let_go(over);
+            }
+            bid if !counts => self.let_go((over, bid)),
+            Ok(BidOutcome::Leads(held_lead, records)) => self.lead(*held_lead, *records),
+            Ok(BidOutcome::Waits(waiting)) => {
+                self.vain_bids = 0;
+                let words = waiting.words();
+                self.ledger = Some(waiting.ledger.clone());
+                self.waiting = Some(waiting);
+                self.not_further(Level::Info, "standby", words, self.pace());
+            }
+            Err(error) => self.not_leading(&error),
+        }
+    }
+
+    /// Others may bid at once.
+    fn give_up(&mut self, held_lead: HeldLead) {
+        self.jobs.begin(Job::GiveUp, async move {
+            let given_up = lane::awaited(move || held_lead.give_up()).await;
+            JobResult::GaveUp(given_up.unwrap_or(Err(LeaseError::Unknown)))
+        });
     }
 
     fn not_leading(&mut self, error: &BidError) {

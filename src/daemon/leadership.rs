@@ -251,6 +251,12 @@ pub(super) fn ips(addresses: &[EntityAddr]) -> Vec<IpAddr> {
     ips.into_iter().collect()
 }
 
+/// People read it.
+fn trail_entry(what: &str, why: &str) -> TrailEntry {
+    let [what, why] = [what, why].map(|text| printable(text).into_owned());
+    TrailEntry { at: clock::wall(), what, why }
+}
+
 fn call() -> Deadline {
     Deadline::after(CALL, Arc::default())
 }
@@ -299,8 +305,7 @@ impl HeldLead {
     /// Writes records and the reason. A write that was not answered is read back: as long as its place in the trail is
     /// free it was not done, and once anything else was written there it cannot be done any more.
     pub(super) fn record(&self, changes: &[Change], what: String, why: String) -> Recorded {
-        let [what, why] = [what, why].map(|text| printable(&text).into_owned());
-        let entry = TrailEntry { at: clock::wall(), what, why };
+        let entry = trail_entry(&what, &why);
         let mut held = self.held();
         let error = match self.ledger.write(&self.leadership, &mut held, changes, &entry, &call()) {
             Ok(()) => return Recorded::Written,
@@ -339,5 +344,20 @@ impl HeldLead {
     /// A call that panicked left it as it was before.
     fn held(&self) -> MutexGuard<'_, Snapshot> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_operator_writes_makes_no_entry_of_its_own_in_the_trail() {
+        let TrailEntry { what, why, .. } =
+            trail_entry("request R-1: fence n1\u{1b}[1A", "power is off\nreleased");
+        assert_eq!(
+            (what.as_str(), why.as_str()),
+            (r"request R-1: fence n1\u{1b}[1A", r"power is off\u{a}released")
+        );
     }
 }

@@ -134,18 +134,21 @@ fn subscriber(form: LogForm) -> Dispatch {
 /// A line: how loud, a stable word for filters, the member it is about, and in words. Waits for nobody.
 pub(super) fn line(level: Level, code: &str, member: Option<&str>, text: &str) {
     let Some(log) = LOG.get() else { return };
+    if log.to.try_send(LogEntry::Line(line_of(level, code, member, text))).is_err() {
+        log.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn line_of(level: Level, code: &str, member: Option<&str>, text: &str) -> LogLine {
     let text = printable(text);
     let whole = || (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
     let end = if text.len() <= LONGEST { text.len() } else { whole() };
-    let line = LogLine {
+    LogLine {
         at: clock::wall(),
         level,
         code: code.to_owned(),
         member: member.map(|member| printable(member).into_owned()),
         text: text.get(..end).unwrap_or_default().to_owned(),
-    };
-    if log.to.try_send(LogEntry::Line(line)).is_err() {
-        log.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -190,5 +193,18 @@ fn write(line: &LogLine) {
         Level::Info => tracing::info!(code, member, "{text}"),
         Level::Warn => tracing::warn!(code, member, "{text}"),
         Level::Error => tracing::error!(code, member, "{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_makes_no_line_of_its_own_and_repaints_nothing() {
+        let text = "image x\nlevel=info all is well\u{9b}31m";
+        let line = line_of(Level::Warn, "stray-user", Some("n1\u{1b}[2J"), text);
+        assert_eq!(line.member.as_deref(), Some(r"n1\u{1b}[2J"));
+        assert_eq!(line.text, r"image x\u{a}level=info all is well\u{9b}31m");
     }
 }

@@ -13,7 +13,6 @@ use crate::daemon::event_loop::{EventLoop, Job, JobResult, LeadStage};
 use crate::daemon::leadership::ips;
 use crate::deadline::within;
 use crate::incus::read;
-use crate::ledger::LeaseError;
 
 impl EventLoop {
     /// Who should lead: a glance at Incus where nothing else tells, and a question after others where this one is not
@@ -82,10 +81,7 @@ impl EventLoop {
         };
         let held_lead = leading.executor.held_lead.clone();
         self.depose("yields", &format!("yields to {to}: {why}"));
-        self.jobs.begin(Job::GiveUp, async move {
-            let given_up = lane::awaited(move || held_lead.give_up()).await;
-            JobResult::GaveUp(given_up.unwrap_or(Err(LeaseError::Unknown)))
-        });
+        self.give_up(held_lead);
     }
 }
 

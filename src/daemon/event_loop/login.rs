@@ -11,7 +11,6 @@ use crate::ceph::rados::error::ConnectError;
 use crate::clock;
 use crate::daemon::event_loop::{EventLoop, Job, JobResult, LeadStage};
 use crate::daemon::log;
-use crate::ledger::LeaseError;
 
 impl EventLoop {
     fn is_deaf(&self, now: Duration) -> bool {
@@ -48,10 +47,7 @@ impl EventLoop {
         if let LeadStage::Leading(leading) = &self.stage {
             let held_lead = leading.executor.held_lead.clone();
             self.depose("reconnects", why);
-            self.jobs.begin(Job::GiveUp, async move {
-                let given_up = lane::awaited(move || held_lead.give_up()).await;
-                JobResult::GaveUp(given_up.unwrap_or(Err(LeaseError::Unknown)))
-            });
+            self.give_up(held_lead);
         } else {
             log::line(Level::Info, "reconnects", None, why);
         }
@@ -71,7 +67,7 @@ impl EventLoop {
     }
 
     /// Disconnecting may block.
-    fn let_go<T: Send + 'static>(&mut self, old: T) {
+    pub(super) fn let_go<T: Send + 'static>(&mut self, old: T) {
         self.jobs.begin(Job::Disconnect, async move {
             lane::awaited(move || drop(old)).await;
             JobResult::Disconnected
