@@ -74,8 +74,8 @@ impl From<Exit> for ExitCode {
 
 /// Makes Ceph refuse a lost Incus member before its instances start elsewhere, and proves it.
 ///
-/// A fenced member's clients are blocklisted, and a fence counts only when each PG of each pool that could hold
-/// images has answered with a map that refuses them: then it is `sealed`, and not before.
+/// A fence blocklists every Ceph client of the member. It is `sealed` once each PG of each pool that could hold images
+/// has answered with an osdmap that refuses these clients.
 #[derive(Parser)]
 #[command(name = "rbd-guardian", version, max_term_width = 100, after_long_help = EXIT_CODES)]
 struct Cli {
@@ -88,21 +88,21 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done and proved
-  1  failed (Ceph said no: key, capabilities, a rejected command)
+  1  failed (Ceph refused: key, capabilities, a rejected command)
   2  usage or configuration
-  3  committed, but the seal is pending: run the same command again, it goes on from there
+  3  committed, but some PGs have not answered: run the same command again to continue
   4  refused (policy, storm brake, protected address, coverage): nothing was changed
-  5  cannot tell (Ceph unreachable, or timed out before the entries were seen): run it again
+  5  unknown (Ceph is unreachable, or the time ran out before the entries were seen): run it again
 
-To begin: `rbd-guardian doctor`, then `rbd-guardian plan MEMBER`; both change nothing.
-stdout is the answer, stderr everything else.";
+Begin with `rbd-guardian doctor`, then `rbd-guardian plan MEMBER`: neither changes anything.
+The answer goes to standard output, everything else to standard error.";
 
 #[derive(Args)]
 struct Common {
-    /// The guardian's configuration [default: /etc/rbd-guardian/rbd-guardian.toml, if it exists]
+    /// The guardian's configuration file [default: /etc/rbd-guardian/rbd-guardian.toml, if it exists]
     #[arg(short, long, global = true, value_name = "FILE", help_heading = "Common options")]
     config: Option<PathBuf>,
-    /// ceph.conf, as Ceph's tools take it
+    /// Path of ceph.conf [default: $CEPH_CONF, or /etc/ceph/CLUSTER.conf]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
     conf: Option<PathBuf>,
     /// Ceph client name, without `client.` [default: guardian]
@@ -111,7 +111,7 @@ struct Common {
     /// Ceph cluster name [default: ceph]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Common options")]
     cluster: Option<String>,
-    /// Keyring of the Ceph client
+    /// Path of the Ceph client's keyring [default: the one that ceph.conf names]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
     keyring: Option<PathBuf>,
     /// How to print the answer
@@ -120,7 +120,7 @@ struct Common {
     /// The same as --format json
     #[arg(long, global = true, help_heading = "Common options")]
     json: bool,
-    /// Bounds the whole command, for example 30s or 5min
+    /// Time limit for the whole command, for example 30s or 5min
     #[arg(long, global = true, value_name = "D", default_value = "60s", value_parser = timeout, help_heading = "Common options")]
     timeout: Duration,
 }
@@ -139,48 +139,49 @@ enum Format {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// The daemon: holds fences, and fences a lost member before its instances start elsewhere
+    /// Run the daemon: it fences lost members before their instances start elsewhere, and holds fences
     Run,
-    /// Show members, their fences, and whether each fence is proved right now
+    /// Show members, their fences, and whether all PGs refuse each fenced member now
     Status(StatusArgs),
-    /// Show what a fence would do: entries, coverage, refusals; changes nothing
+    /// Show what a fence would do (entries, coverage, refusals) without changing anything
     Plan(PlanArgs),
-    /// Blocklist a member or address, and prove that every write of it is refused
+    /// Blocklist a member or an address, and prove that every write from it is refused
     ///
-    /// Ends with 0 only when the fence is `sealed`. Interrupted or out of time it says how far it came; the same
-    /// command goes on from there.
+    /// The exit code is 0 only if the fence is `sealed`. If the command is interrupted or runs out of time, it says how far
+    /// the fence came. Run the same command again to continue it.
     Fence(FenceArgs),
-    /// Let a fenced host use the storage again; its old client instances never can
+    /// Let a fenced host use the storage again; the client instances it had stay refused
     ///
-    /// A host that was merely cut off still runs what it ran, and would write again. So this asks you to assert, with
-    /// a reason, that it was powered off or rebooted after it was fenced.
+    /// A host that was only cut off from the network still runs its instances, which would write again. Therefore you have
+    /// to assert, with a reason, that the host was powered off or rebooted after it was fenced.
     Release(ReleaseArgs),
-    /// One sweep: who watches and who has locked each image
+    /// Show which clients watch and lock each image
     ///
-    /// Verdicts: `unused` (no watcher, no lock, which does not prove that nobody writes), `one-member`,
-    /// `several-members`, `unknown-address` (of no configured member), `fenced` (a user that the blocklist refuses).
+    /// Verdicts: `unused` (no watcher and no lock, which does not prove that no client writes), `one-member`,
+    /// `several-members`, `unknown-address` (a client at an address of no known member), `fenced` (a client that the blocklist
+    /// refuses).
     Watchers(WatchersArgs),
-    /// Show what guardians remember together: leader, members, fences, gate, requests
+    /// Show the records that all guardians share: leader, members, fences, gate, requests
     Ledger(LedgerArgs),
-    /// Show what would stop a fence from working here
+    /// Check everything that could keep a fence from working here
     ///
-    /// Changes nothing. Ends with 1 if anything is marked FAIL.
+    /// Changes nothing. The exit code is 1 if a check is marked FAIL.
     Doctor,
     /// Keep Incus from placing instances elsewhere before their member is sealed
     ///
-    /// Ends with 3 while a member does not run the gate: run `install` again once it is reachable.
+    /// The exit code is 3 while a member does not run the gate: run `gate install` again once the member is reachable.
     Gate(GateArgs),
-    /// Let the guardian talk to Incus
+    /// Set up the guardian's access to Incus
     Incus(IncusArgs),
-    /// Show that this version decides as the daemon did that made a recording
+    /// Replay a recording and check that this version makes the same decisions
     ///
-    /// The daemon records what it takes in and what it decides, and saves that when a fence is refused or breached, when
-    /// it crashes, and on SIGUSR1 (`systemctl kill -s USR1 rbd-guardian`), in the folder `daemon.recordings` of its
-    /// configuration. This gives the same inputs to a fresh core and compares each decision. It needs no cluster and
-    /// changes nothing. Read one with `zcat`: one JSON object a line.
+    /// The daemon keeps its newest inputs and decisions in memory. It saves them to a file in the folder that
+    /// `daemon.recordings` names when a fence is refused or breached, when it crashes, and on SIGUSR1
+    /// (`systemctl kill -s USR1 rbd-guardian`). This command gives the same inputs to a fresh core and compares each decision.
+    /// It needs no cluster and changes nothing. `zcat FILE` shows a recording as one JSON object a line.
     ///
-    /// Ends with 0 if every decision is the same, with 1 at the first that is not (its line and both are printed), with 2 if
-    /// the file is no recording or damaged.
+    /// The exit code is 0 if every decision is the same, 1 at the first difference (its line number and both decisions are
+    /// printed), and 2 if the file is not a recording or is damaged.
     Replay(ReplayArgs),
 }
 
@@ -209,19 +210,20 @@ struct FenceArgs {
 
 #[derive(Args)]
 struct PermitArgs {
-    /// Why: recorded and printed with the answer
+    /// Why you do this: recorded in the ledger and printed with the answer
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: Option<String>,
-    /// Fence what is known, where the host may not be fenced or a source did not answer
+    /// Fence the clients that are known, although the host may not be blocklisted or a source did not answer
     #[arg(long)]
     accept_incomplete: bool,
-    /// Go over the storm brake (policy.max_fenced_members) for this one fence
+    /// Fence although policy.max_fenced_members (the storm brake) is reached
     #[arg(long, requires = "reason")]
     over_brake: bool,
-    /// Rely on an entry although a removal of it was never answered. Only if no guardian runs that could still send it
+    /// Rely on an entry although an earlier removal of it was never acknowledged. Only if no guardian that could still send
+    /// that removal is running
     #[arg(long, requires = "reason")]
     over_doubt: bool,
-    /// Fence a member that answers Incus: its guests lose their disks at once
+    /// Fence a member that answers Incus: its instances lose their disks at once
     #[arg(long, requires = "reason")]
     although_reachable: bool,
     /// Fence a host address at which no member, client, watcher or lock is known
@@ -248,7 +250,7 @@ const ADDRESS_HELP: &str = "A host (10.0.0.5, 10.0.0.5:0/0, [2001:db8::5]:0/0) o
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct TargetArgs {
-    /// A member, as the configuration names it
+    /// Name of the member in Incus, or in the configuration
     member: Option<String>,
     #[arg(long, value_name = "A", value_parser = parse_target, num_args = 1.., help = ADDRESS_HELP)]
     address: Vec<Entry>,
@@ -257,22 +259,23 @@ struct TargetArgs {
 #[derive(Args)]
 #[command(group(ArgGroup::new("whom").required(true).args(["member", "fence"])))]
 struct ReleaseArgs {
-    /// A member, as the configuration names it
+    /// Name of the member in Incus, or in the configuration
     member: Option<String>,
     /// The ID that `fence` printed
     #[arg(long, value_name = "ID")]
     fence: Option<String>,
-    /// You assert that the host was powered off or rebooted after it was fenced: nothing of its old life runs
+    /// You assert that the host was powered off or rebooted after it was fenced: nothing it ran before the fence is still
+    /// running
     #[arg(long, requires = "reason")]
     assert_powered_off: bool,
-    /// What you saw, and who you are: recorded and printed with the answer
+    /// What you saw and who you are: recorded in the ledger and printed with the answer
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: Option<String>,
 }
 
 #[derive(Args)]
 struct WatchersArgs {
-    /// Only this pool; repeatable
+    /// Show only the images of this pool; repeatable
     #[arg(long = "pool", value_name = "P")]
     pools: Vec<String>,
 }
@@ -291,16 +294,16 @@ enum GateVerb {
         #[arg(long)]
         force: bool,
     },
-    /// Show which members run it, its keys, and the site's scriptlet in it
+    /// Show which members run the gate, its keys, and the site's own scriptlet in it
     Show,
-    /// Put the site's own scriptlet back and remove all keys, the seals too
+    /// Restore the site's own scriptlet and remove all of the gate's keys, the seals included
     ///
-    /// Refused while a member is fenced, or while that is unknown, without --force and --reason.
+    /// Without --force and --reason this is refused while a member is fenced, or while it is unknown whether one is.
     Remove {
-        /// Also a gate that was changed by hand, and also while a member is fenced (then with --reason)
+        /// Remove the gate although it was changed by hand, or although a member is fenced (this needs --reason too)
         #[arg(long)]
         force: bool,
-        /// Why: recorded
+        /// Why you do this: recorded in the ledger
         #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: Option<String>,
     },
@@ -314,22 +317,22 @@ struct IncusArgs {
 
 #[derive(Subcommand)]
 enum IncusVerb {
-    /// Have the cluster trust the guardian, by a token of `incus config trust add rbd-guardian`
+    /// Make the Incus cluster trust this guardian, with a token from `incus config trust add rbd-guardian`
     ///
-    /// Makes key and certificate where there are none, saves the cluster's certificate, and prints the lines for the
-    /// configuration. Files go where [incus] of the configuration says. Run again after a failure it goes on.
+    /// Creates a key and a certificate if there are none, saves the cluster's certificate, and prints the lines for the
+    /// configuration. The table [incus] of the configuration names the files. After a failure, run it again to continue.
     Enroll(EnrollArgs),
 }
 
 #[derive(Args)]
 struct EnrollArgs {
-    /// What `incus config trust add rbd-guardian` printed; without it, or with `-`, it is read from standard input.
-    /// Other users of this host see what is given here
+    /// The token. Other users of this host can see it on a command line: without it, or with `-`, it is read from standard
+    /// input
     token: Option<String>,
-    /// Read it from this file
+    /// Read the token from this file
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     token_file: Option<std::path::PathBuf>,
-    /// Make a new key and certificate, and replace the cluster's certificate
+    /// Create a new key and certificate, and replace the saved certificate of the cluster
     #[arg(long)]
     force: bool,
 }
@@ -342,11 +345,11 @@ struct LedgerArgs {
 
 #[derive(Subcommand)]
 enum LedgerVerb {
-    /// All records (what `ledger` alone does)
+    /// Show all records (the default)
     Show,
-    /// What was done, by whom and why; the newest last
+    /// Show what was done, by whom and why; the newest entry last
     Audit {
-        /// Only so many
+        /// Show only the newest N entries
         #[arg(long, value_name = "N")]
         last: Option<u64>,
     },
