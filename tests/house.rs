@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{TokenStream, TokenTree};
 
+#[path = "common/shape.rs"]
+mod shape;
+
 /// One file, one noun.
 const LONGEST: usize = 700;
 

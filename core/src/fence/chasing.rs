@@ -1,7 +1,5 @@
 //! Clients that appear after a fence was planned: which are fenced as well, and which are remembered.
 
-use serde::{Deserialize, Serialize};
-
 use crate::fence::Fence;
 use crate::model::addr::{ClientAddr, Entry};
 
@@ -10,53 +8,25 @@ pub const CHASED: usize = 250;
 /// So many clients that appear under a host entry are remembered: each try of its platform to reach the storage is one.
 pub const REMEMBERED: usize = 1000;
 
-/// Clients that appear after a fence was planned, as the last look showed them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Crowd {
-    /// Some were new: the gate is not opened and closed for each.
-    fresh: bool,
-    /// More than are fenced.
-    beyond: bool,
-    /// More than are remembered.
-    forgotten: bool,
-}
-
-impl Crowd {
-    /// Are there more than are fenced?
-    pub fn is_beyond(self) -> bool {
-        self.beyond
-    }
-
-    /// Are there more than are remembered?
-    pub fn is_forgotten(self) -> bool {
-        self.forgotten
-    }
-
-    /// Can one be free, or was one a look ago?
-    pub(super) fn is_open(self) -> bool {
-        self.fresh || self.beyond
-    }
-}
-
 impl Fence {
     /// Fences these clients as well, which no entry refuses; those it did not know before.
     pub fn chase(&mut self, clients: impl Iterator<Item = ClientAddr>) -> Vec<ClientAddr> {
         let mut new = Vec::new();
-        self.crowd.beyond = false;
+        let mut beyond = false;
         for client in clients {
             let entry = Entry::Client(client);
             if self.plan.entries.contains(&entry) || self.to_chase.contains(&entry) {
                 continue;
             }
             if self.record.seen.len() >= CHASED {
-                self.crowd.beyond = true;
+                beyond = true;
                 continue;
             }
             self.to_chase.insert(entry);
             self.record.change(|record| record.seen.insert(client));
             new.push(client);
         }
-        self.crowd.fresh = !new.is_empty();
+        self.crowd.note_look(!new.is_empty(), beyond);
         new
     }
 
@@ -69,7 +39,7 @@ impl Fence {
             if self.record.seen.len() < REMEMBERED {
                 self.record.change(|record| record.seen.insert(client));
             } else if !self.record.seen.contains(&client) {
-                self.crowd.forgotten = true;
+                self.crowd.note_forgotten();
             }
         }
     }

@@ -6,6 +6,7 @@
 
 mod breaches;
 pub mod chasing;
+mod crowd;
 mod due_record;
 pub mod preconditions;
 mod progress;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fence::chasing::Crowd;
+use crate::fence::crowd::Crowd;
 use crate::fence::due_record::DueRecord;
 use crate::fence::preconditions::{GateClosed, Preconditions};
 use crate::fence::releasing::Release;

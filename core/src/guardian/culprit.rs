@@ -27,7 +27,7 @@ const KEPT: usize = 16;
 
 /// A breach whose culprit is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Search {
+pub(super) struct BreachSearch {
     since: Duration,
     next: Duration,
 }
@@ -35,7 +35,7 @@ pub(super) struct Search {
 impl Guardian {
     pub(super) fn search_culprit(&mut self, id: FenceId) {
         let now = self.now.boot;
-        self.searches.insert(id, Search { since: now, next: now });
+        self.searches.insert(id, BreachSearch { since: now, next: now });
     }
 
     pub(super) fn read_audit(&mut self) -> Option<Effect> {
@@ -104,7 +104,7 @@ impl Guardian {
                 format!("{id}: who removed its entry is not known: {why}"),
             );
         } else {
-            self.searches.insert(id.clone(), Search { next: self.now.boot + AGAIN, ..search });
+            self.searches.insert(id.clone(), BreachSearch { next: self.now.boot + AGAIN, ..search });
         }
     }
 }

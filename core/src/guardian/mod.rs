@@ -125,7 +125,7 @@ pub struct Guardian {
     #[serde(default, with = "pairs")]
     ghosts: BTreeMap<crate::model::addr::ClientAddr, Duration>,
     /// Breaches whose culprit is looked for.
-    searches: BTreeMap<FenceId, culprit::Search>,
+    searches: BTreeMap<FenceId, culprit::BreachSearch>,
     sweep: Option<Sweep>,
     /// Which images of Incus are in their pools.
     #[serde(default)]

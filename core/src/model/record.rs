@@ -475,16 +475,16 @@ impl fmt::Display for Key {
 /// The text names no record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' names no kind of record that this guardian knows")]
-pub struct UnknownKey {
+pub struct UnknownKeyError {
     /// What was given.
     pub text: String,
 }
 
 impl FromStr for Key {
-    type Err = UnknownKey;
+    type Err = UnknownKeyError;
 
-    fn from_str(text: &str) -> Result<Self, UnknownKey> {
-        let unknown = || UnknownKey { text: text.to_owned() };
+    fn from_str(text: &str) -> Result<Self, UnknownKeyError> {
+        let unknown = || UnknownKeyError { text: text.to_owned() };
         if text == "gate" {
             return Ok(Self::Gate);
         }

@@ -1,0 +1,167 @@
+//! The shape of the core, with what it does not meet yet. A list may only shrink.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use super::rust_files;
+
+/// Longer than [`FUNCTION`], how long, and why.
+const LONG: &[(&str, usize, &str)] = &[
+    (
+        "swept",
+        174,
+        "judges a sweep for fences, for the book and for conflicts: falls apart when the sweep is a part",
+    ),
+    ("alarms", 200, "one condition after another: each goes to the part that knows it"),
+    ("plan", 112, "one refusal after another, in the order in which an operator reads them"),
+    ("handle", 100, "one arm an input"),
+    ("new", 70, "one line a field of the guardian: goes with them"),
+    ("uses", 75, "whose a client is: one decision, whose cases exclude each other"),
+    ("read_view", 70, "what a reading changes, in an order that counts"),
+    ("why", 70, "one sentence a condition"),
+    ("gate_waits", 70, "one sentence a condition"),
+    ("note_foreign_keys", 66, "goes to the gate when that is a part"),
+    ("update", 64, "one state machine, whose arms exclude each other"),
+    ("keep", 63, "what is kept of one member, in one pass"),
+    ("audited", 63, "goes to the breach audit when that is a part"),
+];
+const FUNCTION: usize = 60;
+/// More fields than [`FIELDS`], how many, and why.
+const WIDE: &[(&str, usize, &str)] = &[
+    ("Guardian", 58, "its parts are not types of their own yet"),
+    ("Fence", 23, "what a sweep said of it is no type of its own yet"),
+    ("Sealing", 16, "one machine"),
+    ("FenceRecord", 21, "a record of the ledger"),
+];
+const FIELDS: usize = 15;
+/// Names that stand for several types, how many, and why.
+const NAMESAKES: &[(&str, usize, &str)] = &[
+    ("Effect", 3, "of a sealing, of a release and of the guardian: one vocabulary of steps is to come"),
+    ("Request", 2, "an operator's, and what a plan is made of"),
+    ("Reading", 2, "whether a source answers, and what a recording keeps once"),
+];
+/// Types with an inherent `impl` outside of their file and of the folder of their module.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("Guardian", "its parts are not types of their own yet"),
+    ("Book", "what sweeps show is a file of its own: both are long"),
+];
+/// What a function fails with, and what is not called an error.
+const NO_ERROR: &[(&str, &str)] = &[
+    ("Failure", "where a sealing or a release ends up: its state shows it"),
+    ("Difference", "what a replay finds"),
+    ("Refusal", "a decision"),
+    ("NotProved", "a decision"),
+];
+
+/// Files of the core, without their tests.
+fn sources() -> Vec<(PathBuf, String)> {
+    let read = |file: PathBuf| {
+        let text = fs::read_to_string(&file).unwrap();
+        (file, text.split("#[cfg(test)]").next().unwrap().to_owned())
+    };
+    rust_files(&["core/src"]).into_iter().map(read).collect()
+}
+
+/// The name behind a keyword, whoever may see the item.
+fn named<'a>(line: &'a str, keywords: &[&str]) -> Option<&'a str> {
+    let line =
+        line.strip_prefix("pub").map_or(line, |rest| rest.split_once(' ').map_or(rest, |(_, rest)| rest));
+    let rest = keywords.iter().find_map(|keyword| line.strip_prefix(keyword)?.strip_prefix(' '))?;
+    rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()
+}
+
+/// What is above the limit is listed with at most that much, and what is listed is above it.
+fn assert_listed(found: &[(String, usize)], limit: usize, listed: &[(&str, usize, &str)]) {
+    for (name, count) in found.iter().filter(|(_, count)| *count > limit) {
+        let most = listed.iter().find(|(listed, ..)| listed == name).map_or(limit, |(_, most, _)| *most);
+        assert!(*count <= most, "{name} has {count}, at most {most} are allowed");
+    }
+    for (name, ..) in listed {
+        let above = found.iter().any(|(found, count)| found == name && *count > limit);
+        assert!(above, "{name} is no longer above {limit}: it goes from the list");
+    }
+}
+
+#[test]
+fn functions_are_short_or_have_a_reason() {
+    let mut found = Vec::new();
+    for (_, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let indent = &line[..line.len() - line.trim_start().len()];
+            let Some(name) = named(line.trim_start(), &["fn", "const fn"]) else { continue };
+            let end = lines[at..].iter().position(|line| *line == format!("{indent}}}"));
+            found.extend(end.map(|end| (name.to_owned(), end + 1)));
+        }
+    }
+    println!("{} functions", found.len());
+    assert!(found.len() > 500);
+    assert_listed(&found, FUNCTION, LONG);
+}
+
+#[test]
+fn structs_are_small_and_types_have_names_of_their_own() {
+    let (mut fields, mut names) = (Vec::new(), Vec::new());
+    for (_, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            names.extend(named(line, &["struct", "enum"]).map(str::to_owned));
+            let Some(name) = named(line, &["struct"]).filter(|_| line.ends_with('{')) else { continue };
+            let body = lines[at + 1..].iter().take_while(|line| **line != "}");
+            let field = |line: &&&str| {
+                let line = line.trim_start();
+                !line.starts_with(['/', '#']) && line.contains(": ") && line.ends_with(',')
+            };
+            fields.push((name.to_owned(), body.filter(field).count()));
+        }
+    }
+    assert!(names.len() > 150, "{}", names.len());
+    assert_listed(&fields, FIELDS, WIDE);
+    let count = |name: &String| names.iter().filter(|other| *other == name).count();
+    let shared: BTreeSet<_> = names.iter().map(|name| (name.clone(), count(name))).collect();
+    assert_listed(&shared.into_iter().collect::<Vec<_>>(), 1, NAMESAKES);
+}
+
+#[test]
+fn an_inherent_impl_is_where_its_type_is() {
+    let sources = sources();
+    let (mut seen, mut wrong, mut used) = (0, Vec::new(), BTreeSet::new());
+    for (file, text) in &sources {
+        for line in text.lines().filter(|line| line.starts_with("impl") && !line.contains(" for ")) {
+            let line = line.strip_prefix("impl").unwrap();
+            let line = if line.starts_with('<') { line.split_once("> ").unwrap().1 } else { line };
+            let name = line.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            seen += 1;
+            // The type's own file; of a `mod.rs` also those beside it.
+            let home = |(path, text): &&(PathBuf, String)| {
+                let is_here = path == file || (path.ends_with("mod.rs") && path.parent() == file.parent());
+                is_here && text.lines().any(|line| named(line, &["struct", "enum"]) == Some(name))
+            };
+            let excepted = ELSEWHERE.iter().find(|(listed, _)| *listed == name);
+            let at_home = sources.iter().find(home).filter(|(path, _)| path == file || excepted.is_none());
+            match (at_home, excepted) {
+                (Some(_), _) => {}
+                (None, Some((listed, _))) => drop(used.insert(*listed)),
+                (None, None) => wrong.push(format!("{}: {name}", file.display())),
+            }
+        }
+    }
+    println!("{seen} impls");
+    assert!(seen > 80 && wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(used.len(), ELSEWHERE.len(), "what is at home goes from the list: {used:?}");
+}
+
+#[test]
+fn errors_are_called_so() {
+    let mut names = Vec::new();
+    for (_, text) in sources() {
+        for item in text.split("thiserror::Error").skip(1) {
+            names.extend(item.lines().find_map(|line| named(line, &["struct", "enum"])).map(str::to_owned));
+        }
+    }
+    let listed = |name: &&String| NO_ERROR.iter().any(|(listed, _)| listed == name);
+    let wrong: Vec<_> = names.iter().filter(|name| !name.ends_with("Error") && !listed(name)).collect();
+    assert!(names.len() > 4 && wrong.is_empty(), "{wrong:?} of {names:?}");
+    assert!(NO_ERROR.iter().all(|(listed, _)| names.iter().any(|name| name == listed)), "{names:?}");
+}
