@@ -58,8 +58,7 @@ pub struct Environment {
 pub struct Member {
     /// Its name.
     pub server_name: String,
-    /// Where its API is.
-    #[serde(default)]
+    /// Where its API is: a member is asked itself there before it is fenced.
     pub url: String,
     /// As the member that answers sees it.
     pub status: MemberStatus,
@@ -165,14 +164,14 @@ pub struct Instance {
     /// Its name.
     pub name: String,
     /// Its project.
-    #[serde(default = "default_project")]
-    pub project: String,
+    #[serde(default)]
+    pub project: Option<String>,
     /// `container` or `virtual-machine`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The member it is placed on.
     #[serde(default)]
-    pub location: String,
+    pub location: Option<String>,
     /// `Running`, `Stopped`, `Error`, …
     #[serde(default)]
     pub status: String,
@@ -243,14 +242,14 @@ pub struct Volume {
     #[serde(default)]
     pub content_type: String,
     /// The project it is stored under.
-    #[serde(default = "default_project")]
-    pub project: String,
+    #[serde(default)]
+    pub project: Option<String>,
     /// What is used of its configuration.
     #[serde(default, deserialize_with = "or_empty")]
     pub config: VolumeConfig,
-    /// Paths of instances, profiles and images.
-    #[serde(default, deserialize_with = "or_empty")]
-    pub used_by: Vec<String>,
+    /// Paths of instances, profiles and images. Absent is unknown, not empty: who uses an image rests on it.
+    #[serde(default, deserialize_with = "present")]
+    pub used_by: Option<Vec<String>>,
 }
 
 /// Of a volume's configuration what is used.
@@ -300,8 +299,8 @@ pub type Operations = BTreeMap<String, Option<Vec<Operation>>>;
 /// `GET /1.0/networks/IF/state?target=M`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct NetworkState {
-    /// What the interface has.
-    #[serde(default, deserialize_with = "or_empty")]
+    /// What the interface has. An interface whose addresses are absent is not read, rather than without any.
+    #[serde(deserialize_with = "or_empty")]
     pub addresses: Vec<Address>,
 }
 
@@ -314,7 +313,6 @@ pub struct Address {
     #[serde(default)]
     pub netmask: String,
     /// `global`, `link` or `local`.
-    #[serde(default)]
     pub scope: String,
 }
 
@@ -414,8 +412,13 @@ impl Operation {
     }
 }
 
-fn default_project() -> String {
-    "default".to_owned()
+/// `null` as empty, and only what is absent as `None`.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    or_empty(deserializer).map(Some)
 }
 
 fn or_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>

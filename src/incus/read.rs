@@ -280,6 +280,9 @@ impl From<api::Volume> for ListedVolume {
             let api::Volume { name, kind, content_type, .. } = volume;
             return Self::Odd(format!("volume {name} of kind '{kind}', content '{content_type}'"));
         };
+        let Some(project) = volume.project else {
+            return Self::Odd(format!("volume {} without a project", volume.name));
+        };
         let mut listed = VolumeWithProfiles {
             profiles: Vec::new(),
             volume: Volume {
@@ -289,13 +292,16 @@ impl From<api::Volume> for ListedVolume {
                 shared: is_true(volume.config.shared.as_ref()),
                 used_by: BTreeSet::new(),
                 unknown: Vec::new(),
-                project: volume.project,
+                project,
                 name: volume.name,
             },
         };
         // An instance's volume is that instance's alone.
-        for path in volume.used_by.iter().filter(|_| kind == VolumeKind::Custom) {
-            listed.note_user(path);
+        if kind == VolumeKind::Custom {
+            match volume.used_by {
+                Some(paths) => paths.iter().for_each(|path| listed.note_user(path)),
+                None => listed.volume.unknown.push("the listing does not say who uses it".to_owned()),
+            }
         }
         Self::Known(listed)
     }
@@ -314,8 +320,8 @@ async fn instances(
             let mut odd = Vec::new();
             let known = listed.into_iter().filter_map(|ListedInstance(id, instance)| match instance {
                 Ok(instance) => Some((id, instance)),
-                Err(kind) => {
-                    odd.push(here.misunderstood(&path, format!("{id} of type '{kind}'")));
+                Err(what) => {
+                    odd.push(here.misunderstood(&path, format!("{id} {what}")));
                     None
                 }
             });
@@ -341,15 +347,21 @@ async fn instances(
         .ok_or(error)
 }
 
-/// As [`ListedVolume`]; instead of an instance of an unknown kind, that kind.
+/// As [`ListedVolume`]; of an instance that is not understood, what is wrong with it.
 #[derive(Deserialize)]
 #[serde(from = "api::Instance")]
 struct ListedInstance(InstanceId, Result<Instance, String>);
 
 impl From<api::Instance> for ListedInstance {
     fn from(listed: api::Instance) -> Self {
-        let id = InstanceId { project: listed.project, name: listed.name };
-        let Some(kind) = instance_kind(&listed.kind) else { return Self(id, Err(listed.kind)) };
+        let known = listed.project.is_some();
+        let id = InstanceId { project: listed.project.unwrap_or_default(), name: listed.name };
+        let Some(kind) = instance_kind(&listed.kind) else {
+            return Self(id, Err(format!("of type '{}'", listed.kind)));
+        };
+        let (Some(location), true) = (listed.location, known) else {
+            return Self(id, Err("without a project or a location".to_owned()));
+        };
         let details = listed.config.map(|config| {
             let expanded = listed.expanded_config.as_ref().unwrap_or(&config);
             let disks = listed.expanded_devices.iter().flatten().filter(|(_, device)| device.kind == "disk");
@@ -368,7 +380,7 @@ impl From<api::Instance> for ListedInstance {
                 external_images: sources.collect(),
             }
         });
-        Self(id, Ok(Instance { kind, location: listed.location, details }))
+        Self(id, Ok(Instance { kind, location, details }))
     }
 }
 
@@ -440,4 +452,46 @@ fn told<T>(answer: Result<(T, Vec<IncusError>), IncusError>, missing: &mut Vec<I
 /// As Incus reads booleans (shared/util.IsTrue).
 fn is_true(value: Option<&String>) -> bool {
     value.is_some_and(|value| ["true", "1", "yes", "on"].contains(&value.to_ascii_lowercase().as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn without(mut whole: Value, field: &str) -> Value {
+        whole.as_object_mut().unwrap().remove(field);
+        whole
+    }
+
+    #[test]
+    fn a_field_that_a_protection_rests_on_is_unknown_where_it_is_absent() {
+        let instance = json!({"name": "c1", "project": "p", "type": "container", "location": "n1"});
+        let read = |json| serde_json::from_value::<ListedInstance>(json).unwrap();
+        assert_eq!(read(instance.clone()).1.unwrap().location, "n1");
+        for field in ["project", "location"] {
+            assert!(read(without(instance.clone(), field)).1.is_err(), "{field}");
+        }
+
+        let volume =
+            json!({"name": "v", "type": "custom", "content_type": "block", "project": "p", "used_by": null});
+        let read = |json| serde_json::from_value::<ListedVolume>(json).unwrap();
+        assert!(
+            matches!(read(volume.clone()), ListedVolume::Known(known) if known.volume.unknown.is_empty())
+        );
+        let unused = read(without(volume.clone(), "used_by"));
+        assert!(matches!(unused, ListedVolume::Known(known) if !known.volume.unknown.is_empty()));
+        assert!(matches!(read(without(volume, "project")), ListedVolume::Odd(_)));
+
+        let state = json!({"addresses": [{"address": "10.0.0.5", "scope": "global"}]});
+        assert!(serde_json::from_value::<api::NetworkState>(state).is_ok());
+        let unknown = [json!({}), json!({"addresses": [{"address": "10.0.0.5"}]})];
+        assert!(unknown.into_iter().all(|state| serde_json::from_value::<api::NetworkState>(state).is_err()));
+        let member = json!({"server_name": "n1", "status": "Online"});
+        assert!(
+            serde_json::from_value::<api::Member>(member).is_err(),
+            "a member that could not be asked itself"
+        );
+    }
 }
