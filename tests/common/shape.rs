@@ -23,8 +23,8 @@ const LONG: &[(&str, usize, &str)] = &[
     ("gate_waits", 70, "one sentence a condition"),
     ("note_foreign_keys", 66, "goes to the gate when that is a part"),
     ("update", 64, "one state machine, whose arms exclude each other"),
+    ("handle_audit", 64, "whose each removal is: one decision after another"),
     ("keep", 63, "what is kept of one member, in one pass"),
-    ("audited", 63, "goes to the breach audit when that is a part"),
 ];
 const FUNCTION: usize = 60;
 /// More fields than [`FIELDS`], how many, and why.

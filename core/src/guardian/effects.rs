@@ -356,6 +356,11 @@ impl Guardian {
         Some(Effect::PutGate { at, contents, epoch })
     }
 
+    fn read_audit(&mut self) -> Option<Effect> {
+        let id = self.breach_audit.due(self.now.boot)?.clone();
+        self.take(Lane::Audit).then_some(Effect::ReadAudit(id))
+    }
+
     fn break_lock(&mut self) -> Option<Effect> {
         let lock = self.stale_locks.first().cloned()?;
         self.take(Lane::Lock).then_some(Effect::BreakLock(lock))

@@ -9,8 +9,8 @@ mod answers;
 mod beside;
 pub mod book;
 mod breach;
+mod breach_audit;
 mod chase;
-mod culprit;
 mod found;
 pub mod gate;
 mod history;
@@ -45,6 +45,7 @@ use serde::{Deserialize, Serialize};
 use crate::fence::Fence;
 use crate::fence::preconditions::GateClosed;
 use crate::guardian::book::Book;
+use crate::guardian::breach_audit::{AuditContext, BreachAudit};
 use crate::guardian::effects::Schedule;
 use crate::guardian::gate::{Desk, GateState};
 use crate::guardian::io::{Input, Now, Recorded, StaleLock};
@@ -61,7 +62,7 @@ use crate::model::incus_snapshot::{InstanceId, MemberStatus, View};
 use crate::model::member::Members;
 use crate::model::osdmap::OsdMap;
 use crate::model::pairs;
-use crate::model::record::{Change, FenceState, Record, Records};
+use crate::model::record::{Change, FenceState, Record, Records, Removal};
 use crate::model::target::Target;
 use crate::model::volume::Images;
 use crate::rules::entry_origin::Other;
@@ -125,7 +126,8 @@ pub struct Guardian {
     #[serde(default, with = "pairs")]
     ghosts: BTreeMap<crate::model::addr::ClientAddr, Duration>,
     /// Breaches whose culprit is looked for.
-    searches: BTreeMap<FenceId, culprit::BreachSearch>,
+    #[serde(rename = "searches")]
+    breach_audit: BreachAudit,
     sweep: Option<Sweep>,
     /// Which images of Incus are in their pools.
     #[serde(default)]
@@ -222,7 +224,7 @@ impl Guardian {
             unlisted: None,
             whole_asked: false,
             ghosts: BTreeMap::new(),
-            searches: BTreeMap::new(),
+            breach_audit: BreachAudit::default(),
             sweep: None,
             found: found::Found::default(),
             judged: None,
@@ -476,6 +478,13 @@ impl Guardian {
                 }
             }
         }
+    }
+
+    fn audited(&mut self, id: &FenceId, removals: Result<Vec<Removal>, String>) {
+        let Self { breach_audit, records, fences, world, map, reports, now, .. } = self;
+        let (world, map) = (world.as_ref(), map.as_deref());
+        let ctx = AuditContext { now: *now, records, fences, world, map };
+        reports.extend(breach_audit.handle_audit(ctx, id, removals));
     }
 
     fn gate_put(&mut self, failed: BTreeMap<String, String>) {

@@ -96,7 +96,7 @@ impl Guardian {
             };
             self.log(level, code(after), member, format!("{id} {after}: {text}"));
             if after == FenceState::Breached && by_somebody {
-                self.search_culprit(id.clone());
+                self.breach_audit.begin(id.clone(), self.now.boot);
             }
             if matches!(after, FenceState::Breached | FenceState::Sealed) {
                 self.undate(id);
