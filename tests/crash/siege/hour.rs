@@ -5,14 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use lab::{Lab, wait_for};
+use lab::Lab;
 use nix::unistd::Pid;
 
 use super::{REST, SOON, Siege, site};
 use crate::common::body::{Body, Size};
-use crate::common::dice::{Dice, number_from_env};
+use crate::common::dice::number_from_env;
 use crate::common::fault::monitors_are_cut;
-use crate::common::siege::Kind;
 use crate::guard::{ASSERTED, Guard};
 
 /// Connections to Ceph that a guardian ever has at once: the one it uses and two that it replaced, each with one for PGs that were
@@ -119,34 +118,6 @@ fn cycle(siege: &Siege<'_>, lab: &Lab, number: usize) {
     lab.daemon(&osd).cont().unwrap();
     let _ = siege.third.verb(&[&["release", "n2", "--timeout", "20s"], ASSERTED.as_slice()].concat());
     siege.fences("healed", REST);
-}
-
-/// A bid waits for the ledger's OSD while its connection is replaced: what it finds is of no use, and keeps nothing.
-#[test]
-fn a_bid_over_a_connection_that_was_replaced_keeps_nothing_of_it() {
-    let site = site();
-    let siege = Siege::begin(&site);
-    let mut dice = Dice::from_env();
-    for round in 1..=4 {
-        let reconnected =
-            || siege.bodies.iter().map(|body| body.log().matches("\"reconnects\"").count()).min().unwrap();
-        Kind::LedgerSlow.begin(&siege, 0, &mut dice);
-        site.rotate_key(true);
-        wait_for("both to use a new connection", REST, || Ok((reconnected() >= round).then_some(())))
-            .unwrap_or_else(|error| panic!("{error:#}\n{}", siege.logs()));
-        Kind::LedgerSlow.end(&siege, 0, Vec::new());
-        for guard in &siege.guards {
-            let mut seen = None;
-            wait_for("the old connection to end", Duration::from_secs(30), || {
-                let size = Body::measure(guard.process().pid())?;
-                let alone = size.connections == 1;
-                seen = Some(size);
-                Ok(alone.then_some(()))
-            })
-            .unwrap_or_else(|error| panic!("{error:#}: {} has {seen:?}\n{}", guard.name, siege.logs()));
-        }
-        siege.guards[0].until("somebody to lead", |status| !status["leader"].is_null());
-    }
 }
 
 /// For `GUARDIAN_BODY_MINUTES` minutes (1).
