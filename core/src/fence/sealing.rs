@@ -137,7 +137,7 @@ pub struct Sealing {
     to_fail_over: Vec<Daemon>,
     daemons_settled: bool,
     /// The last map, until something was sent that may have changed it. Whoever writes a fence down writes its maps apart
-    /// ([`Fence::maps`]).
+    /// ([`Sealing::maps`]).
     #[serde(skip)]
     map: Option<Arc<OsdMap>>,
     /// The last map that was read, for comparison.
