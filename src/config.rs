@@ -35,7 +35,6 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// What fences may do.
     pub policy: Policy,
-    /// The members.
     pub members: Members,
     /// How to reach Incus.
     pub incus: IncusConfig,
@@ -53,7 +52,6 @@ pub struct Config {
 pub struct CephConfig {
     /// Path of `ceph.conf`.
     pub conf: Option<PathBuf>,
-    /// Cluster name.
     pub cluster: Option<String>,
     /// Client name without `client.`.
     pub id: Option<String>,
@@ -69,16 +67,10 @@ pub struct CephConfig {
 pub enum ConfigError {
     /// It cannot be read.
     #[error("cannot read the configuration {path}: {error}")]
-    Unreadable {
-        /// Which.
-        path: String,
-        /// Why.
-        error: std::io::Error,
-    },
+    Unreadable { path: String, error: std::io::Error },
     /// It is no TOML, or a key is unknown, missing or of another type. The TOML reader tells line and column.
     #[error("{path}: {detail}")]
     Malformed {
-        /// Which.
         path: String,
         /// Line, column and what is expected.
         detail: String,
@@ -86,9 +78,7 @@ pub enum ConfigError {
     /// A value is not allowed.
     #[error("{path}: {key}: {detail}")]
     BadValue {
-        /// Which file.
         path: String,
-        /// Which key.
         key: String,
         /// What is allowed.
         detail: String,

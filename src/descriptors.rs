@@ -22,7 +22,6 @@ pub const LEAST_DAEMON: u64 = 32;
      the service, or `ulimit -n`"
 )]
 pub struct DescriptorsError {
-    /// The limit.
     pub limit: u64,
     /// How many are in use.
     pub used: u64,

@@ -12,20 +12,13 @@ pub enum CephReadError {
     #[error(
         "the monitors refuse `{command}`: the key lacks mon `allow r` or `allow command \"{command}\"` (deploy/ceph)"
     )]
-    Denied {
-        /// The command.
-        command: String,
-    },
+    Denied { command: String },
     /// No answer in time.
     #[error("no answer to `{command}`: is there a quorum of monitors?")]
-    NoAnswer {
-        /// The command.
-        command: String,
-    },
+    NoAnswer { command: String },
     /// Any other answer.
     #[error("`{command}` failed: {status}")]
     Failed {
-        /// The command.
         command: String,
         /// The monitor's words, or the errno's.
         status: String,
@@ -33,7 +26,6 @@ pub enum CephReadError {
     /// An answer of another shape than expected.
     #[error("the answer to `{command}` is not understood ({detail}): report it with the Ceph release in use")]
     Unreadable {
-        /// The command.
         command: String,
         /// What was not.
         detail: String,

@@ -21,7 +21,6 @@ use rbd_guardian_core::model::epoch::OsdEpoch;
 /// A connection and what fences on it go by.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    /// The connection.
     pub cluster: Cluster,
     /// The pools whose images are swept for clients.
     pub guarded: Guarded,

@@ -23,7 +23,6 @@ pub struct Stale<'a> {
     pub pool: &'a str,
     /// The RBD namespace; empty for the default one.
     pub namespace: &'a str,
-    /// The image.
     pub image: &'a str,
     /// `client.4126`.
     pub owner: &'a str,

@@ -29,7 +29,6 @@ pub struct ImageReading {
     pub pool: String,
     /// Its RBD namespace; empty for the default one.
     pub namespace: String,
-    /// Its name.
     pub image: String,
     /// Clients that watch its header.
     pub watchers: Vec<Watch>,
@@ -176,7 +175,6 @@ struct PoolSweep {
 
 /// A header that was asked for.
 struct HeaderRead {
-    /// The image.
     name: String,
     /// Its key among [`DataPoolCache`](crate::ceph::rados::data_pools::DataPoolCache), and what it said there before.
     header: u64,

@@ -18,7 +18,6 @@ use crate::deadline::{Deadline, DeadlineError};
 use crate::ledger::{Ledger, LedgerReadError, LedgerWriteError, Snapshot};
 use rbd_guardian_core::model::epoch::LeaderEpoch;
 
-/// How it ended.
 pub(super) enum ForwardOutcome {
     /// The leader answered.
     Answered(ControlLine),

@@ -52,7 +52,6 @@ pub enum ControlLine {
 /// What a pool proved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProvedPool {
-    /// Its name.
     pub pool: String,
     /// How many PGs it has.
     pub pgs: u32,
@@ -70,7 +69,6 @@ pub struct ProvedPool {
 pub struct Reason {
     /// A stable word.
     pub code: String,
-    /// In words.
     pub reason: String,
 }
 

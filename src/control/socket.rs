@@ -46,12 +46,7 @@ pub enum ControlSocketError {
     Taken(PathBuf),
     /// It cannot be made.
     #[error("cannot make the control socket {}: {error}", .path.display())]
-    Unusable {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
+    Unusable { path: PathBuf, error: io::Error },
 }
 
 impl ControlSocket {
@@ -155,12 +150,7 @@ pub enum AskError {
     Late(#[from] crate::deadline::DeadlineError),
     /// The connection broke: what was asked for may be done all the same.
     #[error("the daemon at {} did not answer to the end ({error}): `rbd-guardian status` shows how far it came", .path.display())]
-    Broken {
-        /// Its socket.
-        path: PathBuf,
-        /// How.
-        error: io::Error,
-    },
+    Broken { path: PathBuf, error: io::Error },
 }
 
 /// Asks the daemon of this host; `None` if none answers there. `progress` hears what happens meanwhile.

@@ -56,7 +56,6 @@ pub struct Environment {
 /// An item of `GET /1.0/cluster/members?recursion=1`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Member {
-    /// Its name.
     pub server_name: String,
     /// Where its API is: a member is asked itself there before it is fenced.
     pub url: String,
@@ -87,7 +86,6 @@ pub struct MemberObject {
 /// `GET /1.0/cluster/members/M/state`, which Incus forwards to M.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct MemberState {
-    /// The machine.
     pub sysinfo: SysInfo,
 }
 
@@ -101,7 +99,6 @@ pub struct SysInfo {
 /// `GET /1.0/resources?target=M`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Resources {
-    /// The machine.
     #[serde(default)]
     pub system: System,
     /// Its network cards.
@@ -118,10 +115,8 @@ pub struct System {
     /// Its serial number, as above.
     #[serde(default)]
     pub serial: String,
-    /// The board.
     #[serde(default, deserialize_with = "or_empty")]
     pub motherboard: HardwarePart,
-    /// The chassis.
     #[serde(default, deserialize_with = "or_empty")]
     pub chassis: HardwarePart,
 }
@@ -137,7 +132,6 @@ pub struct HardwarePart {
 /// `network` of [`Resources`]: physical devices only.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Network {
-    /// Each card.
     #[serde(default, deserialize_with = "or_empty")]
     pub cards: Vec<NetworkCard>,
 }
@@ -145,7 +139,6 @@ pub struct Network {
 /// A network card; virtual functions have entries of their own within, which are not read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct NetworkCard {
-    /// Each port.
     #[serde(default, deserialize_with = "or_empty")]
     pub ports: Vec<NetworkPort>,
 }
@@ -161,9 +154,7 @@ pub struct NetworkPort {
 /// An item of `GET /1.0/instances?recursion=1&all-projects=true`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Instance {
-    /// Its name.
     pub name: String,
-    /// Its project.
     #[serde(default)]
     pub project: Option<String>,
     /// `container` or `virtual-machine`.
@@ -181,7 +172,6 @@ pub struct Instance {
     /// With what its profiles say; `null` or absent in a stub.
     #[serde(default)]
     pub expanded_config: Option<InstanceConfig>,
-    /// As above.
     #[serde(default)]
     pub expanded_devices: Option<BTreeMap<String, Device>>,
 }
@@ -221,7 +211,6 @@ pub struct Profile {
 /// An item of `GET /1.0/storage-pools?recursion=1`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Pool {
-    /// Its name.
     pub name: String,
     /// `ceph`, `dir`, …
     pub driver: String,
@@ -274,7 +263,6 @@ pub struct Project {
 /// An operation, in the listing and in events.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Operation {
-    /// Its ID.
     pub id: String,
     /// What it does.
     #[serde(default)]

@@ -16,7 +16,6 @@ pub enum Endpoint {
     Https {
         /// A name or an IP; an IPv6 address without its brackets.
         host: String,
-        /// The port.
         port: u16,
     },
     /// The socket of the member on this host.

@@ -55,31 +55,16 @@ pub enum EnrollError {
     BadToken(String),
     /// It cannot be read.
     #[error("cannot read the token from {from}: {error}")]
-    NoToken {
-        /// From where.
-        from: String,
-        /// Why.
-        error: io::Error,
-    },
+    NoToken { from: String, error: io::Error },
     /// Its time is over.
     #[error("the token expired at {0}: make another with `incus config trust add rbd-guardian`")]
     Expired(Timestamp),
     /// Something is in the way.
     #[error("{} {why}: use --force to replace it", .path.display())]
-    InTheWay {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        why: &'static str,
-    },
+    InTheWay { path: PathBuf, why: &'static str },
     /// A file cannot be written.
     #[error("cannot write {}: {error}", .path.display())]
-    Unwritable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
+    Unwritable { path: PathBuf, error: io::Error },
     /// Our own files.
     #[error(transparent)]
     Setup(#[from] SetupError),
@@ -90,12 +75,7 @@ pub enum EnrollError {
     #[error(
         "{endpoint} refuses the token ({message}): was it used before? Make another with `incus config trust add rbd-guardian`"
     )]
-    Refused {
-        /// Who.
-        endpoint: Endpoint,
-        /// Incus's words.
-        message: String,
-    },
+    Refused { endpoint: Endpoint, message: String },
     /// None of the token's addresses answered as the token says.
     #[error("no address of the token is of use: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     NoAddress(Vec<IncusError>),

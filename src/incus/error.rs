@@ -90,7 +90,6 @@ pub enum RequestError {
     Status {
         /// HTTP status, or Incus's `error_code`.
         code: u16,
-        /// Incus's words.
         message: String,
     },
     /// The answer is longer than any that is expected.
@@ -105,7 +104,6 @@ pub enum RequestError {
          change that it cannot tell to a member: again when {member} answers, or is offline"
     )]
     Withheld {
-        /// Which member.
         member: String,
         /// What became of the question.
         why: String,
@@ -125,12 +123,7 @@ pub enum ClusterCertificateError {
          `cat /var/lib/incus/cluster.crt`; its fingerprint: `incus info | grep certificate_fingerprint`); it is used at once. \
          Or enroll again with --force and `systemctl reload rbd-guardian`. Otherwise somebody is in between"
     )]
-    NotPinned {
-        /// What was found.
-        found: Fingerprint,
-        /// What was expected.
-        pinned: Fingerprint,
-    },
+    NotPinned { found: Fingerprint, pinned: Fingerprint },
     /// The pinned one is no longer valid.
     #[error(
         "the cluster certificate has expired, or the clock here is wrong: renew it (`incus cluster update-certificate`) \
@@ -153,36 +146,20 @@ pub enum ClusterCertificateError {
 pub enum SetupError {
     /// A file cannot be read.
     #[error("cannot read {} ({why}): run `rbd-guardian incus enroll TOKEN`, or see [incus] in the configuration", .path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
+    Unreadable { path: PathBuf, why: String },
     /// A file holds something else.
     #[error("{} holds no {expected} in PEM", .path.display())]
     NotPem {
-        /// Which.
         path: PathBuf,
         /// What it should hold.
         expected: &'static str,
     },
     /// Others could read the key.
     #[error("{} is readable by others (mode {mode:04o}): `chmod 600` it", .path.display())]
-    KeyExposed {
-        /// The key.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
+    KeyExposed { path: PathBuf, mode: u32 },
     /// Key and certificate do not fit, or are of no use to TLS.
     #[error("{} and its key are of no use ({why}): enroll again with --force and `systemctl reload rbd-guardian`", .certificate.display())]
-    Unusable {
-        /// The certificate.
-        certificate: PathBuf,
-        /// Why.
-        why: String,
-    },
+    Unusable { certificate: PathBuf, why: String },
     /// Nobody to ask.
     #[error("no Incus is configured: set incus.endpoints, or run `rbd-guardian incus enroll TOKEN`")]
     NoEndpoints,

@@ -52,22 +52,17 @@ const IN_A_ROW: u32 = 64;
 pub enum Signal {
     /// A member is listened to from now on. What happened before is to be read.
     Connected {
-        /// Which.
         endpoint: Endpoint,
     },
     /// A member is not listened to any more; it is tried again. Told once until it is connected again.
     Lost {
-        /// Which.
         endpoint: Endpoint,
-        /// Why.
         why: IncusError,
     },
-    /// Something happened.
     Event(Event),
     /// So many events were not kept, because they came too fast or were too long or not understood: everything is to be
     /// read. Told at most every few seconds.
     Overflow {
-        /// How many.
         lost: u64,
     },
 }
@@ -79,11 +74,9 @@ pub struct Event {
     pub at: Timestamp,
     /// The member it happened on.
     pub location: String,
-    /// What.
     pub what: EventKind,
 }
 
-/// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventKind {
     /// Something was done to an object.
@@ -103,7 +96,6 @@ pub struct Lifecycle {
     pub source: String,
     /// Its project; `default` for what has none.
     pub project: String,
-    /// Its name.
     pub name: String,
 }
 
@@ -113,7 +105,6 @@ pub struct LogMessage {
     /// `info`, `warning`, `error`, …
     #[serde(default)]
     pub level: String,
-    /// The message.
     #[serde(default)]
     pub message: String,
     /// Of its fields those that name a member or are the gate's words; values of any kind as text.

@@ -33,7 +33,6 @@ const REFUSAL: usize = 64 * 1024;
 /// A control frame is no longer (RFC 6455, 5.5).
 const CONTROL: u64 = 125;
 
-/// What came.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// A whole message.

@@ -41,7 +41,6 @@ pub enum Scriptlet {
     Absent,
     /// A scriptlet of the site's, and no gate.
     Site(String),
-    /// The gate.
     Gate {
         /// Its first line.
         marker: Marker,

@@ -16,26 +16,19 @@ pub enum LedgerOpenError {
         "no pool '{pool}' for the ledger: create it ({}) or name another one as ledger.pool",
         create(pool)
     )]
-    NoPool {
-        /// Its name.
-        pool: String,
-    },
+    NoPool { pool: String },
     /// It cannot hold omaps.
     #[error(
         "pool '{pool}' is erasure-coded, which cannot hold the ledger: name a replicated pool as ledger.pool, or \
          create one ({})",
         create("NAME")
     )]
-    ErasureCoded {
-        /// Its name.
-        pool: String,
-    },
+    ErasureCoded { pool: String },
     /// One failing disk would take the ledger with it.
     #[error(
         "pool '{pool}' keeps {size} copy: the ledger needs 2 or more (`ceph osd pool set {pool} size 3`)"
     )]
     OneCopy {
-        /// Its name.
         pool: String,
         /// Copies.
         size: u32,
@@ -49,7 +42,6 @@ pub enum LedgerOpenError {
     /// This client cannot use the pool.
     #[error("cannot open pool '{pool}': {}", words(*errno))]
     Unusable {
-        /// Its name.
         pool: String,
         /// What librados said.
         errno: Errno,
@@ -80,20 +72,13 @@ fn create(pool: &str) -> String {
 pub enum LedgerReadError {
     /// The key does not allow it.
     #[error("the key may not read the ledger: it lacks {} (deploy/ceph)", cap(pool))]
-    Denied {
-        /// The pool.
-        pool: String,
-    },
+    Denied { pool: String },
     /// The client is refused itself.
     #[error("cannot read the ledger in pool '{pool}': {}", crate::ceph::rados::errno::BLOCKLISTED)]
-    Blocklisted {
-        /// The pool.
-        pool: String,
-    },
+    Blocklisted { pool: String },
     /// No answer in time.
     #[error("{late} before the ledger's PG in pool '{pool}' answered: are its OSDs up?")]
     Silent {
-        /// The pool.
         pool: String,
         /// Which end came.
         late: DeadlineError,
@@ -101,7 +86,6 @@ pub enum LedgerReadError {
     /// Anything else.
     #[error("cannot read the ledger in pool '{pool}': {errno}")]
     Failed {
-        /// The pool.
         pool: String,
         /// What the OSD said.
         errno: Errno,
@@ -119,10 +103,7 @@ pub enum LedgerWriteError {
     },
     /// A record is not what was read: decide again on the snapshot, which is fresh now.
     #[error("'{key}' was changed meanwhile: nothing was written")]
-    Conflict {
-        /// Its key.
-        key: String,
-    },
+    Conflict { key: String },
     /// A newer guardian wrote the ledger.
     #[error(
         "the ledger has form {found} and this guardian knows {known}: nothing was written; update this guardian"
@@ -135,18 +116,10 @@ pub enum LedgerWriteError {
     },
     /// What is there is not understood, and is not written over.
     #[error("'{key}' in the ledger is damaged ({why}): nothing was written; see `rbd-guardian ledger show`")]
-    Damaged {
-        /// Its key.
-        key: String,
-        /// What is wrong.
-        why: String,
-    },
+    Damaged { key: String, why: String },
     /// The key does not allow it.
     #[error("the key may not write the ledger: it lacks {} (deploy/ceph)", cap(pool))]
-    Denied {
-        /// The pool.
-        pool: String,
-    },
+    Denied { pool: String },
     /// The OSD said no: surely not done.
     #[error("the ledger's OSD refused to write: {why}")]
     Refused {
@@ -169,10 +142,7 @@ pub enum LeaseError {
     Lost,
     /// The key does not allow it.
     #[error("the key may not take the lease: it lacks {} (deploy/ceph)", cap(pool))]
-    Denied {
-        /// The pool.
-        pool: String,
-    },
+    Denied { pool: String },
     /// The OSD said no.
     #[error("the ledger's OSD refused the lease: {why}")]
     Refused {

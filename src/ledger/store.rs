@@ -20,7 +20,6 @@ use crate::deadline::{Deadline, DeadlineError};
 
 /// The pool that `deploy/ceph/create-key` makes.
 pub const DEFAULT_POOL: &str = "rbd-guardian";
-/// The object.
 pub const OBJECT: &str = "ledger";
 /// How many entries the audit trail keeps, if nothing else is configured.
 pub const AUDIT_ENTRIES: u64 = 1000;

@@ -24,7 +24,6 @@ pub struct Bid {
     pub guardian: String,
     /// The host it runs on.
     pub host: String,
-    /// Its own addresses.
     pub addresses: BTreeSet<ClientAddr>,
     /// Now, by its clock.
     pub at: Timestamp,
@@ -37,7 +36,6 @@ pub struct TrailEntry {
     pub at: Timestamp,
     /// What is done.
     pub what: String,
-    /// Why.
     pub why: String,
 }
 
@@ -50,7 +48,6 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// The record.
     pub fn leader(&self) -> &Leader {
         &self.leader
     }

@@ -59,7 +59,6 @@ pub struct Releasing {
 /// One fence.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fence {
-    /// Its ID.
     id: FenceId,
     /// What the ledger should hold.
     record: DueRecord,
@@ -75,7 +74,6 @@ pub struct Fence {
     /// Images of the member that no look since the seal has found, in words.
     #[serde(default)]
     unfound: Vec<String>,
-    /// Those users.
     #[serde(default)]
     outside: BTreeSet<ClientAddr>,
     /// It is to be released.
@@ -229,7 +227,6 @@ impl Fence {
         }
     }
 
-    /// Its ID.
     pub fn id(&self) -> &FenceId {
         &self.id
     }
@@ -355,7 +352,6 @@ impl Fence {
         self.clear |= self.unclear.is_empty() && self.unfound.is_empty();
     }
 
-    /// The member.
     pub fn member(&self) -> Option<&str> {
         self.record.member.as_deref()
     }

@@ -10,7 +10,6 @@ use crate::model::record::FenceRecord;
 /// What a step may rely on, as the guardian knows it at this moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Preconditions<'a> {
-    /// The time.
     pub now: Now,
     /// The monitors' clock, by which entries end.
     pub storage: Timestamp,

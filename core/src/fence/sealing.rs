@@ -36,7 +36,6 @@ pub enum Effect {
     /// Ask every PG of these pools with an operation that carries this epoch or a later one. What a PG answered to such an
     /// operation counts whenever it was asked: its map only moves forward.
     Barrier {
-        /// The pools.
         pools: Vec<PoolToProve>,
         /// The epoch in which the entries were read back, held without interruption since. 0 in older recordings, whose
         /// shell asked with the newest.
@@ -78,51 +77,31 @@ pub enum State {
 pub enum Failure {
     /// The monitors refuse to fail a daemon over.
     #[error("could not fail over {daemon}: {status}")]
-    FailOver {
-        /// Which.
-        daemon: String,
-        /// Their words.
-        status: String,
-    },
+    FailOver { daemon: String, status: String },
     /// The monitors refuse to add or remove entries.
     #[error("the monitors refused to change the blocklist entry {entry}: {status}")]
-    Entry {
-        /// Which.
-        entry: Entry,
-        /// Their words.
-        status: String,
-    },
+    Entry { entry: Entry, status: String },
     /// A removal was not answered, so it may still arrive: the key cannot be relied on (INV-7).
     #[error(
         "no answer to the removal of {entry}: it may still take effect, so nothing is built on that entry"
     )]
-    InDoubt {
-        /// Which.
-        entry: Entry,
-    },
+    InDoubt { entry: Entry },
     /// No key may cover a short entry while it is replaced: another client would be hit, or each is short itself.
     #[error(
         "{entry} ends too soon and cannot be replaced: no whole-host entry may cover it meanwhile (another client or daemon on its address would be hit, or every such entry ends too soon itself)"
     )]
-    Uncovered {
-        /// Which.
-        entry: Entry,
-    },
+    Uncovered { entry: Entry },
     /// The last guarded pool was deleted.
     #[error("no pool is left that could hold images: there is nothing to prove")]
     NoPools,
     /// A pool can only be proved on its cache tier.
     #[error("pool '{pool}' was overlaid by a cache tier meanwhile: its PGs cannot be proved")]
-    CacheTier {
-        /// Which.
-        pool: String,
-    },
+    CacheTier { pool: String },
     /// The dump of the osdmap does not tell how many PGs a pool has.
     #[error(
         "pool '{pool}' is not understood in the osdmap ({why}), so its PGs cannot be proved: report it with the Ceph release in use"
     )]
     PoolUnclear {
-        /// Which.
         pool: String,
         /// What is not.
         why: String,

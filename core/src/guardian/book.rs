@@ -21,7 +21,6 @@ use crate::model::record::{MemberRecord, Source};
 /// Two members with one address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Contradiction {
-    /// The address.
     pub ip: IpAddr,
     /// Who claims it.
     pub members: BTreeSet<String>,

@@ -39,7 +39,6 @@ const FAR: u64 = 1 << 32;
 pub struct Contents {
     /// Members whose instances may be placed elsewhere.
     pub open: BTreeSet<String>,
-    /// All members.
     pub members: BTreeSet<String>,
     /// Covered storage, see [`covered`].
     pub pools: BTreeSet<String>,

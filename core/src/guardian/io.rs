@@ -62,7 +62,6 @@ pub enum Effect {
         changes: Vec<Change>,
         /// What is done, for the trail.
         what: String,
-        /// Why.
         why: String,
     },
     /// A step of a fence. Answer: the input of the same name.
@@ -101,7 +100,6 @@ impl Effect {
 /// The exclusive lock of an image, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StaleLock {
-    /// The image.
     pub image: ImageName,
     /// `client.4126`.
     pub owner: String,
@@ -146,7 +144,6 @@ pub enum Input {
         began: Duration,
         /// Images with at least one watcher or a lock.
         uses: Vec<ImageUse>,
-        /// In words.
         unread: Vec<String>,
         /// Pools that the headers of images name for their data.
         #[serde(default)]
@@ -207,7 +204,6 @@ pub enum Recorded {
     Deposed(String),
     /// It is not there, or unknown and read back as not there; or the records changed: these are there now.
     Not {
-        /// Why.
         why: String,
         /// What the ledger holds, where it could be read.
         holds: Option<Box<Records>>,

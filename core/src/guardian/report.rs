@@ -60,7 +60,6 @@ pub struct Alarm {
     pub code: &'static str,
     /// The member, if it is about one.
     pub member: Option<String>,
-    /// What is wrong.
     pub text: String,
     /// What of it stays the same while the text names one item after another, so that it is told once; `None`: all of it.
     #[serde(skip)]

@@ -29,13 +29,11 @@ pub struct Sightings<'a> {
     pub complete: bool,
     /// Images and where they are placed.
     pub images: &'a Images,
-    /// The platform.
     pub view: &'a View,
     /// Who is no member's client by the operator's word, and who by the storage's.
     pub strangers: Strangers<'a>,
     /// Addresses that the configuration names.
     pub configured: &'a Members,
-    /// The time.
     pub now: Duration,
 }
 

@@ -38,13 +38,11 @@ pub struct Status {
     pub deposed: Option<String>,
     /// The cluster of members.
     pub platform: Reading,
-    /// The storage.
     pub storage: Reading,
     /// Why nothing can be recorded, if so.
     pub cannot_record: Option<String>,
     /// The newest osdmap epoch that was examined.
     pub epoch: Option<OsdEpoch>,
-    /// The gate.
     pub gate: GateStatus,
     /// Members, by name.
     pub members: Vec<MemberLine>,
@@ -67,7 +65,6 @@ pub struct Reading {
     pub trouble: Option<String>,
 }
 
-/// The gate.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GateStatus {
     /// Where it stands.
@@ -79,10 +76,8 @@ pub struct GateStatus {
     pub open: BTreeSet<String>,
 }
 
-/// A member.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MemberLine {
-    /// Its name.
     pub name: String,
     /// As its cluster says.
     pub status: Option<MemberStatus>,
@@ -92,7 +87,6 @@ pub struct MemberLine {
     pub state: &'static str,
     /// Its addresses, and what says so.
     pub addresses: Vec<Address>,
-    /// Its fence.
     pub fence: Option<FenceId>,
     /// Why it is not fenced yet though it is about to be healed, in words.
     pub waits: Option<String>,
@@ -101,13 +95,11 @@ pub struct MemberLine {
 /// An address of a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Address {
-    /// Which.
     pub address: IpAddr,
     /// What says so.
     pub sources: BTreeSet<Source>,
 }
 
-/// A fence.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FenceStatus {
     /// As it should be in the ledger.

@@ -82,7 +82,6 @@ pub enum AddrError {
         text: String,
         /// Its IP, bracketed if v6.
         ip: String,
-        /// Its port.
         port: u16,
     },
 }

@@ -12,7 +12,6 @@ use crate::model::osdmap::{Pool, PoolId};
 /// One pool to be proved, as a map describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolToProve {
-    /// Its number.
     pub id: PoolId,
     /// Its name, for people.
     pub name: String,

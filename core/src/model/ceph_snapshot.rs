@@ -12,11 +12,9 @@ use crate::model::osdmap::{DataPools, OsdMap};
 /// One look at the storage: everything `plan` is a function of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct World {
-    /// When.
     pub now: Timestamp,
     /// The guardian's own addresses.
     pub own: Vec<EntityAddr>,
-    /// The osdmap.
     pub map: OsdMap,
     /// The daemons of the storage.
     pub daemons: Vec<Daemon>,

@@ -10,7 +10,6 @@ use crate::model::volume::ImageName;
 /// An image that somebody uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageUse {
-    /// The image.
     pub image: ImageName,
     /// Entity addresses of its watchers.
     pub watchers: Vec<EntityAddr>,

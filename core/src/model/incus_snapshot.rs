@@ -46,7 +46,6 @@ pub struct Thresholds {
 /// A member in the members' listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberView {
-    /// Its status.
     pub status: MemberStatus,
     /// How old its last heartbeat is, where the answer says so (it does for an offline member).
     pub heartbeat_age: Option<Duration>,
@@ -81,13 +80,10 @@ pub enum MemberStatus {
 /// Project and name: unique in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InstanceId {
-    /// The project.
     pub project: String,
-    /// The name.
     pub name: String,
 }
 
-/// An instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// Container or VM.
@@ -115,7 +111,6 @@ pub struct Details {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceKind {
-    /// A container.
     Container,
     /// A virtual machine.
     VirtualMachine,
@@ -124,7 +119,6 @@ pub enum InstanceKind {
 /// An operation that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Its ID.
     pub id: String,
     /// What it does, as the API words it.
     pub kind: OperationKind,

@@ -18,7 +18,6 @@ pub struct Member {
 pub struct Members(pub Vec<Member>);
 
 impl Members {
-    /// By name.
     pub fn get(&self, name: &str) -> Option<&Member> {
         self.0.iter().find(|member| member.name == name)
     }

@@ -12,12 +12,10 @@ use crate::model::target::Target;
 pub enum Request {
     /// Fence.
     Fence {
-        /// Whom.
         target: Target,
         /// What the operator permits.
         #[serde(flatten)]
         overrides: Overrides,
-        /// Why.
         reason: Option<String>,
         /// Who asks (`root@host`).
         by: String,
@@ -38,14 +36,7 @@ pub enum Request {
         by: String,
     },
     /// Record in the trail what an operator does beside the guardian.
-    Note {
-        /// What.
-        what: String,
-        /// Why.
-        reason: Option<String>,
-        /// Who.
-        by: String,
-    },
+    Note { what: String, reason: Option<String>, by: String },
 }
 
 impl Request {

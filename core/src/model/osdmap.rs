@@ -29,14 +29,12 @@ pub struct OsdMap {
     /// a whole.
     #[serde(default)]
     pub not_understood: Vec<String>,
-    /// All pools.
     pub pools: BTreeMap<PoolId, Pool>,
 }
 
 /// One pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
-    /// Its name.
     pub name: String,
     /// How many PGs it has: numbered from 0.
     pub pg_num: u32,

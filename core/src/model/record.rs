@@ -63,7 +63,6 @@ pub enum Source {
 /// What is known of a member, learnt while it was healthy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberRecord {
-    /// Its name.
     pub name: String,
     /// Its identity IPs, and what says so.
     #[serde(default)]
@@ -147,7 +146,6 @@ pub enum FenceState {
 /// A fence: what it rests on, what is proved, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceRecord {
-    /// Its ID.
     pub id: FenceId,
     /// The member, if one was named.
     #[serde(default)]
@@ -310,7 +308,6 @@ pub struct Proof {
     /// Its number; 0, which no pool has, where an older guardian recorded it.
     #[serde(default)]
     pub id: PoolId,
-    /// Its name.
     pub pool: String,
     /// How many PGs it had: each of them answered.
     pub pgs: u32,
@@ -333,7 +330,6 @@ pub struct GateRecord {
 pub struct RequestRecord {
     /// Chosen by who asks; unique.
     pub id: String,
-    /// What.
     #[serde(flatten)]
     pub request: Request,
     /// When, by the asker's clock.
@@ -356,13 +352,11 @@ pub struct Audit {
     pub seq: u64,
     /// When, by the writer's clock.
     pub at: Timestamp,
-    /// The guardian.
     pub who: String,
     /// The host it ran on.
     pub host: String,
     /// What was done.
     pub what: String,
-    /// Why.
     pub why: String,
 }
 
@@ -372,11 +366,8 @@ pub struct Audit {
 pub enum Key {
     /// The only [`GateRecord`].
     Gate,
-    /// By member.
     Member(String),
-    /// By ID.
     Fence(FenceId),
-    /// By ID.
     Request(String),
 }
 
@@ -385,13 +376,9 @@ pub enum Key {
 #[serde(rename_all = "kebab-case")]
 #[allow(clippy::large_enum_variant)] // There are never many at once.
 pub enum Record {
-    /// The gate.
     Gate(GateRecord),
-    /// A member.
     Member(MemberRecord),
-    /// A fence.
     Fence(FenceRecord),
-    /// A request.
     Request(RequestRecord),
 }
 
@@ -411,18 +398,13 @@ pub enum Change {
 pub struct Records {
     /// Who leads, or led last.
     pub leader: Option<Leader>,
-    /// The gate.
     pub gate: Option<GateRecord>,
-    /// By name.
     pub members: BTreeMap<String, MemberRecord>,
-    /// By ID.
     pub fences: BTreeMap<FenceId, FenceRecord>,
-    /// By ID.
     pub requests: BTreeMap<String, RequestRecord>,
 }
 
 impl Record {
-    /// Its name.
     pub fn key(&self) -> Key {
         match self {
             Self::Gate(_) => Key::Gate,

@@ -104,7 +104,6 @@ pub enum VolumeKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Content {
-    /// A filesystem.
     Filesystem,
     /// A block device.
     Block,
@@ -119,7 +118,6 @@ pub struct ImageName {
     pub pool: String,
     /// The RBD namespace; empty for none.
     pub namespace: String,
-    /// The image.
     pub name: String,
 }
 

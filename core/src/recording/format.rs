@@ -59,7 +59,6 @@ pub struct Beginning {
     pub settings: Settings,
     /// What the ledger holds.
     pub records: Records,
-    /// When.
     pub now: Now,
 }
 
@@ -70,7 +69,6 @@ pub struct Checkpoint<'a> {
     pub version: String,
     /// The guardian, without its maps.
     pub guardian: Cow<'a, Guardian>,
-    /// Those.
     pub maps: Maps,
 }
 
@@ -91,9 +89,7 @@ pub enum Kind {
     Glance,
     /// Of the platform, with all.
     Whole,
-    /// Osdmaps.
     Maps,
-    /// A sweep.
     Sweep,
 }
 
@@ -101,9 +97,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(untagged)]
 pub enum Reading<'a> {
-    /// The platform.
     View(&'a View),
-    /// Osdmaps.
     Maps(&'a [OsdMap]),
     /// Users of images, what could not be read, and where their data lies.
     Sweep(&'a [ImageUse], &'a [String], &'a DataPools),

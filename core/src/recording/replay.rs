@@ -35,20 +35,12 @@ pub struct Replayed {
 pub enum Difference {
     /// The text is no line of a recording.
     #[error("line {line} is no line of a recording: {why}")]
-    Damaged {
-        /// Which.
-        line: usize,
-        /// In words.
-        why: String,
-    },
+    Damaged { line: usize, why: String },
     /// It does not say where the guardian begins.
     #[error(
         "line {line} has neither `begin` nor `checkpoint`, and nothing before it has: what came before is missing"
     )]
-    NoBeginning {
-        /// Which.
-        line: usize,
-    },
+    NoBeginning { line: usize },
     /// It is empty.
     #[error("there is nothing in it")]
     Empty,
@@ -73,7 +65,6 @@ pub enum Difference {
         crate::VERSION
     )]
     State {
-        /// Which.
         line: usize,
         /// Of the program that made the recording.
         version: String,

@@ -34,7 +34,6 @@ pub enum Origin {
 /// An entry that no fence accounts for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Other {
-    /// Which.
     pub entry: Listed,
     /// When the monitors will drop it.
     pub until: Timestamp,

@@ -52,7 +52,6 @@ pub enum Unfit {
     Blind,
     /// It runs on the host of a member that is lost: it may not fence its own address, and may be lost itself next.
     Suspect {
-        /// The member.
         member: String,
         /// The address that both have.
         ip: IpAddr,
@@ -86,7 +85,6 @@ pub enum Course {
     Hold(Unfit),
     /// It leaves the lead to another one.
     Yield {
-        /// Why.
         why: Unfit,
         /// To whom.
         to: String,

@@ -19,7 +19,6 @@ use crate::rules::refusal::Refusal;
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Whom.
     pub target: Target,
     /// What the operator permits for this one fence.
     pub overrides: Overrides,
@@ -74,7 +73,6 @@ impl Request {
 /// A fence that may be begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Its name.
     pub fence: FenceContent,
     /// The member, if one was named.
     pub member: Option<String>,

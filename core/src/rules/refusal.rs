@@ -22,10 +22,7 @@ pub enum Refusal {
     },
     /// The member has no address, so nobody knows what to fence.
     #[error("member '{member}' has no known address: give it `addresses` in the configuration")]
-    NoAddress {
-        /// The member.
-        member: String,
-    },
+    NoAddress { member: String },
     /// INV-6: the guardian would fence itself.
     #[error("{entry} is this guardian's own address ({own}): run the fence from another host")]
     OwnAddress {
@@ -36,16 +33,11 @@ pub enum Refusal {
     },
     /// The guardian is on the lost side itself.
     #[error("this guardian ({own}) is blocklisted itself: run the fence from a host that is not fenced")]
-    FencedItself {
-        /// Its address.
-        own: String,
-    },
+    FencedItself { own: String },
     /// INV-6: two members share the address.
     #[error("{ip} of member '{member}' is also an address of '{other}': fencing one would fence both")]
     SharedAddress {
-        /// The address.
         ip: IpAddr,
-        /// The target.
         member: String,
         /// The other one.
         other: String,
@@ -53,7 +45,6 @@ pub enum Refusal {
     /// INV-6: an active mgr or mds lives there and cannot be moved away.
     #[error("{ip} is the address of the active {daemon}, {why}")]
     ActiveDaemon {
-        /// The address.
         ip: IpAddr,
         /// `mgr.x`.
         daemon: String,
@@ -63,34 +54,22 @@ pub enum Refusal {
     /// INV-6: a bare address where daemons run.
     #[error("{ip} is also the address of {}: name the member it belongs to, if it is a member's", list(.daemons))]
     DaemonsAt {
-        /// The address.
         ip: IpAddr,
         /// `mon.a`, `osd.3`.
         daemons: Vec<String>,
     },
     /// INV-6: a client instance that is a daemon's own.
     #[error("{client} is a client instance of {daemon}, not of a guest")]
-    DaemonClient {
-        /// The instance.
-        client: ClientAddr,
-        /// The daemon.
-        daemon: String,
-    },
+    DaemonClient { client: ClientAddr, daemon: String },
     /// INV-6: a client instance that may be a daemon's own.
     #[error(
         "{client} may be a client instance of {daemon}, which does not list its own, and no monitor knows it as another's: \
          fence the member by its name, or fail {daemon} over first"
     )]
-    MayBeDaemonClient {
-        /// The instance.
-        client: ClientAddr,
-        /// The daemon.
-        daemon: String,
-    },
+    MayBeDaemonClient { client: ClientAddr, daemon: String },
     /// The operator's list.
     #[error("{ip} lies in {network}, which the configuration protects (policy.protected)")]
     Protected {
-        /// The address.
         ip: IpAddr,
         /// The protected network.
         network: IpNet,
@@ -102,7 +81,6 @@ pub enum Refusal {
         running(.runs.as_deref())
     )]
     Reachable {
-        /// The member.
         member: String,
         /// What shows that it answers.
         seen: String,
@@ -116,7 +94,6 @@ pub enum Refusal {
         not_read(.unread)
     )]
     UnknownAddress {
-        /// The address.
         ip: IpAddr,
         /// What was not read, so that something may be there.
         unread: Vec<String>,
@@ -172,10 +149,7 @@ pub enum Refusal {
     },
     /// It is being released, and cannot be fenced meanwhile.
     #[error("{member} is being released: wait until it is, then fence it again")]
-    Releasing {
-        /// The member.
-        member: String,
-    },
+    Releasing { member: String },
     /// The storm brake.
     #[error(
         "storm brake: {} already fenced, and at most {max} at once are allowed (policy.max_fenced_members): \
@@ -185,7 +159,6 @@ pub enum Refusal {
     Brake {
         /// Who is fenced.
         held: Vec<String>,
-        /// The limit.
         max: usize,
     },
     /// Not all sources answered and no host entry is possible.
@@ -196,22 +169,14 @@ pub enum Refusal {
     },
     /// Operations to the pool go elsewhere, so its own PGs cannot be asked.
     #[error("pool '{pool}' is overlaid by the cache tier '{tier}': its PGs cannot be proved while it is")]
-    CacheTier {
-        /// The pool.
-        pool: String,
-        /// Its overlay.
-        tier: String,
-    },
+    CacheTier { pool: String, tier: String },
     /// INV-7: no form of the host entry can be relied on.
     #[error(
         "a removal of {entry} was sent and never answered, and no other form of the entry is free of doubt: restart \
          every other guardian, or cut its power, and say so with `fence --over-doubt --reason TEXT`; or fence the \
          member's clients"
     )]
-    InDoubt {
-        /// The entry.
-        entry: Entry,
-    },
+    InDoubt { entry: Entry },
     /// There is nothing to prove.
     #[error("there is no pool that could hold images, so there is nothing a seal could prove")]
     NoPools,
@@ -220,7 +185,6 @@ pub enum Refusal {
         "{entry} is blocklisted only until {until}, {required} is required, and it cannot be replaced: {why}"
     )]
     ShortEntry {
-        /// The entry.
         entry: Entry,
         /// When it ends.
         until: Timestamp,

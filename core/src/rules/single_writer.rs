@@ -20,11 +20,9 @@ use crate::model::volume::{Expected, ImageName, Images};
 /// A client that uses an image it should not.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Conflict {
-    /// The image.
     pub image: ImageName,
     /// The instances it belongs to.
     pub instances: BTreeSet<InstanceId>,
-    /// The client.
     pub client: ClientAddr,
     /// The member its address belongs to; `None` for nobody's.
     pub member: Option<String>,

@@ -35,14 +35,7 @@ pub enum ConnectError {
     #[error(
         "{path}, line {line}: {what}, which Ceph's parser does not take: remove it, or put the value in quotes"
     )]
-    ConfText {
-        /// The file.
-        path: String,
-        /// The line.
-        line: usize,
-        /// What is there.
-        what: String,
-    },
+    ConfText { path: String, line: usize, what: String },
     /// No monitor is named anywhere.
     #[error("the Ceph configuration names no monitors: set mon_host, or name the right file with --conf")]
     NoMonitors,
@@ -50,18 +43,10 @@ pub enum ConnectError {
     #[error(
         "nobody knows the address of {names}, as mon_host names the monitors: correct it, or this host's DNS"
     )]
-    UnknownMonitors {
-        /// The names.
-        names: String,
-    },
+    UnknownMonitors { names: String },
     /// The file is there and cannot be read.
     #[error("cannot read the keyring {path}: {why}")]
-    KeyringUnreadable {
-        /// The file.
-        path: String,
-        /// Why.
-        why: String,
-    },
+    KeyringUnreadable { path: String, why: String },
     /// Another client's keyring.
     #[error(
         "the keyring {path} has no key of {client}: add it with `ceph auth get {client} -o FILE`, or name another with --keyring"
@@ -69,7 +54,6 @@ pub enum ConnectError {
     NoKey {
         /// `client.guardian`.
         client: String,
-        /// The file.
         path: String,
     },
     /// Not what Ceph writes.
@@ -77,7 +61,6 @@ pub enum ConnectError {
     BrokenKey {
         /// `client.guardian`.
         client: String,
-        /// The file.
         path: String,
     },
     /// The library is older than the key.
@@ -88,9 +71,7 @@ pub enum ConnectError {
     NewerKey {
         /// `client.guardian`.
         client: String,
-        /// The file.
         path: String,
-        /// The type.
         kind: String,
     },
     /// The mons answered, and said no.

@@ -33,10 +33,7 @@ pub enum KeysWrite {
     /// Somebody else wrote meanwhile: read everything again.
     Changed,
     /// Keys of a later epoch are there: whoever asked for this is no longer the leader.
-    Stale {
-        /// Their epoch.
-        found: GateEpoch,
-    },
+    Stale { found: GateEpoch },
     /// Not sent: whoever asked for this took it back meanwhile.
     Withheld,
     /// Surely not done.

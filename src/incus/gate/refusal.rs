@@ -28,7 +28,6 @@ pub struct PlacementRefusal {
     pub member: Option<String>,
     /// The instance that was to be placed, where the text tells.
     pub instance: Option<InstanceId>,
-    /// Why.
     pub why: RefusalReason,
 }
 
