@@ -29,22 +29,22 @@ pub enum DeadlineError {
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Deadline {
-    /// So long from now; `interrupted` is set by a signal handler.
+    /// A deadline this long from now; a signal handler sets `interrupted`.
     pub fn after(timeout: Duration, interrupted: Arc<AtomicBool>) -> Self {
         Self { at: clock::monotonic() + timeout, interrupted }
     }
 
-    /// The same, but no longer than this from now.
+    /// This deadline, but at most this long from now.
     pub fn at_most(&self, timeout: Duration) -> Self {
         Self { at: self.at.min(clock::monotonic() + timeout), interrupted: Arc::clone(&self.interrupted) }
     }
 
-    /// The same, but so much later.
+    /// This deadline, moved later by this long.
     pub fn later_by(&self, time: Duration) -> Self {
         Self { at: self.at + time, interrupted: Arc::clone(&self.interrupted) }
     }
 
-    /// So long from now, and the same Ctrl-C.
+    /// A deadline this long from now that Ctrl-C ends as well.
     pub fn anew(&self, timeout: Duration) -> Self {
         Self::after(timeout, Arc::clone(&self.interrupted))
     }
@@ -52,7 +52,7 @@ impl Deadline {
     /// How much time is left.
     ///
     /// # Errors
-    /// None is.
+    /// The deadline is over, or Ctrl-C was pressed.
     pub fn left(&self) -> Result<Duration, DeadlineError> {
         if self.interrupted.load(Ordering::Relaxed) {
             return Err(DeadlineError::Interrupted);

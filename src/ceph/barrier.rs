@@ -98,7 +98,7 @@ fn latest(cluster: &Cluster, deadline: &Deadline) -> Result<(), String> {
     loop {
         let cluster = cluster.clone();
         match lane::one(move || cluster.wait_for_latest_osdmap(), deadline) {
-            // One of before still waits for the monitors.
+            // An earlier attempt still waits for the monitors.
             Ok(Err(Errno::EBUSY)) if deadline.pause(RETRY).is_ok() => {}
             Ok(Err(Errno::EBUSY)) | Err(_) => {
                 return Err("the monitors did not give the newest osdmap in time".to_owned());

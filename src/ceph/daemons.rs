@@ -17,7 +17,7 @@ use crate::ceph::rados::cluster::{Cluster, CommandError};
 /// Daemons, and what was not understood of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FoundDaemons {
-    /// Those that were understood, as far as they were.
+    /// Daemons that were understood, as far as they were.
     pub daemons: Vec<Daemon>,
     /// The rest, each in words: where it is, or whose clients are its own, is not known.
     pub unread: Vec<String>,

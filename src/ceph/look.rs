@@ -27,7 +27,7 @@ pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result
     look_within(cluster, guarded, &deadline.at_most(CLIENTS_WITHIN))
 }
 
-/// The same, with its own time for the clients.
+/// Like [`look`], with a time limit of its own for the clients.
 ///
 /// # Errors
 /// As [`look`].
@@ -51,7 +51,7 @@ pub fn look_within(cluster: &Cluster, guarded: &Guarded, within: &Deadline) -> R
 /// Clients, and what stands against that being all of them.
 #[derive(Debug, Default)]
 pub struct FoundClients {
-    /// Those seen, and where.
+    /// The clients that were seen, and where.
     pub clients: Clients,
     /// Sources that did not answer, in words: another try may tell.
     pub unread: Vec<String>,

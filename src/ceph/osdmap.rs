@@ -324,7 +324,7 @@ impl AddrVec {
         self.addresses().map(|addr| addr.ip).collect()
     }
 
-    /// Those that are addresses; a daemon that was never up has `-`.
+    /// The addresses in the list; a daemon that was never up has `-`.
     pub(super) fn addresses(&self) -> impl Iterator<Item = EntityAddr> {
         self.addrvec.iter().filter_map(|raw| {
             let addr: EntityAddr = raw.addr.parse().ok()?;
@@ -332,7 +332,7 @@ impl AddrVec {
         })
     }
 
-    /// Those that are neither an address nor a blank one (`-`, `:/0`).
+    /// Texts that are neither an address nor a blank one (`-`, `:/0`).
     pub(super) fn strange(&self) -> impl Iterator<Item = &str> {
         let blank = |addr: &str| ["-", "", ":/0", "(unrecognized address family 0)"].contains(&addr);
         let all = self.addrvec.iter().map(|raw| raw.addr.as_str());

@@ -26,9 +26,9 @@ pub struct Session {
 /// The sessions of one monitor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sessions {
-    /// Those of clients.
+    /// Sessions of clients.
     pub known: Vec<Session>,
-    /// Those that were not understood, each in words: a client's may be among them.
+    /// Sessions that were not understood, each in words: a client's may be among them.
     pub unknown: Vec<String>,
 }
 

@@ -183,7 +183,7 @@ struct HeaderRead {
 
 /// Why a directory was not read to its end.
 enum ListingStop {
-    /// Whoever wanted the images is gone.
+    /// The receiver of the images is gone.
     Unwanted,
     Late,
     /// The client may not read objects of this prefix.
@@ -211,7 +211,7 @@ impl PoolSweep {
         }
     }
 
-    /// Those of the wanted images that the directories of these namespaces have.
+    /// The wanted images that are in the directories of these namespaces.
     fn listed(&mut self, namespaces: BTreeSet<String>, wanted: &BTreeSet<ImageName>) -> BTreeSet<ImageName> {
         let mut found = BTreeSet::new();
         let mut io = match IoCtx::open(&self.cluster, self.id) {

@@ -37,7 +37,7 @@ impl Context {
         Self::connect(common, config, Deadline::after(common.timeout, interrupted()?))
     }
 
-    /// The same, with what a verb had to find out before.
+    /// Connects with a configuration that the command has read already.
     pub(super) fn connect(common: &Common, config: Config, deadline: Deadline) -> Result<Self, CliError> {
         let options = options(common, &config, common.timeout);
         let id = options.id.as_deref().unwrap_or("guardian");
@@ -64,7 +64,7 @@ impl Context {
         self.read_within(&self.deadline, read)
     }
 
-    /// The same, with a deadline of the caller's.
+    /// Reads within the caller's deadline.
     pub(super) fn read_within<T, F>(&self, deadline: &Deadline, read: F) -> Result<T, CliError>
     where
         T: Send + 'static,

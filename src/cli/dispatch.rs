@@ -79,7 +79,7 @@ impl<'c> VerbStart<'c> {
             let ended =
                 daemon::run_one_request(origin, config, cluster, request.clone(), &deadline, &mut say)?;
             match ended {
-                // Somebody was faster.
+                // Another guardian became the leader first.
                 Ok(ControlLine::Elsewhere(_)) => {}
                 Ok(ControlLine::Unavailable(why)) => return broken_off(&ledger, &request, why),
                 Ok(line) => return Ok(VerbOutcome::Answered(line)),

@@ -16,7 +16,7 @@ use crate::incus::enroll::EnrollError;
 use crate::incus::error::{IncusError, SetupError};
 use crate::ledger::{self, LedgerOpenError, LedgerWriteError};
 
-/// One line that says what to do, and the exit code that goes with it.
+/// A line that says what to do, and the exit code for it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
     #[error(transparent)]

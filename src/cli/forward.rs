@@ -21,7 +21,7 @@ use rbd_guardian_core::model::epoch::LeaderEpoch;
 pub(super) enum ForwardOutcome {
     /// The leader answered.
     Answered(ControlLine),
-    /// Nobody leads, and nothing was begun.
+    /// No guardian leads, and nothing was begun.
     Nobody,
     /// The time was over, and the leader goes on with this fence, whose entries stand.
     Underway {
@@ -79,7 +79,7 @@ fn meant(records: &Records, name: &str) -> Timestamp {
     since.unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// One request on its way.
+/// A request that was left in the ledger.
 struct ForwardedRequest<'c> {
     ledger: &'c Ledger,
     deadline: &'c Deadline,

@@ -238,7 +238,7 @@ impl<'c> StandaloneExecutor<'c> {
     }
 
     fn wait_for_sources(&mut self) -> Result<(), CliError> {
-        // One that answers late would never be heard.
+        // Otherwise a monitor that answers late would never be heard.
         self.clients_within *= 2;
         self.progress.say(|| format!("not every client is known yet: {}", self.unread.join("; ")));
         self.pause()

@@ -258,7 +258,7 @@ fn known(
     set(&mut status, "leader", &leader);
     set(&mut status, "leads", &leads);
     set(&mut status, "here", &here(context, standby.as_ref()));
-    // Those are the guardian's of this host: this command records nothing.
+    // This command records nothing: recordings are the daemon's.
     for key in shown::HERE {
         set(&mut status, key, &standby.as_ref().map(|standby| &standby[key]));
     }
@@ -391,7 +391,7 @@ fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) ->
     MemberFound { name: member.name.clone(), addresses, state, fence, entries, notes }
 }
 
-/// Those of fenced members are told with their fences.
+/// Entries of fenced members are shown with their fences.
 fn others(
     context: &Context,
     map: &OsdMap,

@@ -91,7 +91,7 @@ impl Question {
     /// Writes a line, without its end.
     ///
     /// # Errors
-    /// None of our types lacks a JSON form.
+    /// Every type of a line has a JSON form.
     pub fn line(&self) -> serde_json::Result<String> {
         match self {
             Self::Status => Ok(r#"{"verb":"status"}"#.to_owned()),

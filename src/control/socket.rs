@@ -164,7 +164,7 @@ pub fn ask(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Option<ControlLine>, AskError> {
     let broken = |error: io::Error| AskError::Broken { path: path.to_owned(), error };
-    // Nobody listens, or nobody may: the verb does what it can without it.
+    // No daemon listens, or this user may not ask it: the command does what it can without it.
     let Ok(mut stream) = StdUnixStream::connect(path) else { return Ok(None) };
     let mut text = question.line().map_err(|error| broken(error.into()))?;
     text.push('\n');

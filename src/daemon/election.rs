@@ -23,7 +23,7 @@ pub(super) struct ElectionWatch {
     outlook: Outlook,
     /// When to glance next; `None` while that is under way.
     glance_at: Option<Duration>,
-    /// The same of a question for the monitors.
+    /// When to ask the monitors next; `None` while that is under way.
     listen_at: Option<Duration>,
     /// When to ask next who is ready.
     ask_at: Option<Duration>,

@@ -53,7 +53,7 @@ use rbd_guardian_core::model::epoch::LeaderEpoch;
 const EVENTS: usize = 64;
 /// Between attempts to connect, and to open certificates.
 const RETRY: Duration = Duration::from_secs(2);
-/// So many bids in vain, and a new connection is tried.
+/// Failed bids in a row before it reconnects to Ceph.
 const VAIN_BIDS: u32 = 5;
 /// The longest rest without looking at the clock: a host that slept finds its timers late.
 const LONGEST_REST: Duration = Duration::from_secs(1);
@@ -124,7 +124,7 @@ pub(super) struct EventLoop {
     manager: Manager,
     stage: LeadStage,
     cluster: Option<Cluster>,
-    /// Those that it replaced and that have not ended.
+    /// Replaced connections that have not ended.
     replaced: Replaced,
     /// Over that connection. One that the monitors do not answer could not open it again, and its OSD may answer.
     ledger: Option<Ledger>,
@@ -146,7 +146,7 @@ pub(super) struct EventLoop {
     incus_at: Option<Duration>,
     listener: Option<Listener>,
     hearing: EventLog,
-    /// None are made for a single request: whoever makes it hears what became of it.
+    /// A single request has none: the operator who runs it sees the result.
     recordings: Option<Recordings>,
     jobs: Jobs<Job, JobResult>,
     /// Bids in a row that ended in silence or in a refusal.
@@ -218,7 +218,7 @@ impl EventLoop {
             self.tell_manager(clock::boot());
             let rest_for = self.rest_for();
             let listener = &mut self.listener;
-            // Whoever of these two has more to say keeps the other one waiting for a few turns, not for good.
+            // A flood from one of these two delays the other one for a few turns only, because select! chooses at random.
             let told = async {
                 let heard = async {
                     match listener {
@@ -612,7 +612,7 @@ impl EventLoop {
                 LeadStage::Leading(_) => "leading",
             },
             "trouble": self.trouble,
-            // Nobody is known to lead, and this one cannot: whatever happens, nothing is fenced or released.
+            // No leader is known, and this guardian cannot lead: nothing is fenced or released until that changes.
             "cannot_record": self.trouble.as_ref().filter(|_| self.waiting.is_none()),
             "ceph_trouble": self.login.trouble().or_else(|| self.replaced.trouble()),
             "incus_trouble": self.incus_trouble,

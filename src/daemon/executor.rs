@@ -52,7 +52,7 @@ const PACE: Duration = Duration::from_millis(100);
 pub(super) struct Executor {
     pub(super) storage: Storage,
     pub(super) held_lead: HeldLead,
-    /// None is configured, or its files cannot be used.
+    /// `None` if no endpoint is configured, or the files of `[incus]` cannot be used.
     pub(super) incus: Option<Client>,
     names: Arc<Mutex<Probes>>,
     budget: Arc<TimeBudget>,

@@ -22,7 +22,7 @@ use rbd_guardian_core::model::epoch::LeaderEpoch;
 pub(super) struct Leading {
     pub(super) guardian: RecordedGuardian,
     pub(super) executor: Executor,
-    /// Those that the ledger passes on.
+    /// Requests that commands on other hosts left in the ledger.
     pub(super) requests: Requests,
     /// Where answers to requests go, by the requests' numbers.
     asked: BTreeMap<u64, Sender<ControlLine>>,

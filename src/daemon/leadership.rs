@@ -54,7 +54,7 @@ pub(super) enum BidOutcome {
 pub(super) struct Standby {
     pub(super) ledger: Ledger,
     pub(super) own: Vec<EntityAddr>,
-    /// Whom the ledger names; nobody while the first leader begins.
+    /// The leader that the ledger names; `None` while the first one begins.
     pub(super) leader: Option<Leader>,
     pub(super) book: Book,
     /// Another one is to lead, for this reason.
@@ -181,14 +181,14 @@ impl Candidate {
                 Ok(BidOutcome::Leads(Box::new(held_lead), records))
             }
             Err(error) => {
-                // Nobody should wait for a lease that nobody uses.
+                // Otherwise other guardians would wait for a lease that is not used.
                 let _ = ledger.give_up(lease, &call());
                 Err(error)
             }
         }
     }
 
-    /// Whoever is fit asks nobody.
+    /// A guardian that is fit does not ask.
     fn course(&self, ledger: &Ledger) -> Result<Course, BidError> {
         if self.unfit.is_none() {
             return Ok(Course::Lead);
@@ -216,7 +216,7 @@ impl Candidate {
         yields: Option<(Unfit, String)>,
     ) -> Result<BidOutcome, BidError> {
         let known = ledger.glance(&call())?;
-        // Whoever yields to it must not find that it cannot write.
+        // A leader must not yield to a guardian that cannot write the ledger.
         if let Some(readiness) = self.readiness.filter(|_| known.newer().is_none()) {
             // Another one says so already, or it is said again in a second.
             let _ = ledger.ready(readiness, &self.guardian, READY, &call());

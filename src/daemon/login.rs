@@ -18,10 +18,10 @@ use crate::daemon::log;
 const LOOK: Duration = Duration::from_secs(5);
 /// Between two log-ins where it did not change.
 const EVERY: Duration = Duration::from_secs(60);
-/// The same while no monitor answers the connection that is there.
+/// Time between two log-ins while no monitor answers over the connection in use.
 const DEAF_EVERY: Duration = Duration::from_secs(10);
 
-/// So many replaced connections live at most. Each may keep threads and sockets for itself and for its patient one, until the last
+/// Maximum number of replaced connections that have not ended. Each may keep threads and sockets for itself and for its patient one, until the last
 /// call on it ends.
 const MOST_REPLACED: usize = 2;
 

@@ -108,7 +108,7 @@ pub fn run_one_request(
 /// Lines of an answer that wait to be printed.
 const LINES: usize = 64;
 
-/// One thread: no task needs to be sendable, and the core needs no lock.
+/// Runs on one thread, so that no task has to be `Send` and the core needs no lock.
 fn on_one_thread<T>(future: impl Future<Output = T>) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();

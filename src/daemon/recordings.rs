@@ -16,7 +16,7 @@ use rbd_guardian_core::recording::recorder::Recorder;
 use super::log;
 use crate::clock;
 
-/// So many files are kept, the newest: 64 MiB at most.
+/// How many recordings are kept, the newest: at most 64 MiB.
 const KEPT: usize = 16;
 const BEGINNING: &str = "recording-";
 const ENDING: &str = ".jsonl.gz";
@@ -78,7 +78,7 @@ impl Recordings {
     fn write(&self, recording: &[u8], why: &str, now: Timestamp) -> io::Result<PathBuf> {
         let path =
             self.folder.join(format!("{BEGINNING}{}-{why}{ENDING}", now.strftime("%Y%m%dT%H%M%S%.3fZ")));
-        // Nobody takes a file for whole that is not.
+        // An unfinished file must not be taken for a whole one.
         let part = path.with_extension("part");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
         if let Err(error) = file.write_all(recording).and_then(|()| fs::rename(&part, &path)) {
@@ -105,7 +105,7 @@ impl RecordedGuardian {
         Self { core, recordings, saved: BTreeMap::new() }
     }
 
-    /// Somebody asked for it.
+    /// SIGUSR1 asked for it.
     pub(super) fn save(&mut self) {
         self.begin_to_save("asked");
     }

@@ -21,7 +21,7 @@ use crate::incus::options::IncusConfig;
 /// Asks one of several members, whichever answers; or one alone, see [`Client::on`].
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// One at least.
+    /// At least one.
     endpoints: Arc<[Endpoint]>,
     /// Which of them answered last: asking a dead one first would cost the whole timeout each time.
     answered: Arc<AtomicUsize>,
@@ -66,7 +66,7 @@ impl Client {
         IncusError { endpoint, request: format!("GET {path}"), cause: RequestError::Garbage(what) }
     }
 
-    /// Whom it asks.
+    /// The endpoints that requests go to.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
@@ -76,7 +76,7 @@ impl Client {
         self.timeout
     }
 
-    /// The same for one member alone, which need not be among the configured.
+    /// A client of one member alone, which need not be among the configured endpoints.
     #[must_use]
     pub fn on(&self, endpoint: &Endpoint) -> Self {
         Self { endpoints: [endpoint.clone()].into(), answered: Arc::default(), ..self.clone() }

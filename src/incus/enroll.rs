@@ -50,7 +50,7 @@ pub struct Enrolled {
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
-    /// That is no token.
+    /// The text is not a token.
     #[error("this is no token ({0}): paste what `incus config trust add rbd-guardian` prints")]
     BadToken(String),
     /// It cannot be read.
@@ -76,7 +76,7 @@ pub enum EnrollError {
         "{endpoint} refuses the token ({message}): was it used before? Make another with `incus config trust add rbd-guardian`"
     )]
     Refused { endpoint: Endpoint, message: String },
-    /// None of the token's addresses answered as the token says.
+    /// No address in the token presented the certificate that the token names.
     #[error("no address of the token is of use: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     NoAddress(Vec<IncusError>),
     /// It answered, and then did not.
@@ -182,7 +182,7 @@ async fn enroll_with(token: &Token, config: &IncusConfig) -> Result<Enrolled, En
     let ours = read_certificate(&config.certificate)?;
     let (endpoint, presented) = reachable(token, &tls, config).await?;
     // Before the token is used up: without this file all would be in vain.
-    // One that is known already may have others beside it.
+    // A certificate that is pinned already may have others beside it.
     if !cluster.exists() || !read_pins(cluster)?.contains(&token.fingerprint) {
         save(cluster, &pem("CERTIFICATE", &presented), 0o644, true)?;
     }

@@ -130,7 +130,7 @@ pub enum ClusterCertificateError {
          and enroll again with --force and `systemctl reload rbd-guardian`"
     )]
     Expired,
-    /// Or not valid yet.
+    /// The pinned certificate is not valid yet.
     #[error("the cluster certificate is not valid yet: is the clock here right?")]
     NotYetValid,
     /// The other side refused ours.
@@ -160,7 +160,7 @@ pub enum SetupError {
     /// Key and certificate do not fit, or are of no use to TLS.
     #[error("{} and its key are of no use ({why}): enroll again with --force and `systemctl reload rbd-guardian`", .certificate.display())]
     Unusable { certificate: PathBuf, why: String },
-    /// Nobody to ask.
+    /// No endpoint is configured.
     #[error("no Incus is configured: set incus.endpoints, or run `rbd-guardian incus enroll TOKEN`")]
     NoEndpoints,
 }

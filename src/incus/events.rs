@@ -40,7 +40,7 @@ const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 /// The longest event that is read. It carries an operation's metadata, and of a command in an instance that is what
 /// its caller sent: whatever is longer is a missed event.
 const LONGEST: usize = 4 * 1024 * 1024;
-/// So long a connection has to last before its loss is no failure to connect.
+/// A connection that was lost sooner than this counts as a failure to connect.
 const LASTED: Duration = Duration::from_secs(10);
 /// How often missed events are told at most: everything is read again each time.
 const OVERFLOW_EVERY: Duration = Duration::from_secs(5);
@@ -258,7 +258,7 @@ impl MemberListener {
             if connected {
                 told = false;
             }
-            // One that is lost at once, each time, is no better than none: what is read again for it costs as much.
+            // A connection that is lost at once each time is no better than none: each new one costs a whole reading.
             if connected && began.elapsed() >= LASTED {
                 pause = FIRST_PAUSE;
             }

@@ -75,7 +75,7 @@ pub(super) async fn exchange(stream: Stream, question: ApiRequest<'_>) -> Result
     .await
 }
 
-/// The same for an answer of which little is used and much may come: it is read as it comes, and the rest never held.
+/// Like [`exchange`] for a large answer of which little is used: it is parsed as it arrives and never held whole.
 pub(super) async fn exchange_large<T: DeserializeOwned + Send + 'static>(
     stream: Stream,
     question: ApiRequest<'_>,
@@ -93,7 +93,7 @@ pub(super) async fn exchange_large<T: DeserializeOwned + Send + 'static>(
         });
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|error| lost(&error))?.into_data() else { continue };
-            // Whoever reads has seen enough.
+            // The parser has failed and needs no more.
             if sender.send(data).await.is_err() {
                 break;
             }

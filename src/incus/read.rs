@@ -145,7 +145,7 @@ pub async fn member_answers(client: &Client, member: &str) -> Result<(), IncusEr
 /// # Errors
 /// It did not answer.
 pub async fn member_state(client: &Client, member: &str) -> Result<MemberState, IncusError> {
-    // One that is gone is told by this; the other takes its time at one that is there.
+    // A member that is gone fails this request. The state takes long at a member that is there.
     let resources: api::Resources = client.get(&ApiPath::of(&["resources"]).at(member).text()).await?;
     let patient = client.within(PATIENCE.max(client.timeout()));
     let state = ApiPath::of(&["cluster", "members", member, "state"]).text();
@@ -338,7 +338,7 @@ async fn instances(
         let instance = Instance { details: None, ..before.get(&id)?.clone() };
         Some((id, instance))
     };
-    // One that nobody ever saw has no known place: then places are not known, rather than it not being there.
+    // An instance that was never listed has no known location: then the locations are unknown, rather than the instance absent.
     names
         .iter()
         .map(place)

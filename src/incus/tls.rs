@@ -33,13 +33,13 @@ impl Tls {
     /// file is read again when another one is presented: the next one can be put there before it is in use, or after.
     ///
     /// # Errors
-    /// One of them cannot be used, or others can read the key.
+    /// A file cannot be used, or other users can read the key.
     pub fn open(certificate: &Path, key: &Path, cluster: &Path) -> Result<Self, SetupError> {
         let pins = Pins { known: RwLock::new(read_pins(cluster)?), file: Some(cluster.to_owned()) };
         Self::with(certificate, key, pins)
     }
 
-    /// The same for a cluster whose certificate is known by its fingerprint only.
+    /// For a cluster whose certificate is known by its fingerprint only.
     ///
     /// # Errors
     /// As for [`Tls::open`].
@@ -114,7 +114,7 @@ fn unreadable(path: &Path, error: &io::Error) -> SetupError {
 /// The certificates that a cluster is known by.
 #[derive(Debug)]
 struct Pins {
-    /// One at least.
+    /// At least one.
     known: RwLock<Vec<Fingerprint>>,
     /// Where they were read.
     file: Option<PathBuf>,

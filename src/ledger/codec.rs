@@ -54,7 +54,7 @@ struct Version {
 /// A value and the version of its form; unknown fields are left out.
 pub(super) struct Decoded<T> {
     pub(super) v: u32,
-    /// Or why it is not understood.
+    /// The record, or why it is not understood.
     pub(super) value: Result<T, String>,
 }
 

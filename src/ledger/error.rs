@@ -24,7 +24,7 @@ pub enum LedgerOpenError {
         create("NAME")
     )]
     ErasureCoded { pool: String },
-    /// One failing disk would take the ledger with it.
+    /// A single failing disk would destroy the ledger.
     #[error(
         "pool '{pool}' keeps {size} copy: the ledger needs 2 or more (`ceph osd pool set {pool} size 3`)"
     )]

@@ -75,7 +75,7 @@ impl Ledger {
     ) -> Result<Option<LeaseHolder>, LedgerReadError> {
         let lock = lock_of(readiness);
         let locker = self.locker(lock, deadline)?;
-        // One that died says nothing, however long its lock lasts by the clock of the OSD.
+        // A guardian that died does not answer, however long its lock lasts by the OSD's clock.
         if locker.is_some() && self.is_silent(lock, duration, deadline) {
             return Ok(None);
         }

@@ -195,7 +195,7 @@ mod tests {
         assert!(matches!(read.writable([]), Err(LedgerWriteError::NewerLedger { found: 3, .. })));
     }
 
-    /// Whoever can reach the ledger may leave a request: an older leader goes on recording.
+    /// A newer guardian may leave a request for an older leader, which goes on recording.
     #[test]
     fn a_request_of_a_newer_form_is_left_alone_and_stops_nothing() {
         let request = |v: u32| {

@@ -273,7 +273,7 @@ enum OmapWriteError {
     Otherwise(LedgerWriteError),
 }
 
-/// None of our types lacks a JSON form.
+/// Every type of a record has a JSON form, so this does not fail in practice.
 fn encoded(bytes: Result<Vec<u8>, String>) -> Result<Vec<u8>, LedgerWriteError> {
     bytes.map_err(|why| LedgerWriteError::Refused { why })
 }

@@ -49,7 +49,7 @@ pub struct CommandError {
 /// The longest an operation waits for a PG. Whoever wants to wait longer asks again: operations to PGs that never
 /// answer would pile up otherwise.
 const OSD_SECONDS: u64 = 15;
-/// The same on a patient connection, where each PG has one or two operations under way.
+/// Time-out of operations on a patient connection, where each PG has one or two operations under way.
 const PATIENT_SECONDS: u64 = 600;
 
 /// Ends the process at once. exit(3) would take librados' own data from under its threads, which run on where a connection was not
@@ -134,7 +134,7 @@ impl Cluster {
 
     /// The patient connection, if there is one: an address of this guardian as well.
     pub fn patient_if_connected(&self) -> Option<Self> {
-        // One that is being made is none yet, and its maker may wait for monitors.
+        // A connection that is being made is not there yet, and its thread may wait for monitors.
         self.0.patient.try_lock().ok()?.clone()
     }
 

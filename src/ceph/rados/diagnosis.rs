@@ -27,7 +27,7 @@ fn usual_places(cluster: &str) -> Vec<PathBuf> {
 /// [`ConnectError::ConfText`].
 pub(super) fn conf_is_readable(path: Option<&Path>, cluster: &str) -> Result<(), ConnectError> {
     let places = path.map_or_else(|| usual_places(cluster), |path| vec![path.to_owned()]);
-    // One that cannot be read is librados' to refuse.
+    // librados itself refuses a file that cannot be read.
     let Some((path, bytes)) = places.into_iter().find_map(|path| Some((path.clone(), fs::read(path).ok()?)))
     else {
         return Ok(());
@@ -80,7 +80,7 @@ fn name_of(character: char) -> String {
 /// What librados said, in the terms of what is wrong, if that can be told.
 pub(super) fn cause(client: &str, mons: &str, keyring: Option<&str>) -> Option<ConnectError> {
     if mons.trim().is_empty() {
-        // Those of DNS were looked for as well.
+        // librados has looked for monitors in DNS as well.
         return Some(ConnectError::NoMonitors);
     }
     if let Some(wrong) = names(mons) {

@@ -1,12 +1,11 @@
 //! Memory between bursts of work, where it is glibc's.
 
-/// So many heaps for all threads. The client of the storage alone has a dozen, and what is free in one's heap serves no
-/// other (mallopt(3)).
+/// Number of heaps for all threads. librados alone has a dozen threads, and memory that is free in one heap serves no
+/// thread of another heap (mallopt(3)).
 #[cfg(target_env = "gnu")]
 const HEAPS: i32 = 2;
-/// From this size on a block goes back to the system by itself as soon as it is free, in bytes. glibc begins so, but
-/// takes the first listing that is freed for a sign that blocks of its size are common, and keeps them among the small
-/// ones from then on (mallopt(3)).
+/// Blocks of at least this many bytes return to the system as soon as they are freed. That is glibc's default too, but
+/// freeing a large listing would raise the threshold to the listing's size (mallopt(3)).
 #[cfg(target_env = "gnu")]
 const APART: i32 = 128 << 10;
 

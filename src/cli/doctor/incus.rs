@@ -14,7 +14,7 @@ use crate::incus::error::IncusError;
 use crate::incus::options::IncusConfig;
 use crate::incus::{self, api, tls};
 
-/// So long before its end a certificate is told of.
+/// `doctor` warns of a certificate this long before its end.
 const SOON: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What it shows, where it is configured.

@@ -110,7 +110,7 @@ impl EventLoop {
         mut record: Box<RequestRecord>,
         line: &ControlLine,
     ) {
-        // None of its types lacks a JSON form.
+        // Every type of an answer has a JSON form.
         record.answer = serde_json::to_value(line).ok();
         self.note(epoch, record, RequestNote::Answered);
     }

@@ -30,7 +30,7 @@ const PRECONDITION_FAILED: u16 = 412;
 pub enum KeysWrite {
     /// Done, and read back.
     Applied,
-    /// Somebody else wrote meanwhile: read everything again.
+    /// Another writer changed the keys meanwhile: read everything again.
     Changed,
     /// Keys of a later epoch are there: whoever asked for this is no longer the leader.
     Stale { found: GateEpoch },
@@ -38,7 +38,7 @@ pub enum KeysWrite {
     Withheld,
     /// Surely not done.
     Refused(IncusError),
-    /// Nobody can tell (INV-9): it may be done, or still come.
+    /// Unknown (INV-9): the write may have been done, or may still be done.
     Unknown(IncusError),
 }
 
@@ -68,7 +68,7 @@ pub async fn put_keys(
         Err(error) => return KeysWrite::Refused(error),
     };
     let found = object.config.get(EPOCH).and_then(|epoch| epoch.parse().ok()).map(GateEpoch);
-    // One that no guardian can have come to is overwritten: nobody could write any more otherwise.
+    // An epoch too high for any guardian to have written is overwritten: otherwise no guardian could write any more.
     if let Some(found) = found.filter(|found| *found >= epoch && is_plausible(*found, epoch)) {
         return KeysWrite::Stale { found };
     }

@@ -67,7 +67,7 @@ pub async fn standings(
 /// What the cluster has stored, as far as the member that answers knows.
 ///
 /// # Errors
-/// Nobody answers.
+/// No guardian answers.
 pub async fn stored(client: &Client) -> Result<(Server, Scriptlet), IncusError> {
     let server: Server = client.get("/1.0").await?;
     let scriptlet = Scriptlet::parse(server.scriptlet());
