@@ -511,7 +511,8 @@ fn placements_that_the_gate_refuses_for_good_are_bounded_and_forgotten() {
     assert!((1..=50).contains(&shown(&model)), "{}", shown(&model));
     let size =
         |model: &Model| serde_json::to_string(&*model.guardian).unwrap().matches("is not covered").count();
-    assert!(size(&model) <= 50, "{}", size(&model));
+    // And the one that the log was told of, until it is told that it is over.
+    assert!(size(&model) <= 51, "{}", size(&model));
     model.run(2 * MINUTE);
     assert_eq!((shown(&model), size(&model)), (0, 0));
 }
