@@ -16,10 +16,12 @@ use rbd_guardian::incus::options::IncusConfig;
 use rbd_guardian::incus::read::{IncusReading, glance, member_addresses, member_answers, member_state, read};
 use rbd_guardian_core::model::blocklist::Blocklist;
 use rbd_guardian_core::model::image_users::ImageUse;
-use rbd_guardian_core::model::incus_snapshot::{InstanceId, InstanceKind, MemberStatus, OperationKind, View};
+use rbd_guardian_core::model::incus_snapshot::{
+    IncusSnapshot, InstanceId, InstanceKind, MemberStatus, OperationKind,
+};
 use rbd_guardian_core::model::member::Members;
 use rbd_guardian_core::model::volume::{Content, Expected, ImageName, Images, VolumeKind, images};
-use rbd_guardian_core::rules::single_writer::{Grounds, conflicts};
+use rbd_guardian_core::rules::single_writer::{SingleWriterFacts, conflicts};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
@@ -139,7 +141,7 @@ impl Member {
         block_on(serve).unwrap()
     }
 
-    fn read(&self, timeout: Duration, previous: Option<&View>) -> IncusReading {
+    fn read(&self, timeout: Duration, previous: Option<&IncusSnapshot>) -> IncusReading {
         self.ask(timeout, async |client| read(&client, previous).await.unwrap())
     }
 }
@@ -240,7 +242,7 @@ fn a_vm_that_migrates_live_is_used_by_both_members_and_afterwards_by_one() {
         let uses = [ImageUse { image, watchers, locks: vec![], unknown: vec![] }];
         let images = images(&view, "ceph");
         assert!(images.contains_key(&uses[0].image), "{images:?}");
-        let grounds = Grounds {
+        let grounds = SingleWriterFacts {
             images: &images,
             members: &Members(members.into()),
             clients: &BTreeMap::new(),

@@ -13,17 +13,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use rbd_guardian_core::fence::releasing::{self, Release};
-use rbd_guardian_core::fence::sealing::{Effect, Failure, Sealing, Sent, State};
+use rbd_guardian_core::fence::sealing::{Failure, Sealing, SealingEffect, SealingState, Sent};
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry, parse_target};
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
 use rbd_guardian_core::model::blocklist::Blocklist;
-use rbd_guardian_core::model::ceph_snapshot::{Clients, World};
+use rbd_guardian_core::model::ceph_snapshot::{CephSnapshot, Clients};
 use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::member::{Member, Members};
 use rbd_guardian_core::model::osdmap::{OsdMap, Pool, PoolId};
 use rbd_guardian_core::model::policy::Policy;
 use rbd_guardian_core::model::target::Target;
-use rbd_guardian_core::rules::plan::{Plan, Request, plan};
+use rbd_guardian_core::rules::plan::{Plan, PlanRequest, plan};
 
 const HOST: &str = "10.0.0.5";
 
@@ -219,7 +219,7 @@ fn refuses(blocklist: &Blocklist, targets: &BTreeSet<Entry>) -> bool {
 fn planned(storage: &Storage, target: Target) -> Option<Plan> {
     let members = Members(vec![Member { name: "n1".into(), addresses: vec![HOST.parse().unwrap()] }]);
     let known = [1, 2].map(|nonce| (client(nonce), BTreeSet::new()));
-    let world = World {
+    let world = CephSnapshot {
         now: start(),
         own: vec![],
         map: storage.map().clone(),
@@ -228,7 +228,7 @@ fn planned(storage: &Storage, target: Target) -> Option<Plan> {
         unread: vec![],
         data_pools: BTreeMap::new(),
     };
-    plan(&Request::of(target), &members, &world, &Policy::default()).ok()
+    plan(&PlanRequest::of(target), &members, &world, &Policy::default()).ok()
 }
 
 /// Runs a fence to its end or for so many steps, checking after each. Returns it and whether it ended.
@@ -240,19 +240,19 @@ fn run_fence(storage: &mut Storage, plan: Plan, may_tamper: bool) -> Result<Seal
         let Some(effect) = fence.next_effect() else { break };
         storage.weather(may_tamper);
         match effect {
-            Effect::ReadMap if storage.fault() % 8 == 3 => fence.handle_map(None),
-            Effect::ReadMap => fence.handle_map(Some(storage.map().clone().into())),
-            Effect::Add(entries) => fence.handle_added(storage.add(&entries)),
-            Effect::Remove(entries) => fence.handle_removed(storage.remove(&entries)),
-            Effect::Barrier { pools, .. } => fence.handle_barrier(storage.barrier(&pools)),
-            Effect::FailOver(_) | Effect::ReadDaemons => unreachable!("no daemons here"),
+            SealingEffect::ReadMap if storage.fault() % 8 == 3 => fence.handle_map(None),
+            SealingEffect::ReadMap => fence.handle_map(Some(storage.map().clone().into())),
+            SealingEffect::Add(entries) => fence.handle_added(storage.add(&entries)),
+            SealingEffect::Remove(entries) => fence.handle_removed(storage.remove(&entries)),
+            SealingEffect::Barrier { pools, .. } => fence.handle_barrier(storage.barrier(&pools)),
+            SealingEffect::FailOver(_) | SealingEffect::ReadDaemons => unreachable!("no daemons here"),
         }
         if storage.tampered {
             // What an operator removed is free until it is asserted again: judged at the end.
             held_since = None;
             continue;
         }
-        if fence.state() == State::Sealed {
+        if fence.state() == SealingState::Sealed {
             prop_assert!(!storage.takes_a_write(&targets), "INV-1: sealed, and a PG takes a write");
         }
         held_since = held_since.or(fence.committed());
@@ -317,7 +317,7 @@ proptest! {
         let Some(plan) = planned(&storage, target) else { return Ok(()) };
         let entries = plan.entries.clone();
         let fence = run_fence(&mut storage, plan, false)?;
-        prop_assert!(fence.is_done() && fence.state() == State::Sealed);
+        prop_assert!(fence.is_done() && fence.state() == SealingState::Sealed);
         let long = |entry: &Entry| storage.map().blocklist.until(*entry) > Some(start() + Duration::from_secs(4 * 365 * 86_400));
         prop_assert!(entries.iter().all(long), "every entry is long in the end: {:?}", storage.map().blocklist);
         let left = storage.map().blocklist.entries.len() + storage.map().blocklist.ranges.len();
@@ -342,12 +342,12 @@ proptest! {
             let Some(effect) = release.next_effect() else { break };
             storage.weather(false);
             match effect {
-                releasing::Effect::ReadMap if storage.fault() % 8 == 3 => release.handle_map(None),
-                releasing::Effect::ReadMap => release.handle_map(Some(storage.map().clone())),
-                releasing::Effect::ReadClients if storage.fault() % 8 == 3 => release.handle_clients(None),
-                releasing::Effect::ReadClients => release.handle_clients(Some(storage.sessions.clone())),
-                releasing::Effect::Add(entries) => release.handle_added(storage.add(&entries)),
-                releasing::Effect::Remove(entries) => {
+                releasing::ReleasingEffect::ReadMap if storage.fault() % 8 == 3 => release.handle_map(None),
+                releasing::ReleasingEffect::ReadMap => release.handle_map(Some(storage.map().clone())),
+                releasing::ReleasingEffect::ReadClients if storage.fault() % 8 == 3 => release.handle_clients(None),
+                releasing::ReleasingEffect::ReadClients => release.handle_clients(Some(storage.sessions.clone())),
+                releasing::ReleasingEffect::Add(entries) => release.handle_added(storage.add(&entries)),
+                releasing::ReleasingEffect::Remove(entries) => {
                     if entries.iter().any(|entry| entry.is_host()) {
                         for client in &known {
                             let until = storage.map().blocklist.until(Entry::Client(*client));
@@ -367,14 +367,14 @@ fn a_refused_entry_ends_the_fence_with_the_monitors_words() {
     let mut fence = Sealing::new(planned(&storage, Target::Member("n1".into())).unwrap());
     while let Some(effect) = fence.next_effect() {
         match effect {
-            Effect::Add(entries) => {
+            SealingEffect::Add(entries) => {
                 fence.handle_added(entries.iter().map(|e| (*e, Sent::Refused("EACCES".into()))).collect());
             }
             _ => fence.handle_map(Some(storage.map().clone().into())),
         }
     }
     assert!(matches!(fence.failure(), Some(Failure::Entry { status, .. }) if status == "EACCES"));
-    assert_eq!(fence.state(), State::Intended);
+    assert_eq!(fence.state(), SealingState::Intended);
 }
 
 /// A lock breaker's entry that lands after the plan was made, on a host that also runs somebody else.
@@ -388,7 +388,7 @@ fn inv6_a_cover_that_nobody_approved_is_never_put_up() {
     let mut fence = Sealing::new(plan);
     while let Some(effect) = fence.next_effect() {
         match effect {
-            Effect::ReadMap => fence.handle_map(Some(storage.map().clone().into())),
+            SealingEffect::ReadMap => fence.handle_map(Some(storage.map().clone().into())),
             other => panic!("{other:?}"),
         }
     }

@@ -8,22 +8,22 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry, parse_target};
 use rbd_guardian_core::model::blocklist::Blocklist;
-use rbd_guardian_core::model::ceph_snapshot::{Clients, Daemon, DaemonKind, Role, SeenAt, World};
+use rbd_guardian_core::model::ceph_snapshot::{CephSnapshot, Clients, Daemon, DaemonKind, Role, SeenAt};
 use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::member::{Member, Members};
 use rbd_guardian_core::model::osdmap::{DataPools, OsdMap, Pool};
 use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::policy::Policy;
 use rbd_guardian_core::model::target::{Coverage, Target};
-use rbd_guardian_core::rules::plan::{Answers, Plan, Request, plan};
+use rbd_guardian_core::rules::plan::{MemberAnswer, Plan, PlanRequest, plan};
 use rbd_guardian_core::rules::refusal::Refusal;
 
 struct Case {
     members: Members,
-    world: World,
+    world: CephSnapshot,
     policy: Policy,
     overrides: Overrides,
-    reachable: BTreeMap<String, Answers>,
+    reachable: BTreeMap<String, MemberAnswer>,
     in_doubt: BTreeSet<Entry>,
 }
 
@@ -59,7 +59,7 @@ impl Case {
         };
         let own = vec!["10.0.0.9:0/99".parse().unwrap()];
         let now = "2026-11-22T12:00:00Z".parse().unwrap();
-        let world = World {
+        let world = CephSnapshot {
             now,
             own,
             map,
@@ -80,11 +80,11 @@ impl Case {
 
     fn plan(&self, target: Target) -> Result<Plan, Vec<Refusal>> {
         plan(
-            &Request {
+            &PlanRequest {
                 overrides: self.overrides,
                 reachable: self.reachable.clone(),
                 in_doubt: self.in_doubt.clone(),
-                ..Request::of(target)
+                ..PlanRequest::of(target)
             },
             &self.members,
             &self.world,
@@ -398,7 +398,7 @@ fn a_whole_host_entry_beside_a_fence_of_clients_is_told_with_the_way_to_lift_it(
 fn inv6_a_member_that_answers_is_refused_by_name_and_by_its_host_and_not_by_a_client() {
     let mut case = Case::new();
     let answers =
-        Answers { seen: "answers Incus (Online)".into(), runs: Some(vec!["c1".into(), "c2".into()]) };
+        MemberAnswer { seen: "answers Incus (Online)".into(), runs: Some(vec!["c1".into(), "c2".into()]) };
     case.reachable.insert("n1".into(), answers);
     assert_eq!(only_code(case.member("n1")), "reachable");
     assert_eq!(only_code(case.addresses(&["10.0.0.1"])), "reachable");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rbd_guardian_core::model::addr::EntityAddr;
-use rbd_guardian_core::model::ceph_snapshot::{Clients, SeenAt, World};
+use rbd_guardian_core::model::ceph_snapshot::{CephSnapshot, Clients, SeenAt};
 use rbd_guardian_core::model::osdmap::{DataPools, Guarded, Pool, PoolId};
 
 use super::command::CephReadError;
@@ -23,7 +23,11 @@ pub const CLIENTS_WITHIN: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// See [`CephReadError`]; a monitor or an image that does not answer is no error but noted in `unread`.
-pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result<World, CephReadError> {
+pub fn look(
+    cluster: &Cluster,
+    guarded: &Guarded,
+    deadline: &Deadline,
+) -> Result<CephSnapshot, CephReadError> {
     look_within(cluster, guarded, &deadline.at_most(CLIENTS_WITHIN))
 }
 
@@ -31,7 +35,11 @@ pub fn look(cluster: &Cluster, guarded: &Guarded, deadline: &Deadline) -> Result
 ///
 /// # Errors
 /// As [`look`].
-pub fn look_within(cluster: &Cluster, guarded: &Guarded, within: &Deadline) -> Result<World, CephReadError> {
+pub fn look_within(
+    cluster: &Cluster,
+    guarded: &Guarded,
+    within: &Deadline,
+) -> Result<CephSnapshot, CephReadError> {
     let dump = osdmap::dump(cluster)?;
     let mons = daemons::mons(cluster)?;
     let FoundClients { clients, mut unread, unknown, data_pools } =
@@ -45,7 +53,7 @@ pub fn look_within(cluster: &Cluster, guarded: &Guarded, within: &Deadline) -> R
     unread.extend(others.unread);
     unread.extend(dump.unplaced);
     let now = dump.map.clock(clock::wall());
-    Ok(World { now, own: own(cluster)?, map: dump.map, daemons: all, clients, unread, data_pools })
+    Ok(CephSnapshot { now, own: own(cluster)?, map: dump.map, daemons: all, clients, unread, data_pools })
 }
 
 /// Clients, and what stands against that being all of them.

@@ -78,26 +78,26 @@ pub enum StepReadError {
     Read(#[from] CephReadError),
 }
 
-impl From<sealing::Effect> for CephStep {
-    fn from(effect: sealing::Effect) -> Self {
+impl From<sealing::SealingEffect> for CephStep {
+    fn from(effect: sealing::SealingEffect) -> Self {
         match effect {
-            sealing::Effect::FailOver(daemon) => Self::FailOver(daemon),
-            sealing::Effect::ReadDaemons => Self::ReadDaemons,
-            sealing::Effect::Add(entries) => Self::Add(entries),
-            sealing::Effect::Remove(entries) => Self::Remove(entries),
-            sealing::Effect::ReadMap => Self::ReadMap,
-            sealing::Effect::Barrier { pools, epoch } => Self::Barrier(pools, epoch),
+            sealing::SealingEffect::FailOver(daemon) => Self::FailOver(daemon),
+            sealing::SealingEffect::ReadDaemons => Self::ReadDaemons,
+            sealing::SealingEffect::Add(entries) => Self::Add(entries),
+            sealing::SealingEffect::Remove(entries) => Self::Remove(entries),
+            sealing::SealingEffect::ReadMap => Self::ReadMap,
+            sealing::SealingEffect::Barrier { pools, epoch } => Self::Barrier(pools, epoch),
         }
     }
 }
 
-impl From<releasing::Effect> for CephStep {
-    fn from(effect: releasing::Effect) -> Self {
+impl From<releasing::ReleasingEffect> for CephStep {
+    fn from(effect: releasing::ReleasingEffect) -> Self {
         match effect {
-            releasing::Effect::ReadMap => Self::ReadMap,
-            releasing::Effect::ReadClients => Self::ReadClients,
-            releasing::Effect::Add(entries) => Self::Add(entries),
-            releasing::Effect::Remove(entries) => Self::Remove(entries),
+            releasing::ReleasingEffect::ReadMap => Self::ReadMap,
+            releasing::ReleasingEffect::ReadClients => Self::ReadClients,
+            releasing::ReleasingEffect::Add(entries) => Self::Add(entries),
+            releasing::ReleasingEffect::Remove(entries) => Self::Remove(entries),
         }
     }
 }

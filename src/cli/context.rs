@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rbd_guardian_core::model::ceph_snapshot::World;
+use rbd_guardian_core::model::ceph_snapshot::CephSnapshot;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -74,7 +74,7 @@ impl Context {
         Ok(lane::one(move || read(&cluster), deadline)??)
     }
 
-    pub(super) fn look(&self) -> Result<World, CliError> {
+    pub(super) fn look(&self) -> Result<CephSnapshot, CliError> {
         let (guarded, deadline) = (self.config.policy.guarded.clone(), self.deadline.clone());
         self.read(move |cluster| look(cluster, &guarded, &deadline))
     }

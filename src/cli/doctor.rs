@@ -12,11 +12,11 @@ use rbd_guardian_core::guardian::Guardian;
 use rbd_guardian_core::guardian::io::{Input, Now};
 use rbd_guardian_core::model::addr::EntityAddr;
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
-use rbd_guardian_core::model::ceph_snapshot::{DaemonKind, World};
+use rbd_guardian_core::model::ceph_snapshot::{CephSnapshot, DaemonKind};
 use rbd_guardian_core::model::osdmap::{DataPools, Guarded, OsdMap, PoolId};
 use rbd_guardian_core::model::record::VERSION;
 use rbd_guardian_core::model::target::Target;
-use rbd_guardian_core::rules::plan::{Request, plan};
+use rbd_guardian_core::rules::plan::{PlanRequest, plan};
 use serde_json::json;
 
 use super::answer::table;
@@ -389,7 +389,7 @@ fn requesting(ledger_pool: &str) -> String {
     )
 }
 
-fn daemons_and_members(context: &Context, world: &World) -> Vec<Check> {
+fn daemons_and_members(context: &Context, world: &CephSnapshot) -> Vec<Check> {
     let mut checks = Vec::new();
     // The monitors look for that grant only once they know the mds, so it cannot be tried with a name that nobody has
     // (`MDSMonitor::filesystem_command`).
@@ -403,7 +403,7 @@ fn daemons_and_members(context: &Context, world: &World) -> Vec<Check> {
 }
 
 /// Would each member be fenced as a whole, if it were lost now?
-fn members(context: &Context, world: &World) -> Vec<Check> {
+fn members(context: &Context, world: &CephSnapshot) -> Vec<Check> {
     let mut core = match known(context) {
         Ok(core) => core.map(|(core, _)| core),
         Err(fault) => return vec![check("members", CheckVerdict::Fail, fault.cause())],
@@ -419,7 +419,7 @@ fn members(context: &Context, world: &World) -> Vec<Check> {
         return checks;
     }
     for member in &members.0 {
-        let mut request = Request::of(Target::Member(member.name.clone()));
+        let mut request = PlanRequest::of(Target::Member(member.name.clone()));
         // If it were lost, it would not answer.
         request.overrides.reachable = true;
         let name = format!("member {}", member.name);

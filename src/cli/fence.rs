@@ -1,6 +1,6 @@
 //! `fence`: blocklist and prove.
 
-use rbd_guardian_core::fence::sealing::{Sealing, State};
+use rbd_guardian_core::fence::sealing::{Sealing, SealingState};
 use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::fence_id::{FenceContent, FenceId};
 use rbd_guardian_core::model::operator_request;
@@ -23,7 +23,7 @@ use rbd_guardian_core::model::epoch::OsdEpoch;
 struct FenceAnswer {
     fence: FenceContent,
     member: Option<String>,
-    state: State,
+    state: SealingState,
     epoch: Option<OsdEpoch>,
     entries: Vec<EntryAnswer>,
     coverage: CoverageAnswer,
@@ -157,12 +157,12 @@ fn end(fence: &Sealing, ended: Result<(), CliError>) -> (Exit, Option<String>) {
     };
     let cause = fault.cause();
     let (exit, word) = match fence.state() {
-        State::Intended | State::Breached => {
+        SealingState::Intended | SealingState::Breached => {
             let word =
                 "before the entries were seen in the osdmap: they may be there or come yet; run it again";
             (fault.exit(), format!("{cause} {word}"))
         }
-        State::Committed | State::Pending => {
+        SealingState::Committed | SealingState::Pending => {
             let why = if fence.reads_paused() {
                 " (reads are paused: `ceph osd unpause`)".to_owned()
             } else {
@@ -172,11 +172,11 @@ fn end(fence: &Sealing, ended: Result<(), CliError>) -> (Exit, Option<String>) {
             (Exit::Pending, format!("{cause}: {word}{why}; run it again"))
         }
         // The seal rests on whole-host entries; what is missing beneath them is needed before a release only.
-        State::Sealed if fence.standing_covers().is_empty() && !fence.plan().hosts().is_empty() => (
+        SealingState::Sealed if fence.standing_covers().is_empty() && !fence.plan().hosts().is_empty() => (
             Exit::Done,
             format!("{cause}: sealed; short entries beneath the host entry are replaced by running it again"),
         ),
-        State::Sealed => {
+        SealingState::Sealed => {
             (Exit::Pending, format!("{cause}: sealed under a cover that is to be dropped; run it again"))
         }
     };
@@ -185,10 +185,12 @@ fn end(fence: &Sealing, ended: Result<(), CliError>) -> (Exit, Option<String>) {
 
 fn text(answer: &FenceAnswer, fence: &Sealing) -> String {
     let state = match answer.state {
-        State::Sealed => "SEALED: the storage refuses every write of it",
-        State::Pending | State::Committed => "PENDING: committed, but some PGs might still take a write",
-        State::Intended => "NOT COMMITTED",
-        State::Breached => "BREACHED: an entry was removed by somebody else",
+        SealingState::Sealed => "SEALED: the storage refuses every write of it",
+        SealingState::Pending | SealingState::Committed => {
+            "PENDING: committed, but some PGs might still take a write"
+        }
+        SealingState::Intended => "NOT COMMITTED",
+        SealingState::Breached => "BREACHED: an entry was removed by somebody else",
     };
     let mut text = format!("{}  {state}\n", plan_verb::name(fence.plan()));
     text.push_str(&format!("{}\n{}", entries_table(&answer.entries), coverage_text(&answer.coverage)));

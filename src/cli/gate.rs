@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rbd_guardian_core::guardian::gate::{Contents, OVERRIDE, REMOVE, epoch, is_plausible, seals};
+use rbd_guardian_core::guardian::gate::{GateContents, OVERRIDE, REMOVE, epoch, is_plausible, seals};
 use rbd_guardian_core::model::operator_request;
 use rbd_guardian_core::model::volume::StoragePool;
 use rbd_guardian_core::rules::refusal::gate_removal;
@@ -238,13 +238,13 @@ async fn publish(client: &Client) -> Result<(), CliError> {
         .max()
         .unwrap_or_default();
     let wanted = |found| {
-        let mut contents = Contents::of(found);
+        let mut contents = GateContents::of(found);
         contents.members = told.keys().cloned().collect();
         contents.pools.extend(local.iter().cloned());
         contents
     };
     // All or none: what has an older epoch than others opens nothing.
-    if told.values().all(|found| wanted(found) == Contents::of(found) && epoch(found) == last) {
+    if told.values().all(|found| wanted(found) == GateContents::of(found) && epoch(found) == last) {
         return Ok(());
     }
     for (name, found) in &told {

@@ -34,7 +34,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use rbd_guardian_core::model::addr::{Entry, parse_target};
 use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::target::Target;
-use rbd_guardian_core::rules::plan::Request;
+use rbd_guardian_core::rules::plan::PlanRequest;
 
 use crate::ceph::rados::cluster::leave;
 use crate::descriptors;
@@ -431,8 +431,8 @@ impl TargetArgs {
         }
     }
 
-    fn request(&self, overrides: Overrides) -> Request {
-        Request { overrides, ..Request::of(self.target()) }
+    fn request(&self, overrides: Overrides) -> PlanRequest {
+        PlanRequest { overrides, ..PlanRequest::of(self.target()) }
     }
 }
 

@@ -1,11 +1,11 @@
 //! `plan`: what a fence would do. Reads, decides, prints; changes nothing.
 
 use rbd_guardian_core::guardian::io::{Input, Now};
-use rbd_guardian_core::model::ceph_snapshot::World;
+use rbd_guardian_core::model::ceph_snapshot::CephSnapshot;
 use rbd_guardian_core::model::fence_id::FenceContent;
 use rbd_guardian_core::model::overrides::{self, Overrides};
 use rbd_guardian_core::model::target::Target;
-use rbd_guardian_core::rules::plan::{Plan, Request, plan};
+use rbd_guardian_core::rules::plan::{Plan, PlanRequest, plan};
 use rbd_guardian_core::rules::refusal::Refusal;
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ struct PlanAnswer {
     pools: Vec<String>,
 }
 
-pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, CliError> {
+pub(super) fn run(context: &Context, request: &PlanRequest) -> Result<Exit, CliError> {
     // First, as it takes longer than a reading of Incus stays fresh.
     let world = context.look()?;
     let Some((mut core, _)) = known(context)? else {
@@ -46,7 +46,7 @@ pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, CliError
         return show(context, request, planned, &world, AnswerSource::Ceph, Vec::new());
     };
     core.handle(Now { boot: clock::boot(), wall: clock::wall() }, Input::Looked(Ok(world.clone())));
-    let Request { target, overrides, .. } = request;
+    let PlanRequest { target, overrides, .. } = request;
     let why = match target {
         Target::Member(name) => core.why(name),
         Target::Addresses(_) => Vec::new(),
@@ -57,9 +57,9 @@ pub(super) fn run(context: &Context, request: &Request) -> Result<Exit, CliError
 
 fn show(
     context: &Context,
-    request: &Request,
+    request: &PlanRequest,
     planned: Result<Plan, Vec<Refusal>>,
-    world: &World,
+    world: &CephSnapshot,
     source: AnswerSource,
     why: Vec<String>,
 ) -> Result<Exit, CliError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rbd_guardian_core::guardian::Guardian;
 use rbd_guardian_core::guardian::io::{Input, Now};
-use rbd_guardian_core::model::incus_snapshot::View;
+use rbd_guardian_core::model::incus_snapshot::IncusSnapshot;
 use rbd_guardian_core::model::record::{Leader, Records};
 use serde::Serialize;
 
@@ -126,7 +126,7 @@ pub(super) fn known(context: &Context) -> Result<Option<(Guardian, Now)>, CliErr
 }
 
 /// As members show the gate, not as they run it: asking for that leaves a trace in their logs.
-fn view(context: &Context) -> Result<View, String> {
+fn view(context: &Context) -> Result<IncusSnapshot, String> {
     let client = Client::open(&context.config.incus).map_err(|fault| fault.to_string())?.within(PATIENCE);
     let left = context.deadline.left().map_err(|late| late.to_string())?.min(PATIENCE * 2);
     let read = incus::block_on(within(left, async move { read::read(&client, None).await }));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use rbd_guardian_core::guardian::status::Address;
+use rbd_guardian_core::guardian::status::AddressStatus;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::epoch::{LeaderEpoch, OsdEpoch};
 use rbd_guardian_core::model::fence_id::FenceId;
@@ -174,7 +174,7 @@ impl<'a> LeaderShown<'a> {
 #[derive(Serialize)]
 pub(super) struct MemberKnown<'a> {
     pub(super) name: &'a str,
-    pub(super) addresses: Vec<Address>,
+    pub(super) addresses: Vec<AddressStatus>,
     pub(super) clients: &'a BTreeSet<ClientAddr>,
     others: Option<&'a BTreeSet<ClientAddr>>,
     interfaces: Option<&'a BTreeSet<IpNet>>,
@@ -185,7 +185,8 @@ pub(super) struct MemberKnown<'a> {
 
 impl<'a> MemberKnown<'a> {
     pub(super) fn of(member: &'a MemberRecord) -> Self {
-        let address = |(ip, sources): (&_, &BTreeSet<_>)| Address { address: *ip, sources: sources.clone() };
+        let address =
+            |(ip, sources): (&_, &BTreeSet<_>)| AddressStatus { address: *ip, sources: sources.clone() };
         Self {
             name: &member.name,
             addresses: member.addresses.iter().map(address).collect(),

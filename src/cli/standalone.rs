@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rbd_guardian_core::fence::releasing::Release;
-use rbd_guardian_core::fence::sealing::{Sealing, Sent, State};
+use rbd_guardian_core::fence::sealing::{Sealing, SealingState, Sent};
 use rbd_guardian_core::model::barrier::PoolProof;
 use rbd_guardian_core::model::osdmap::OsdMap;
 use serde::Serialize;
@@ -82,7 +82,7 @@ pub(super) fn fence(context: &Context, fence: &mut Sealing) -> (Timings, Result<
         if timings.commit == 0 && fence.committed().is_some() {
             timings.commit = millis(began);
         }
-        if timings.total == 0 && fence.state() == State::Sealed {
+        if timings.total == 0 && fence.state() == SealingState::Sealed {
             timings.total = millis(began);
         }
         if let Err(fault) = ended.and_then(|()| Ok(drive.deadline.left().map(|_| ())?)) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rbd_guardian_core::guardian::status::Address;
+use rbd_guardian_core::guardian::status::AddressStatus;
 use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
 use rbd_guardian_core::model::fence_id::{FenceContent, FenceId};
@@ -13,7 +13,7 @@ use rbd_guardian_core::model::listed::Listed;
 use rbd_guardian_core::model::member::Member;
 use rbd_guardian_core::model::osdmap::OsdMap;
 use rbd_guardian_core::model::record::{self, FenceState, Records};
-use rbd_guardian_core::rules::entry_origin::{self, Origin, Other};
+use rbd_guardian_core::rules::entry_origin::{self, EntryOrigin, OtherEntry};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -51,21 +51,21 @@ struct OtherFound {
     entry: Listed,
     until: Timestamp,
     /// Whose it looks like; `null` if the ledger could not be read.
-    origin: Option<Origin>,
+    origin: Option<EntryOrigin>,
     member: Option<String>,
 }
 
 struct MemberFound {
     name: String,
-    addresses: Vec<Address>,
-    state: MemberStatus,
+    addresses: Vec<AddressStatus>,
+    state: MemberFenceState,
     fence: Option<FenceContent>,
     entries: Vec<EntryAnswer>,
     notes: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum MemberStatus {
+enum MemberFenceState {
     /// No address of it is fenced.
     Watching,
     /// Fenced, and proved just now.
@@ -311,7 +311,7 @@ impl StorageStatus {
     }
 }
 
-impl MemberStatus {
+impl MemberFenceState {
     fn word(self) -> &'static str {
         match self {
             Self::Watching => "watching",
@@ -376,17 +376,17 @@ fn describe(member: &Member, map: &OsdMap, required: Timestamp, proved: bool) ->
     let unfenced = member.addresses.iter().filter(|ip| map.blocklist.hosts(**ip).next().is_none());
     let unfenced: Vec<String> = unfenced.map(ToString::to_string).collect();
     let state = if hosts.is_empty() {
-        MemberStatus::Watching
+        MemberFenceState::Watching
     } else if !unfenced.is_empty() {
         notes.push(format!("not fenced: {}; fence the member again, or release it", unfenced.join(", ")));
-        MemberStatus::Breached
+        MemberFenceState::Breached
     } else if proved {
-        MemberStatus::Sealed
+        MemberFenceState::Sealed
     } else {
-        MemberStatus::Pending
+        MemberFenceState::Pending
     };
     let fence = (!hosts.is_empty()).then(|| FenceContent::new(Some(&member.name), &hosts));
-    let address = |ip: &IpAddr| Address { address: *ip, sources: [record::Source::Operator].into() };
+    let address = |ip: &IpAddr| AddressStatus { address: *ip, sources: [record::Source::Operator].into() };
     let addresses = member.addresses.iter().map(address).collect();
     MemberFound { name: member.name.clone(), addresses, state, fence, entries, notes }
 }
@@ -404,7 +404,7 @@ fn others(
     let told: BTreeSet<Entry> = fenced.flat_map(|member| &member.entries).map(|entry| entry.entry).collect();
     let ours = |entry| told.contains(&entry);
     let others = entry_origin::others(&map.blocklist, ours, &context.config.members, now, required);
-    let other = |Other { entry, until, origin, member }: Other| {
+    let other = |OtherEntry { entry, until, origin, member }: OtherEntry| {
         let until = Timestamp::from_second(until.as_second()).unwrap_or(until);
         OtherFound { entry, until, origin: Some(origin).filter(|_| known), member }
     };
@@ -417,7 +417,7 @@ fn others_text(title: &str, others: &[Value]) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut rows = table(["ENTRY", "UNTIL", "MEMBER", "WHOSE"]);
     for other in others.iter().take(SHOWN) {
-        let origin = serde_json::from_value::<Origin>(other["origin"].clone());
+        let origin = serde_json::from_value::<EntryOrigin>(other["origin"].clone());
         let whose = origin
             .map_or_else(|_| "unknown: the ledger was not read".to_owned(), |origin| origin.to_string());
         rows.add_row([text(&other["entry"]), text(&other["until"]), text(&other["member"]), whose]);
@@ -431,10 +431,10 @@ fn text(answer: &StorageStatus) -> String {
     let mut rows = table(["MEMBER", "STATE", "ENTRIES", "FENCE"]);
     for member in &answer.members {
         let state = match member.state {
-            MemberStatus::Watching => "watching",
-            MemberStatus::Sealed => "SEALED",
-            MemberStatus::Pending => "PENDING",
-            MemberStatus::Breached => "BREACHED",
+            MemberFenceState::Watching => "watching",
+            MemberFenceState::Sealed => "SEALED",
+            MemberFenceState::Pending => "PENDING",
+            MemberFenceState::Breached => "BREACHED",
         };
         let entries: Vec<String> = member.entries.iter().map(|entry| entry.entry.to_string()).collect();
         let fence = member.fence.as_ref().map(ToString::to_string).unwrap_or_default();

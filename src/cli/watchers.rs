@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rbd_guardian_core::model::addr::EntityAddr;
 use rbd_guardian_core::model::member::Members;
 use rbd_guardian_core::model::osdmap::{OsdMap, Pool, PoolId};
-use rbd_guardian_core::rules::image_verdict::{Verdict, judge};
+use rbd_guardian_core::rules::image_verdict::{ImageVerdict, judge};
 use serde::Serialize;
 
 use super::answer::{Cell, table};
@@ -33,7 +33,7 @@ struct ImageAnswer {
     member: Option<String>,
     /// Where Incus places the instance: not known to this verb.
     location: Option<String>,
-    verdict: Verdict,
+    verdict: ImageVerdict,
 }
 
 #[derive(Serialize)]
@@ -107,7 +107,7 @@ fn answer(members: &Members, map: &OsdMap, image: ImageReading) -> ImageAnswer {
         unknown: image.unknown,
         member: member.map(str::to_owned),
         location: None,
-        verdict: if nameless { Verdict::UnknownAddress } else { verdict },
+        verdict: if nameless { ImageVerdict::UnknownAddress } else { verdict },
     }
 }
 
@@ -117,11 +117,11 @@ fn text(images: &[ImageAnswer]) -> String {
         let path = path(&image.pool, &image.namespace, &image.image);
         let watchers: Vec<String> = image.watchers.iter().map(|watch| watch.address.to_string()).collect();
         let verdict = match image.verdict {
-            Verdict::Unused => "unused",
-            Verdict::OneMember => "one member",
-            Verdict::UnknownAddress => "unknown address",
-            Verdict::Fenced => "fenced",
-            Verdict::SeveralMembers => "SEVERAL MEMBERS",
+            ImageVerdict::Unused => "unused",
+            ImageVerdict::OneMember => "one member",
+            ImageVerdict::UnknownAddress => "unknown address",
+            ImageVerdict::Fenced => "fenced",
+            ImageVerdict::SeveralMembers => "SEVERAL MEMBERS",
         };
         rows.add_row([
             path.into(),

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rbd_guardian_core::guardian::report::Level;
-use rbd_guardian_core::model::incus_snapshot::View;
+use rbd_guardian_core::model::incus_snapshot::IncusSnapshot;
 use rbd_guardian_core::model::member::Members;
-use rbd_guardian_core::rules::leader_fitness::{Outlook, Readiness, Unfit};
+use rbd_guardian_core::rules::leader_fitness::{LeaderOutlook, Readiness, Unfit};
 
 use crate::daemon::log;
 
@@ -20,7 +20,7 @@ const OVERDUE: Duration = Duration::from_millis(2500);
 /// Of a daemon.
 #[derive(Debug)]
 pub(super) struct ElectionWatch {
-    outlook: Outlook,
+    outlook: LeaderOutlook,
     /// When to glance next; `None` while that is under way.
     glance_at: Option<Duration>,
     /// When to ask the monitors next; `None` while that is under way.
@@ -33,7 +33,7 @@ pub(super) struct ElectionWatch {
 
 impl ElectionWatch {
     pub(super) fn new(now: Duration, platform: bool) -> Self {
-        let outlook = Outlook::new(now, platform);
+        let outlook = LeaderOutlook::new(now, platform);
         // What is not there is not glanced at.
         let glance_at = platform.then_some(now);
         Self { outlook, glance_at, listen_at: Some(now), ask_at: Some(now), holds: None }
@@ -44,7 +44,7 @@ impl ElectionWatch {
     }
 
     /// A member with quorum answered.
-    pub(super) fn note(&mut self, began: Duration, view: &View, own: &[IpAddr], known: &Members) {
+    pub(super) fn note(&mut self, began: Duration, view: &IncusSnapshot, own: &[IpAddr], known: &Members) {
         self.outlook.note(began, view, own, known);
     }
 

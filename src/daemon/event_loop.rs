@@ -13,10 +13,10 @@ use futures_util::FutureExt as _;
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::guardian::report::Level;
 use rbd_guardian_core::guardian::settings::Settings;
-use rbd_guardian_core::model::incus_snapshot::{Notice, View};
+use rbd_guardian_core::model::incus_snapshot::{IncusSnapshot, Notice};
 use rbd_guardian_core::model::record::{Records, RequestRecord};
 use rbd_guardian_core::recording::recorder::{LIMIT, Recorder};
-use rbd_guardian_core::rules::leader_fitness::{Beside, Unfit};
+use rbd_guardian_core::rules::leader_fitness::{OtherGuardians, Unfit};
 use rbd_guardian_core::rules::operator_request::Settled;
 use serde_json::{Value, json};
 
@@ -89,12 +89,12 @@ enum JobResult {
     Renewed(LeaderEpoch, Result<Duration, LeaseError>),
     GaveUp(Result<(), LeaseError>),
     /// When it began, and what it showed.
-    Glanced(Duration, Result<View, String>),
+    Glanced(Duration, Result<IncusSnapshot, String>),
     /// When a question began that a monitor answered.
     Listened(Option<Duration>),
     /// What was in the keyring, and the log-in, if one was tried.
     LoggedIn(Option<u64>, Option<Result<Cluster, ConnectError>>),
-    Ready(LeaderEpoch, Beside),
+    Ready(LeaderEpoch, OtherGuardians),
     Requests(LeaderEpoch, Option<Vec<(RequestRecord, Settled)>>),
     Noted(LeaderEpoch, Box<RequestRecord>, RequestNote, Recorded),
     Asked(LeaderEpoch, Box<RequestRecord>, ControlLine),
@@ -357,7 +357,7 @@ impl EventLoop {
                 Job::Glance => JobResult::Glanced(clock::boot(), Err(why)),
                 Job::Listen => JobResult::Listened(None),
                 Job::LogIn => JobResult::LoggedIn(None, None),
-                Job::Ready(epoch) => JobResult::Ready(epoch, Beside::default()),
+                Job::Ready(epoch) => JobResult::Ready(epoch, OtherGuardians::default()),
                 Job::Requests(epoch) => JobResult::Requests(epoch, None),
                 Job::Note(epoch, record, noting) => JobResult::Noted(epoch, record, noting, not_noted()),
                 Job::Asked(epoch, record) => JobResult::Asked(epoch, record, ended()),

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::Uri;
-use rbd_guardian_core::guardian::gate::Contents;
+use rbd_guardian_core::guardian::gate::GateContents;
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::guardian::report::Level;
 use rbd_guardian_core::model::barrier::PoolProof;
 use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::image_users::{ImageUse, Locker};
-use rbd_guardian_core::model::incus_snapshot::View;
+use rbd_guardian_core::model::incus_snapshot::IncusSnapshot;
 use rbd_guardian_core::model::osdmap::DataPools;
 use rbd_guardian_core::model::volume::ImageName;
 
@@ -102,7 +102,7 @@ impl Executor {
 
     /// Begins an effect. Whatever becomes of it, it ends, with one input. `view` is the last reading, for what a lost
     /// member does not tell any more.
-    pub(super) fn perform(&mut self, effect: Effect, view: Option<&Arc<View>>) -> EffectFuture {
+    pub(super) fn perform(&mut self, effect: Effect, view: Option<&Arc<IncusSnapshot>>) -> EffectFuture {
         let halt = Halt::of(&effect);
         let clients = self.budget.look();
         match effect {
@@ -127,7 +127,7 @@ impl Executor {
                 })
             }
             Effect::PutGate { at, contents, epoch } => {
-                let effect = Effect::PutGate { at: at.clone(), contents: Contents::default(), epoch };
+                let effect = Effect::PutGate { at: at.clone(), contents: GateContents::default(), epoch };
                 let is_over = self.is_over();
                 self.ask(effect, async move |incus| {
                     let may_send = |member: &str| {
@@ -324,7 +324,7 @@ fn millis(time: Duration) -> u64 {
 }
 
 /// Where the member's API is: what healing pings.
-fn host_of(member: &str, view: &View) -> Option<String> {
+fn host_of(member: &str, view: &IncusSnapshot) -> Option<String> {
     let url: Uri = view.members.get(member)?.url.parse().ok()?;
     Some(url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned())
 }
@@ -419,8 +419,8 @@ fn changes_nothing(input: &Input) -> bool {
 
 /// The answer to an effect that has none of its own: what it did, if anything, is unknown (INV-9).
 pub(super) fn failed(effect: Effect, why: &str) -> Input {
-    use rbd_guardian_core::fence::releasing::Effect as R;
-    use rbd_guardian_core::fence::sealing::Effect as F;
+    use rbd_guardian_core::fence::releasing::ReleasingEffect as R;
+    use rbd_guardian_core::fence::sealing::SealingEffect as F;
     use rbd_guardian_core::fence::sealing::Sent;
     let why = || why.to_owned();
     let unknown = |entries: Vec<_>| entries.into_iter().map(|entry| (entry, Sent::Unknown)).collect();

@@ -70,8 +70,8 @@ mod asked {
 
     use super::Effect;
     use crate::daemon::log;
-    use rbd_guardian_core::fence::releasing::Effect as Release;
-    use rbd_guardian_core::fence::sealing::Effect as Fence;
+    use rbd_guardian_core::fence::releasing::ReleasingEffect as Release;
+    use rbd_guardian_core::fence::sealing::SealingEffect as Fence;
     use rbd_guardian_core::guardian::report::Level;
     use rbd_guardian_core::model::record::Change;
     use rbd_guardian_core::model::record::FenceState;

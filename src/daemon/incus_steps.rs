@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use ipnet::IpNet;
-use rbd_guardian_core::guardian::gate::Contents;
+use rbd_guardian_core::guardian::gate::GateContents;
 use rbd_guardian_core::guardian::io::Input;
-use rbd_guardian_core::model::incus_snapshot::{InstanceId, MemberStatus, View};
+use rbd_guardian_core::model::incus_snapshot::{IncusSnapshot, InstanceId, MemberStatus};
 use serde_json::json;
 
 use crate::clock;
@@ -33,7 +33,7 @@ const TRY_EVERY: Duration = Duration::from_secs(5);
 /// silent: after a restart it loads what is stored.
 #[derive(Debug, Default)]
 pub(super) struct ProbedGates {
-    runs: BTreeMap<String, Probe>,
+    runs: BTreeMap<String, GateProbe>,
     /// When a member was last to be probed.
     tried: BTreeMap<String, Duration>,
     /// Members that did not say what they run when the view was last read.
@@ -42,7 +42,7 @@ pub(super) struct ProbedGates {
 
 /// What a probe said of a member.
 #[derive(Debug, PartialEq, Eq)]
-struct Probe {
+struct GateProbe {
     shown: String,
     runs: bool,
     at: Duration,
@@ -85,7 +85,7 @@ impl ProbedGates {
             InstalledGate::None => (String::new(), false),
         };
         self.tried.remove(&name);
-        self.runs.insert(name, Probe { shown, runs, at, left: false });
+        self.runs.insert(name, GateProbe { shown, runs, at, left: false });
     }
 
     /// From what each member shows to what it runs. What one runs that does not answer is remembered.
@@ -133,9 +133,9 @@ impl ProbedGates {
 pub(super) async fn view(
     incus: &Client,
     whole: bool,
-    before: Option<&View>,
+    before: Option<&IncusSnapshot>,
     proved: &Mutex<ProbedGates>,
-) -> Result<View, String> {
+) -> Result<IncusSnapshot, String> {
     let silent = held(proved).silent.clone();
     let reading = if whole { read::read(incus, before).await } else { read::glance(incus, &silent).await };
     let mut view = reading.map_err(|error| error.to_string())?.view;
@@ -200,7 +200,7 @@ pub(super) async fn networks(incus: &Client, member: &str) -> Result<BTreeSet<Ip
 pub(super) async fn put_gate(
     incus: &Client,
     at: &BTreeSet<String>,
-    contents: &Contents,
+    contents: &GateContents,
     epoch: GateEpoch,
     may_send: impl Fn(&str) -> bool,
 ) -> BTreeMap<String, String> {
@@ -282,7 +282,8 @@ mod tests {
                 self.now += SECOND;
                 for name in self.proved.due(lines, self.now) {
                     *self.probes.entry(name.clone()).or_default() += 1;
-                    let run = Probe { shown: lines[&name].clone().unwrap(), runs, at: self.now, left: false };
+                    let run =
+                        GateProbe { shown: lines[&name].clone().unwrap(), runs, at: self.now, left: false };
                     self.proved.tried.remove(&name);
                     self.proved.runs.insert(name, run);
                 }

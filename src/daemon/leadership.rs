@@ -6,11 +6,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rbd_guardian_core::guardian::book::Book;
+use rbd_guardian_core::guardian::book::AddressBook;
 use rbd_guardian_core::guardian::io::Recorded;
 use rbd_guardian_core::model::addr::{EntityAddr, Entry};
 use rbd_guardian_core::model::record::{Change, Leader, Records, RequestRecord};
-use rbd_guardian_core::rules::leader_fitness::{Beside, Course, READY, Readiness, Unfit, course};
+use rbd_guardian_core::rules::leader_fitness::{
+    LeadDecision, OtherGuardians, READY, Readiness, Unfit, course,
+};
 use rbd_guardian_core::rules::operator_request::{Settled, settle};
 
 use crate::ceph::rados::cluster::Cluster;
@@ -56,7 +58,7 @@ pub(super) struct Standby {
     pub(super) own: Vec<EntityAddr>,
     /// The leader that the ledger names; `None` while the first one begins.
     pub(super) leader: Option<Leader>,
-    pub(super) book: Book,
+    pub(super) book: AddressBook,
     /// Another one is to lead, for this reason.
     pub(super) yields: Option<(Unfit, String)>,
 }
@@ -163,7 +165,7 @@ impl Candidate {
             Some(ledger) => ledger.clone(),
             None => Ledger::open(cluster, &self.ledger, &call())?,
         };
-        if let Course::Yield { why, to } = self.course(&ledger)? {
+        if let LeadDecision::Yield { why, to } = self.course(&ledger)? {
             return self.wait(ledger, own, Some((why, to)));
         }
         let began = clock::boot();
@@ -189,9 +191,9 @@ impl Candidate {
     }
 
     /// A guardian that is fit does not ask.
-    fn course(&self, ledger: &Ledger) -> Result<Course, BidError> {
+    fn course(&self, ledger: &Ledger) -> Result<LeadDecision, BidError> {
         if self.unfit.is_none() {
-            return Ok(Course::Lead);
+            return Ok(LeadDecision::Lead);
         }
         Ok(course(self.unfit.clone(), beside(ledger, &self.guardian)?))
     }
@@ -222,7 +224,7 @@ impl Candidate {
             let _ = ledger.ready(readiness, &self.guardian, READY, &call());
         }
         let Records { leader, members, .. } = known.records().clone();
-        let book = Book::of_records(members);
+        let book = AddressBook::of_records(members);
         Ok(BidOutcome::Waits(Box::new(Standby { ledger, own, leader, book, yields })))
     }
 }
@@ -237,12 +239,12 @@ fn fenced(cluster: &Cluster) -> Option<BidError> {
 }
 
 /// Other guardians that wait.
-fn beside(ledger: &Ledger, own: &str) -> Result<Beside, LedgerReadError> {
+fn beside(ledger: &Ledger, own: &str) -> Result<OtherGuardians, LedgerReadError> {
     let who = |readiness| {
         let locker = ledger.who_is(readiness, READY, &call())?;
         Ok(locker.map(|locker| locker.cookie).filter(|name| name != own))
     };
-    Ok(Beside { ready: who(Readiness::Ready)?, hears: who(Readiness::Hears)? })
+    Ok(OtherGuardians { ready: who(Readiness::Ready)?, hears: who(Readiness::Hears)? })
 }
 
 /// IPs alone.
@@ -293,7 +295,7 @@ impl HeldLead {
     }
 
     /// Other guardians that wait and could lead.
-    pub(super) fn beside(&self) -> Result<Beside, LedgerReadError> {
+    pub(super) fn beside(&self) -> Result<OtherGuardians, LedgerReadError> {
         beside(&self.ledger, &self.leader().guardian)
     }
 

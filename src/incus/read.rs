@@ -12,8 +12,8 @@ use futures_util::future::{join, join_all, join4};
 use ipnet::IpNet;
 use rbd_guardian_core::guardian::gate::{KEYS, is_own};
 use rbd_guardian_core::model::incus_snapshot::{
-    Details, GateView, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation, Thresholds,
-    View,
+    Details, GateView, IncusSnapshot, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation,
+    Thresholds,
 };
 use rbd_guardian_core::model::machine::{Machine, Part};
 use rbd_guardian_core::model::volume::{ExternalImage, StoragePool, Volume, VolumeKind};
@@ -42,7 +42,7 @@ const MEMBERS: &str = "/1.0/cluster/members?recursion=1";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncusReading {
     /// What was read.
-    pub view: View,
+    pub view: IncusSnapshot,
     /// What was not, or not understood; an instance or volume of an unknown kind is left out and told here.
     pub missing: Vec<IncusError>,
 }
@@ -52,7 +52,7 @@ pub struct IncusReading {
 ///
 /// # Errors
 /// No member with a quorum answered.
-pub async fn read(client: &Client, previous: Option<&View>) -> Result<IncusReading, IncusError> {
+pub async fn read(client: &Client, previous: Option<&IncusSnapshot>) -> Result<IncusReading, IncusError> {
     gather(client, Some(previous), &BTreeSet::new()).await
 }
 
@@ -69,17 +69,17 @@ pub async fn glance(client: &Client, silent: &BTreeSet<String>) -> Result<IncusR
 ///
 /// # Errors
 /// No member with a quorum answered.
-pub async fn quorum(client: &Client) -> Result<View, IncusError> {
+pub async fn quorum(client: &Client) -> Result<IncusSnapshot, IncusError> {
     let members: Vec<api::Member> = client.first(MEMBERS, client.timeout() / 8).await?;
     if members.is_empty() {
         return Err(client.misunderstood(MEMBERS, "it lists no members".to_owned()));
     }
-    Ok(View { members: members.into_iter().map(member).collect(), ..View::default() })
+    Ok(IncusSnapshot { members: members.into_iter().map(member).collect(), ..IncusSnapshot::default() })
 }
 
 async fn gather(
     client: &Client,
-    whole: Option<Option<&View>>,
+    whole: Option<Option<&IncusSnapshot>>,
     silent: &BTreeSet<String>,
 ) -> Result<IncusReading, IncusError> {
     let (members, here) = client.settle::<Vec<api::Member>>(MEMBERS).await?;
@@ -111,7 +111,7 @@ async fn gather(
     let own = |member: &api::Member| (member.server_name.clone(), own_keys(&member.config));
     let keys = members.iter().map(own).collect();
     let project = known(project, &mut missing).map(|project| project_keys(project.config));
-    let view = View {
+    let view = IncusSnapshot {
         from: server.environment.server_name.clone(),
         members: members.into_iter().map(member).collect(),
         thresholds: Thresholds { offline: server.offline_threshold(), healing: server.healing_threshold() },
@@ -311,7 +311,7 @@ type Instances = BTreeMap<InstanceId, Instance>;
 
 async fn instances(
     here: &Client,
-    previous: Option<&View>,
+    previous: Option<&IncusSnapshot>,
 ) -> Result<(Instances, Vec<IncusError>), IncusError> {
     let path = ApiPath::of(&["instances"]).whole().everywhere().text();
     // A member that is lost but does not count as offline yet is waited for, for up to 30 s (instances_get.go:522).

@@ -11,7 +11,7 @@ use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::gate::keys::{self, KeysWrite, put_keys};
 use rbd_guardian::incus::gate::refusal::{RefusalReason, refusal};
-use rbd_guardian_core::guardian::gate::{Contents, epoch};
+use rbd_guardian_core::guardian::gate::{GateContents, epoch};
 use rbd_guardian_core::model::epoch::GateEpoch;
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ fn configuration(site: &Guarded) -> (Value, Vec<Value>) {
 /// Tells one member that it may take the instances of these, on these pools.
 pub(crate) fn tell(site: &Guarded, at: &str, open: &[&str], pools: &[&str]) -> KeysWrite {
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
-    let contents = Contents { open: names(open), members: names(&MEMBERS), pools: names(pools) };
+    let contents = GateContents { open: names(open), members: names(&MEMBERS), pools: names(pools) };
     let client = Client::open(&site.incus()).unwrap();
     let put = async || {
         let (told, _) = keys::read(&client).await.unwrap();

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Clients that appear after a fence was planned, as the last look showed them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Crowd {
+pub struct ClientFlood {
     /// Some were new: the gate is not opened and closed for each.
     fresh: bool,
     /// More than are fenced.
@@ -13,7 +13,7 @@ pub struct Crowd {
     forgotten: bool,
 }
 
-impl Crowd {
+impl ClientFlood {
     /// A look showed new clients, or more than are fenced.
     pub(super) fn note_look(&mut self, fresh: bool, beyond: bool) {
         (self.fresh, self.beyond) = (fresh, beyond);

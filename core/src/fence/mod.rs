@@ -25,11 +25,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fence::crowd::Crowd;
+use crate::fence::crowd::ClientFlood;
 use crate::fence::due_record::DueRecord;
 use crate::fence::preconditions::{GateClosed, Preconditions};
 use crate::fence::releasing::Release;
-use crate::fence::sealing::{Sealing, Sent, State};
+use crate::fence::sealing::{Sealing, SealingState, Sent};
 use crate::fence::step::Step;
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::barrier::PoolProof;
@@ -81,7 +81,7 @@ pub struct Fence {
     /// Clients that appeared since, to be fenced as well as soon as nothing is on its way.
     to_chase: BTreeSet<Entry>,
     /// What the last look showed of such clients.
-    crowd: Crowd,
+    crowd: ClientFlood,
     /// The last failure, in words, and when to try again.
     trouble: Option<(String, Duration)>,
     /// Begun after a restart from what the ledger holds, and not proved again yet.
@@ -102,14 +102,14 @@ pub struct Fence {
     /// Something was sent that may have changed the blocklist.
     began: bool,
     plan: Plan,
-    stage: Stage,
+    stage: FenceStage,
     #[serde(deserialize_with = "step::earlier")]
     held: Option<Step>,
     in_flight: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-enum Stage {
+enum FenceStage {
     Fencing(Box<Sealing>),
     Releasing(Box<Release>),
 }
@@ -210,7 +210,7 @@ impl Fence {
             outside: BTreeSet::new(),
             release: None,
             to_chase: BTreeSet::new(),
-            crowd: Crowd::default(),
+            crowd: ClientFlood::default(),
             trouble: None,
             sent: BTreeSet::new(),
             unread: Vec::new(),
@@ -220,7 +220,7 @@ impl Fence {
             resumed,
             began: resumed && record.state != FenceState::Intended,
             record: DueRecord::new(record),
-            stage: Stage::Fencing(Box::new(Sealing::new(plan.clone()))),
+            stage: FenceStage::Fencing(Box::new(Sealing::new(plan.clone()))),
             plan,
             held: None,
             in_flight: false,
@@ -277,7 +277,7 @@ impl Fence {
     }
 
     /// Clients that appeared since, as the last look showed them.
-    pub fn crowd(&self) -> Crowd {
+    pub fn crowd(&self) -> ClientFlood {
         self.crowd
     }
 
@@ -359,8 +359,8 @@ impl Fence {
     /// Dates its breaches by maps that were read for it, oldest first.
     pub fn date_breaches(&mut self, maps: &[Arc<OsdMap>]) {
         match &self.stage {
-            Stage::Fencing(fence) => self.record.change(|record| breaches::date(record, fence, maps)),
-            Stage::Releasing(_) => {}
+            FenceStage::Fencing(fence) => self.record.change(|record| breaches::date(record, fence, maps)),
+            FenceStage::Releasing(_) => {}
         }
     }
 
@@ -375,7 +375,7 @@ impl Fence {
         if self.to_chase.is_empty() || self.in_flight {
             return;
         }
-        let Stage::Fencing(fence) = &self.stage else { return };
+        let FenceStage::Fencing(fence) = &self.stage else { return };
         let whole = fence.entries().all(|(_, until)| until.is_some()) && fence.standing_covers().is_empty();
         if !whole {
             return;
@@ -390,15 +390,15 @@ impl Fence {
         self.plan.entries.extend(&entries);
         self.plan.known_clients += entries.len();
         (self.held, self.trouble, self.sealed_at, self.clear) = (None, None, None, false);
-        self.stage = Stage::Fencing(Box::new(Sealing::new(self.plan.clone())));
+        self.stage = FenceStage::Fencing(Box::new(Sealing::new(self.plan.clone())));
     }
 
     /// Is it an entry of this fence, also for a moment?
     pub fn accounts_for(&self, entry: Entry) -> bool {
         let cover = match &self.stage {
-            Stage::Fencing(fence) => fence.is_cover(entry),
+            FenceStage::Fencing(fence) => fence.is_cover(entry),
             // Its covers are of its hosts.
-            Stage::Releasing(_) => false,
+            FenceStage::Releasing(_) => false,
         };
         cover
             || self.record.entries.contains_key(&entry)
@@ -409,8 +409,8 @@ impl Fence {
     pub fn guard(&mut self, guarded: &Guarded) {
         self.plan.guarded.clone_from(guarded);
         match &mut self.stage {
-            Stage::Fencing(fence) => fence.guard(guarded.clone()),
-            Stage::Releasing(_) => {}
+            FenceStage::Fencing(fence) => fence.guard(guarded.clone()),
+            FenceStage::Releasing(_) => {}
         }
     }
 
@@ -443,13 +443,13 @@ impl Fence {
     pub fn is_withdrawn(&self, ground: &Preconditions<'_>) -> bool {
         let sent = match &self.stage {
             // Begun by a guardian that died: what stands may be its doing, unless it stood before.
-            Stage::Fencing(fence) if self.resumed => {
+            FenceStage::Fencing(fence) if self.resumed => {
                 let stood = |entry, until| self.record.entries.get(&entry) == Some(&until);
                 !fence.has_looked()
                     || fence.entries().any(|(entry, until)| until.is_some() && !stood(entry, until))
             }
-            Stage::Fencing(_) => false,
-            Stage::Releasing(_) => true,
+            FenceStage::Fencing(_) => false,
+            FenceStage::Releasing(_) => true,
         };
         !self.began && !sent && ground.still_wanted == Some(false)
     }
@@ -464,32 +464,32 @@ impl Fence {
     /// PGs that have not answered, as they are printed.
     pub fn pending(&self) -> Vec<String> {
         match &self.stage {
-            Stage::Fencing(fence) => fence.proofs().flat_map(PoolProof::pending_names).collect(),
-            Stage::Releasing(_) => Vec::new(),
+            FenceStage::Fencing(fence) => fence.proofs().flat_map(PoolProof::pending_names).collect(),
+            FenceStage::Releasing(_) => Vec::new(),
         }
     }
 
     /// Every PG of every guarded pool has answered in this run, and the map was read again.
     pub fn is_proved(&self) -> bool {
         match &self.stage {
-            Stage::Fencing(fence) => fence.state() == State::Sealed,
-            Stage::Releasing(_) => false,
+            FenceStage::Fencing(fence) => fence.state() == SealingState::Sealed,
+            FenceStage::Releasing(_) => false,
         }
     }
 
     /// The proofs of this run.
     pub fn proofs(&self) -> Vec<PoolProof> {
         match &self.stage {
-            Stage::Fencing(fence) => fence.proofs().cloned().collect(),
-            Stage::Releasing(_) => Vec::new(),
+            FenceStage::Fencing(fence) => fence.proofs().cloned().collect(),
+            FenceStage::Releasing(_) => Vec::new(),
         }
     }
 
     /// Where it keeps maps.
     pub fn maps(&mut self) -> impl Iterator<Item = &mut Option<Arc<OsdMap>>> {
         let fence = match &mut self.stage {
-            Stage::Fencing(fence) => Some(fence),
-            Stage::Releasing(_) => None,
+            FenceStage::Fencing(fence) => Some(fence),
+            FenceStage::Releasing(_) => None,
         };
         fence.into_iter().flat_map(|fence| fence.maps())
     }
@@ -508,8 +508,8 @@ impl Fence {
         if self.held.is_none() {
             self.held = match &mut self.stage {
                 // Held until the release itself begins.
-                Stage::Fencing(fence) => fence.next_effect().map(Step::Fence),
-                Stage::Releasing(release) => release.next_effect().map(Step::Release),
+                FenceStage::Fencing(fence) => fence.next_effect().map(Step::Fence),
+                FenceStage::Releasing(release) => release.next_effect().map(Step::Release),
             };
         }
         if self.rests(ground.now.boot) {
@@ -541,7 +541,7 @@ impl Fence {
     fn change_stage(&mut self, ground: &Preconditions<'_>, policy: &Policy) {
         let retry = self.trouble.as_ref().is_some_and(|(_, at)| ground.now.boot >= *at);
         match &self.stage {
-            Stage::Fencing(fence) => {
+            FenceStage::Fencing(fence) => {
                 let recorded = ground.recorded.is_some_and(|record| record.state == FenceState::Releasing);
                 let closed = ground.gate_closed == GateClosed::Yes;
                 if closed && recorded && self.began_before.is_none() {
@@ -553,9 +553,9 @@ impl Fence {
                 if self.release.is_some() && recorded && closed && drained {
                     (self.held, self.trouble) = (None, None);
                     let release = self.begin_release(policy.required_until(ground.storage));
-                    self.stage = Stage::Releasing(Box::new(release));
+                    self.stage = FenceStage::Releasing(Box::new(release));
                 } else if retry && fence.failure().is_some() {
-                    self.stage = Stage::Fencing(Box::new(Sealing::new(self.plan.clone())));
+                    self.stage = FenceStage::Fencing(Box::new(Sealing::new(self.plan.clone())));
                     // What stands as the ledger knows it was held meanwhile.
                     self.resumed = true;
                     if let Some((_, again)) = &mut self.trouble {
@@ -563,10 +563,10 @@ impl Fence {
                     }
                 }
             }
-            Stage::Releasing(release) => {
+            FenceStage::Releasing(release) => {
                 if retry && release.failure().is_some() {
                     let release = self.begin_release(policy.required_until(ground.storage));
-                    self.stage = Stage::Releasing(Box::new(release));
+                    self.stage = FenceStage::Releasing(Box::new(release));
                     self.trouble = None;
                 }
             }
@@ -582,8 +582,11 @@ impl Fence {
             return true;
         }
         let Some(recorded) = ground.recorded else { return false };
-        let added =
-            if let Step::Fence(sealing::Effect::Add(entries)) = effect { entries.as_slice() } else { &[] };
+        let added = if let Step::Fence(sealing::SealingEffect::Add(entries)) = effect {
+            entries.as_slice()
+        } else {
+            &[]
+        };
         // A cover is none of the plan's.
         let unrecorded =
             |entry: &Entry| self.plan.entries.contains(entry) && !recorded.entries.contains_key(entry);
@@ -609,7 +612,7 @@ impl Fence {
 
     /// A map that was read, for whatever reason; entries are to stand until `required_until` by its clock.
     pub fn observe(&mut self, map: &Arc<OsdMap>, required_until: Timestamp) {
-        let Stage::Fencing(fence) = &mut self.stage else { return };
+        let FenceStage::Fencing(fence) = &mut self.stage else { return };
         if self.resumed && !fence.has_looked() {
             self.plan.required_until = required_until;
             fence.require_until(required_until);
@@ -620,7 +623,7 @@ impl Fence {
     /// What became of a step of the fence.
     pub fn handle_sealing(&mut self, answered: impl FnOnce(&mut Sealing)) {
         self.in_flight = false;
-        if let Stage::Fencing(fence) = &mut self.stage {
+        if let FenceStage::Fencing(fence) = &mut self.stage {
             answered(fence);
         }
     }
@@ -630,8 +633,8 @@ impl Fence {
         self.in_flight = false;
         self.unread_at = map.is_none().then_some(now);
         match &mut self.stage {
-            Stage::Fencing(fence) => fence.handle_map(map),
-            Stage::Releasing(release) => release.handle_map(map.map(Arc::unwrap_or_clone)),
+            FenceStage::Fencing(fence) => fence.handle_map(map),
+            FenceStage::Releasing(release) => release.handle_map(map.map(Arc::unwrap_or_clone)),
         }
     }
 
@@ -645,7 +648,7 @@ impl Fence {
         self.in_flight = false;
         self.unread_at = clients.is_none().then_some(now);
         self.unread = unread;
-        if let Stage::Releasing(release) = &mut self.stage {
+        if let FenceStage::Releasing(release) = &mut self.stage {
             release.handle_clients(clients);
         }
     }
@@ -654,8 +657,8 @@ impl Fence {
     pub fn handle_added(&mut self, sent: Vec<(Entry, Sent)>) {
         self.in_flight = false;
         match &mut self.stage {
-            Stage::Fencing(fence) => fence.handle_added(sent),
-            Stage::Releasing(release) => release.handle_added(sent),
+            FenceStage::Fencing(fence) => fence.handle_added(sent),
+            FenceStage::Releasing(release) => release.handle_added(sent),
         }
     }
 
@@ -673,8 +676,8 @@ impl Fence {
             }
         }
         match &mut self.stage {
-            Stage::Fencing(fence) => fence.handle_removed(sent),
-            Stage::Releasing(release) => release.handle_removed(sent),
+            FenceStage::Fencing(fence) => fence.handle_removed(sent),
+            FenceStage::Releasing(release) => release.handle_removed(sent),
         }
     }
 }

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use crate::fence::preconditions::GateClosed;
-use crate::fence::sealing::{Sealing, State};
-use crate::fence::{Fence, RETRY, Stage, breaches};
+use crate::fence::sealing::{Sealing, SealingState};
+use crate::fence::{Fence, FenceStage, RETRY, breaches};
 use crate::model::addr::Entry;
 use crate::model::barrier::PoolProof;
 use crate::model::now::Now;
@@ -19,7 +19,7 @@ impl Fence {
             return;
         }
         self.begin_chase();
-        let Stage::Fencing(fence) = &self.stage else { return };
+        let FenceStage::Fencing(fence) = &self.stage else { return };
         if let Some(failure) = fence.failure() {
             let again = self.trouble.as_ref().map_or(now.boot + RETRY, |(_, again)| *again);
             self.trouble = Some((failure.to_string(), again));
@@ -43,18 +43,24 @@ impl Fence {
         self.trouble = None;
         let state = match fence.state() {
             // INV-3: a write of the gate that comes late must not open what was lifted meanwhile.
-            State::Sealed if self.is_lifted() && gate == GateClosed::NotYet => self.record.state,
-            State::Sealed => FenceState::Sealed,
-            State::Breached => FenceState::Breached,
-            State::Intended | State::Committed | State::Pending if self.resumed_unbroken(fence) => return,
-            State::Intended | State::Committed if self.goes_on_unbroken(fence) => self.record.state,
-            State::Intended if self.record.sealed.is_some() => FenceState::Breached,
-            State::Committed if self.record.sealed.is_some() => FenceState::Breached,
-            State::Intended => FenceState::Intended,
-            State::Committed => FenceState::Committed,
+            SealingState::Sealed if self.is_lifted() && gate == GateClosed::NotYet => self.record.state,
+            SealingState::Sealed => FenceState::Sealed,
+            SealingState::Breached => FenceState::Breached,
+            SealingState::Intended | SealingState::Committed | SealingState::Pending
+                if self.resumed_unbroken(fence) =>
+            {
+                return;
+            }
+            SealingState::Intended | SealingState::Committed if self.goes_on_unbroken(fence) => {
+                self.record.state
+            }
+            SealingState::Intended if self.record.sealed.is_some() => FenceState::Breached,
+            SealingState::Committed if self.record.sealed.is_some() => FenceState::Breached,
+            SealingState::Intended => FenceState::Intended,
+            SealingState::Committed => FenceState::Committed,
             // Every PG has answered, and the map is being read again.
-            State::Pending if fence.proofs().all(PoolProof::is_complete) => return,
-            State::Pending => FenceState::Pending,
+            SealingState::Pending if fence.proofs().all(PoolProof::is_complete) => return,
+            SealingState::Pending => FenceState::Pending,
         };
         self.resumed &= state != FenceState::Sealed;
         if state == FenceState::Sealed {
@@ -63,7 +69,7 @@ impl Fence {
             self.sealed_at = None;
             self.clear = false;
         }
-        let Stage::Fencing(fence) = &self.stage else { return };
+        let FenceStage::Fencing(fence) = &self.stage else { return };
         self.record.change(|record| {
             if state == FenceState::Breached {
                 breaches::note(record, fence, now.wall);
@@ -80,7 +86,7 @@ impl Fence {
 
     /// Every PG refuses it: since when, and what proved it.
     fn note_sealed(&mut self, now: Now, boot_id: &str) {
-        let Stage::Fencing(fence) = &self.stage else { return };
+        let FenceStage::Fencing(fence) = &self.stage else { return };
         let is_new = self.sealed_at.is_none();
         self.sealed_at.get_or_insert(now.boot);
         let epoch = fence.committed().unwrap_or_default();
@@ -148,8 +154,8 @@ impl Fence {
         self.sealed_at = None;
         self.clear = false;
         match &self.stage {
-            Stage::Fencing(_) => self.record.change(|record| record.state = FenceState::Releasing),
-            Stage::Releasing(release) => {
+            FenceStage::Fencing(_) => self.record.change(|record| record.state = FenceState::Releasing),
+            FenceStage::Releasing(release) => {
                 if let (Some(failure), None) = (release.failure(), &self.trouble) {
                     self.trouble = Some((failure.to_string(), now.boot + RETRY));
                 }

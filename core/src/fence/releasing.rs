@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fence::required_entries::Wanted;
+use crate::fence::required_entries::WantedEntries;
 use crate::fence::sealing::{Failure, Sent};
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::blocklist::Blocklist;
@@ -19,7 +19,7 @@ use crate::model::osdmap::OsdMap;
 /// Something for the shell to perform. One is outstanding at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Effect {
+pub enum ReleasingEffect {
     /// Read an osdmap that is at least as new as everything answered so far.
     ReadMap,
     /// Ask every monitor for its sessions, and every image for its watchers and lock owner.
@@ -34,7 +34,7 @@ pub enum Effect {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Release {
     ips: BTreeSet<IpAddr>,
-    wanted: Wanted,
+    wanted: WantedEntries,
     map: Option<OsdMap>,
     seen: Option<Blocklist>,
     /// No client appeared when they were read after the last entry was sent.
@@ -51,7 +51,7 @@ impl Release {
     /// Begins the release of these IPs; client entries are to stand until then at least.
     pub fn new(ips: BTreeSet<IpAddr>, required_until: Timestamp) -> Self {
         Self {
-            wanted: Wanted::new(BTreeSet::new(), ips.clone(), required_until),
+            wanted: WantedEntries::new(BTreeSet::new(), ips.clone(), required_until),
             ips,
             map: None,
             seen: None,
@@ -90,7 +90,7 @@ impl Release {
     }
 
     /// What to do next; `None` while an effect is outstanding and when there is nothing left to do.
-    pub fn next_effect(&mut self) -> Option<Effect> {
+    pub fn next_effect(&mut self) -> Option<ReleasingEffect> {
         if self.outstanding || self.failure.is_some() {
             return None;
         }
@@ -99,9 +99,9 @@ impl Release {
         effect
     }
 
-    fn decide(&mut self) -> Option<Effect> {
+    fn decide(&mut self) -> Option<ReleasingEffect> {
         let Some(map) = &self.map else {
-            return Some(Effect::ReadMap);
+            return Some(ReleasingEffect::ReadMap);
         };
         let hosts = self.hosts(&map.blocklist);
         if hosts.is_empty() {
@@ -109,24 +109,24 @@ impl Release {
         }
         let add = self.wanted.to_add(map);
         if !add.is_empty() {
-            return Some(self.changing(Effect::Add(add)));
+            return Some(self.changing(ReleasingEffect::Add(add)));
         }
         let replace = self.wanted.to_replace(map);
         if !replace.is_empty() {
-            return Some(self.changing(Effect::Remove(replace)));
+            return Some(self.changing(ReleasingEffect::Remove(replace)));
         }
         if let Some(entry) = self.wanted.uncovered(map) {
             self.failure = Some(Failure::Uncovered { entry });
             return None;
         }
         if !self.clients_settled {
-            return Some(Effect::ReadClients);
+            return Some(ReleasingEffect::ReadClients);
         }
         self.removed.extend(hosts.iter().copied());
-        Some(self.changing(Effect::Remove(hosts)))
+        Some(self.changing(ReleasingEffect::Remove(hosts)))
     }
 
-    fn changing(&mut self, effect: Effect) -> Effect {
+    fn changing(&mut self, effect: ReleasingEffect) -> ReleasingEffect {
         self.map = None;
         effect
     }

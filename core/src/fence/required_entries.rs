@@ -18,7 +18,7 @@ use crate::model::osdmap::{OsdMap, free_cover};
 
 /// The entries a fence or a release needs, each until at least a given time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct WantedEntries {
     /// What must stand in the end.
     pub targets: BTreeSet<Entry>,
     /// An entry that ends before this is short.
@@ -32,7 +32,7 @@ pub struct Wanted {
     pub kept: BTreeSet<Entry>,
 }
 
-impl Wanted {
+impl WantedEntries {
     /// Nothing is sent yet.
     pub fn new(targets: BTreeSet<Entry>, coverable: BTreeSet<IpAddr>, required_until: Timestamp) -> Self {
         Self { targets, required_until, coverable, covers: BTreeSet::new(), kept: BTreeSet::new() }

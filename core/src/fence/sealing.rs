@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fence::required_entries::Wanted;
+use crate::fence::required_entries::WantedEntries;
 use crate::model::addr::Entry;
 use crate::model::barrier::{PoolProof, PoolToProve};
 use crate::model::blocklist::Blocklist;
@@ -22,7 +22,7 @@ use crate::rules::plan::Plan;
 /// Something for the shell to perform. One is outstanding at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Effect {
+pub enum SealingEffect {
     /// Make a standby take over from this daemon.
     FailOver(Daemon),
     /// Read which daemons are active now. Asked again until it is settled: pace it.
@@ -59,7 +59,7 @@ pub enum Sent {
 /// Where a fence stands (docs/design.md#states, as far as one command sees it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum SealingState {
     /// Nothing is known to be in the blocklist.
     Intended,
     /// The entries were read back; no PG has been asked.
@@ -112,7 +112,7 @@ pub enum Failure {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sealing {
     plan: Plan,
-    wanted: Wanted,
+    wanted: WantedEntries,
     to_fail_over: Vec<Daemon>,
     daemons_settled: bool,
     /// The last map, until something was sent that may have changed it. Whoever writes a fence down writes its maps apart
@@ -142,7 +142,7 @@ impl Sealing {
     /// Begins what the plan says.
     pub fn new(plan: Plan) -> Self {
         Self {
-            wanted: Wanted::new(plan.entries.clone(), plan.coverable.clone(), plan.required_until),
+            wanted: WantedEntries::new(plan.entries.clone(), plan.coverable.clone(), plan.required_until),
             to_fail_over: plan.fail_over.clone(),
             daemons_settled: plan.fail_over.is_empty(),
             plan,
@@ -162,7 +162,7 @@ impl Sealing {
     }
 
     /// What to do next; `None` while an effect is outstanding and when there is nothing left to do.
-    pub fn next_effect(&mut self) -> Option<Effect> {
+    pub fn next_effect(&mut self) -> Option<SealingEffect> {
         if self.outstanding {
             return None;
         }
@@ -183,47 +183,49 @@ impl Sealing {
         effect
     }
 
-    fn decide(&mut self) -> Option<Effect> {
+    fn decide(&mut self) -> Option<SealingEffect> {
         if let Some(daemon) = self.to_fail_over.pop() {
-            return Some(Effect::FailOver(daemon));
+            return Some(SealingEffect::FailOver(daemon));
         }
         if !self.daemons_settled {
-            return Some(Effect::ReadDaemons);
+            return Some(SealingEffect::ReadDaemons);
         }
         let Some(map) = &self.map else {
-            return Some(Effect::ReadMap);
+            return Some(SealingEffect::ReadMap);
         };
         let add = self.wanted.to_add(map);
         if !add.is_empty() {
-            return Some(self.changing(Effect::Add(add)));
+            return Some(self.changing(SealingEffect::Add(add)));
         }
         if let Some(entry) = self.wanted.uncovered(map) {
             self.failure = Some(Failure::Uncovered { entry });
             return None;
         }
-        let Some(epoch) = self.committed else { return Some(Effect::ReadMap) };
+        let Some(epoch) = self.committed else { return Some(SealingEffect::ReadMap) };
         let pools = self.unproved(map);
         if !pools.is_empty() {
             self.asked = self.committed;
-            return Some(Effect::Barrier { pools, epoch });
+            return Some(SealingEffect::Barrier { pools, epoch });
         }
         if !self.verified {
-            return Some(Effect::ReadMap);
+            return Some(SealingEffect::ReadMap);
         }
         let mut remove = self.wanted.to_replace(map);
         if remove.is_empty() {
             remove = self.wanted.to_drop(map);
         }
-        (!remove.is_empty()).then(|| self.changing(Effect::Remove(remove)))
+        (!remove.is_empty()).then(|| self.changing(SealingEffect::Remove(remove)))
     }
 
-    fn reassert(&mut self) -> Option<Effect> {
-        let Some(map) = &self.map else { return self.committed.map_or(Some(Effect::ReadMap), |_| None) };
+    fn reassert(&mut self) -> Option<SealingEffect> {
+        let Some(map) = &self.map else {
+            return self.committed.map_or(Some(SealingEffect::ReadMap), |_| None);
+        };
         let add = self.wanted.to_add(map);
-        (!add.is_empty()).then(|| self.changing(Effect::Add(add)))
+        (!add.is_empty()).then(|| self.changing(SealingEffect::Add(add)))
     }
 
-    fn changing(&mut self, effect: Effect) -> Effect {
+    fn changing(&mut self, effect: SealingEffect) -> SealingEffect {
         self.map = None;
         effect
     }
@@ -403,13 +405,13 @@ impl Sealing {
     }
 
     /// Where it stands.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> SealingState {
         match self.committed {
-            None if self.was_sealed => State::Breached,
-            None => State::Intended,
-            Some(_) if self.verified => State::Sealed,
-            Some(_) if self.proofs.is_empty() => State::Committed,
-            Some(_) => State::Pending,
+            None if self.was_sealed => SealingState::Breached,
+            None => SealingState::Intended,
+            Some(_) if self.verified => SealingState::Sealed,
+            Some(_) if self.proofs.is_empty() => SealingState::Committed,
+            Some(_) => SealingState::Pending,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::fence::step::Step;
-use crate::fence::{Fence, Stage};
+use crate::fence::{Fence, FenceStage};
 use crate::model::addr::Entry;
 use crate::model::fence_id::FenceContent;
 
@@ -16,8 +16,8 @@ impl Fence {
     /// Entries whose removal would lift it.
     pub fn rests_on(&self) -> BTreeSet<Entry> {
         let covers = match &self.stage {
-            Stage::Fencing(fence) => fence.standing_covers(),
-            Stage::Releasing(_) => Vec::new(),
+            FenceStage::Fencing(fence) => fence.standing_covers(),
+            FenceStage::Releasing(_) => Vec::new(),
         };
         let recorded = self.record.entries.keys().chain(&self.plan.entries).chain(&self.to_chase);
         recorded.copied().chain(covers).collect()
@@ -26,16 +26,16 @@ impl Fence {
     /// Its own removals are being sent: the gate is closed, and nothing starts any more.
     pub fn is_releasing(&self) -> bool {
         match &self.stage {
-            Stage::Fencing(_) => false,
-            Stage::Releasing(_) => true,
+            FenceStage::Fencing(_) => false,
+            FenceStage::Releasing(_) => true,
         }
     }
 
     /// Could it remove an entry for good?
     pub fn may_remove(&self) -> bool {
         match &self.stage {
-            Stage::Fencing(fence) => !fence.standing_covers().is_empty(),
-            Stage::Releasing(_) => true,
+            FenceStage::Fencing(fence) => !fence.standing_covers().is_empty(),
+            FenceStage::Releasing(_) => true,
         }
     }
 
@@ -44,7 +44,7 @@ impl Fence {
         let held = self.held.as_ref().map(Step::removals).unwrap_or_default().to_vec();
         let lifts = held.iter().any(|entry| kept.contains(entry));
         match &mut self.stage {
-            Stage::Fencing(fence) => {
+            FenceStage::Fencing(fence) => {
                 fence.keep(kept.clone());
                 // One that is replaced is covered meanwhile.
                 if lifts && held.iter().all(|entry| fence.is_cover(*entry)) {
@@ -52,7 +52,7 @@ impl Fence {
                     fence.handle_unread();
                 }
             }
-            Stage::Releasing(release) => {
+            FenceStage::Releasing(release) => {
                 release.keep(kept.clone());
                 if lifts && held.iter().any(|entry| entry.is_host()) {
                     self.held = None;

@@ -11,32 +11,34 @@ use crate::model::addr::Entry;
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// On the way to the seal, or to keep it.
-    Fence(sealing::Effect),
+    Fence(sealing::SealingEffect),
     /// On the way to the release.
-    Release(releasing::Effect),
+    Release(releasing::ReleasingEffect),
 }
 
 impl Step {
     /// Entries that it removes.
     pub fn removals(&self) -> &[Entry] {
         match self {
-            Self::Fence(sealing::Effect::Remove(entries))
-            | Self::Release(releasing::Effect::Remove(entries)) => entries,
+            Self::Fence(sealing::SealingEffect::Remove(entries))
+            | Self::Release(releasing::ReleasingEffect::Remove(entries)) => entries,
             Self::Fence(_) | Self::Release(_) => &[],
         }
     }
 
     /// Does it change the storage?
     pub fn changes_storage(&self) -> bool {
-        self.changes_entries() || matches!(self, Self::Fence(sealing::Effect::FailOver(_)))
+        self.changes_entries() || matches!(self, Self::Fence(sealing::SealingEffect::FailOver(_)))
     }
 
     /// Does it change the blocklist?
     pub fn changes_entries(&self) -> bool {
         match self {
-            Self::Fence(effect) => matches!(effect, sealing::Effect::Add(_) | sealing::Effect::Remove(_)),
+            Self::Fence(effect) => {
+                matches!(effect, sealing::SealingEffect::Add(_) | sealing::SealingEffect::Remove(_))
+            }
             Self::Release(effect) => {
-                matches!(effect, releasing::Effect::Add(_) | releasing::Effect::Remove(_))
+                matches!(effect, releasing::ReleasingEffect::Add(_) | releasing::ReleasingEffect::Remove(_))
             }
         }
     }
@@ -47,8 +49,8 @@ pub(super) fn earlier<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     #[derive(Deserialize)]
     #[serde(rename_all = "kebab-case")]
     enum WithId {
-        Fence(IgnoredAny, sealing::Effect),
-        Release(IgnoredAny, releasing::Effect),
+        Fence(IgnoredAny, sealing::SealingEffect),
+        Release(IgnoredAny, releasing::ReleasingEffect),
     }
     #[derive(Deserialize)]
     #[serde(untagged)]

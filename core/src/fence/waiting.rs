@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::fence::step::Step;
-use crate::fence::{Fence, Stage, releasing, sealing};
+use crate::fence::{Fence, FenceStage, releasing, sealing};
 use crate::model::barrier::PoolProof;
 use crate::model::record::FenceState;
 
@@ -20,8 +20,10 @@ impl Fence {
         let reads = matches!(
             self.held,
             Some(
-                Step::Fence(sealing::Effect::ReadMap)
-                    | Step::Release(releasing::Effect::ReadMap | releasing::Effect::ReadClients)
+                Step::Fence(sealing::SealingEffect::ReadMap)
+                    | Step::Release(
+                        releasing::ReleasingEffect::ReadMap | releasing::ReleasingEffect::ReadClients
+                    )
             )
         );
         reads && self.unread_at.is_some_and(|at| now < at + ASKS_AGAIN)
@@ -31,7 +33,7 @@ impl Fence {
     /// answered.
     pub(crate) fn waits_for_storage(&self) -> Option<(String, String)> {
         let same = |what: &str| Some((what.to_owned(), what.to_owned()));
-        let Stage::Fencing(fence) = &self.stage else { return None };
+        let FenceStage::Fencing(fence) = &self.stage else { return None };
         if !fence.has_looked() {
             return same("an osdmap: the monitors have not answered yet");
         }
@@ -73,7 +75,7 @@ impl Fence {
     pub(crate) fn release_waits_for(&self, starting: Option<&BTreeSet<String>>) -> Option<(String, String)> {
         let same = |what: &str| Some((what.to_owned(), what.to_owned()));
         match &self.stage {
-            Stage::Fencing(_) => {
+            FenceStage::Fencing(_) => {
                 let Some(now) = starting else {
                     return same("Incus: its operations cannot be read, and one may start an instance");
                 };
@@ -82,13 +84,13 @@ impl Fence {
                 let about = "operations that began before and may start an instance";
                 (!left.is_empty()).then(|| (format!("{about}: {}", some(&left)), about.to_owned()))
             }
-            Stage::Releasing(_) if self.record.state == FenceState::Released => None,
-            Stage::Releasing(_) if !self.unread.is_empty() => {
+            FenceStage::Releasing(_) if self.record.state == FenceState::Released => None,
+            FenceStage::Releasing(_) if !self.unread.is_empty() => {
                 let about = "every client of the host";
                 let what = format!("{about}, of which these may know more: {}", some(&self.unread));
                 Some((what, about.to_owned()))
             }
-            Stage::Releasing(_) => same("the monitors, for what it asked for last"),
+            FenceStage::Releasing(_) => same("the monitors, for what it asked for last"),
         }
     }
 

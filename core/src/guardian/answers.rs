@@ -7,7 +7,7 @@ use crate::guardian::Guardian;
 use crate::guardian::pace::Lane;
 use crate::model::record::FenceState;
 use crate::model::target::Target;
-use crate::rules::loss_evidence::Evidence;
+use crate::rules::loss_evidence::LossEvidence;
 
 /// A question that is open for longer counts as unanswered. The shell gives a member that was silent before less.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ impl Guardian {
         if !self.view_is_fresh() || self.view_began < recorded {
             return None;
         }
-        if !self.evidence.get(member).is_some_and(Evidence::is_lost) {
+        if !self.evidence.get(member).is_some_and(LossEvidence::is_lost) {
             return Some(false);
         }
         (self.answers_since(member, recorded) == Some(false)).then_some(true)
@@ -73,7 +73,7 @@ impl Guardian {
                 && fence.member() == Some(member)
         };
         let intended = self.fences.values().find(unsent).and_then(|fence| fence.recorded_at());
-        let asks_on = evidence.is_some_and(Evidence::is_asked_on) || wanted || intended.is_some();
+        let asks_on = evidence.is_some_and(LossEvidence::is_asked_on) || wanted || intended.is_some();
         let old = |asked: Duration| {
             self.now.boot >= asked + ASK_EVERY || intended.is_some_and(|recorded| asked < recorded)
         };

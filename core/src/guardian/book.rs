@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::guardian::beside::Beside;
 use crate::model::addr::ClientAddr;
 use crate::model::ceph_snapshot::Daemon;
-use crate::model::incus_snapshot::View;
+use crate::model::incus_snapshot::IncusSnapshot;
 use crate::model::member::{Member, Members};
 use crate::model::pairs;
 use crate::model::record::{MemberRecord, Source};
@@ -28,7 +28,7 @@ pub struct Contradiction {
 
 /// All that is known of members' addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Book {
+pub struct AddressBook {
     /// By member. Kept apart from the ledger's records: what is newer here is to be recorded.
     pub members: BTreeMap<String, MemberRecord>,
     /// Since when a client of a member was not seen at any image.
@@ -41,7 +41,7 @@ pub struct Book {
 /// Everything but the operator's word.
 pub(super) const LEARNT: [Source; 4] = [Source::Watcher, Source::Locker, Source::Session, Source::Network];
 
-impl Book {
+impl AddressBook {
     /// What the ledger holds of members.
     pub fn of_records(members: BTreeMap<String, MemberRecord>) -> Self {
         Self { members, ..Self::default() }
@@ -198,7 +198,7 @@ impl Book {
     }
 
     /// The members as a plan takes them. An address with two claimants stays with both, so that the plan refuses it.
-    pub fn members(&self, configured: &Members, current: Option<&View>) -> Members {
+    pub fn members(&self, configured: &Members, current: Option<&IncusSnapshot>) -> Members {
         let mut names: Vec<&String> = configured.0.iter().map(|member| &member.name).collect();
         let known = |name: &&String| current.is_none_or(|view| view.members.contains_key(*name));
         let others = self.members.keys().filter(known).filter(|name| configured.get(name).is_none());

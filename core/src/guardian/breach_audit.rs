@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::fence::Fence;
 use crate::guardian::report::{Level, Report};
 use crate::model::addr::Entry;
-use crate::model::ceph_snapshot::World;
+use crate::model::ceph_snapshot::CephSnapshot;
 use crate::model::fence_id::FenceId;
 use crate::model::now::Now;
 use crate::model::osdmap::OsdMap;
@@ -46,7 +46,7 @@ pub(super) struct AuditContext<'a> {
     pub(super) now: Now,
     pub(super) records: &'a Records,
     pub(super) fences: &'a mut BTreeMap<FenceId, Fence>,
-    pub(super) world: Option<&'a World>,
+    pub(super) world: Option<&'a CephSnapshot>,
     pub(super) map: Option<&'a OsdMap>,
 }
 

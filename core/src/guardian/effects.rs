@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
-use crate::guardian::gate::{self, Contents, GateState};
+use crate::guardian::gate::{self, GateContents, GateState};
 use crate::guardian::io::{Effect, Now};
 use crate::guardian::pace::Lane;
 use crate::guardian::report::{Level, Outcome, Report};
@@ -90,7 +90,7 @@ impl Guardian {
 
     /// When time alone makes something due.
     pub fn wake_at(&self) -> Option<Duration> {
-        let lost = self.evidence.values().any(crate::rules::loss_evidence::Evidence::is_lost);
+        let lost = self.evidence.values().any(crate::rules::loss_evidence::LossEvidence::is_lost);
         let busy = lost || !self.fences.is_empty() || !self.wants.is_empty() || self.view.is_none();
         let pace = if busy { Duration::from_millis(100) } else { Duration::from_millis(500) };
         self.deposed.is_none().then(|| self.now.boot + pace)
@@ -230,23 +230,27 @@ impl Guardian {
     }
 
     /// What the gate should be told; `None` when nothing may be written.
-    fn contents(&self) -> Option<Contents> {
+    fn contents(&self) -> Option<GateContents> {
         let view = self.view.as_ref()?;
         match self.gate_state() {
             GateState::Unknown => None,
             // Left by a gate that was removed by hand: a seal key would open the next one.
-            GateState::Absent => Some(Contents::default()),
+            GateState::Absent => Some(GateContents::default()),
             GateState::Partial { .. } | GateState::Installed | GateState::Off => {
                 let map = self.map.as_ref()?;
                 let (policy, storage) = (&self.settings.policy, &self.settings.storage);
                 let pools = gate::covered(view, map, policy, storage, &self.found.absent());
-                Some(Contents { open: self.open(), members: view.members.keys().cloned().collect(), pools })
+                Some(GateContents {
+                    open: self.open(),
+                    members: view.members.keys().cloned().collect(),
+                    pools,
+                })
             }
         }
     }
 
     /// The members that are not told what they should be, as far as is known.
-    fn untold(&self, gate: &GateView, contents: &Contents) -> BTreeSet<String> {
+    fn untold(&self, gate: &GateView, contents: &GateContents) -> BTreeSet<String> {
         let absent = self.gate_state() == GateState::Absent;
         let lacks = |name: &String, found: &BTreeMap<String, String>| {
             if absent {
@@ -293,7 +297,7 @@ impl Guardian {
 
     /// Does a member's key let the instances of a member go that should stay? While there is a gate, that comes before
     /// its removal (INV-3).
-    fn must_close(&self, gate: &GateView, contents: &Contents) -> bool {
+    fn must_close(&self, gate: &GateView, contents: &GateContents) -> bool {
         self.gate_state() != GateState::Absent && !gate::sealed_anywhere(gate).is_subset(&contents.open)
     }
 
@@ -369,7 +373,7 @@ impl Guardian {
     fn read(&mut self) -> Option<Effect> {
         let now = self.now.boot;
         let watching = !self.fences.is_empty();
-        let lost = self.evidence.values().any(crate::rules::loss_evidence::Evidence::is_lost);
+        let lost = self.evidence.values().any(crate::rules::loss_evidence::LossEvidence::is_lost);
         if (self.needs_look() || self.chase_is_due() || self.interfaces_wait_for_look())
             && self.take(Lane::Look)
         {
@@ -463,7 +467,7 @@ impl Guardian {
     }
 
     pub(super) fn networks_are_due(&self, name: &str) -> bool {
-        let lost = |(name, evidence): (&String, &crate::rules::loss_evidence::Evidence)| {
+        let lost = |(name, evidence): (&String, &crate::rules::loss_evidence::LossEvidence)| {
             evidence.is_lost() && self.fence_of(name).is_none()
         };
         let every = if self.evidence.iter().any(lost) { NETWORKS_OFTEN } else { NETWORKS_EVERY };

@@ -36,15 +36,15 @@ const JUDGED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is known of it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Found {
+pub(super) struct FoundImages {
     /// What is looked for while no gate waits.
     sample: BTreeSet<ImageName>,
     /// What the look that is on its way asks for, and when it was sent.
     asking: BTreeSet<ImageName>,
     asked_at: Option<Duration>,
-    last: Option<Search>,
+    last: Option<ImageSearch>,
     /// OSD pools that lack most of the images that were looked for.
-    absent: BTreeMap<String, Absent>,
+    absent: BTreeMap<String, MissingImages>,
     /// OSD pools of which a look was judged at least once.
     #[serde(default)]
     judged: BTreeSet<String>,
@@ -55,7 +55,7 @@ pub(super) struct Found {
 
 /// One look into the directories of pools.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Search {
+struct ImageSearch {
     began: Duration,
     ended: Duration,
     asked: BTreeSet<ImageName>,
@@ -66,7 +66,7 @@ struct Search {
 
 /// A pool that lacks images.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Absent {
+struct MissingImages {
     since: Duration,
     asked: usize,
     missing: usize,
@@ -74,7 +74,7 @@ struct Absent {
     example: ImageName,
 }
 
-impl Found {
+impl FoundImages {
     /// Pools that do not count as covered.
     pub(super) fn absent(&self) -> BTreeSet<&str> {
         self.absent.keys().map(String::as_str).collect()
@@ -115,7 +115,7 @@ impl Found {
         unread: Vec<String>,
     ) {
         let asked = std::mem::take(&mut self.asking);
-        self.last = Some(Search { began, ended, asked, missing, unread });
+        self.last = Some(ImageSearch { began, ended, asked, missing, unread });
     }
 
     /// Judges the last look by a listing that began then. Does it have to wait for a newer one?
@@ -142,7 +142,7 @@ impl Found {
                 Some(example) if missing.len() * 2 > asked => {
                     let since = self.absent.get(pool).map_or(now, |before| before.since);
                     let (missing, example) = (missing.len(), (*example).clone());
-                    self.absent.insert(pool.to_owned(), Absent { since, asked, missing, example });
+                    self.absent.insert(pool.to_owned(), MissingImages { since, asked, missing, example });
                 }
                 Some(_) | None => drop(self.absent.remove(pool)),
             }
@@ -321,9 +321,9 @@ impl Guardian {
 
     /// Pools that lack what Incus lists there.
     pub(super) fn wrong_clusters(&self) -> Vec<Alarm> {
-        let lasting = |absent: &Absent| self.now.boot.saturating_sub(absent.since) >= FIND_AGAIN;
+        let lasting = |absent: &MissingImages| self.now.boot.saturating_sub(absent.since) >= FIND_AGAIN;
         let storage = &self.settings.storage;
-        let alarm = |(pool, absent): (&String, &Absent)| Alarm {
+        let alarm = |(pool, absent): (&String, &MissingImages)| Alarm {
             code: "wrong-cluster",
             member: None,
             text: format!(
@@ -349,7 +349,7 @@ impl Guardian {
         }
         let pools: BTreeSet<&str> = images_of(name, &self.images).map(|image| image.pool.as_str()).collect();
         let absent = self.found.absent.iter().filter(|(pool, _)| pools.contains(pool.as_str()));
-        let words = |(pool, absent): (&String, &Absent)| {
+        let words = |(pool, absent): (&String, &MissingImages)| {
             format!(
                 "pool '{pool}' lacks {} of {} images that Incus lists there: Incus may use another Ceph cluster of the \
                  same name",

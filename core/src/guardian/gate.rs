@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::epoch::GateEpoch;
-use crate::model::incus_snapshot::{GateView, MemberStatus, MemberView, View};
+use crate::model::incus_snapshot::{GateView, IncusSnapshot, MemberStatus, MemberView};
 use crate::model::osdmap::OsdMap;
 use crate::model::policy::Policy;
 use crate::model::volume::StoragePool;
@@ -36,7 +36,7 @@ const FAR: u64 = 1 << 32;
 
 /// What the gate is told, the same at every member.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Contents {
+pub struct GateContents {
     /// Members whose instances may be placed elsewhere.
     pub open: BTreeSet<String>,
     pub members: BTreeSet<String>,
@@ -65,7 +65,7 @@ pub enum GateState {
 
 /// What was written to the gate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Desk {
+pub struct GateWriter {
     /// The keys each member was told last, where nothing speaks against their being there. A member that is not named
     /// is told again.
     pub told: BTreeMap<String, BTreeMap<String, String>>,
@@ -93,7 +93,7 @@ pub struct Desk {
     pub removing: Option<Duration>,
 }
 
-impl Desk {
+impl GateWriter {
     /// Is what each member has, as read back, this guardian's own? Or at least of before what this guardian wrote
     /// elsewhere: beside a newer epoch it opens nothing, whatever else of before arrives there yet.
     pub fn wrote_all(&self, gate: &GateView) -> bool {
@@ -108,7 +108,7 @@ impl Desk {
     }
 }
 
-impl Contents {
+impl GateContents {
     /// As keys of a member's configuration.
     pub fn keys(&self, epoch: GateEpoch) -> BTreeMap<String, String> {
         // For members without a gate: nothing is left behind.
@@ -137,7 +137,7 @@ impl Contents {
 }
 
 /// Where it stands, by a reading of all members.
-pub fn state(view: Option<&View>, is_lost: impl Fn(&str) -> bool) -> GateState {
+pub fn state(view: Option<&IncusSnapshot>, is_lost: impl Fn(&str) -> bool) -> GateState {
     let Some((view, gate)) = view.and_then(|view| Some((view, view.gate.as_ref()?))) else {
         return GateState::Unknown;
     };
@@ -205,7 +205,7 @@ pub fn sealed_anywhere(gate: &GateView) -> BTreeSet<String> {
 pub const LOCAL: [&str; 4] = ["btrfs", "dir", "lvm", "zfs"];
 
 /// Pools of this storage cluster that storage pools keep images or their data in.
-pub fn named(view: &View, storage: &str) -> BTreeSet<String> {
+pub fn named(view: &IncusSnapshot, storage: &str) -> BTreeSet<String> {
     let here = |pool: &&StoragePool| pool.is_in(storage);
     let pools = view.pools.iter().flatten().map(|(_, pool)| pool).filter(here);
     pools.flat_map(|pool| pool.osd_pool.iter().chain(&pool.data_pool)).cloned().collect()
@@ -215,7 +215,7 @@ pub fn named(view: &View, storage: &str) -> BTreeSet<String> {
 /// guarded pools as the source of a disk names them (`ceph:CLUSTER/POOL`). None of them is `absent`: a pool that lacks the
 /// images that Incus lists there.
 pub fn covered(
-    view: &View,
+    view: &IncusSnapshot,
     map: &OsdMap,
     policy: &Policy,
     storage: &str,

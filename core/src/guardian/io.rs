@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::fence::releasing;
 use crate::fence::sealing::{self, Sent};
 use crate::fence::step::Step;
-use crate::guardian::gate::Contents;
+use crate::guardian::gate::GateContents;
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::barrier::PoolProof;
-use crate::model::ceph_snapshot::{Daemon, World};
+use crate::model::ceph_snapshot::{CephSnapshot, Daemon};
 use crate::model::epoch::{GateEpoch, OsdEpoch};
 use crate::model::fence_id::FenceId;
 use crate::model::image_users::ImageUse;
-use crate::model::incus_snapshot::{InstanceId, MemberState, Notice, View};
+use crate::model::incus_snapshot::{IncusSnapshot, InstanceId, MemberState, Notice};
 pub use crate::model::now::Now;
 use crate::model::operator_request::Request;
 use crate::model::osdmap::{DataPools, OsdMap};
@@ -65,9 +65,9 @@ pub enum Effect {
         why: String,
     },
     /// A step of a fence. Answer: the input of the same name.
-    Fence(FenceId, sealing::Effect),
+    Fence(FenceId, sealing::SealingEffect),
     /// A step of a release. Answer: the input of the same name.
-    Release(FenceId, releasing::Effect),
+    Release(FenceId, releasing::ReleasingEffect),
     /// Remove entries of dead clients of a released fence. Answer: [`Input::Retired`].
     Retire(FenceId, Vec<Entry>),
     /// Tell the gate this, in the configuration of each of these members. Answer: [`Input::GatePut`].
@@ -75,7 +75,7 @@ pub enum Effect {
         /// Members that do not have it yet.
         at: BTreeSet<String>,
         /// What all are told.
-        contents: Contents,
+        contents: GateContents,
         /// Greater than any that was ever written.
         epoch: GateEpoch,
     },
@@ -122,7 +122,7 @@ pub enum Input {
         /// When the reading began.
         began: Duration,
         /// What it says, or why there is none.
-        view: Result<View, String>,
+        view: Result<IncusSnapshot, String>,
     },
     /// What a member says of itself, or why it says nothing.
     MemberState(String, Result<MemberState, String>),
@@ -133,7 +133,7 @@ pub enum Input {
     /// Did the member's host answer? `Err` if it could not be asked.
     Pinged(String, Result<bool, String>),
     /// The storage; `Err` if it could not be read.
-    Looked(Result<World, String>),
+    Looked(Result<CephSnapshot, String>),
     /// Osdmaps, oldest first. `Err` if none could be read.
     Maps(Result<Vec<OsdMap>, String>),
     /// Removals that the monitors logged lately, oldest first; `Err` if the log could not be read.

@@ -5,24 +5,24 @@ use std::net::IpAddr;
 
 use crate::fence::Fence;
 use crate::guardian::Guardian;
-use crate::guardian::book::Book;
-use crate::guardian::sightings::Strangers;
+use crate::guardian::book::AddressBook;
+use crate::guardian::sightings::ForeignClients;
 use crate::model::addr::ClientAddr;
 use crate::model::blocklist::Blocklist;
-use crate::model::ceph_snapshot::{SeenAt, World};
+use crate::model::ceph_snapshot::{CephSnapshot, SeenAt};
 use crate::model::incus_snapshot::MemberStatus;
 use crate::model::volume::{Expected, ImageName};
-use crate::rules::plan::Known;
+use crate::rules::plan::KnownClients;
 
 impl Guardian {
     /// What is known of a member, with what this look shows at its images.
-    pub(super) fn known_of(&self, name: &str, world: &World) -> Known {
+    pub(super) fn known_of(&self, name: &str, world: &CephSnapshot) -> KnownClients {
         let single = self.single_addresses(name, world);
         let record = self.book.members.get(name);
-        let mut known = Known {
+        let mut known = KnownClients {
             clients: record.map(|record| record.clients.clone()).unwrap_or_default(),
             single,
-            ..Known::default()
+            ..KnownClients::default()
         };
         if record.is_some_and(|record| record.others.is_none()) {
             let text = "a guardian of an earlier version recorded it, which kept only some of its clients";
@@ -31,7 +31,7 @@ impl Guardian {
         known.unknown.extend(self.lost_pools_of(name));
         let owners = self.book.clients();
         let holders = self.book.holders(&self.settings.members);
-        let strangers = Strangers { daemons: &world.daemons, ..self.strangers() };
+        let strangers = ForeignClients { daemons: &world.daemons, ..self.strangers() };
         let before = record.into_iter().flat_map(|record| record.others.iter().flatten());
         for client in before.filter(|client| !strangers.has(client)) {
             known.others.insert(*client, format!("used an image of {name} when that was healthy"));
@@ -57,7 +57,7 @@ impl Guardian {
     pub(super) fn users_of<'a>(
         &'a self,
         name: &'a str,
-        world: &'a World,
+        world: &'a CephSnapshot,
     ) -> impl Iterator<Item = (ClientAddr, &'a str)> {
         let its = move |path: &str| {
             let image = ImageName::parse(path).and_then(|image| self.images.get(&image));
@@ -74,7 +74,7 @@ impl Guardian {
     }
 
     /// Addresses of a member at which other hosts may have clients, and why: no host entry is made of them.
-    pub(super) fn single_addresses(&self, name: &str, world: &World) -> BTreeMap<IpAddr, String> {
+    pub(super) fn single_addresses(&self, name: &str, world: &CephSnapshot) -> BTreeMap<IpAddr, String> {
         let said = self.book.said(name, &self.settings.members);
         let record = self.book.members.get(name);
         let told = record.is_some_and(|record| record.interfaces.is_some());
@@ -111,8 +111,8 @@ impl Guardian {
     }
 
     /// Who is nobody's client, by the last look.
-    pub(super) fn strangers(&self) -> Strangers<'_> {
-        Strangers {
+    pub(super) fn strangers(&self) -> ForeignClients<'_> {
+        ForeignClients {
             admin_hosts: &self.settings.guard.admin_hosts,
             own: &self.settings.guard.own,
             daemons: self.world.as_ref().map(|world| world.daemons.as_slice()).unwrap_or_default(),
@@ -123,10 +123,10 @@ impl Guardian {
 /// Clients of a fenced member, or of nobody at its images, that no entry refuses: a watch that lapsed shows them no more,
 /// and they write when their path to the storage heals. What an operator accepted holds nothing up.
 pub(super) fn unrefused(
-    book: &Book,
+    book: &AddressBook,
     fence: &Fence,
     blocklist: &Blocklist,
-    strangers: Strangers<'_>,
+    strangers: ForeignClients<'_>,
 ) -> BTreeSet<ClientAddr> {
     let Some(record) = fence.member().and_then(|name| book.members.get(name)) else { return BTreeSet::new() };
     let others = record.others.iter().flatten().filter(|_| !fence.record().overrides.accept_incomplete);

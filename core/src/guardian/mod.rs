@@ -44,29 +44,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
 use crate::fence::preconditions::GateClosed;
-use crate::guardian::book::Book;
+use crate::guardian::book::AddressBook;
 use crate::guardian::breach_audit::{AuditContext, BreachAudit};
 use crate::guardian::effects::Schedule;
-use crate::guardian::gate::{Desk, GateState};
+use crate::guardian::gate::{GateState, GateWriter};
 use crate::guardian::io::{Input, Now, Recorded, StaleLock};
-use crate::guardian::pace::{Failed, Lane};
+use crate::guardian::pace::{FailedEffect, Lane};
 use crate::guardian::readings::Sweep;
 use crate::guardian::report::{Level, Outcome, Report};
 use crate::guardian::settings::Settings;
 use crate::guardian::shared::SharedSteps;
-use crate::guardian::trail::Note;
-use crate::guardian::wants::{Refused, Want};
-use crate::model::ceph_snapshot::World;
+use crate::guardian::trail::TrailNote;
+use crate::guardian::wants::{FenceCandidate, RefusedFence};
+use crate::model::ceph_snapshot::CephSnapshot;
 use crate::model::fence_id::FenceId;
-use crate::model::incus_snapshot::{InstanceId, MemberStatus, View};
+use crate::model::incus_snapshot::{IncusSnapshot, InstanceId, MemberStatus};
 use crate::model::member::Members;
 use crate::model::osdmap::OsdMap;
 use crate::model::pairs;
 use crate::model::record::{Change, FenceState, Record, Records, Removal};
 use crate::model::target::Target;
 use crate::model::volume::Images;
-use crate::rules::entry_origin::Other;
-use crate::rules::loss_evidence::Evidence;
+use crate::rules::entry_origin::OtherEntry;
+use crate::rules::loss_evidence::LossEvidence;
 use crate::rules::reboot_proof::NotProved;
 use crate::rules::single_writer::Conflict;
 
@@ -85,7 +85,7 @@ pub struct Guardian {
     /// Why nothing can be recorded.
     cannot_record: Option<String>,
     /// The last reading, with what an earlier whole one said where this one is silent.
-    view: Option<Arc<View>>,
+    view: Option<Arc<IncusSnapshot>>,
     /// When the last good reading began, and the last whole one; and why the last one failed.
     view_began: Duration,
     whole_began: Option<Duration>,
@@ -97,12 +97,12 @@ pub struct Guardian {
     map: Option<Arc<OsdMap>>,
     map_read: Duration,
     /// Entries of the last map that no fence accounts for; `None` until they were told apart.
-    others: Option<Vec<Other>>,
+    others: Option<Vec<OtherEntry>>,
     map_failed: Option<String>,
     /// Why the last look at the storage failed.
     #[serde(default)]
     look_failed: Option<String>,
-    world: Option<World>,
+    world: Option<CephSnapshot>,
     /// When the last look at the storage began that was answered.
     looked_at: Option<Duration>,
     /// When removals of client entries that have served were answered last.
@@ -131,7 +131,7 @@ pub struct Guardian {
     sweep: Option<Sweep>,
     /// Which images of Incus are in their pools.
     #[serde(default)]
-    found: found::Found,
+    found: found::FoundImages,
     /// Sweep and reading that the conflicts were judged by, so that each pair is judged once.
     judged: Option<Duration>,
     /// The sweep that a whole reading was asked for, to judge it by.
@@ -141,8 +141,8 @@ pub struct Guardian {
     seen_before: Vec<Conflict>,
     /// Clients that were stale in the sweep before.
     stale_before: BTreeSet<crate::model::addr::ClientAddr>,
-    book: Book,
-    evidence: BTreeMap<String, Evidence>,
+    book: AddressBook,
+    evidence: BTreeMap<String, LossEvidence>,
     /// What a member that is back says that proves no reboot.
     returned: BTreeMap<String, NotProved>,
     /// Members whose machine nothing tells from another.
@@ -154,14 +154,14 @@ pub struct Guardian {
     #[serde(default)]
     shared: SharedSteps,
     #[serde(with = "pairs")]
-    wants: BTreeMap<Target, Want>,
+    wants: BTreeMap<Target, FenceCandidate>,
     #[serde(with = "pairs")]
-    refused: BTreeMap<Target, Refused>,
+    refused: BTreeMap<Target, RefusedFence>,
     last_fence: Option<Duration>,
     /// What operators do beside the guardian, and is to be recorded.
     #[serde(default)]
-    notes: VecDeque<Note>,
-    desk: Desk,
+    notes: VecDeque<TrailNote>,
+    desk: GateWriter,
     /// Placements the gate refused for good, and when.
     not_placed: BTreeMap<String, Duration>,
     stale_locks: BTreeSet<StaleLock>,
@@ -172,7 +172,7 @@ pub struct Guardian {
     busy: BTreeMap<Lane, Duration>,
     /// What failed last, and is to rest before it is tried again.
     #[serde(default, with = "pairs")]
-    failed: BTreeMap<Lane, Failed>,
+    failed: BTreeMap<Lane, FailedEffect>,
     schedule: Schedule,
     /// Operations of the last reading that could start an instance, and whether they could be read.
     starting: BTreeSet<String>,
@@ -226,13 +226,13 @@ impl Guardian {
             ghosts: BTreeMap::new(),
             breach_audit: BreachAudit::default(),
             sweep: None,
-            found: found::Found::default(),
+            found: found::FoundImages::default(),
             judged: None,
             asked_for: None,
             conflicts: Vec::new(),
             seen_before: Vec::new(),
             stale_before: BTreeSet::new(),
-            book: Book::of_records(records.members.clone()),
+            book: AddressBook::of_records(records.members.clone()),
             evidence: BTreeMap::new(),
             returned: BTreeMap::new(),
             unidentified: BTreeSet::new(),
@@ -242,7 +242,7 @@ impl Guardian {
             refused: BTreeMap::new(),
             last_fence: None,
             notes: VecDeque::new(),
-            desk: Desk::default(),
+            desk: GateWriter::default(),
             not_placed: BTreeMap::new(),
             stale_locks: BTreeSet::new(),
             to_start: BTreeMap::new(),
@@ -307,7 +307,7 @@ impl Guardian {
     }
 
     /// The last reading of the platform, with what an earlier one said where it is silent.
-    pub fn view(&self) -> Option<&Arc<View>> {
+    pub fn view(&self) -> Option<&Arc<IncusSnapshot>> {
         self.view.as_ref()
     }
 
@@ -559,7 +559,7 @@ impl Guardian {
             if let Some(member) = member {
                 self.returned.remove(&member);
                 // What spoke for the fence is spent; if it is still lost, the next reading says so.
-                self.evidence.insert(member.clone(), Evidence::default());
+                self.evidence.insert(member.clone(), LossEvidence::default());
                 self.start_what_stopped(&member);
             }
         }
@@ -615,7 +615,7 @@ impl Guardian {
     fn gate_state(&self) -> GateState {
         // Maintenance states hide that a member is lost; a fence tells.
         let lost = |name: &str| {
-            self.fence_of(name).is_some() || self.evidence.get(name).is_some_and(Evidence::is_lost)
+            self.fence_of(name).is_some() || self.evidence.get(name).is_some_and(LossEvidence::is_lost)
         };
         gate::state(self.view.as_deref(), lost)
     }

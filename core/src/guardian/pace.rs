@@ -47,7 +47,7 @@ pub(super) enum Lane {
 
 /// Tries of an effect that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Failed {
+pub(super) struct FailedEffect {
     /// When the last one began.
     began: Duration,
     /// How many in a row.
@@ -89,23 +89,23 @@ impl Lane {
         }
     }
 
-    fn of_sealing(id: &FenceId, step: &sealing::Effect) -> Self {
+    fn of_sealing(id: &FenceId, step: &sealing::SealingEffect) -> Self {
         match step {
-            sealing::Effect::FailOver(_) => Self::FailOver(id.clone()),
-            sealing::Effect::ReadDaemons => Self::Daemons(id.clone()),
-            sealing::Effect::Add(_) => Self::Add(id.clone()),
-            sealing::Effect::Remove(_) => Self::Remove(id.clone()),
-            sealing::Effect::ReadMap => Self::Map,
-            sealing::Effect::Barrier { .. } => Self::Barrier,
+            sealing::SealingEffect::FailOver(_) => Self::FailOver(id.clone()),
+            sealing::SealingEffect::ReadDaemons => Self::Daemons(id.clone()),
+            sealing::SealingEffect::Add(_) => Self::Add(id.clone()),
+            sealing::SealingEffect::Remove(_) => Self::Remove(id.clone()),
+            sealing::SealingEffect::ReadMap => Self::Map,
+            sealing::SealingEffect::Barrier { .. } => Self::Barrier,
         }
     }
 
-    fn of_releasing(id: &FenceId, step: &releasing::Effect) -> Self {
+    fn of_releasing(id: &FenceId, step: &releasing::ReleasingEffect) -> Self {
         match step {
-            releasing::Effect::ReadMap => Self::Map,
-            releasing::Effect::ReadClients => Self::Clients(id.clone()),
-            releasing::Effect::Add(_) => Self::Add(id.clone()),
-            releasing::Effect::Remove(_) => Self::Remove(id.clone()),
+            releasing::ReleasingEffect::ReadMap => Self::Map,
+            releasing::ReleasingEffect::ReadClients => Self::Clients(id.clone()),
+            releasing::ReleasingEffect::Add(_) => Self::Add(id.clone()),
+            releasing::ReleasingEffect::Remove(_) => Self::Remove(id.clone()),
         }
     }
 
@@ -196,7 +196,7 @@ impl Lane {
     }
 }
 
-impl Failed {
+impl FailedEffect {
     /// How long after the last try began the next one may begin.
     fn pause(self, lane: &Lane) -> Duration {
         let factor = 1_u32 << self.times.saturating_sub(1).min(16);
@@ -235,7 +235,7 @@ impl Guardian {
         let began = self.busy.remove(&lane).unwrap_or(self.now.boot);
         if has_failed {
             let times = self.failed.get(&lane).map_or(0, |failed| failed.times).saturating_add(1);
-            self.failed.insert(lane, Failed { began, times });
+            self.failed.insert(lane, FailedEffect { began, times });
         } else {
             self.failed.remove(&lane);
         }

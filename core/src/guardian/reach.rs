@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::guardian::Guardian;
 use crate::model::incus_snapshot::MemberStatus;
-use crate::rules::plan::Answers;
+use crate::rules::plan::MemberAnswer;
 
 /// How long an operator's fence waits for a reading of Incus that tells whether the member answers. An Incus that hangs
 /// must not hold up a fence.
@@ -18,10 +18,10 @@ const ANSWER_STANDS: Duration = Duration::from_secs(10);
 
 impl Guardian {
     /// Members that answer Incus or the guardian now, and what they run.
-    pub(super) fn reachable(&self) -> BTreeMap<String, Answers> {
+    pub(super) fn reachable(&self) -> BTreeMap<String, MemberAnswer> {
         let names = self.view.iter().flat_map(|view| view.members.keys());
         let answers = |name: &String| {
-            let answers = Answers { seen: self.answers(name)?, runs: self.runs(name) };
+            let answers = MemberAnswer { seen: self.answers(name)?, runs: self.runs(name) };
             Some((name.clone(), answers))
         };
         names.filter_map(answers).collect()

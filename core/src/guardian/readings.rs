@@ -13,17 +13,17 @@ use crate::guardian::gate::{self, GateState};
 use crate::guardian::io::StaleLock;
 use crate::guardian::pace::Lane;
 use crate::guardian::report::Level;
-use crate::guardian::sightings::{Sightings, Strangers};
+use crate::guardian::sightings::{ForeignClients, Sightings};
 use crate::guardian::{Guardian, known, waits};
 use crate::model::addr::ClientAddr;
 use crate::model::epoch::GateEpoch;
 use crate::model::fence_id::FenceId;
 use crate::model::image_users::ImageUse;
-use crate::model::incus_snapshot::{MemberState, Notice, OperationKind, View};
+use crate::model::incus_snapshot::{IncusSnapshot, MemberState, Notice, OperationKind};
 use crate::model::osdmap::{DataPools, Guarded, MAPS_AT_ONCE, OsdMap};
 use crate::model::record::{FenceState, Records, UptimeSample};
 use crate::model::volume::{Expected, images};
-use crate::rules::loss_evidence::Evidence;
+use crate::rules::loss_evidence::LossEvidence;
 use crate::rules::reboot_proof::{self, Baseline, NotProved};
 use crate::rules::single_writer::{self, Conflict};
 use crate::rules::unread::Unread;
@@ -131,7 +131,7 @@ impl Guardian {
         }
     }
 
-    pub(super) fn read_view(&mut self, began: Duration, view: Result<View, String>) {
+    pub(super) fn read_view(&mut self, began: Duration, view: Result<IncusSnapshot, String>) {
         let view = match view {
             Ok(view) => view,
             Err(why) => {
@@ -203,7 +203,7 @@ impl Guardian {
     }
 
     /// An instance that left a lost member: nobody asked the gate, or it let it go.
-    fn note_moves(&mut self, before: Option<&View>, after: &View) {
+    fn note_moves(&mut self, before: Option<&IncusSnapshot>, after: &IncusSnapshot) {
         let (Some(before), Some(after)) = (before.and_then(|view| view.instances.as_ref()), &after.instances)
         else {
             return;
@@ -350,7 +350,7 @@ impl Guardian {
         for other in new.flat_map(|one| one.members).filter(|other| other != name) {
             self.networks_read.remove(&other);
         }
-        let lost = |name: &str| self.evidence.get(name).is_some_and(Evidence::is_lost);
+        let lost = |name: &str| self.evidence.get(name).is_some_and(LossEvidence::is_lost);
         for (ip, before, now) in self.book.moved(lost) {
             let text =
                 format!("{ip} is on an interface of {now} now: it is an address of {before} no longer");
@@ -491,7 +491,7 @@ impl Guardian {
         }
         let members = self.book.members(&self.settings.members, Some(view));
         let judged = self.whole_began.filter(|whole| *whole >= ended);
-        let strangers = Strangers {
+        let strangers = ForeignClients {
             admin_hosts: &self.settings.guard.admin_hosts,
             own: &self.settings.guard.own,
             daemons: self.world.as_ref().map(|world| world.daemons.as_slice()).unwrap_or_default(),
@@ -587,7 +587,7 @@ impl Guardian {
             });
             self.stale_locks.extend(locks);
         }
-        let grounds = single_writer::Grounds {
+        let grounds = single_writer::SingleWriterFacts {
             images: &self.images,
             members: &members,
             clients: &owners,
@@ -656,7 +656,7 @@ impl Guardian {
 
 /// What a reading leaves out is what an earlier one said. Instances of members that could not be asked keep the details
 /// they had.
-fn merge(before: Option<View>, mut view: View) -> View {
+fn merge(before: Option<IncusSnapshot>, mut view: IncusSnapshot) -> IncusSnapshot {
     let Some(before) = before else { return view };
     view.pools = view.pools.or(before.pools);
     let Some(instances) = &mut view.instances else {

@@ -17,13 +17,13 @@ use crate::model::fence_id::FenceId;
 /// Both kinds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct SharedSteps {
-    map: Shared,
-    barrier: Shared,
+    map: SharedStep,
+    barrier: SharedStep,
 }
 
 /// One kind: who is served by the step that is on its way, and who waits; each with what it asks for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Shared {
+struct SharedStep {
     served: BTreeMap<FenceId, Effect>,
     waiting: BTreeMap<FenceId, Effect>,
 }
@@ -31,11 +31,11 @@ struct Shared {
 impl SharedSteps {
     /// Lets an effect wait for the turn of its kind; gives back one that serves nobody else.
     pub(super) fn join(&mut self, effect: Effect) -> Option<Effect> {
-        if let Effect::Fence(id, sealing::Effect::ReadMap) | Effect::Release(id, releasing::Effect::ReadMap) =
-            &effect
+        if let Effect::Fence(id, sealing::SealingEffect::ReadMap)
+        | Effect::Release(id, releasing::ReleasingEffect::ReadMap) = &effect
         {
             self.map.waiting.insert(id.clone(), effect);
-        } else if let Effect::Fence(id, sealing::Effect::Barrier { .. }) = &effect {
+        } else if let Effect::Fence(id, sealing::SealingEffect::Barrier { .. }) = &effect {
             self.barrier.waiting.insert(id.clone(), effect);
         } else {
             return Some(effect);
@@ -57,7 +57,7 @@ impl SharedSteps {
         }
         // Whose entries stand since the latest epoch needs it of every PG; for the others it is as good.
         let epoch = self.barrier.served.values().map(epoch_of).max().unwrap_or_default();
-        Some(Effect::Fence(id, sealing::Effect::Barrier { pools, epoch }))
+        Some(Effect::Fence(id, sealing::SealingEffect::Barrier { pools, epoch }))
     }
 
     /// A map was read: for whom.
@@ -76,7 +76,7 @@ impl SharedSteps {
     }
 }
 
-impl Shared {
+impl SharedStep {
     fn begin(&mut self) -> Option<(FenceId, Effect)> {
         if !self.served.is_empty() {
             return None;
@@ -87,11 +87,11 @@ impl Shared {
 }
 
 fn pools_of(effect: &Effect) -> &[PoolToProve] {
-    if let Effect::Fence(_, sealing::Effect::Barrier { pools, .. }) = effect { pools } else { &[] }
+    if let Effect::Fence(_, sealing::SealingEffect::Barrier { pools, .. }) = effect { pools } else { &[] }
 }
 
 fn epoch_of(effect: &Effect) -> OsdEpoch {
-    if let Effect::Fence(_, sealing::Effect::Barrier { epoch, .. }) = effect {
+    if let Effect::Fence(_, sealing::SealingEffect::Barrier { epoch, .. }) = effect {
         *epoch
     } else {
         OsdEpoch::default()

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::guardian::book::Book;
+use crate::guardian::book::AddressBook;
 use crate::model::addr::{ClientAddr, EntityAddr};
 use crate::model::ceph_snapshot::Daemon;
 use crate::model::image_users::ImageUse;
-use crate::model::incus_snapshot::{MemberStatus, OperationKind, View};
+use crate::model::incus_snapshot::{IncusSnapshot, MemberStatus, OperationKind};
 use crate::model::member::Members;
 use crate::model::record::Source;
 use crate::model::volume::{Expected, Images};
@@ -29,9 +29,9 @@ pub struct Sightings<'a> {
     pub complete: bool,
     /// Images and where they are placed.
     pub images: &'a Images,
-    pub view: &'a View,
+    pub view: &'a IncusSnapshot,
     /// Who is no member's client by the operator's word, and who by the storage's.
-    pub strangers: Strangers<'a>,
+    pub strangers: ForeignClients<'a>,
     /// Addresses that the configuration names.
     pub configured: &'a Members,
     pub now: Duration,
@@ -39,7 +39,7 @@ pub struct Sightings<'a> {
 
 /// Clients that use images and are nobody's business.
 #[derive(Debug, Clone, Copy)]
-pub struct Strangers<'a> {
+pub struct ForeignClients<'a> {
     /// `guard.admin_hosts`.
     pub admin_hosts: &'a [IpNet],
     /// The guardian's own addresses.
@@ -48,7 +48,7 @@ pub struct Strangers<'a> {
     pub daemons: &'a [Daemon],
 }
 
-impl Strangers<'_> {
+impl ForeignClients<'_> {
     /// Is this client one of them?
     pub fn has(&self, client: &ClientAddr) -> bool {
         self.admin_hosts.iter().any(|hosts| hosts.contains(&client.ip))
@@ -63,7 +63,7 @@ const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Clients that are kept of each member, those of nobody apart.
 const KEPT: usize = 4096;
 
-impl Book {
+impl AddressBook {
     /// Takes in who uses members' images. Members whose images unknown clients use that the sweep before did not show:
     /// their interfaces may have changed.
     pub fn uses(&mut self, seen: &Sightings<'_>) -> BTreeSet<String> {
@@ -231,7 +231,7 @@ impl Book {
 }
 
 /// The member an image is placed on, if it is online, runs the instance by its own word, and nothing is moving.
-fn healthy_owner(one: &ImageUse, images: &Images, view: &View) -> Option<String> {
+fn healthy_owner(one: &ImageUse, images: &Images, view: &IncusSnapshot) -> Option<String> {
     let Some(Expected::Exclusive { instances, locations }) = images.get(&one.image) else { return None };
     let [name] = locations.as_slice() else { return None };
     let online = view.members.get(name)?.status == MemberStatus::Online;
@@ -244,7 +244,7 @@ fn healthy_owner(one: &ImageUse, images: &Images, view: &View) -> Option<String>
 }
 
 /// Does no instance of the image run, by the word of members that are online? Then its user is none of theirs.
-fn is_stopped(one: &ImageUse, images: &Images, view: &View) -> bool {
+fn is_stopped(one: &ImageUse, images: &Images, view: &IncusSnapshot) -> bool {
     let Some(Expected::Exclusive { instances, .. }) = images.get(&one.image) else { return false };
     let (Some(all), Some(operations)) = (&view.instances, &view.operations) else { return false };
     let stopped = |id| {

@@ -24,8 +24,8 @@ use crate::model::member::Member;
 use crate::model::record::{FenceRecord, FenceState, Source};
 use crate::model::target::Target;
 use crate::model::volume::Expected;
-use crate::rules::entry_origin::{Origin, Other, others};
-use crate::rules::loss_evidence::{Evidence, Health};
+use crate::rules::entry_origin::{EntryOrigin, OtherEntry, others};
+use crate::rules::loss_evidence::{Health, LossEvidence};
 use crate::rules::refusal::Refusal;
 use crate::rules::single_writer::Conflict;
 
@@ -37,8 +37,8 @@ pub struct Status {
     /// Why it decides nothing, if it does not lead.
     pub deposed: Option<String>,
     /// The cluster of members.
-    pub platform: Reading,
-    pub storage: Reading,
+    pub platform: ReadingStatus,
+    pub storage: ReadingStatus,
     /// Why nothing can be recorded, if so.
     pub cannot_record: Option<String>,
     /// The newest osdmap epoch that was examined.
@@ -49,14 +49,14 @@ pub struct Status {
     /// Fences in force.
     pub fences: Vec<FenceStatus>,
     /// Entries of the blocklist that no fence accounts for.
-    pub others: Vec<Other>,
+    pub others: Vec<OtherEntry>,
     /// What is not as it should be.
     pub alarms: Vec<Alarm>,
 }
 
 /// Whether a source of readings answers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Reading {
+pub struct ReadingStatus {
     /// It answered within the last seconds.
     pub fresh: bool,
     /// How old the last good reading is, in whole seconds.
@@ -86,7 +86,7 @@ pub struct MemberLine {
     /// `watching`, or the state of its fence, or `returned-stale`, `stranded`, `suspect`, `refused`.
     pub state: &'static str,
     /// Its addresses, and what says so.
-    pub addresses: Vec<Address>,
+    pub addresses: Vec<AddressStatus>,
     pub fence: Option<FenceId>,
     /// Why it is not fenced yet though it is about to be healed, in words.
     pub waits: Option<String>,
@@ -94,7 +94,7 @@ pub struct MemberLine {
 
 /// An address of a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Address {
+pub struct AddressStatus {
     pub address: IpAddr,
     /// What says so.
     pub sources: BTreeSet<Source>,
@@ -120,7 +120,7 @@ impl Guardian {
     /// Everything, at this moment.
     pub fn status(&self, now: Now) -> Status {
         let age = |at: Duration| now.boot.saturating_sub(at);
-        let told = |fresh: bool, age: Option<Duration>, trouble: &Option<String>| Reading {
+        let told = |fresh: bool, age: Option<Duration>, trouble: &Option<String>| ReadingStatus {
             fresh,
             age_s: age.map(|age| age.as_secs()),
             trouble: trouble.clone(),
@@ -169,7 +169,10 @@ impl Guardian {
                 status: self.view.as_ref().and_then(|view| view.members.get(&name)).map(|m| m.status.clone()),
                 health: evidence.health(self.view_is_fresh(), self.now.boot),
                 state: self.state_of(&name, &evidence),
-                addresses: ips.into_iter().map(|ip| Address { address: ip, sources: source(ip) }).collect(),
+                addresses: ips
+                    .into_iter()
+                    .map(|ip| AddressStatus { address: ip, sources: source(ip) })
+                    .collect(),
                 fence: self.fence_of(&name).map(|fence| fence.id().clone()),
                 waits: self.waits_to_be_fenced(&name),
                 name,
@@ -192,7 +195,7 @@ impl Guardian {
         ))
     }
 
-    fn state_of(&self, name: &str, evidence: &Evidence) -> &'static str {
+    fn state_of(&self, name: &str, evidence: &LossEvidence) -> &'static str {
         let target = Target::Member(name.to_owned());
         if let Some(fence) = self.fence_of(name) {
             let sealed = fence.record().state == FenceState::Sealed;
@@ -526,7 +529,7 @@ impl Guardian {
 
     /// Entries that no fence accounts for and that may refuse somebody who should not be: whole hosts that are members,
     /// or that look like a guardian's; and clients that look like a guardian's and are alive. What others add is theirs.
-    fn orphans(&self) -> impl Iterator<Item = &Other> {
+    fn orphans(&self) -> impl Iterator<Item = &OtherEntry> {
         let wanted = |name: &String| self.wants.contains_key(&Target::Member(name.clone()));
         // A network refuses members that no fence is held on, whoever else it refuses.
         let members = self.members();
@@ -536,8 +539,8 @@ impl Guardian {
         };
         let swept = || self.sweep.iter().flat_map(|sweep| &sweep.uses).flat_map(ImageUse::clients);
         let alive = LazyCell::new(move || swept().collect::<BTreeSet<ClientAddr>>());
-        let orphaned = move |other: &&Other| {
-            let leftover = other.origin == Origin::Leftover;
+        let orphaned = move |other: &&OtherEntry| {
+            let leftover = other.origin == EntryOrigin::Leftover;
             match other.entry.entry() {
                 Some(Entry::Host(_) | Entry::HostRange(_)) => {
                     other.member.as_ref().map_or(leftover, |name| !wanted(name))

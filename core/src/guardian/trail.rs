@@ -10,7 +10,7 @@ use crate::model::record::{Change, FenceRecord, FenceState};
 
 /// What an operator does beside the guardian.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Note {
+pub(super) struct TrailNote {
     number: u64,
     what: String,
     why: String,
@@ -64,7 +64,7 @@ impl Guardian {
         let why = reason(said.as_deref()).unwrap_or("no reason given");
         self.log(Level::Warn, "operator", None, format!("{by}: {what} ({why})"));
         self.desk.removing = (what == gate::REMOVE).then_some(self.now.boot);
-        self.notes.push_back(Note {
+        self.notes.push_back(TrailNote {
             number,
             what: what.to_owned(),
             why: format!("{by}: {why}"),

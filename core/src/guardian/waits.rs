@@ -10,12 +10,12 @@ use crate::fence::{Fence, GUARDIAN};
 use crate::guardian::Guardian;
 use crate::guardian::gate::{self, GateState};
 use crate::guardian::report::{Alarm, Level};
-use crate::guardian::wants::Want;
+use crate::guardian::wants::FenceCandidate;
 use crate::model::addr::ClientAddr;
 use crate::model::blocklist::Blocklist;
-use crate::model::ceph_snapshot::{DaemonKind, Role, SeenAt, World};
+use crate::model::ceph_snapshot::{CephSnapshot, DaemonKind, Role, SeenAt};
 use crate::model::image_users::ImageUse;
-use crate::model::incus_snapshot::View;
+use crate::model::incus_snapshot::IncusSnapshot;
 use crate::model::member::Members;
 use crate::model::record::FenceState;
 use crate::model::target::{Coverage, Target};
@@ -181,7 +181,7 @@ impl Guardian {
         }
         if self.opens_gate(fence) {
             let gate = self.view.as_ref()?.gate.as_ref()?;
-            let open = |keys| gate::Contents::of(keys).open.contains(member);
+            let open = |keys| gate::GateContents::of(keys).open.contains(member);
             let lacks = gate.members.iter().filter(|(name, keys)| *name != member && !open(keys));
             let lacks: Vec<String> =
                 lacks.map(|(name, _)| name.clone()).filter(|name| self.is_online(name)).collect();
@@ -290,7 +290,7 @@ impl Guardian {
         self.waits = waits;
     }
 
-    fn wait_of_want(&self, target: &Target, want: &Want) -> Wait {
+    fn wait_of_want(&self, target: &Target, want: &FenceCandidate) -> Wait {
         let automatic = want.by() == GUARDIAN;
         if let (Target::Member(name), true, true) = (target, automatic, want.is_looked_for())
             && let Some(what) = self.waits_for_judgement(name)
@@ -349,7 +349,7 @@ impl Guardian {
     }
 
     /// A reading of everything ended: what of it is missing?
-    pub(super) fn note_listing(&mut self, view: &View) {
+    pub(super) fn note_listing(&mut self, view: &IncusSnapshot) {
         let parts = [
             (view.instances.is_none(), "instances"),
             (view.volumes.is_none(), "storage volumes"),
@@ -430,7 +430,7 @@ impl Guardian {
 }
 
 /// Did every monitor there is tell its sessions, and was nothing of them unclear?
-fn knows_all_sessions(world: &World) -> bool {
+fn knows_all_sessions(world: &CephSnapshot) -> bool {
     let mut mons = world.daemons.iter().filter(|daemon| daemon.kind == DaemonKind::Mon).peekable();
     mons.peek().is_some()
         && mons.all(|mon| mon.role == Role::Plain)

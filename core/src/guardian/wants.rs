@@ -12,21 +12,21 @@ use crate::guardian::gate::GateState;
 use crate::guardian::report::{Level, Outcome, Report};
 use crate::guardian::settings::{OnConflict, Trigger};
 use crate::model::addr::{ClientAddr, Entry};
-use crate::model::ceph_snapshot::{SeenAt, World};
+use crate::model::ceph_snapshot::{CephSnapshot, SeenAt};
 use crate::model::operator_request::Request;
 use crate::model::osdmap::OsdMap;
 use crate::model::overrides::{Overrides, reason};
 use crate::model::policy::minority;
 use crate::model::record::{FenceRecord, FenceState};
 use crate::model::target::Target;
-use crate::rules::loss_evidence::Evidence;
+use crate::rules::loss_evidence::LossEvidence;
 use crate::rules::operator_request::is_named;
-use crate::rules::plan::{self, Known, Plan, plan};
+use crate::rules::plan::{self, KnownClients, Plan, plan};
 use crate::rules::refusal::Refusal;
 
 /// A fence that is to be planned at the next look.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Want {
+pub(super) struct FenceCandidate {
     why: String,
     by: String,
     reason: Option<String>,
@@ -38,7 +38,7 @@ pub(super) struct Want {
     wanted: Duration,
 }
 
-impl Want {
+impl FenceCandidate {
     /// Who wants it.
     pub(super) fn by(&self) -> &str {
         &self.by
@@ -52,7 +52,7 @@ impl Want {
 
 /// A fence that was refused, and when it is to be planned again if it is still wanted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Refused {
+pub(super) struct RefusedFence {
     pub(super) reasons: Vec<Refusal>,
     again: Duration,
 }
@@ -104,7 +104,7 @@ impl Guardian {
     /// Members that are about to be healed are to be fenced.
     pub(super) fn want_what_is_lost(&mut self) {
         let wanted = self.about_to_be_healed();
-        let lost = |name: &String| self.evidence.get(name).is_some_and(Evidence::is_lost);
+        let lost = |name: &String| self.evidence.get(name).is_some_and(LossEvidence::is_lost);
         self.refused.retain(|target, _| match target {
             Target::Member(name) => lost(name),
             Target::Addresses(_) => false,
@@ -120,7 +120,7 @@ impl Guardian {
     pub(super) fn doubtful(&self) -> Vec<&str> {
         let Some(view) = &self.view else { return Vec::new() };
         let lost = |name: &&String| {
-            self.evidence.get(*name).is_some_and(Evidence::is_lost) && self.fence_of(name).is_none()
+            self.evidence.get(*name).is_some_and(LossEvidence::is_lost) && self.fence_of(name).is_none()
         };
         let lost: Vec<&str> = view.members.keys().filter(lost).map(String::as_str).collect();
         if lost.len() > minority(view.members.len()) { lost } else { Vec::new() }
@@ -160,7 +160,10 @@ impl Guardian {
         };
         self.log(Level::Info, "suspect", name, format!("to be fenced: {why}"));
         let (by, overrides, requests) = (GUARDIAN.to_owned(), Overrides::default(), BTreeSet::new());
-        self.want(target, Want { why, by, reason: None, overrides, requests, since: now, wanted: now });
+        self.want(
+            target,
+            FenceCandidate { why, by, reason: None, overrides, requests, since: now, wanted: now },
+        );
     }
 
     /// For how long nobody else is fenced without an operator: several members lost within moments look like a fault of
@@ -177,11 +180,11 @@ impl Guardian {
         let (by, requests, since) = (record.by.clone(), BTreeSet::new(), self.now.boot);
         let reason = record.reason.clone();
         let overrides = record.overrides;
-        self.want(target, Want { why, by, reason, overrides, requests, since, wanted: since });
+        self.want(target, FenceCandidate { why, by, reason, overrides, requests, since, wanted: since });
     }
 
     /// What waits already goes on as well, and what it permits: in the words of who went over the brake or a doubt.
-    fn want(&mut self, target: Target, mut want: Want) {
+    fn want(&mut self, target: Target, mut want: FenceCandidate) {
         if let Some(before) = self.wants.remove(&target) {
             if (before.overrides.any_rule() && !want.overrides.any_rule()) || want.by == GUARDIAN {
                 (want.why, want.by, want.reason) = (before.why, before.by, before.reason);
@@ -261,7 +264,7 @@ impl Guardian {
         }
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
         let (requests, since) = (BTreeSet::from([number]), self.now.boot);
-        self.want(target, Want { why, by, reason, overrides, requests, since, wanted: since });
+        self.want(target, FenceCandidate { why, by, reason, overrides, requests, since, wanted: since });
     }
 
     /// Is a look needed, because something wanted is newer than the last one? What waits for something else needs no
@@ -271,7 +274,7 @@ impl Guardian {
     }
 
     /// The storage was looked at.
-    pub(super) fn looked(&mut self, world: Result<World, String>, began: Duration) {
+    pub(super) fn looked(&mut self, world: Result<CephSnapshot, String>, began: Duration) {
         match world {
             Ok(world) => {
                 self.note_map(Arc::new(world.map.clone()));
@@ -324,17 +327,17 @@ impl Guardian {
     }
 
     /// `world` as [`Guardian::with_memory`] makes it.
-    fn plan_request(&self, target: Target, overrides: Overrides, world: &World) -> plan::Request {
+    fn plan_request(&self, target: Target, overrides: Overrides, world: &CephSnapshot) -> plan::PlanRequest {
         let known = match &target {
             Target::Member(name) => self.known_of(name, world),
-            Target::Addresses(_) => Known::default(),
+            Target::Addresses(_) => KnownClients::default(),
         };
         let recorded = self.records.fences.values().flat_map(|fence| fence.in_doubt.clone());
         let deciding = self.fences.values().flat_map(|fence| fence.record().in_doubt.clone());
         let in_doubt = recorded.chain(deciding).collect();
         let held = self.fences.values().filter_map(Fence::member).map(str::to_owned).collect();
         let reachable = if self.is_begun(&target) { BTreeMap::new() } else { self.reachable() };
-        plan::Request { target, overrides, in_doubt, held, reachable, known }
+        plan::PlanRequest { target, overrides, in_doubt, held, reachable, known }
     }
 
     /// What a fence would be, by all that is known now. Changes nothing. `None` before the storage was looked at.
@@ -344,7 +347,7 @@ impl Guardian {
         Some(plan(&request, &self.members(), &world, &self.settings.policy))
     }
 
-    fn plan_one(&mut self, target: Target, want: Want) {
+    fn plan_one(&mut self, target: Target, want: FenceCandidate) {
         let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
         let request = self.plan_request(target.clone(), want.overrides, &world);
         match plan(&request, &self.members(), &world, &self.settings.policy) {
@@ -390,9 +393,9 @@ impl Guardian {
                     self.reports.push_back(Report::Answer(*number, Outcome::Refused(reasons.clone())));
                 }
                 // Of a member that is not lost only whoever asked wants to know.
-                let lost = |name: &String| self.evidence.get(name).is_some_and(Evidence::is_lost);
+                let lost = |name: &String| self.evidence.get(name).is_some_and(LossEvidence::is_lost);
                 if !matches!(&target, Target::Member(name) if !lost(name)) {
-                    self.refused.insert(target, Refused { reasons, again: self.now.boot + AGAIN });
+                    self.refused.insert(target, RefusedFence { reasons, again: self.now.boot + AGAIN });
                 }
             }
         }
@@ -406,7 +409,7 @@ impl Guardian {
     }
 
     /// What was seen of members while they were healthy: a lost one may be seen by nobody.
-    fn with_memory(&self, mut world: World) -> World {
+    fn with_memory(&self, mut world: CephSnapshot) -> CephSnapshot {
         for client in self.book.members.values().flat_map(|member| &member.clients) {
             world.clients.entry(*client).or_default().insert(SeenAt::Remembered);
         }

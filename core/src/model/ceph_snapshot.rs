@@ -11,7 +11,7 @@ use crate::model::osdmap::{DataPools, OsdMap};
 
 /// One look at the storage: everything `plan` is a function of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct World {
+pub struct CephSnapshot {
     pub now: Timestamp,
     /// The guardian's own addresses.
     pub own: Vec<EntityAddr>,

@@ -14,7 +14,7 @@ use crate::model::volume::{ExternalImage, StoragePool, Volume};
 
 /// Everything read in one go. What could not be read is `None`, never empty: unknown is not none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct View {
+pub struct IncusSnapshot {
     /// The member that answered.
     pub from: String,
     /// All members. Needs the database, so that there is one at all shows that `from` has a quorum.

@@ -33,7 +33,7 @@ const MAC: &str = "mac";
 
 /// How two sets of marks compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Alike {
+pub enum MachineComparison {
     /// The same machine.
     Same,
     /// Another one: a number of the firmware differs, or it has none of the network cards.
@@ -158,7 +158,7 @@ impl Machine {
     }
 
     /// Is it this machine that shows these marks now?
-    pub fn compare(&self, now: &Self) -> Alike {
+    pub fn compare(&self, now: &Self) -> MachineComparison {
         let both = |part: &Part| Some((self.firmware.get(part)?, now.firmware.get(part)?));
         let told: Vec<bool> = PARTS.iter().filter_map(both).map(|(before, now)| before == now).collect();
         // An address that is set by software may be another one after each boot.
@@ -168,11 +168,11 @@ impl Machine {
         let other_cards =
             !before_fixed.is_empty() && !now_fixed.is_empty() && before_fixed.is_disjoint(&now_fixed);
         if other_cards || told.contains(&false) {
-            Alike::Other
+            MachineComparison::Other
         } else if told.contains(&true) || !self.macs.is_disjoint(&now.macs) {
-            Alike::Same
+            MachineComparison::Same
         } else {
-            Alike::Unknown
+            MachineComparison::Unknown
         }
     }
 }
@@ -218,7 +218,7 @@ mod tests {
 
     const UUID: &str = "4C4C4544-0038-4A10-8052-B7C04F4E3233";
 
-    fn compare(before: &str, now: &str) -> Alike {
+    fn compare(before: &str, now: &str) -> MachineComparison {
         Machine::parse(before).compare(&Machine::parse(now))
     }
 
@@ -258,13 +258,13 @@ mod tests {
 
     #[test]
     fn a_uuid_that_an_older_version_recorded_is_compared_whatever_its_letters() {
-        assert_eq!(compare(UUID, &UUID.to_lowercase()), Alike::Same);
+        assert_eq!(compare(UUID, &UUID.to_lowercase()), MachineComparison::Same);
         assert_eq!(
             compare(UUID, &format!("uuid={} mac=b0:7b:25:00:00:01", UUID.to_lowercase())),
-            Alike::Same
+            MachineComparison::Same
         );
-        assert_eq!(compare(UUID, "4C4C4544-0038-4A10-8052-B7C04F4E3234"), Alike::Other);
-        assert_eq!(compare(UUID, "mac=b0:7b:25:00:00:01"), Alike::Unknown);
+        assert_eq!(compare(UUID, "4C4C4544-0038-4A10-8052-B7C04F4E3234"), MachineComparison::Other);
+        assert_eq!(compare(UUID, "mac=b0:7b:25:00:00:01"), MachineComparison::Unknown);
         assert_eq!(Machine::parse(UUID).text(), Some(UUID.to_lowercase()), "as older versions read it");
     }
 
@@ -276,22 +276,36 @@ mod tests {
         let text = machine.text().unwrap();
         assert_eq!(text, "system=pf_2x_7 mac=52:54:00:12:34:56 mac=b0:7b:25:00:00:01");
         assert_eq!(Machine::parse(&text), machine);
-        assert_eq!(compare(&text, &text), Alike::Same);
+        assert_eq!(compare(&text, &text), MachineComparison::Same);
         let cards = "mac=b0:7b:25:00:00:01 mac=b0:7b:25:00:00:02";
-        assert_eq!(compare(cards, "mac=b0:7b:25:00:00:02"), Alike::Same, "a card less");
-        assert_eq!(compare(cards, "mac=b0:7b:25:00:00:03"), Alike::Other);
-        assert_eq!(compare("mac=52:54:00:12:34:56", "mac=52:54:00:12:34:56"), Alike::Same, "of a hypervisor");
-        assert_eq!(compare("mac=52:54:00:12:34:56", "mac=52:54:00:00:00:01"), Alike::Unknown);
-        assert_eq!(compare("mac=52:54:00:12:34:56", ""), Alike::Unknown);
+        assert_eq!(compare(cards, "mac=b0:7b:25:00:00:02"), MachineComparison::Same, "a card less");
+        assert_eq!(compare(cards, "mac=b0:7b:25:00:00:03"), MachineComparison::Other);
+        assert_eq!(
+            compare("mac=52:54:00:12:34:56", "mac=52:54:00:12:34:56"),
+            MachineComparison::Same,
+            "of a hypervisor"
+        );
+        assert_eq!(compare("mac=52:54:00:12:34:56", "mac=52:54:00:00:00:01"), MachineComparison::Unknown);
+        assert_eq!(compare("mac=52:54:00:12:34:56", ""), MachineComparison::Unknown);
     }
 
     #[test]
     fn another_machine_is_known_by_whatever_differs() {
         let with = |more: &str| format!("uuid={UUID} {more}");
-        assert_eq!(compare(&with("board=a1"), &with("board=a2")), Alike::Other, "one UUID of a whole batch");
-        assert_eq!(compare(&with("mac=b0:7b:25:00:00:01"), &with("mac=b0:7b:25:00:00:09")), Alike::Other);
+        assert_eq!(
+            compare(&with("board=a1"), &with("board=a2")),
+            MachineComparison::Other,
+            "one UUID of a whole batch"
+        );
+        assert_eq!(
+            compare(&with("mac=b0:7b:25:00:00:01"), &with("mac=b0:7b:25:00:00:09")),
+            MachineComparison::Other
+        );
         // What software sets may be another one after each boot.
-        assert_eq!(compare(&with("mac=02:00:00:00:00:01"), &with("mac=02:00:00:00:00:09")), Alike::Same);
+        assert_eq!(
+            compare(&with("mac=02:00:00:00:00:01"), &with("mac=02:00:00:00:00:09")),
+            MachineComparison::Same
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::incus_snapshot::{InstanceId, InstanceKind, View};
+use crate::model::incus_snapshot::{IncusSnapshot, InstanceId, InstanceKind};
 
 /// A storage pool of Incus.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,7 +165,7 @@ impl Expected {
 pub type Images = BTreeMap<ImageName, Expected>;
 
 /// The images of a reading that lie in this Ceph cluster, with what it says of their users; empty of what was not read.
-pub fn images(view: &View, own: &str) -> Images {
+pub fn images(view: &IncusSnapshot, own: &str) -> Images {
     let (Some(pools), Some(instances)) = (&view.pools, &view.instances) else { return Images::new() };
     let mut images = Vec::new();
     for volume in view.volumes.iter().flatten() {
@@ -354,11 +354,11 @@ mod tests {
             .map(|(name, _)| (id("default", &format!("c-{name}")), instance("n1", None)))
             .collect();
         all.insert(id("default", "disks"), instance("n2", details));
-        let view = View {
+        let view = IncusSnapshot {
             volumes: Some(pools.iter().map(root).collect()),
             pools: Some(pools.map(|(name, cluster)| (name.to_owned(), pool(cluster))).into()),
             instances: Some(all),
-            ..View::default()
+            ..IncusSnapshot::default()
         };
         let names = |own: &str| -> Vec<String> {
             images(&view, own).into_keys().map(|image| image.name.replace("container_c-", "c-")).collect()
@@ -378,11 +378,11 @@ mod tests {
         let mut half = volume(VolumeKind::Custom, Content::Filesystem, "default", "half");
         half.used_by = [id("default", "c1")].into();
         half.unknown = vec!["profile p1: answered 500".to_owned()];
-        let view = View {
+        let view = IncusSnapshot {
             volumes: Some(vec![half]),
             pools: Some([("remote".to_owned(), pool)].into()),
             instances: Some(BTreeMap::new()),
-            ..View::default()
+            ..IncusSnapshot::default()
         };
         let unknown = Expected::Unknown { why: "profile p1: answered 500".to_owned() };
         assert_eq!(images(&view, "ceph").into_values().collect::<Vec<_>>(), [unknown]);
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn who_may_use_an_image_follows_from_its_instances() {
-        let mut view = View::default();
+        let mut view = IncusSnapshot::default();
         let pool = |driver: &str, osd: Option<&str>| StoragePool {
             driver: driver.to_owned(),
             osd_pool: osd.map(str::to_owned),

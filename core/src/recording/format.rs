@@ -18,7 +18,7 @@ use crate::guardian::Guardian;
 use crate::guardian::io::{Effect, Input, Now};
 use crate::guardian::settings::Settings;
 use crate::model::image_users::ImageUse;
-use crate::model::incus_snapshot::View;
+use crate::model::incus_snapshot::IncusSnapshot;
 use crate::model::osdmap::{DataPools, OsdMap};
 use crate::model::record::Records;
 use crate::recording::maps::Maps;
@@ -26,7 +26,7 @@ use crate::recording::maps::Maps;
 /// One line: a JSON object with what applies of these.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Line<'a> {
+pub struct RecordingLine<'a> {
     /// A guardian begins, with this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begin: Option<Cow<'a, Beginning>>,
@@ -44,7 +44,7 @@ pub struct Line<'a> {
     pub input: Option<Cow<'a, Input>>,
     /// It took in a reading that says what the last one of its kind says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub again: Option<Again>,
+    pub again: Option<RepeatedInput>,
     /// It wanted this, because of the input above and at its time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effect: Option<Cow<'a, Effect>>,
@@ -74,7 +74,7 @@ pub struct Checkpoint<'a> {
 
 /// A reading that brought nothing new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Again {
+pub struct RepeatedInput {
     /// Of which kind.
     pub kind: Kind,
     /// When it began, where that counts.
@@ -96,27 +96,28 @@ pub enum Kind {
 /// What one says.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(untagged)]
-pub enum Reading<'a> {
-    View(&'a View),
+pub enum RecordingRead<'a> {
+    View(&'a IncusSnapshot),
     Maps(&'a [OsdMap]),
     /// Users of images, what could not be read, and where their data lies.
     Sweep(&'a [ImageUse], &'a [String], &'a DataPools),
 }
 
-impl Again {
+impl RepeatedInput {
     /// An input apart from what it reads, and what that is; `None` for inputs that are kept whole.
-    pub fn of(input: &Input) -> Option<(Self, Reading<'_>)> {
+    pub fn of(input: &Input) -> Option<(Self, RecordingRead<'_>)> {
         match input {
             Input::View { began, view: Ok(view) } => {
                 let kind = if view.volumes.is_some() { Kind::Whole } else { Kind::Glance };
-                Some((Self { kind, began: *began }, Reading::View(view)))
+                Some((Self { kind, began: *began }, RecordingRead::View(view)))
             }
             Input::Maps(Ok(maps)) => {
-                Some((Self { kind: Kind::Maps, began: Duration::ZERO }, Reading::Maps(maps)))
+                Some((Self { kind: Kind::Maps, began: Duration::ZERO }, RecordingRead::Maps(maps)))
             }
-            Input::Swept { began, uses, unread, data_pools } => {
-                Some((Self { kind: Kind::Sweep, began: *began }, Reading::Sweep(uses, unread, data_pools)))
-            }
+            Input::Swept { began, uses, unread, data_pools } => Some((
+                Self { kind: Kind::Sweep, began: *began },
+                RecordingRead::Sweep(uses, unread, data_pools),
+            )),
             Input::Tick
             | Input::Notice(_)
             | Input::View { view: Err(_), .. }
@@ -179,7 +180,7 @@ impl Recording {
     }
 
     /// Writes what the open part begins with.
-    pub(super) fn begin(&mut self, line: &Line<'_>) {
+    pub(super) fn begin(&mut self, line: &RecordingLine<'_>) {
         self.write(line);
         // So that its length is known: the rest comes in blocks.
         let _ = self.open.flush();
@@ -188,17 +189,21 @@ impl Recording {
 
     /// Writes an input, or that it is the last one again.
     pub(super) fn input(&mut self, at: Now, input: &Input) {
-        if let Some((again, reading)) = Again::of(input) {
+        if let Some((again, reading)) = RepeatedInput::of(input) {
             let says = digest(&reading);
             if self.said.insert(again.kind, says) == Some(says) {
-                self.write(&Line { at: Some(at), again: Some(again), ..Line::default() });
+                self.write(&RecordingLine { at: Some(at), again: Some(again), ..RecordingLine::default() });
                 return;
             }
         }
-        self.write(&Line { at: Some(at), input: Some(Cow::Borrowed(input)), ..Line::default() });
+        self.write(&RecordingLine {
+            at: Some(at),
+            input: Some(Cow::Borrowed(input)),
+            ..RecordingLine::default()
+        });
     }
 
-    pub(super) fn write(&mut self, line: &Line<'_>) {
+    pub(super) fn write(&mut self, line: &RecordingLine<'_>) {
         // Memory takes everything, and everything has a form in JSON (a test writes each).
         let _ = serde_json::to_writer(&mut self.open, line);
         let _ = self.open.write_all(b"\n");
@@ -237,7 +242,7 @@ fn part() -> GzEncoder<Vec<u8>> {
     GzEncoder::new(Vec::new(), Compression::fast())
 }
 
-fn digest(reading: &Reading<'_>) -> u64 {
+fn digest(reading: &RecordingRead<'_>) -> u64 {
     let mut digest = Digest(DefaultHasher::new());
     let _ = serde_json::to_writer(&mut digest, reading);
     digest.0.finish()

@@ -9,7 +9,7 @@ use crate::guardian::io::{Effect, Input, Now};
 use crate::guardian::report::Report;
 use crate::guardian::settings::Settings;
 use crate::model::record::Records;
-use crate::recording::format::{Beginning, Checkpoint, Line, Recording};
+use crate::recording::format::{Beginning, Checkpoint, Recording, RecordingLine};
 use crate::recording::maps::Maps;
 
 /// What a recording may take, in bytes as it is kept: minutes of a large cluster in turmoil, days of one at rest.
@@ -28,7 +28,7 @@ impl Recorder {
     pub fn new(settings: Settings, records: Records, now: Now, limit: usize) -> Self {
         let begin = Beginning { version: version(), settings, records, now };
         let mut recording = Recording::new(limit);
-        recording.begin(&Line { begin: Some(Cow::Borrowed(&begin)), ..Line::default() });
+        recording.begin(&RecordingLine { begin: Some(Cow::Borrowed(&begin)), ..RecordingLine::default() });
         let guardian = Guardian::new(begin.settings, begin.records, now);
         Self { guardian, effects: VecDeque::new(), recording }
     }
@@ -39,12 +39,13 @@ impl Recorder {
             self.recording.turn();
             let maps = Maps::of(&mut self.guardian);
             let checkpoint = Checkpoint { version: version(), guardian: Cow::Borrowed(&self.guardian), maps };
-            self.recording.begin(&Line { checkpoint: Some(checkpoint), ..Line::default() });
+            self.recording.begin(&RecordingLine { checkpoint: Some(checkpoint), ..RecordingLine::default() });
         }
         // Written first: should the guardian fail on it, this is what it failed on.
         self.recording.input(now, &input);
         for effect in step(&mut self.guardian, now, input) {
-            self.recording.write(&Line { effect: Some(Cow::Borrowed(&effect)), ..Line::default() });
+            self.recording
+                .write(&RecordingLine { effect: Some(Cow::Borrowed(&effect)), ..RecordingLine::default() });
             self.effects.push_back(effect);
         }
     }
@@ -61,7 +62,8 @@ impl Recorder {
 
     /// Other settings, from now on.
     pub fn reconfigure(&mut self, settings: Settings) {
-        self.recording.write(&Line { settings: Some(Cow::Borrowed(&settings)), ..Line::default() });
+        self.recording
+            .write(&RecordingLine { settings: Some(Cow::Borrowed(&settings)), ..RecordingLine::default() });
         self.guardian.reconfigure(settings);
     }
 

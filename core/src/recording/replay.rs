@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::guardian::Guardian;
 use crate::guardian::io::{Effect, Input, Now};
-use crate::recording::format::{Again, Checkpoint, Kind, Line};
+use crate::recording::format::{Checkpoint, Kind, RecordingLine, RepeatedInput};
 use crate::recording::maps::Maps;
 use crate::recording::recorder::step;
 
@@ -88,7 +88,8 @@ pub fn replay(recording: impl Read) -> Result<Replayed, Difference> {
         number += 1;
         let damaged = |why: String| Difference::Damaged { line: number, why };
         let line = line.map_err(|error| damaged(error.to_string()))?;
-        let line: Line<'_> = serde_json::from_str(&line).map_err(|error| damaged(error.to_string()))?;
+        let line: RecordingLine<'_> =
+            serde_json::from_str(&line).map_err(|error| damaged(error.to_string()))?;
         replay.line(number, line)?;
     }
     replay.end(number + 1)
@@ -121,21 +122,21 @@ struct Replay {
 }
 
 impl Replay {
-    fn line(&mut self, line: usize, says: Line<'_>) -> Result<(), Difference> {
+    fn line(&mut self, line: usize, says: RecordingLine<'_>) -> Result<(), Difference> {
         match says {
-            Line { effect: Some(effect), at: None, input: None, .. } => {
+            RecordingLine { effect: Some(effect), at: None, input: None, .. } => {
                 let wanted = self.wants.pop_front();
                 self.compare(line, Some(effect.into_owned()), wanted)?;
                 self.effects += 1;
             }
-            Line { begin: Some(begin), .. } => {
+            RecordingLine { begin: Some(begin), .. } => {
                 self.no_more(line)?;
                 let begin = begin.into_owned();
                 self.version = begin.version;
                 self.guardian = Some(Guardian::new(begin.settings, begin.records, begin.now));
                 self.passes(begin.now);
             }
-            Line { checkpoint: Some(checkpoint), .. } => {
+            RecordingLine { checkpoint: Some(checkpoint), .. } => {
                 self.no_more(line)?;
                 let Checkpoint { version, guardian, maps } = checkpoint;
                 let mut recorded = guardian.into_owned();
@@ -151,18 +152,20 @@ impl Replay {
                 maps.give_to(&mut recorded);
                 self.guardian = Some(recorded);
             }
-            Line { settings: Some(settings), .. } => {
+            RecordingLine { settings: Some(settings), .. } => {
                 self.no_more(line)?;
                 self.guardian(line)?.reconfigure(settings.into_owned());
             }
-            Line { at: Some(at), input: Some(input), .. } => self.input(line, at, input.into_owned())?,
-            Line { at: Some(at), again: Some(again), .. } => {
+            RecordingLine { at: Some(at), input: Some(input), .. } => {
+                self.input(line, at, input.into_owned())?
+            }
+            RecordingLine { at: Some(at), again: Some(again), .. } => {
                 let why = || format!("there is no {:?} before it that it could repeat", again.kind);
                 let last = self.last.get(&again.kind);
                 let input = last.map(|last| again.input(last));
                 self.input(line, at, input.ok_or_else(|| Difference::Damaged { line, why: why() })?)?;
             }
-            Line { .. } => {
+            RecordingLine { .. } => {
                 return Err(Difference::Damaged { line, why: "it says nothing that is known".to_owned() });
             }
         }
@@ -171,7 +174,7 @@ impl Replay {
 
     fn input(&mut self, line: usize, at: Now, input: Input) -> Result<(), Difference> {
         self.no_more(line)?;
-        if let Some((again, _)) = Again::of(&input) {
+        if let Some((again, _)) = RepeatedInput::of(&input) {
             self.last.insert(again.kind, input.clone());
         }
         self.wants = step(self.guardian(line)?, at, input).into();

@@ -16,7 +16,7 @@ use crate::model::member::Members;
 /// Who adds entries of this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Origin {
+pub enum EntryOrigin {
     /// The monitors, of a mgr or mds that was failed over and of the clients it had: for a day
     /// (`mon_mgr_blocklist_interval`, `mon_mds_blocklist_interval`). All of one daemon end at the same moment.
     Daemon,
@@ -33,12 +33,12 @@ pub enum Origin {
 
 /// An entry that no fence accounts for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Other {
+pub struct OtherEntry {
     pub entry: Listed,
     /// When the monitors will drop it.
     pub until: Timestamp,
     /// Whose it looks like.
-    pub origin: Origin,
+    pub origin: EntryOrigin,
     /// The member it refuses, whole or a client of it.
     pub member: Option<String>,
 }
@@ -53,7 +53,7 @@ pub fn others(
     members: &Members,
     now: Timestamp,
     required_until: Timestamp,
-) -> Vec<Other> {
+) -> Vec<OtherEntry> {
     let daemons: BTreeSet<Timestamp> =
         blocklist.entries.iter().filter(|(addr, _)| addr.port != 0).map(|(_, until)| *until).collect();
     let addresses = blocklist.entries.iter().map(|(addr, until)| (Listed::Address(*addr), *until));
@@ -64,21 +64,21 @@ pub fn others(
         let member = members.0.iter().find(|member| member.addresses.iter().any(hit));
         let long = until >= required_until;
         let origin = match entry.entry() {
-            None if matches!(entry, Listed::Address(_)) => Origin::Daemon,
-            None => Origin::Network,
+            None if matches!(entry, Listed::Address(_)) => EntryOrigin::Daemon,
+            None => EntryOrigin::Network,
             // The guardian takes this form of members only, and for a moment as a cover.
-            Some(Entry::HostRange(_)) if member.is_none() => Origin::Network,
-            Some(Entry::Client(_)) if daemons.contains(&until) => Origin::Daemon,
-            Some(_) if long => Origin::Leftover,
-            Some(Entry::Client(_)) if until.duration_since(now) <= LOCK_BREAK => Origin::LockBreak,
-            Some(_) => Origin::Unknown,
+            Some(Entry::HostRange(_)) if member.is_none() => EntryOrigin::Network,
+            Some(Entry::Client(_)) if daemons.contains(&until) => EntryOrigin::Daemon,
+            Some(_) if long => EntryOrigin::Leftover,
+            Some(Entry::Client(_)) if until.duration_since(now) <= LOCK_BREAK => EntryOrigin::LockBreak,
+            Some(_) => EntryOrigin::Unknown,
         };
-        Other { entry, until, origin, member: member.map(|member| member.name.clone()) }
+        OtherEntry { entry, until, origin, member: member.map(|member| member.name.clone()) }
     };
     foreign.map(other).collect()
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for EntryOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Daemon => "a mgr or mds that was failed over, or a client of it",
@@ -106,7 +106,7 @@ mod tests {
         "2026-11-22T12:00:00Z".parse().unwrap()
     }
 
-    fn judged(entries: &[(&str, u64)]) -> Vec<(String, Origin, Option<String>)> {
+    fn judged(entries: &[(&str, u64)]) -> Vec<(String, EntryOrigin, Option<String>)> {
         let until = |seconds: u64| now() + Duration::from_secs(seconds);
         let mut blocklist = Blocklist::default();
         for (text, seconds) in entries {
@@ -130,24 +130,28 @@ mod tests {
             judged(&[(text, seconds)]).pop().map(|(_, origin, member)| (origin, member))
         };
         assert_eq!(one("10.0.0.1:0/77", 5 * YEAR), None, "a record has it");
-        assert_eq!(one("10.0.0.1:6800/9", 86_400), Some((Origin::Daemon, n1())));
-        assert_eq!(one("10.0.0.1:0/5", 3600), Some((Origin::LockBreak, n1())));
-        assert_eq!(one("10.0.0.9:0/5", 60), Some((Origin::LockBreak, None)));
-        assert_eq!(one("10.0.0.0/24", 5 * YEAR), Some((Origin::Network, n1())));
-        assert_eq!(one("10.0.0.9/32", 5 * YEAR), Some((Origin::Network, None)));
-        assert_eq!(one("10.0.0.1/32", 5 * YEAR), Some((Origin::Leftover, n1())));
-        assert_eq!(one("10.0.0.1:0/0", 5 * YEAR), Some((Origin::Leftover, n1())));
-        assert_eq!(one("10.0.0.9:0/0", 5 * YEAR), Some((Origin::Leftover, None)), "a cover that was left");
-        assert_eq!(one("10.0.0.1:0/5", 5 * YEAR), Some((Origin::Leftover, n1())), "a late add");
-        assert_eq!(one("10.0.0.1:0/5", 86_400), Some((Origin::Unknown, n1())));
-        assert_eq!(one("10.0.0.1:0/0", 3600), Some((Origin::Unknown, n1())), "by hand");
+        assert_eq!(one("10.0.0.1:6800/9", 86_400), Some((EntryOrigin::Daemon, n1())));
+        assert_eq!(one("10.0.0.1:0/5", 3600), Some((EntryOrigin::LockBreak, n1())));
+        assert_eq!(one("10.0.0.9:0/5", 60), Some((EntryOrigin::LockBreak, None)));
+        assert_eq!(one("10.0.0.0/24", 5 * YEAR), Some((EntryOrigin::Network, n1())));
+        assert_eq!(one("10.0.0.9/32", 5 * YEAR), Some((EntryOrigin::Network, None)));
+        assert_eq!(one("10.0.0.1/32", 5 * YEAR), Some((EntryOrigin::Leftover, n1())));
+        assert_eq!(one("10.0.0.1:0/0", 5 * YEAR), Some((EntryOrigin::Leftover, n1())));
+        assert_eq!(
+            one("10.0.0.9:0/0", 5 * YEAR),
+            Some((EntryOrigin::Leftover, None)),
+            "a cover that was left"
+        );
+        assert_eq!(one("10.0.0.1:0/5", 5 * YEAR), Some((EntryOrigin::Leftover, n1())), "a late add");
+        assert_eq!(one("10.0.0.1:0/5", 86_400), Some((EntryOrigin::Unknown, n1())));
+        assert_eq!(one("10.0.0.1:0/0", 3600), Some((EntryOrigin::Unknown, n1())), "by hand");
     }
 
     #[test]
     fn the_clients_of_a_failed_over_mgr_end_with_it() {
         let all = judged(&[("10.0.0.1:6800/9", 80_000), ("10.0.0.1:0/5", 80_000), ("10.0.0.1:0/6", 80_001)]);
-        let origins: Vec<Origin> = all.into_iter().map(|(_, origin, _)| origin).collect();
-        assert_eq!(origins, [Origin::Daemon, Origin::Unknown, Origin::Daemon]);
+        let origins: Vec<EntryOrigin> = all.into_iter().map(|(_, origin, _)| origin).collect();
+        assert_eq!(origins, [EntryOrigin::Daemon, EntryOrigin::Unknown, EntryOrigin::Daemon]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::model::member::Members;
 /// Judged from the addresses of watchers and lock owner. Where the image ought to be used is not known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum ImageVerdict {
     /// Nobody watches it or holds its lock. That does not prove that nobody writes: a client can write without
     /// either (docs/facts/ceph.md#a-client-after-it-was-blocklisted).
     Unused,
@@ -30,7 +30,7 @@ pub fn judge<'m>(
     users: &[EntityAddr],
     members: &'m Members,
     blocklist: &Blocklist,
-) -> (Verdict, Option<&'m str>) {
+) -> (ImageVerdict, Option<&'m str>) {
     let fenced = |addr: &EntityAddr| addr.client().is_some_and(|client| blocklist.refuses(client));
     let owners: BTreeSet<Option<&str>> =
         users.iter().map(|addr| members.owner(addr.ip).map(|member| member.name.as_str())).collect();
@@ -40,15 +40,15 @@ pub fn judge<'m>(
         _ => None,
     };
     let verdict = if users.is_empty() {
-        Verdict::Unused
+        ImageVerdict::Unused
     } else if known.len() > 1 {
-        Verdict::SeveralMembers
+        ImageVerdict::SeveralMembers
     } else if users.iter().any(fenced) {
-        Verdict::Fenced
+        ImageVerdict::Fenced
     } else if owners.contains(&None) {
-        Verdict::UnknownAddress
+        ImageVerdict::UnknownAddress
     } else {
-        Verdict::OneMember
+        ImageVerdict::OneMember
     };
     (verdict, one)
 }
@@ -70,14 +70,20 @@ mod tests {
             (verdict, member.map(str::to_owned))
         };
         let n1 = Some("n1".to_owned());
-        assert_eq!(judged(&[], &blocklist), (Verdict::Unused, None));
-        assert_eq!(judged(&["10.0.0.1:0/5", "10.0.0.1:0/6"], &blocklist), (Verdict::OneMember, n1.clone()));
-        assert_eq!(judged(&["10.0.0.1:0/5", "10.0.0.2:0/6"], &blocklist), (Verdict::SeveralMembers, None));
+        assert_eq!(judged(&[], &blocklist), (ImageVerdict::Unused, None));
+        assert_eq!(
+            judged(&["10.0.0.1:0/5", "10.0.0.1:0/6"], &blocklist),
+            (ImageVerdict::OneMember, n1.clone())
+        );
+        assert_eq!(
+            judged(&["10.0.0.1:0/5", "10.0.0.2:0/6"], &blocklist),
+            (ImageVerdict::SeveralMembers, None)
+        );
         assert_eq!(
             judged(&["10.0.0.1:0/5", "10.9.9.9:0/6"], &blocklist),
-            (Verdict::UnknownAddress, n1.clone())
+            (ImageVerdict::UnknownAddress, n1.clone())
         );
         blocklist.entries.insert("10.0.0.1:0/0".parse().unwrap(), jiff::Timestamp::MAX);
-        assert_eq!(judged(&["10.0.0.1:0/5"], &blocklist), (Verdict::Fenced, n1));
+        assert_eq!(judged(&["10.0.0.1:0/5"], &blocklist), (ImageVerdict::Fenced, n1));
     }
 }

@@ -14,9 +14,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::model::incus_snapshot::View;
+use crate::model::incus_snapshot::IncusSnapshot;
 use crate::model::member::Members;
-use crate::rules::loss_evidence::Evidence;
+use crate::rules::loss_evidence::LossEvidence;
 
 /// Without a reading by a member with quorum for so long, a guardian sees nothing.
 pub const BLIND: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub const READY: Duration = Duration::from_millis(2500);
 
 /// What was seen last, and when.
 #[derive(Debug, Clone)]
-pub struct Outlook {
+pub struct LeaderOutlook {
     /// Is there a platform to see?
     platform: bool,
     /// When the last good reading began; before the first one, when the guardian began.
@@ -37,7 +37,7 @@ pub struct Outlook {
     /// When the last question began that a monitor answered; before the first one, when the guardian began.
     heard: Duration,
     hears: bool,
-    members: BTreeMap<String, Evidence>,
+    members: BTreeMap<String, LossEvidence>,
     suspect: Option<Unfit>,
 }
 
@@ -69,7 +69,7 @@ pub enum Readiness {
 
 /// Other guardians that wait.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Beside {
+pub struct OtherGuardians {
     /// One that is [`Readiness::Ready`].
     pub ready: Option<String>,
     /// One that is [`Readiness::Hears`].
@@ -78,7 +78,7 @@ pub struct Beside {
 
 /// What a guardian makes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Course {
+pub enum LeadDecision {
     /// It leads, or bids for the lead.
     Lead,
     /// The same, because nobody could do better.
@@ -91,7 +91,7 @@ pub enum Course {
     },
 }
 
-impl Outlook {
+impl LeaderOutlook {
     /// Has seen and heard nothing yet, which counts from now.
     pub fn new(now: Duration, platform: bool) -> Self {
         Self {
@@ -112,7 +112,7 @@ impl Outlook {
 
     /// A member with quorum answered. `own` are the guardian's own addresses as a client of the storage, `known` what
     /// is known of the members' addresses.
-    pub fn note(&mut self, began: Duration, view: &View, own: &[IpAddr], known: &Members) {
+    pub fn note(&mut self, began: Duration, view: &IncusSnapshot, own: &[IpAddr], known: &Members) {
         self.since = self.since.max(began);
         self.seen = true;
         self.members.retain(|name, _| view.members.contains_key(name));
@@ -167,15 +167,15 @@ impl Outlook {
 }
 
 /// What follows, for one that leads as for one that waits, if these others wait.
-pub fn course(unfit: Option<Unfit>, beside: Beside) -> Course {
-    let Some(why) = unfit else { return Course::Lead };
+pub fn course(unfit: Option<Unfit>, beside: OtherGuardians) -> LeadDecision {
+    let Some(why) = unfit else { return LeadDecision::Lead };
     let better = match &why {
         Unfit::Deaf => beside.ready.or(beside.hears),
         Unfit::Bare | Unfit::Blind | Unfit::Suspect { .. } => beside.ready,
     };
     match better {
-        Some(to) => Course::Yield { why, to },
-        None => Course::Hold(why),
+        Some(to) => LeadDecision::Yield { why, to },
+        None => LeadDecision::Hold(why),
     }
 }
 
@@ -214,7 +214,7 @@ mod tests {
         ])
     }
 
-    fn view(n1: MemberStatus) -> View {
+    fn view(n1: MemberStatus) -> IncusSnapshot {
         let member = |status| MemberView {
             status,
             heartbeat_age: None,
@@ -223,22 +223,22 @@ mod tests {
             addresses: Ok([].into()),
         };
         let members = [("n1".to_owned(), member(n1)), ("n2".to_owned(), member(MemberStatus::Online))].into();
-        View { members, ..View::default() }
+        IncusSnapshot { members, ..IncusSnapshot::default() }
     }
 
     /// With an Incus to see, and monitors that answer for as long as the test lasts.
-    fn outlook(now: Duration) -> Outlook {
-        let mut outlook = Outlook::new(now, true);
+    fn outlook(now: Duration) -> LeaderOutlook {
+        let mut outlook = LeaderOutlook::new(now, true);
         outlook.heard(secs(1_000_000));
         outlook
     }
 
-    fn ready(name: &str) -> Beside {
-        Beside { ready: Some(name.to_owned()), hears: None }
+    fn ready(name: &str) -> OtherGuardians {
+        OtherGuardians { ready: Some(name.to_owned()), hears: None }
     }
 
-    fn hears(name: &str) -> Beside {
-        Beside { ready: None, hears: Some(name.to_owned()) }
+    fn hears(name: &str) -> OtherGuardians {
+        OtherGuardians { ready: None, hears: Some(name.to_owned()) }
     }
 
     #[test]
@@ -289,30 +289,30 @@ mod tests {
 
     #[test]
     fn who_is_fit_leads_and_who_is_not_yields_only_to_one_that_is_ready() {
-        assert_eq!(course(None, Beside::default()), Course::Lead);
-        assert_eq!(course(None, ready("b")), Course::Lead);
+        assert_eq!(course(None, OtherGuardians::default()), LeadDecision::Lead);
+        assert_eq!(course(None, ready("b")), LeadDecision::Lead);
         let suspect = Unfit::Suspect { member: "n1".to_owned(), ip: ip(1) };
         for unfit in [Unfit::Blind, Unfit::Bare, suspect] {
-            for beside in [Beside::default(), hears("c")] {
-                assert_eq!(course(Some(unfit.clone()), beside), Course::Hold(unfit.clone()));
+            for beside in [OtherGuardians::default(), hears("c")] {
+                assert_eq!(course(Some(unfit.clone()), beside), LeadDecision::Hold(unfit.clone()));
             }
             let to = "b".to_owned();
-            assert_eq!(course(Some(unfit.clone()), ready("b")), Course::Yield { why: unfit, to });
+            assert_eq!(course(Some(unfit.clone()), ready("b")), LeadDecision::Yield { why: unfit, to });
         }
     }
 
     #[test]
     fn one_that_no_monitor_answers_yields_also_to_one_that_sees_nothing() {
-        let yields = |to: &str| Course::Yield { why: Unfit::Deaf, to: to.to_owned() };
-        assert_eq!(course(Some(Unfit::Deaf), Beside::default()), Course::Hold(Unfit::Deaf));
+        let yields = |to: &str| LeadDecision::Yield { why: Unfit::Deaf, to: to.to_owned() };
+        assert_eq!(course(Some(Unfit::Deaf), OtherGuardians::default()), LeadDecision::Hold(Unfit::Deaf));
         assert_eq!(course(Some(Unfit::Deaf), hears("c")), yields("c"));
-        let both = Beside { hears: Some("c".to_owned()), ..ready("b") };
+        let both = OtherGuardians { hears: Some("c".to_owned()), ..ready("b") };
         assert_eq!(course(Some(Unfit::Deaf), both), yields("b"), "the better one");
     }
 
     #[test]
     fn it_is_deaf_five_seconds_after_its_last_answered_question_began_whatever_it_sees() {
-        let mut outlook = Outlook::new(secs(0), true);
+        let mut outlook = LeaderOutlook::new(secs(0), true);
         outlook.note(secs(1), &view(MemberStatus::Online), &[ip(9)], &known());
         assert_eq!((outlook.unfit(secs(2)), outlook.readiness(secs(2))), (None, None), "heard nothing yet");
         outlook.heard(secs(2));
@@ -337,7 +337,7 @@ mod tests {
     /// docs/design.md#several-guardians.
     #[test]
     fn one_without_a_platform_is_never_ready_itself() {
-        let mut bare = Outlook::new(secs(0), false);
+        let mut bare = LeaderOutlook::new(secs(0), false);
         bare.heard(secs(1));
         assert_eq!(
             (bare.unfit(secs(2)), bare.readiness(secs(2))),
@@ -348,7 +348,7 @@ mod tests {
 
     /// Guardians that look once a second, one of which leads. Who sees is drawn for each second.
     struct Round {
-        outlooks: Vec<Outlook>,
+        outlooks: Vec<LeaderOutlook>,
         leader: usize,
         /// Until when who calls itself ready.
         ready: Option<(usize, Duration)>,
@@ -380,10 +380,10 @@ mod tests {
                 }
             }
             let other = self.ready.filter(|(who, _)| *who != self.leader);
-            let beside = Beside { ready: other.map(|(who, _)| who.to_string()), hears: None };
+            let beside = OtherGuardians { ready: other.map(|(who, _)| who.to_string()), hears: None };
             match course(self.outlooks[self.leader].unfit(now), beside) {
-                Course::Lead | Course::Hold(_) => {}
-                Course::Yield { to, .. } => {
+                LeadDecision::Lead | LeadDecision::Hold(_) => {}
+                LeadDecision::Yield { to, .. } => {
                     self.leader = to.parse().unwrap();
                     self.changes += 1;
                 }

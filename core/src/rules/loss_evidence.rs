@@ -8,7 +8,7 @@ use crate::model::incus_snapshot::{MemberState, MemberStatus, MemberView, Thresh
 
 /// Gathered about one member. Times are of the guardian's boot clock.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Evidence {
+pub struct LossEvidence {
     /// Since when a member with quorum says that it is offline; kept while maintenance states hide it.
     pub offline_since: Option<Duration>,
     /// Healing asked for one of its instances and the gate refused.
@@ -55,7 +55,7 @@ const EVACUATION_SETTLES: Duration = Duration::from_secs(10);
 /// An announcement of healing counts for so long: the next tick of healing makes a new one (docs/facts/incus.md#healing).
 const HEALING_LASTS: Duration = Duration::from_secs(75);
 
-impl Evidence {
+impl LossEvidence {
     /// A member with quorum says this of it.
     pub fn note_status(&mut self, status: &MemberStatus, began: Duration) {
         match status {
@@ -75,7 +75,7 @@ impl Evidence {
         }
     }
 
-    /// As [`Evidence::note_status`]; `healing`: whether a healing is under way, or may be.
+    /// As [`LossEvidence::note_status`]; `healing`: whether a healing is under way, or may be.
     pub fn note_evacuation(&mut self, status: &MemberStatus, healing: bool, began: Duration) {
         let over = *status == MemberStatus::Evacuated && !healing;
         self.evacuated = over.then(|| self.evacuated.unwrap_or(began));
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn inv2_healing_of_a_lost_member_is_the_moment() {
-        let mut evidence = Evidence { heal_refused: Some(secs(5)), ..Evidence::default() };
+        let mut evidence = LossEvidence { heal_refused: Some(secs(5)), ..LossEvidence::default() };
         assert_eq!(evidence.with_gate(secs(6)), None, "its cluster reaches it");
         evidence.note_status(&MemberStatus::Offline, secs(1));
         assert!(evidence.with_gate(secs(6)).is_some());
@@ -206,10 +206,10 @@ mod tests {
     #[test]
     fn without_a_gate_it_is_before_healing_and_only_when_the_host_is_silent() {
         let thresholds = Thresholds { offline: secs(20), healing: Some(secs(60)) };
-        let mut evidence = Evidence::default();
+        let mut evidence = LossEvidence::default();
         evidence.note_status(&MemberStatus::Offline, secs(0));
         evidence.ping = Some((secs(100), Ok(false)));
-        let wants = |evidence: &Evidence, age| {
+        let wants = |evidence: &LossEvidence, age| {
             evidence.without_gate(&member(age), &thresholds, secs(10), secs(101)).is_some()
         };
         assert!(!wants(&evidence, 49));
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn the_dangerous_case_is_told_from_silence() {
-        let mut evidence = Evidence { clients_seen: Some(secs(10)), ..Evidence::default() };
+        let mut evidence = LossEvidence { clients_seen: Some(secs(10)), ..LossEvidence::default() };
         assert_eq!(evidence.health(true, secs(11)), Health::Healthy);
         evidence.note_status(&MemberStatus::Offline, secs(11));
         assert_eq!(evidence.health(true, secs(12)), Health::ControlPlaneOnly);

@@ -16,7 +16,7 @@ const KEPT: Duration = Duration::from_secs(600);
 
 /// What is to be done with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Todo {
+pub enum RequestAction {
     /// Record that it is taken; only then do it.
     Take,
     /// Do it: this leader recorded that it took it.
@@ -43,17 +43,17 @@ pub enum Settled {
 }
 
 /// What is to be done with a request by the leader of this epoch, unless it has it in hand.
-pub fn todo(record: &RequestRecord, epoch: LeaderEpoch, now: Timestamp) -> Todo {
+pub fn todo(record: &RequestRecord, epoch: LeaderEpoch, now: Timestamp) -> RequestAction {
     // A clock that is ahead by more than the asker waits says as little of its age as one that is behind.
     let age = now.duration_since(record.at).unsigned_abs();
     let older = |than: Duration| age > than;
     match (&record.answer, record.taken) {
-        (Some(_), _) if older(record.patience + KEPT) => Todo::Forget,
-        (Some(_), _) => Todo::Leave,
-        (None, Some(by)) if by == epoch => Todo::Begin,
-        (None, Some(_)) => Todo::Settle,
-        (None, None) if older(record.patience) => Todo::Expire,
-        (None, None) => Todo::Take,
+        (Some(_), _) if older(record.patience + KEPT) => RequestAction::Forget,
+        (Some(_), _) => RequestAction::Leave,
+        (None, Some(by)) if by == epoch => RequestAction::Begin,
+        (None, Some(_)) => RequestAction::Settle,
+        (None, None) if older(record.patience) => RequestAction::Expire,
+        (None, None) => RequestAction::Take,
     }
 }
 
@@ -140,24 +140,27 @@ mod tests {
 
     #[test]
     fn inv8_a_request_is_taken_before_it_is_done_and_never_twice() {
-        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(1)), Todo::Take);
-        assert_eq!(todo(&record(Some(LeaderEpoch(7)), false), LeaderEpoch(7), at(1)), Todo::Begin);
-        assert_eq!(todo(&record(Some(LeaderEpoch(6)), false), LeaderEpoch(7), at(1)), Todo::Settle);
-        assert_eq!(todo(&record(Some(LeaderEpoch(6)), true), LeaderEpoch(7), at(1)), Todo::Leave);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(1)), RequestAction::Take);
+        assert_eq!(todo(&record(Some(LeaderEpoch(7)), false), LeaderEpoch(7), at(1)), RequestAction::Begin);
+        assert_eq!(todo(&record(Some(LeaderEpoch(6)), false), LeaderEpoch(7), at(1)), RequestAction::Settle);
+        assert_eq!(todo(&record(Some(LeaderEpoch(6)), true), LeaderEpoch(7), at(1)), RequestAction::Leave);
         // However late: what was taken may have been begun.
-        assert_eq!(todo(&record(Some(LeaderEpoch(6)), false), LeaderEpoch(7), at(10_000)), Todo::Settle);
+        assert_eq!(
+            todo(&record(Some(LeaderEpoch(6)), false), LeaderEpoch(7), at(10_000)),
+            RequestAction::Settle
+        );
     }
 
     #[test]
     fn what_nobody_waits_for_is_not_done_and_does_not_stay() {
-        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(60)), Todo::Take);
-        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(61)), Todo::Expire);
-        assert_eq!(todo(&record(Some(LeaderEpoch(7)), true), LeaderEpoch(7), at(660)), Todo::Leave);
-        assert_eq!(todo(&record(Some(LeaderEpoch(7)), true), LeaderEpoch(7), at(661)), Todo::Forget);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(60)), RequestAction::Take);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(61)), RequestAction::Expire);
+        assert_eq!(todo(&record(Some(LeaderEpoch(7)), true), LeaderEpoch(7), at(660)), RequestAction::Leave);
+        assert_eq!(todo(&record(Some(LeaderEpoch(7)), true), LeaderEpoch(7), at(661)), RequestAction::Forget);
         // The asker's clock is ahead: by less than it waits, or so far that the request would stay alive for hours.
-        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(-59)), Todo::Take);
-        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(-100)), Todo::Expire);
-        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(-36_000)), Todo::Expire);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(-59)), RequestAction::Take);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(-100)), RequestAction::Expire);
+        assert_eq!(todo(&record(None, false), LeaderEpoch(7), at(-36_000)), RequestAction::Expire);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::addr::{ClientAddr, EntityAddr, Entry};
-use crate::model::ceph_snapshot::{Daemon, DaemonKind, Role, SeenAt, World};
+use crate::model::ceph_snapshot::{CephSnapshot, Daemon, DaemonKind, Role, SeenAt};
 use crate::model::fence_id::FenceContent;
 use crate::model::member::{Member, Members};
 use crate::model::osdmap::{Guarded, free_cover};
@@ -18,7 +18,7 @@ use crate::rules::refusal::Refusal;
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct PlanRequest {
     pub target: Target,
     /// What the operator permits for this one fence.
     pub overrides: Overrides,
@@ -28,14 +28,14 @@ pub struct Request {
     /// were sent nowhere yet.
     pub held: BTreeSet<String>,
     /// Members that answer now, and what shows it.
-    pub reachable: BTreeMap<String, Answers>,
+    pub reachable: BTreeMap<String, MemberAnswer>,
     /// What is known of the member beside its addresses.
-    pub known: Known,
+    pub known: KnownClients,
 }
 
 /// What shows that a member answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answers {
+pub struct MemberAnswer {
     /// In words: `answers Incus (Online)`.
     pub seen: String,
     /// The instances it runs; `None` where they are not known.
@@ -44,7 +44,7 @@ pub struct Answers {
 
 /// What is known of a member beside its addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownClients {
     /// Its client instances, whatever their IP.
     pub clients: BTreeSet<ClientAddr>,
     /// Client instances that use its images, or did when it was healthy, and that nothing shows to be anybody's; in words,
@@ -56,7 +56,7 @@ pub struct Known {
     pub unknown: Vec<String>,
 }
 
-impl Request {
+impl PlanRequest {
     /// Of somebody who permits nothing and knows of no other fence.
     pub fn of(target: Target) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl Request {
             in_doubt: BTreeSet::new(),
             held: BTreeSet::new(),
             reachable: BTreeMap::new(),
-            known: Known::default(),
+            known: KnownClients::default(),
         }
     }
 }
@@ -111,9 +111,9 @@ impl Plan {
 /// # Errors
 /// Every reason that stands against it, never only the first.
 pub fn plan(
-    request: &Request,
+    request: &PlanRequest,
     members: &Members,
-    world: &World,
+    world: &CephSnapshot,
     policy: &Policy,
 ) -> Result<Plan, Vec<Refusal>> {
     let known = &request.known;
@@ -226,7 +226,7 @@ pub fn plan(
 fn resolve<'m>(
     target: &Target,
     members: &'m Members,
-    known: &Known,
+    known: &KnownClients,
 ) -> Result<(Option<&'m Member>, BTreeSet<Entry>), Refusal> {
     match target {
         Target::Addresses(entries) => Ok((None, entries.clone())),
@@ -244,7 +244,11 @@ fn resolve<'m>(
 }
 
 /// Takes the other form of a host entry whose removal may still arrive.
-fn avoid_doubt(entries: &mut BTreeSet<Entry>, in_doubt: &BTreeSet<Entry>, world: &World) -> Vec<Refusal> {
+fn avoid_doubt(
+    entries: &mut BTreeSet<Entry>,
+    in_doubt: &BTreeSet<Entry>,
+    world: &CephSnapshot,
+) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     for doubtful in entries.clone().intersection(in_doubt).filter(|entry| entry.is_host()) {
         let ip = doubtful.ip();
@@ -264,7 +268,7 @@ fn host_ips(entries: &BTreeSet<Entry>) -> BTreeSet<IpAddr> {
     entries.iter().filter(|entry| entry.is_host()).map(|entry| entry.ip()).collect()
 }
 
-fn own_addresses(entries: &BTreeSet<Entry>, world: &World) -> Vec<Refusal> {
+fn own_addresses(entries: &BTreeSet<Entry>, world: &CephSnapshot) -> Vec<Refusal> {
     let hits = |entry: &Entry| {
         let own = world.own.iter().find(|own| match entry {
             Entry::Host(ip) | Entry::HostRange(ip) => own.ip == *ip,
@@ -282,13 +286,13 @@ fn protected(entries: &BTreeSet<Entry>, policy: &Policy) -> Vec<Refusal> {
 }
 
 /// What is guarded, with the pools that the headers of this look name.
-fn guarded(world: &World, policy: &Policy) -> Guarded {
+fn guarded(world: &CephSnapshot, policy: &Policy) -> Guarded {
     let mut guarded = policy.guarded.clone();
     guarded.note_data(&world.data_pools, false);
     guarded
 }
 
-fn pools(world: &World, policy: &Policy) -> Vec<Refusal> {
+fn pools(world: &CephSnapshot, policy: &Policy) -> Vec<Refusal> {
     let guarded = guarded(world, policy);
     let guarded = guarded.pools(&world.map);
     if guarded.is_empty() {
@@ -305,7 +309,7 @@ fn pools(world: &World, policy: &Policy) -> Vec<Refusal> {
 fn brake(
     entries: &BTreeSet<Entry>,
     members: &Members,
-    world: &World,
+    world: &CephSnapshot,
     policy: &Policy,
     held: &BTreeSet<String>,
 ) -> Option<Refusal> {
@@ -328,9 +332,9 @@ fn owners<'m>(entries: &BTreeSet<Entry>, members: &'m Members) -> Vec<&'m str> {
     members.0.iter().filter(hit).map(|member| member.name.as_str()).collect()
 }
 
-fn reachable(targets: &[&str], answers: &BTreeMap<String, Answers>) -> Vec<Refusal> {
+fn reachable(targets: &[&str], answers: &BTreeMap<String, MemberAnswer>) -> Vec<Refusal> {
     let hits = targets.iter().filter_map(|name| answers.get_key_value(*name));
-    let refusal = |(name, answers): (&String, &Answers)| Refusal::Reachable {
+    let refusal = |(name, answers): (&String, &MemberAnswer)| Refusal::Reachable {
         member: name.clone(),
         seen: answers.seen.clone(),
         runs: answers.runs.clone(),
@@ -340,7 +344,7 @@ fn reachable(targets: &[&str], answers: &BTreeMap<String, Answers>) -> Vec<Refus
 
 /// Hosts at which nothing is known: a mistyped address. One that is refused already was fenced by an earlier run of the
 /// same command.
-fn unknown_hosts(hosts: &BTreeSet<IpAddr>, members: &Members, world: &World) -> Vec<Refusal> {
+fn unknown_hosts(hosts: &BTreeSet<IpAddr>, members: &Members, world: &CephSnapshot) -> Vec<Refusal> {
     let of_member = |ip: &IpAddr| members.0.iter().any(|member| member.addresses.contains(ip));
     let used = |ip: &IpAddr| world.clients.keys().any(|client| client.ip == *ip);
     let refused = |ip: &IpAddr| world.map.blocklist.hosts(*ip).next().is_some();
@@ -366,7 +370,7 @@ fn shared_addresses(hosts: &BTreeSet<IpAddr>, members: &Members) -> Vec<Refusal>
 }
 
 /// The monitors would obey a guardian on a fenced host: the lost side must not fence the healthy one.
-fn fenced_itself(world: &World) -> Option<Refusal> {
+fn fenced_itself(world: &CephSnapshot) -> Option<Refusal> {
     let refused = |own: &&EntityAddr| own.client().is_some_and(|own| world.map.blocklist.refuses(own));
     world.own.iter().find(refused).map(|own| Refusal::FencedItself { own: own.to_string() })
 }
@@ -375,7 +379,7 @@ fn fenced_itself(world: &World) -> Option<Refusal> {
 /// and why.
 fn active_daemons(
     hosts: &BTreeSet<IpAddr>,
-    world: &World,
+    world: &CephSnapshot,
     policy: &Policy,
 ) -> (Vec<Daemon>, Vec<(Vec<IpAddr>, Refusal)>) {
     let mut movable = Vec::new();
@@ -403,22 +407,22 @@ fn active_daemons(
     (movable, stuck)
 }
 
-fn active_before(fail_over: &[Daemon], world: &World) -> BTreeMap<DaemonKind, usize> {
+fn active_before(fail_over: &[Daemon], world: &CephSnapshot) -> BTreeMap<DaemonKind, usize> {
     let active = |kind| world.daemons.iter().filter(|d| d.kind == kind && d.role == Role::Active).count();
     fail_over.iter().map(|daemon| (daemon.kind, active(daemon.kind))).collect()
 }
 
-fn bare_hosts(hosts: &BTreeSet<IpAddr>, world: &World) -> Vec<Refusal> {
+fn bare_hosts(hosts: &BTreeSet<IpAddr>, world: &CephSnapshot) -> Vec<Refusal> {
     hosts.iter().filter_map(|ip| daemons_at(*ip, world)).collect()
 }
 
-fn daemons_at(ip: IpAddr, world: &World) -> Option<Refusal> {
+fn daemons_at(ip: IpAddr, world: &CephSnapshot) -> Option<Refusal> {
     let daemons: Vec<String> =
         world.daemons.iter().filter(|daemon| daemon.ips.contains(&ip)).map(ToString::to_string).collect();
     (!daemons.is_empty()).then_some(Refusal::DaemonsAt { ip, daemons })
 }
 
-fn daemon_clients(entries: &BTreeSet<Entry>, world: &World) -> Vec<Refusal> {
+fn daemon_clients(entries: &BTreeSet<Entry>, world: &CephSnapshot) -> Vec<Refusal> {
     let of_daemon = |client: &ClientAddr| {
         let mut daemons = world.daemons.iter();
         let daemon = |daemon: &Daemon| daemon.to_string();
@@ -433,7 +437,7 @@ fn daemon_clients(entries: &BTreeSet<Entry>, world: &World) -> Vec<Refusal> {
 
 /// Could a client be one of this daemon, whose clients are not all known? Not where it logged in as a client: a daemon's
 /// own log in as the daemon.
-fn may_be_of(daemon: &Daemon, client: ClientAddr, world: &World) -> bool {
+fn may_be_of(daemon: &Daemon, client: ClientAddr, world: &CephSnapshot) -> bool {
     let as_client = |seen: &SeenAt| matches!(seen, SeenAt::Session(entity) if entity.starts_with("client."));
     let logged_in = world.clients.get(&client).is_some_and(|seen| seen.iter().any(as_client));
     let here = daemon.ips.is_empty() || daemon.ips.contains(&client.ip);
@@ -448,19 +452,19 @@ fn clients(entries: &BTreeSet<Entry>) -> Vec<ClientAddr> {
     entries.iter().filter_map(client).collect()
 }
 
-fn is_of_daemon(client: &ClientAddr, world: &World) -> bool {
+fn is_of_daemon(client: &ClientAddr, world: &CephSnapshot) -> bool {
     world.daemons.iter().any(|daemon| daemon.clients.contains(client))
 }
 
 /// The member's client instances by what was learnt, also those at an IP that is not fenced whole.
-fn own_clients(known: &Known, world: &World) -> impl Iterator<Item = ClientAddr> {
+fn own_clients(known: &KnownClients, world: &CephSnapshot) -> impl Iterator<Item = ClientAddr> {
     let own = |client: &ClientAddr| world.own.iter().any(|own| own.client() == Some(*client));
     let clients = known.clients.iter().copied();
     clients.filter(move |client| !is_of_daemon(client, world) && !own(client))
 }
 
 /// Clients of the member's images that no entry covers, and what else is unknown of it, in words.
-fn uncovered(known: &Known, entries: &BTreeSet<Entry>, world: &World) -> Vec<String> {
+fn uncovered(known: &KnownClients, entries: &BTreeSet<Entry>, world: &CephSnapshot) -> Vec<String> {
     let hosts = host_ips(entries);
     let free = |client: &ClientAddr| {
         !hosts.contains(&client.ip)
@@ -481,7 +485,7 @@ fn uncovered(known: &Known, entries: &BTreeSet<Entry>, world: &World) -> Vec<Str
 
 /// Client instances of the hosts. Those of a daemon are left out: it is failed over, and the monitors
 /// blocklist its instances themselves (`MgrMonitor::drop_active`, docs/facts/ceph.md#who-else-adds-entries).
-fn known_clients(hosts: &BTreeSet<IpAddr>, world: &World) -> Vec<ClientAddr> {
+fn known_clients(hosts: &BTreeSet<IpAddr>, world: &CephSnapshot) -> Vec<ClientAddr> {
     let of_daemon = |client: &ClientAddr| {
         world.daemons.iter().any(|d| d.clients.contains(client) || may_be_of(d, *client, world))
     };
@@ -491,19 +495,19 @@ fn known_clients(hosts: &BTreeSet<IpAddr>, world: &World) -> Vec<ClientAddr> {
 
 /// Clients of the hosts that somebody blocklisted for a while: nobody may see them any more when the entry ends, and
 /// they would be forgotten.
-fn short_lived_clients(hosts: &BTreeSet<IpAddr>, world: &World, required: Timestamp) -> Vec<Entry> {
+fn short_lived_clients(hosts: &BTreeSet<IpAddr>, world: &CephSnapshot, required: Timestamp) -> Vec<Entry> {
     let clients = hosts.iter().flat_map(|ip| world.map.blocklist.clients(*ip));
     clients.filter(|(_, until)| *until < required).map(|(client, _)| Entry::Client(client)).collect()
 }
 
 /// A whole-host entry where no client was seen may name the wrong address.
-fn unused_hosts(entries: &BTreeSet<Entry>, world: &World) -> Vec<String> {
+fn unused_hosts(entries: &BTreeSet<Entry>, world: &CephSnapshot) -> Vec<String> {
     let unused = host_ips(entries).into_iter().filter(|ip| !world.clients.keys().any(|c| c.ip == *ip));
     unused.map(|ip| format!("no client of {ip} is known: is it the address Ceph sees?")).collect()
 }
 
 /// Whole-host entries that stand beside a fence of clients, for example a cover an interrupted run left.
-fn foreign_hosts(entries: &BTreeSet<Entry>, world: &World) -> Vec<String> {
+fn foreign_hosts(entries: &BTreeSet<Entry>, world: &CephSnapshot) -> Vec<String> {
     let ips: BTreeSet<IpAddr> = entries.iter().map(|entry| entry.ip()).collect();
     let beside =
         ips.difference(&host_ips(entries)).flat_map(|ip| world.map.blocklist.hosts(*ip)).collect::<Vec<_>>();
@@ -517,7 +521,7 @@ fn foreign_hosts(entries: &BTreeSet<Entry>, world: &World) -> Vec<String> {
 }
 
 /// The IPs of the entries, and whom a cover of each would hit for a moment; nobody, where the fence is of the host.
-fn coverable(entries: &BTreeSet<Entry>, world: &World) -> BTreeMap<IpAddr, Option<String>> {
+fn coverable(entries: &BTreeSet<Entry>, world: &CephSnapshot) -> BTreeMap<IpAddr, Option<String>> {
     let hosts = host_ips(entries);
     let ips: BTreeSet<IpAddr> = entries.iter().map(|entry| entry.ip()).collect();
     let harm = |ip: IpAddr| if hosts.contains(&ip) { None } else { harmed_by_cover(ip, entries, world) };
@@ -528,7 +532,7 @@ fn coverable(entries: &BTreeSet<Entry>, world: &World) -> BTreeMap<IpAddr, Optio
 fn short_entries(
     entries: &BTreeSet<Entry>,
     coverable: &BTreeMap<IpAddr, Option<String>>,
-    world: &World,
+    world: &CephSnapshot,
     required: Timestamp,
 ) -> Vec<Refusal> {
     let mut refusals = Vec::new();
@@ -552,7 +556,7 @@ fn short_entries(
     refusals
 }
 
-fn harmed_by_cover(ip: IpAddr, entries: &BTreeSet<Entry>, world: &World) -> Option<String> {
+fn harmed_by_cover(ip: IpAddr, entries: &BTreeSet<Entry>, world: &CephSnapshot) -> Option<String> {
     let host = BTreeSet::from([Entry::Host(ip)]);
     if let Some(refusal) = own_addresses(&host, world).pop().or_else(|| daemons_at(ip, world)) {
         return Some(format!("that needs the whole host for a moment, and {refusal}"));

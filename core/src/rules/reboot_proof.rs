@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::incus_snapshot::MemberState;
-use crate::model::machine::{Alike, Machine};
+use crate::model::machine::{Machine, MachineComparison};
 
 /// What was known of the member before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,8 +90,8 @@ pub fn is_the_same(before: Option<&str>, now: Option<&str>) -> Result<(), NotPro
         return Err(NotProved::NoIdentity);
     }
     match known.compare(&Machine::parse(now.unwrap_or_default())) {
-        Alike::Same => Ok(()),
-        Alike::Other | Alike::Unknown => {
+        MachineComparison::Same => Ok(()),
+        MachineComparison::Other | MachineComparison::Unknown => {
             let told = |machine: Option<&str>| machine.unwrap_or("unknown").to_owned();
             Err(NotProved::OtherMachine { before: told(before), now: told(now) })
         }

@@ -32,7 +32,7 @@ pub struct Conflict {
 
 /// What the guard goes by.
 #[derive(Debug, Clone, Copy)]
-pub struct Grounds<'a> {
+pub struct SingleWriterFacts<'a> {
     /// All images and who may use them.
     pub images: &'a Images,
     /// Whose address is whose.
@@ -50,11 +50,11 @@ pub struct Grounds<'a> {
 }
 
 /// Every use that no rule explains.
-pub fn conflicts(uses: &[ImageUse], grounds: Grounds<'_>) -> Vec<Conflict> {
+pub fn conflicts(uses: &[ImageUse], grounds: SingleWriterFacts<'_>) -> Vec<Conflict> {
     uses.iter().flat_map(|one| conflicts_of(one, grounds)).collect()
 }
 
-fn conflicts_of(one: &ImageUse, grounds: Grounds<'_>) -> Vec<Conflict> {
+fn conflicts_of(one: &ImageUse, grounds: SingleWriterFacts<'_>) -> Vec<Conflict> {
     let Some(Expected::Exclusive { instances, locations }) = grounds.images.get(&one.image) else {
         return Vec::new();
     };
@@ -156,7 +156,7 @@ mod tests {
     impl Case {
         fn judge(&self, uses: &[ImageUse]) -> (Vec<String>, Vec<String>) {
             let admin = ["10.0.0.9/32".parse().unwrap()];
-            let grounds = Grounds {
+            let grounds = SingleWriterFacts {
                 images: &self.images,
                 members: &self.members,
                 clients: &BTreeMap::new(),

@@ -25,7 +25,8 @@ fn release(member: &str) -> Request {
 }
 
 fn removes(model: &Model) -> bool {
-    let removal = |effect: &Effect| matches!(effect, Effect::Release(_, releasing::Effect::Remove(_)));
+    let removal =
+        |effect: &Effect| matches!(effect, Effect::Release(_, releasing::ReleasingEffect::Remove(_)));
     model.effects.iter().any(removal)
 }
 

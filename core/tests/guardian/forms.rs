@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rbd_guardian_core::fence::releasing;
 use rbd_guardian_core::fence::sealing::{self, Sent};
-use rbd_guardian_core::guardian::gate::Contents;
+use rbd_guardian_core::guardian::gate::GateContents;
 use rbd_guardian_core::guardian::io::{Effect, Input, Now, Recorded, StaleLock};
 use rbd_guardian_core::guardian::settings::{OnConflict, Settings, Trigger};
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
@@ -194,18 +194,18 @@ fn effects() -> Vec<Effect> {
     let fence = || FenceId::from("F-1");
     let pools = vec![PoolToProve { id: 3, name: "incus".into(), pg_num: 8 }];
     let steps = [
-        sealing::Effect::FailOver(daemons()[2].clone()),
-        sealing::Effect::ReadDaemons,
-        sealing::Effect::Add(entries()),
-        sealing::Effect::Remove(entries()),
-        sealing::Effect::ReadMap,
-        sealing::Effect::Barrier { pools, epoch: OsdEpoch(7) },
+        sealing::SealingEffect::FailOver(daemons()[2].clone()),
+        sealing::SealingEffect::ReadDaemons,
+        sealing::SealingEffect::Add(entries()),
+        sealing::SealingEffect::Remove(entries()),
+        sealing::SealingEffect::ReadMap,
+        sealing::SealingEffect::Barrier { pools, epoch: OsdEpoch(7) },
     ];
     let releases = [
-        releasing::Effect::ReadMap,
-        releasing::Effect::ReadClients,
-        releasing::Effect::Add(entries()),
-        releasing::Effect::Remove(entries()),
+        releasing::ReleasingEffect::ReadMap,
+        releasing::ReleasingEffect::ReadClients,
+        releasing::ReleasingEffect::Add(entries()),
+        releasing::ReleasingEffect::Remove(entries()),
     ];
     let all = vec![
         Effect::ReadView { whole: true },
@@ -220,7 +220,7 @@ fn effects() -> Vec<Effect> {
         Effect::Record { changes: changes(), what: "what".into(), why: "why".into() },
         Effect::PutGate {
             at: ["n1".to_owned()].into(),
-            contents: Contents { open: ["n2".to_owned()].into(), ..Contents::default() },
+            contents: GateContents { open: ["n2".to_owned()].into(), ..GateContents::default() },
             epoch: GateEpoch(u64::MAX),
         },
         Effect::PushGate,

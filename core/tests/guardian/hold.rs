@@ -12,7 +12,7 @@ use rbd_guardian_core::model::member::{Member, Members};
 use rbd_guardian_core::model::operator_request::Request;
 use rbd_guardian_core::model::record::{FenceRecord, FenceState, Removal};
 use rbd_guardian_core::model::target::Target;
-use rbd_guardian_core::rules::entry_origin::Origin;
+use rbd_guardian_core::rules::entry_origin::EntryOrigin;
 
 use crate::model::{Model, settings};
 use crate::{SECOND, fence_of, healthy, sealed};
@@ -32,7 +32,7 @@ fn orphans(model: &Model) -> Vec<Alarm> {
     model.guardian.alarms().into_iter().filter(|alarm| alarm.code == "orphan-entry").collect()
 }
 
-fn origins(model: &Model) -> Vec<(String, Origin)> {
+fn origins(model: &Model) -> Vec<(String, EntryOrigin)> {
     let others = model.guardian.status(model.now()).others;
     others.into_iter().map(|other| (other.entry.to_string(), other.origin)).collect()
 }
@@ -52,10 +52,10 @@ fn entries_of_other_tools_are_listed_and_no_alarm() {
     model.run(15 * SECOND);
     assert_eq!(orphans(&model), []);
     let expected = [
-        ("10.0.0.1:0/78", Origin::Daemon),
-        ("10.0.0.1:6800/77", Origin::Daemon),
-        ("10.0.0.3:0/5", Origin::LockBreak),
-        ("10.9.0.0/16", Origin::Network),
+        ("10.0.0.1:0/78", EntryOrigin::Daemon),
+        ("10.0.0.1:6800/77", EntryOrigin::Daemon),
+        ("10.0.0.3:0/5", EntryOrigin::LockBreak),
+        ("10.9.0.0/16", EntryOrigin::Network),
     ];
     assert_eq!(origins(&model), expected.map(|(entry, origin)| (entry.to_owned(), origin)));
 }

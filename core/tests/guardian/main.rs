@@ -523,7 +523,10 @@ fn a_release_never_removes_before_it_is_recorded() {
     model.run(60 * SECOND);
     model.bring_back("n2", 20 * SECOND);
     model.until("asked", |model| {
-        model.effects.iter().any(|effect| matches!(effect, Effect::Release(_, releasing::Effect::Remove(_))))
+        model
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Release(_, releasing::ReleasingEffect::Remove(_))))
     });
     assert_eq!(model.view.members["n2"].status, MemberStatus::Online);
 }

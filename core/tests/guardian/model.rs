@@ -14,12 +14,12 @@ use rbd_guardian_core::guardian::settings::Settings;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
 use rbd_guardian_core::model::blocklist::Blocklist;
-use rbd_guardian_core::model::ceph_snapshot::{Clients, Daemon, SeenAt, World};
+use rbd_guardian_core::model::ceph_snapshot::{CephSnapshot, Clients, Daemon, SeenAt};
 use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::image_users::ImageUse;
 use rbd_guardian_core::model::incus_snapshot::{
-    Details, GateView, Instance, InstanceId, InstanceKind, MemberState, MemberStatus, MemberView, Notice,
-    Thresholds, View,
+    Details, GateView, IncusSnapshot, Instance, InstanceId, InstanceKind, MemberState, MemberStatus,
+    MemberView, Notice, Thresholds,
 };
 use rbd_guardian_core::model::member::Members;
 use rbd_guardian_core::model::operator_request::Request;
@@ -49,7 +49,7 @@ pub(crate) struct Model {
     pub(crate) audit: Vec<String>,
     /// Every epoch, the newest last.
     pub(crate) maps: Vec<OsdMap>,
-    pub(crate) view: View,
+    pub(crate) view: IncusSnapshot,
     pub(crate) uses: Vec<ImageUse>,
     /// What members answer when they are asked themselves.
     pub(crate) states: BTreeMap<String, MemberState>,
@@ -143,7 +143,7 @@ impl Model {
             ledger: Records::default(),
             audit: Vec::new(),
             maps: vec![map],
-            view: View::default(),
+            view: IncusSnapshot::default(),
             uses: Vec::new(),
             states: BTreeMap::new(),
             unanswered: BTreeSet::new(),
@@ -402,7 +402,7 @@ impl Model {
                     }
                 }
             }
-            Effect::Fence(id, sealing::Effect::Add(_) | sealing::Effect::Remove(_)) => {
+            Effect::Fence(id, sealing::SealingEffect::Add(_) | sealing::SealingEffect::Remove(_)) => {
                 assert!(self.ledger.fences.contains_key(id), "{id} is not recorded");
             }
             Effect::Retire(id, entries) => {
@@ -414,7 +414,7 @@ impl Model {
                 assert!(entries.iter().all(backed), "{entries:?}: not recorded, or not dead");
                 assert_eq!(record.state, FenceState::Released);
             }
-            Effect::Release(id, releasing::Effect::Remove(entries)) => {
+            Effect::Release(id, releasing::ReleasingEffect::Remove(entries)) => {
                 let record = &self.ledger.fences[id];
                 assert_eq!(record.state, FenceState::Releasing);
                 assert!(
@@ -484,7 +484,7 @@ impl Model {
         entries.iter().map(|entry| (*entry, Sent::Acknowledged)).collect()
     }
 
-    pub(crate) fn look(&self) -> World {
+    pub(crate) fn look(&self) -> CephSnapshot {
         let mut clients = Clients::new();
         for one in &self.uses {
             for client in one.clients() {
@@ -494,7 +494,7 @@ impl Model {
         for client in &self.sessions {
             clients.entry(*client).or_default().insert(SeenAt::Session("client.admin".to_owned()));
         }
-        World {
+        CephSnapshot {
             now: self.map().clock(self.now().wall),
             own: vec!["10.0.0.9:0/9".parse().unwrap()],
             map: self.map().clone(),
@@ -557,15 +557,15 @@ impl Model {
                 Input::Recorded(Recorded::Written)
             }
             Effect::Fence(id, effect) => match effect {
-                sealing::Effect::FailOver(daemon) => Input::FailedOver(id, daemon, Sent::Acknowledged),
-                sealing::Effect::ReadDaemons => Input::Daemons(id, Some(Vec::new())),
-                sealing::Effect::Add(entries) => {
+                sealing::SealingEffect::FailOver(daemon) => Input::FailedOver(id, daemon, Sent::Acknowledged),
+                sealing::SealingEffect::ReadDaemons => Input::Daemons(id, Some(Vec::new())),
+                sealing::SealingEffect::Add(entries) => {
                     let until = self.storage_clock() + Policy::default().expire;
                     Input::Added(id, self.send(&entries, Some(until)))
                 }
-                sealing::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
-                sealing::Effect::ReadMap => Input::Map(id, Some(self.map().clone())),
-                sealing::Effect::Barrier { pools, epoch } => {
+                sealing::SealingEffect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
+                sealing::SealingEffect::ReadMap => Input::Map(id, Some(self.map().clone())),
+                sealing::SealingEffect::Barrier { pools, epoch } => {
                     assert!(epoch > OsdEpoch(0) && epoch <= self.map().epoch, "asked with epoch {epoch}");
                     self.boot += STEP;
                     let silent = |pool: &PoolToProve| self.silent.range(..pool.pg_num).copied().collect();
@@ -574,19 +574,19 @@ impl Model {
                 }
             },
             Effect::Release(id, effect) => match effect {
-                releasing::Effect::ReadMap => Input::Map(id, Some(self.map().clone())),
-                releasing::Effect::ReadClients if !self.clients_unread.is_empty() => {
+                releasing::ReleasingEffect::ReadMap => Input::Map(id, Some(self.map().clone())),
+                releasing::ReleasingEffect::ReadClients if !self.clients_unread.is_empty() => {
                     self.boot += STEP;
                     Input::Unread(id, self.clients_unread.clone())
                 }
-                releasing::Effect::ReadClients => {
+                releasing::ReleasingEffect::ReadClients => {
                     Input::Clients(id, Some(self.look().clients.into_keys().collect()))
                 }
-                releasing::Effect::Add(entries) => {
+                releasing::ReleasingEffect::Add(entries) => {
                     let until = self.storage_clock() + Policy::default().expire;
                     Input::Added(id, self.send(&entries, Some(until)))
                 }
-                releasing::Effect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
+                releasing::ReleasingEffect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
             },
             Effect::Retire(id, entries) => Input::Retired(id, self.send(&entries, None)),
             Effect::PutGate { at, contents, epoch } if self.gate_held.is_some() => {
@@ -693,6 +693,6 @@ impl Model {
     }
 
     pub(crate) fn changed_storage(&self) -> bool {
-        self.effects.iter().any(|effect| matches!(effect, Effect::Fence(_, sealing::Effect::Add(_))))
+        self.effects.iter().any(|effect| matches!(effect, Effect::Fence(_, sealing::SealingEffect::Add(_))))
     }
 }

@@ -64,7 +64,7 @@ fn covers(model: &Model) -> bool {
 fn is_proved_first(mut model: Model) {
     let asked = |model: &Model| {
         let asks = |effect: &&Effect| {
-            matches!(effect, Effect::Fence(_, sealing::Effect::Barrier { pools, .. })
+            matches!(effect, Effect::Fence(_, sealing::SealingEffect::Barrier { pools, .. })
                 if pools.iter().any(|pool| pool.name == "second"))
         };
         model.effects.iter().filter(asks).count()

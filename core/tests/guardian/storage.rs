@@ -126,7 +126,7 @@ fn inv1_each_barrier_names_the_epoch_since_which_the_entries_stand() {
     model.lose_until_open("n2");
     let asked = |model: &Model| -> Vec<OsdEpoch> {
         let epoch = |effect: &Effect| match effect {
-            Effect::Fence(_, sealing::Effect::Barrier { epoch, .. }) => Some(*epoch),
+            Effect::Fence(_, sealing::SealingEffect::Barrier { epoch, .. }) => Some(*epoch),
             _ => None,
         };
         model.effects.iter().filter_map(epoch).collect()

@@ -14,13 +14,13 @@ use rbd_guardian_core::rules::refusal::Refusal;
 use crate::model::Model;
 use crate::{SECOND, healthy, sealed};
 
-fn count(model: &Model, is: impl Fn(&sealing::Effect) -> bool) -> usize {
+fn count(model: &Model, is: impl Fn(&sealing::SealingEffect) -> bool) -> usize {
     let steps = model.effects.iter();
     steps.filter(|effect| matches!(effect, Effect::Fence(_, step) if is(step))).count()
 }
 
 fn barriers(model: &Model) -> usize {
-    count(model, |step| matches!(step, sealing::Effect::Barrier { .. }))
+    count(model, |step| matches!(step, sealing::SealingEffect::Barrier { .. }))
 }
 
 /// INV-1: the PGs were asked with a map of before.
@@ -39,12 +39,14 @@ fn inv1_a_barrier_that_began_before_an_entry_was_removed_proves_nothing_after() 
     model.run(6 * SECOND);
     model.silent.clear();
     model.until("the gate is open", |model| model.seals().contains("n2"));
-    let asserted =
-        model.effects.iter().rposition(|effect| matches!(effect, Effect::Fence(_, sealing::Effect::Add(_))));
+    let asserted = model
+        .effects
+        .iter()
+        .rposition(|effect| matches!(effect, Effect::Fence(_, sealing::SealingEffect::Add(_))));
     let asked = model
         .effects
         .iter()
-        .rposition(|effect| matches!(effect, Effect::Fence(_, sealing::Effect::Barrier { .. })));
+        .rposition(|effect| matches!(effect, Effect::Fence(_, sealing::SealingEffect::Barrier { .. })));
     assert!(barriers(&model) > before && asked > asserted, "sealed without having asked the PGs anew");
 }
 

@@ -174,7 +174,8 @@ fn clients_that_could_not_be_read_are_asked_for_after_a_pause_that_grows() {
     model.bring_back("n2", 20 * SECOND);
     model.until("releasing", |model| model.state("n2") == "releasing");
     let asked = |model: &Model| {
-        let asks = |effect: &&Effect| matches!(effect, Effect::Release(_, releasing::Effect::ReadClients));
+        let asks =
+            |effect: &&Effect| matches!(effect, Effect::Release(_, releasing::ReleasingEffect::ReadClients));
         model.effects.iter().filter(asks).count()
     };
     let before = asked(&model);

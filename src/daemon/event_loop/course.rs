@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use rbd_guardian_core::model::incus_snapshot::View;
-use rbd_guardian_core::rules::leader_fitness::{Beside, Course, course};
+use rbd_guardian_core::model::incus_snapshot::IncusSnapshot;
+use rbd_guardian_core::rules::leader_fitness::{LeadDecision, OtherGuardians, course};
 use serde_json::json;
 
 use crate::ceph::lane;
@@ -57,7 +57,7 @@ impl EventLoop {
     }
 
     /// What it sees counts for who should lead, whatever it was read for.
-    pub(super) fn saw(&mut self, began: Duration, view: &View) {
+    pub(super) fn saw(&mut self, began: Duration, view: &IncusSnapshot) {
         let Some(election) = &mut self.election else { return };
         let (own, known) = match (&self.stage, &self.waiting) {
             (LeadStage::Leading(leading), _) => (&leading.executor.held_lead.own, leading.guardian.members()),
@@ -70,10 +70,10 @@ impl EventLoop {
     }
 
     /// Another guardian is ready to lead: it does better than one that is not fit.
-    pub(super) fn step_back(&mut self, beside: Beside) {
+    pub(super) fn step_back(&mut self, beside: OtherGuardians) {
         let LeadStage::Leading(leading) = &self.stage else { return };
         let unfit = self.election.as_ref().and_then(|election| election.unfit(clock::boot()));
-        let Course::Yield { why, to } = course(unfit, beside) else {
+        let LeadDecision::Yield { why, to } = course(unfit, beside) else {
             if let Some(election) = &mut self.election {
                 election.tell(clock::boot(), true, leading.guardian.knows_of_a_gate());
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rbd_guardian_core::guardian::io::Recorded;
 use rbd_guardian_core::model::record::{Change, Key, Record, RequestRecord};
-use rbd_guardian_core::rules::operator_request::{Settled, Todo, todo};
+use rbd_guardian_core::rules::operator_request::{RequestAction, Settled, todo};
 use tokio::sync::mpsc::channel;
 
 use crate::ceph::lane;
@@ -53,16 +53,16 @@ impl EventLoop {
             }
             let record = Box::new(record);
             match todo(&record, epoch, clock::wall()) {
-                Todo::Leave => {}
-                Todo::Take => {
+                RequestAction::Leave => {}
+                RequestAction::Take => {
                     self.note(
                         epoch,
                         Box::new(RequestRecord { taken: Some(epoch), ..*record }),
                         RequestNote::Taken,
                     );
                 }
-                Todo::Begin => self.begin_request(epoch, record),
-                Todo::Settle => match settled {
+                RequestAction::Begin => self.begin_request(epoch, record),
+                RequestAction::Settle => match settled {
                     Settled::GoesOn => self.begin_request(epoch, record),
                     Settled::Released(fence) => {
                         self.answered(epoch, record, &ControlLine::Released { fence })
@@ -73,7 +73,7 @@ impl EventLoop {
                         self.answered(epoch, record, &ControlLine::Unavailable(why.to_owned()));
                     }
                 },
-                Todo::Expire => {
+                RequestAction::Expire => {
                     let why = format!(
                         "the request of {} was found at {}, and nobody waits for it so long: nothing was begun; are \
                          the hosts' clocks in step?",
@@ -82,7 +82,7 @@ impl EventLoop {
                     );
                     self.answered(epoch, record, &ControlLine::Unavailable(why));
                 }
-                Todo::Forget => self.note(epoch, record, RequestNote::Forgotten),
+                RequestAction::Forget => self.note(epoch, record, RequestNote::Forgotten),
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rbd_guardian_core::guardian::gate::{Contents, EPOCH, KEYS, LOCAL, is_own, is_plausible};
+use rbd_guardian_core::guardian::gate::{EPOCH, GateContents, KEYS, LOCAL, is_own, is_plausible};
 use rbd_guardian_core::model::volume::StoragePool;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -58,7 +58,7 @@ pub async fn read(client: &Client) -> Result<(BTreeMap<String, Keys>, Keys), Inc
 pub async fn put_keys(
     client: &Client,
     member: &str,
-    contents: &Contents,
+    contents: &GateContents,
     epoch: GateEpoch,
     may_send: impl Fn() -> bool,
 ) -> KeysWrite {
@@ -168,7 +168,7 @@ mod tests {
             ("user.rbd-guardian.epoch", "6"),
             ("user.rbd-guardianship", "no key of ours"),
         ];
-        let contents = Contents { open: ["n2".to_owned()].into(), ..Contents::default() };
+        let contents = GateContents { open: ["n2".to_owned()].into(), ..GateContents::default() };
         let expected = [
             ("scheduler.instance", "all"),
             ("user.rbd-guardian.ceph-addresses", "10.0.0.1"),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rbd_guardian_core::fence::{releasing, sealing};
-use rbd_guardian_core::guardian::gate::Contents;
+use rbd_guardian_core::guardian::gate::GateContents;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::epoch::GateEpoch;
@@ -39,13 +39,15 @@ impl World {
     pub(crate) fn before(&mut self, effect: &Effect) {
         match effect {
             Effect::PutGate { contents, epoch, .. } => self.inv2_inv8_opening(contents, *epoch),
-            Effect::Fence(id, sealing::Effect::Add(entries)) => {
+            Effect::Fence(id, sealing::SealingEffect::Add(entries)) => {
                 self.inv8_recorded(id, entries);
                 self.inv6_target(id, entries);
                 self.inv6_active_daemons(entries);
             }
-            Effect::Fence(id, sealing::Effect::Remove(entries)) => self.inv8_recorded(id, entries),
-            Effect::Release(id, releasing::Effect::Remove(entries)) => self.inv5_inv8_release(id, entries),
+            Effect::Fence(id, sealing::SealingEffect::Remove(entries)) => self.inv8_recorded(id, entries),
+            Effect::Release(id, releasing::ReleasingEffect::Remove(entries)) => {
+                self.inv5_inv8_release(id, entries)
+            }
             Effect::Retire(id, entries) => {
                 let record = &self.ledger.fences[id];
                 let dead = |entry: &Entry| entry.client().is_some_and(|client| record.dead.contains(&client));
@@ -134,7 +136,7 @@ impl World {
 
     /// INV-2, INV-8: a gate opens for members whose seal is recorded, and nobody who used an image of theirs before
     /// the seal can write.
-    fn inv2_inv8_opening(&mut self, contents: &Contents, epoch: GateEpoch) {
+    fn inv2_inv8_opening(&mut self, contents: &GateContents, epoch: GateEpoch) {
         let recorded = self.ledger.gate.as_ref().map(|gate| (gate.epoch, &gate.open));
         if recorded != Some((epoch, &contents.open)) {
             self.breaks(format!("INV-8: gate epoch {epoch} is written before it is recorded"));

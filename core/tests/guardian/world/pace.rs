@@ -36,14 +36,15 @@ fn kind(effect: &Effect) -> String {
         Effect::ReadMaps { .. } => "maps".to_owned(),
         Effect::Record { .. } => "record".to_owned(),
         Effect::ReadAudit(_) => "audit".to_owned(),
-        Effect::Fence(_, sealing::Effect::ReadMap) | Effect::Release(_, releasing::Effect::ReadMap) => {
-            "map".to_owned()
-        }
-        Effect::Fence(_, sealing::Effect::Barrier { .. }) => "barrier".to_owned(),
-        Effect::Fence(id, sealing::Effect::Add(_)) | Effect::Release(id, releasing::Effect::Add(_)) => {
+        Effect::Fence(_, sealing::SealingEffect::ReadMap)
+        | Effect::Release(_, releasing::ReleasingEffect::ReadMap) => "map".to_owned(),
+        Effect::Fence(_, sealing::SealingEffect::Barrier { .. }) => "barrier".to_owned(),
+        Effect::Fence(id, sealing::SealingEffect::Add(_))
+        | Effect::Release(id, releasing::ReleasingEffect::Add(_)) => {
             format!("add {id}")
         }
-        Effect::Fence(id, sealing::Effect::Remove(_)) | Effect::Release(id, releasing::Effect::Remove(_)) => {
+        Effect::Fence(id, sealing::SealingEffect::Remove(_))
+        | Effect::Release(id, releasing::ReleasingEffect::Remove(_)) => {
             format!("remove {id}")
         }
         // Something else may be written at once.

@@ -16,7 +16,8 @@ use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::image_users::ImageUse;
 use rbd_guardian_core::model::incus_snapshot::{
-    Details, GateView, Instance, InstanceId, InstanceKind, MemberState, MemberView, Notice, Thresholds, View,
+    Details, GateView, IncusSnapshot, Instance, InstanceId, InstanceKind, MemberState, MemberView, Notice,
+    Thresholds,
 };
 use rbd_guardian_core::model::osdmap::{DataPools, PoolId};
 use rbd_guardian_core::model::volume::{Content, ImageName, StoragePool, Volume, VolumeKind};
@@ -174,17 +175,17 @@ impl World {
             }
             Effect::Fence(id, effect) => self.fences(id, effect),
             Effect::Release(id, effect) => match effect {
-                releasing::Effect::ReadMap => self.reads_map(id),
-                releasing::Effect::ReadClients => {
+                releasing::ReleasingEffect::ReadMap => self.reads_map(id),
+                releasing::ReleasingEffect::ReadClients => {
                     let silent = self.faults.look_unread || self.faults.monitors_silent;
                     let clients = (!silent).then(|| self.look().clients.into_keys().collect());
                     (if silent { self.unanswered() } else { lag }, Input::Clients(id, clients))
                 }
-                releasing::Effect::Add(entries) => {
+                releasing::ReleasingEffect::Add(entries) => {
                     let (after, sent) = self.send(&id, &entries, true);
                     (after, Input::Added(id, sent))
                 }
-                releasing::Effect::Remove(entries) => {
+                releasing::ReleasingEffect::Remove(entries) => {
                     let (after, sent) = self.send(&id, &entries, false);
                     (after, Input::Removed(id, sent))
                 }
@@ -228,10 +229,10 @@ impl World {
         }
     }
 
-    fn fences(&mut self, id: FenceId, effect: sealing::Effect) -> (Duration, Input) {
+    fn fences(&mut self, id: FenceId, effect: sealing::SealingEffect) -> (Duration, Input) {
         let lag = self.faults.lag;
         match effect {
-            sealing::Effect::FailOver(daemon) => {
+            sealing::SealingEffect::FailOver(daemon) => {
                 for (_, other) in &mut self.daemons {
                     if other.kind == daemon.kind && other.name == daemon.name {
                         other.role = ceph_snapshot::Role::Standby;
@@ -241,21 +242,21 @@ impl World {
                 }
                 (lag, Input::FailedOver(id, daemon, Sent::Acknowledged))
             }
-            sealing::Effect::ReadDaemons => {
+            sealing::SealingEffect::ReadDaemons => {
                 let daemons = self.daemons.iter().map(|(_, daemon)| daemon.clone());
                 let daemons = (!self.faults.monitors_silent).then(|| daemons.collect());
                 (lag, Input::Daemons(id, daemons))
             }
-            sealing::Effect::Add(entries) => {
+            sealing::SealingEffect::Add(entries) => {
                 let (after, sent) = self.send(&id, &entries, true);
                 (after, Input::Added(id, sent))
             }
-            sealing::Effect::Remove(entries) => {
+            sealing::SealingEffect::Remove(entries) => {
                 let (after, sent) = self.send(&id, &entries, false);
                 (after, Input::Removed(id, sent))
             }
-            sealing::Effect::ReadMap => self.reads_map(id),
-            sealing::Effect::Barrier { pools, epoch } => {
+            sealing::SealingEffect::ReadMap => self.reads_map(id),
+            sealing::SealingEffect::Barrier { pools, epoch } => {
                 let within = self.unanswered();
                 let (after, proofs) = self.asks_pgs(pools, epoch, within);
                 (after, Input::Proved(id, proofs))
@@ -343,7 +344,7 @@ impl World {
         watchers.into_iter().map(one).collect()
     }
 
-    fn look(&self) -> ceph_snapshot::World {
+    fn look(&self) -> ceph_snapshot::CephSnapshot {
         let mut clients = Clients::new();
         for client in self.clients.iter().filter(|client| !self.is_elsewhere(client)) {
             if self.watches(client) {
@@ -362,7 +363,7 @@ impl World {
             seen.map(|seen| seen.insert(SeenAt::Lock(image.to_string())));
         }
         let unread = if self.faults.look_unread { vec!["mon.b: no answer".to_owned()] } else { Vec::new() };
-        ceph_snapshot::World {
+        ceph_snapshot::CephSnapshot {
             now: self.map().clock(self.now().wall),
             own: self.settings.guard.own.clone(),
             map: self.map().clone(),
@@ -389,7 +390,7 @@ impl World {
         all.map(|ip| IpNet::new(*ip, 24).unwrap()).collect()
     }
 
-    fn view(&self, whole: bool) -> Option<View> {
+    fn view(&self, whole: bool) -> Option<IncusSnapshot> {
         let from = self.leader()?.clone();
         let members = self.members.iter().map(|(name, member)| {
             let age = self.boot.saturating_sub(member.heartbeat);
@@ -412,7 +413,7 @@ impl World {
             members: self.members.iter().map(|(name, member)| (name.clone(), member.keys.clone())).collect(),
             ..GateView::default()
         };
-        Some(View {
+        Some(IncusSnapshot {
             members: members.collect(),
             from: from.clone(),
             thresholds: Thresholds { offline: OFFLINE, healing: Some(HEALING) },
