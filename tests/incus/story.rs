@@ -305,7 +305,8 @@ fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured 
     newest.unwrap().wait_for_acks(10, SOON).unwrap();
     live.incus(&["stop", &name, "--force"]).unwrap();
     check_disk(site, &container, &[(&old, sealed)]);
-    live.incus(&["delete", &name]).unwrap();
+    // Incus gives its own `rbd` some seconds, which a busy machine needs more of.
+    wait_for("its deletion", SOON, || Ok(live.incus(&["delete", &name]).ok())).unwrap();
 
     let refusals = monitor.said(before, |line| line.to_string().contains("is not sealed"));
     let mut ticks: Vec<Duration> = Vec::new();
