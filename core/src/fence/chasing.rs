@@ -3,9 +3,9 @@
 use crate::fence::Fence;
 use crate::model::addr::{ClientAddr, Entry};
 
-/// So many clients that appear where only known ones are fenced are fenced as well.
+/// Maximum number of client entries added for clients that appear on a member of which only known clients are fenced.
 pub const CHASED: usize = 250;
-/// So many clients that appear under a host entry are remembered: each try of its platform to reach the storage is one.
+/// Maximum number of clients remembered that appear under a host entry: every reconnect attempt creates a new client instance.
 pub const REMEMBERED: usize = 1000;
 
 impl Fence {

@@ -76,7 +76,7 @@ pub struct Fence {
     unfound: Vec<String>,
     #[serde(default)]
     outside: BTreeSet<ClientAddr>,
-    /// It is to be released.
+    /// Why and by whom the fence is to be released; `None` while it is held.
     release: Option<Releasing>,
     /// Clients that appeared since, to be fenced as well as soon as nothing is on its way.
     to_chase: BTreeSet<Entry>,
@@ -261,7 +261,7 @@ impl Fence {
         &self.outside
     }
 
-    /// Why and by whom it is to be released, if it is.
+    /// Why and by whom the fence is to be released; `None` while it is held.
     pub fn release(&self) -> Option<&Releasing> {
         self.release.as_ref()
     }

@@ -1,4 +1,4 @@
-//! librados: handles, operations and their answers. All `unsafe` code of `src/ceph` is here.
+//! librados: handles, operations and their answers. All `unsafe` code of the package is here.
 
 pub mod cluster;
 pub mod completion;
