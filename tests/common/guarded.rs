@@ -145,6 +145,12 @@ impl Guarded {
         self.first.logged(code).into_iter().filter(|line| line["member"] == member).collect()
     }
 
+    /// Waits for a log line with this code that is about this member; the last one.
+    #[track_caller]
+    pub fn hears(&self, code: &str, member: &str) -> Value {
+        self.first.hears(code, |line| line["member"] == member)
+    }
+
     /// The daemon's own words over its socket, `None` while it does not answer.
     pub fn status(&self) -> Option<Value> {
         self.first.status()

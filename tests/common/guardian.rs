@@ -167,6 +167,16 @@ impl Guardian {
         lines.filter(|line| line["code"] == code).collect()
     }
 
+    /// Waits for a log line with this code that is as asked, as the log is written after its status has changed; the
+    /// last such line.
+    #[track_caller]
+    pub fn hears(&self, code: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let line = wait_for(&format!("{}: {code} in the log", self.name), SOON, || {
+            Ok(self.logged(code).into_iter().rfind(&is))
+        });
+        line.unwrap_or_else(|error| panic!("{error:#}\n{}", self.log_text()))
+    }
+
     /// The daemon's own words over its socket, `None` while it does not answer.
     pub fn status(&self) -> Option<Value> {
         let mut stream = UnixStream::connect(self.socket()).ok()?;

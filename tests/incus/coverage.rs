@@ -61,7 +61,7 @@ fn inv2_who_cannot_be_fenced_is_not_healed_and_what_no_seal_covers_stays() {
     println!("refused {:?} after the cut: {}", monotonic() - cut, alarm(&status, "refused", lost));
     let told = alarm(&status, "refused", lost)["text"].to_string();
     assert!(told.contains("not fenced") && told.contains("address"), "{told}");
-    assert!(!site.logged("refused", lost).is_empty(), "{}", site.log_text());
+    site.hears("refused", lost);
     let refused = site.guardian(&["fence", lost]).expect(4).json;
     let codes: Vec<_> = refused["refusals"].as_array().unwrap().iter().map(|one| &one["code"]).collect();
     println!("by hand: {codes:?}");
@@ -76,7 +76,7 @@ fn inv2_who_cannot_be_fenced_is_not_healed_and_what_no_seal_covers_stays() {
     site.cluster.member(other).incus(&["cluster", "set", lost, &addresses]).unwrap();
     let told = monotonic();
     site.wait_for_state(lost, "sealed", HEALED);
-    let seal = site.logged("sealed", lost).last().map(Guarded::instant).unwrap();
+    let seal = Guarded::instant(&site.hears("sealed", lost));
     println!("sealed {:?} after its address was told", seal.saturating_sub(told));
     let owner = healed(&covered, lost);
     println!("healed {:?} after the seal", owner.log().unwrap()[0].at.saturating_sub(seal));
@@ -96,7 +96,7 @@ fn inv2_who_cannot_be_fenced_is_not_healed_and_what_no_seal_covers_stays() {
     let told = not_placed(&status).unwrap();
     println!("{told}");
     assert!(told.contains(&format!("disk on {APART}")) && told.contains(lost), "{told}");
-    assert!(site.log_text().lines().any(|line| line.contains("\"not-placed\"") && line.contains("b-apart")));
+    site.first().hears("not-placed", |line| line["message"].as_str().unwrap().contains("b-apart"));
     let moved = site.cluster.member(other).incus(&["move", "b-apart", "--target", other]);
     let error = format!("{:#}", moved.expect_err("refused by the gate"));
     assert!(error.contains(&format!("disk on {APART}")), "{error}");
@@ -154,7 +154,7 @@ fn inv2_while_a_member_may_heal_without_the_gate_the_lost_are_fenced_before_heal
     let cut = monotonic();
     site.lab().cut(lost).unwrap();
     let status = site.wait_for_state(lost, "sealed", SOON);
-    let seal = site.logged("sealed", lost).last().map(Guarded::instant).unwrap();
+    let seal = Guarded::instant(&site.hears("sealed", lost));
     println!("sealed {:?} after the cut: {}", seal - cut, fence(&status, lost)["evidence"][0]);
     let why = fence(&status, lost)["evidence"][0].to_string();
     assert!(why.contains("no heartbeat for") && why.contains("healing is near"), "{why}");

@@ -100,6 +100,6 @@ fn inv2_no_gate_opens_for_images_that_are_not_in_this_cluster() {
         (owner != lost).then(|| first.wait_for_writer(&owner, SOON)).transpose()
     });
     owner.unwrap().wait_for_acks(10, SOON).unwrap();
-    let seal = site.logged("sealed", lost).last().map(Guarded::instant).unwrap();
+    let seal = Guarded::instant(&site.hears("sealed", lost));
     assert_eq!(stale.taken_after(seal, 1).unwrap(), 0, "INV-1");
 }

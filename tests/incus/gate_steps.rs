@@ -249,8 +249,9 @@ fn breached(scene: &Scene<'_>, leader: &Guardian, words: &[&str]) {
     let gone = (0..history.len()).find(|number| !stands(*number)).unwrap();
     let back = (gone..history.len()).find(|number| stands(*number)).unwrap();
     let [gone, back] = [gone, back].map(|number| history[number].modified);
-    let last = |code: &str| at(leader.logged(code).last().unwrap());
-    let [breached, closed, sealed, opened] = ["breached", "gate-closed", "sealed", "gate-open"].map(last);
+    let breached = at(leader.logged("breached").last().unwrap());
+    let next = |code: &str| at(&leader.hears(code, |line| at(line) >= breached));
+    let [closed, sealed, opened] = ["gate-closed", "sealed", "gate-open"].map(next);
     let sent = at(leader.steps("fence-add").iter().find(|line| at(line) > breached).unwrap());
     assert!(
         breached <= sent && breached <= closed && sent.max(closed) < sealed && sealed <= opened,
@@ -359,11 +360,7 @@ fn late(scene: &Scene<'_>) {
     scene.is_released(next);
     let after = MEMBERS.map(|name| scene.config(name));
     leader.with_daemon(|daemon| daemon.cont()).unwrap();
-    let why = wait_for("what became of it", SOON, || {
-        let refused = leader.logged("gate-not-written");
-        Ok(refused.into_iter().rfind(|line| line["member"] == taker))
-    });
-    let why = why.unwrap_or_else(|error| panic!("{error:#}: {}", scene.logs()));
+    let why = leader.hears("gate-not-written", |line| line["member"] == taker);
     println!("late by {:.1?}, to contents of a successor: {}", monotonic() - halted, why["message"]);
     leader.wait_until_standby(next.name());
     assert_eq!(after, MEMBERS.map(|name| scene.config(name)), "a deposed leader wrote");

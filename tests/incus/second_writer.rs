@@ -132,6 +132,7 @@ fn inv6_a_second_watcher_is_told_and_the_stale_one_alone_is_fenced() {
     for word in [&*i1, "member n2", "placed on n1"] {
         assert!(text.contains(word), "{word}: {text}");
     }
+    site.hears("second-writer", "n2");
     let logged = site.logged("second-writer", "n2");
     assert!(logged.len() == 1 && Guarded::instant(&logged[0]) > began, "{logged:#?}");
 

@@ -238,7 +238,7 @@ fn round(site: &Guarded, watch: &Watch, number: usize, draw: &Draw) -> Measured 
     let sealed = sealed_at(&record);
     let first = watch.first_from(&container.image(), site.lab().host(&owner).ip(), before).unwrap().unwrap();
     assert!(before < sealed && sealed < first.after, "sealed at {sealed:?}, first new watcher {first:?}");
-    let logged = |code: &str| Guarded::instant(site.logged(code, lost).last().unwrap());
+    let logged = |code: &str| Guarded::instant(&site.hears(code, lost));
     assert!(logged("sealed") < logged("gate-open"), "{}", site.log_text());
     took_nothing_after(&old, sealed);
 

@@ -84,24 +84,20 @@ fn inv3_seals_are_written_and_removed_at_once_also_with_1000_instances() {
         Ok(format!("{error:#}").contains("is not sealed").then_some(()))
     });
     refused.unwrap();
-    let at = |code: &str| site.logged(code, lost).last().map(Guarded::instant);
+    let at = |code: &str| Guarded::instant(&site.hears(code, lost));
     let is_open = |status: &Value| status["gate"]["open"] == json!([lost]);
     site.guardian(&["fence", lost]).expect(0);
     site.wait_for_status("the gate to be open", SOON, is_open);
-    println!(
-        "asked to be written {:?} after the seal",
-        at("gate-open").unwrap().saturating_sub(at("sealed").unwrap())
-    );
-    println!("seen to be open {:?} after that", monotonic().saturating_sub(at("gate-open").unwrap()));
+    println!("asked to be written {:?} after the seal", at("gate-open").saturating_sub(at("sealed")));
+    println!("seen to be open {:?} after that", monotonic().saturating_sub(at("gate-open")));
 
     // An entry is gone: it is put back and the gate is closed, and only then it is sealed again.
     let entry = site.site.blocklist().keys().find(|key| key.ends_with(":0/0")).unwrap().clone();
     site.lab().ceph(&["osd", "blocklist", "rm", &entry]).unwrap();
     let removed = monotonic();
-    let again = |code: &str| at(code).filter(|at| *at > removed);
-    let [closed, sealed] =
-        ["gate-closed", "sealed"].map(|code| wait_for(code, SOON, || Ok(again(code))).unwrap());
-    let breached = at("breached").unwrap();
+    let again = |line: &Value| line["member"] == *lost && Guarded::instant(line) > removed;
+    let [breached, closed, sealed] =
+        ["breached", "gate-closed", "sealed"].map(|code| Guarded::instant(&site.first().hears(code, again)));
     println!(
         "breached {:?} after the entry was removed, to be closed {:?} later, sealed again {:?} after that",
         breached.saturating_sub(removed),

@@ -237,7 +237,7 @@ fn inv6_two_members_of_three_are_lost_at_once() {
     new.wait_for_acks(10, SOON).unwrap();
     let ip = site.lab().host(&owner).ip();
     let first = watch.first_from(&c.image(), ip, cut).unwrap().unwrap();
-    let sealed = Guarded::instant(&site.logged("sealed", "n2")[0]);
+    let sealed = Guarded::instant(&site.hears("sealed", "n2"));
     println!("first new watcher {:?} after the seal", first.after.saturating_sub(sealed));
     assert!(sealed < first.by, "INV-2: sealed at {sealed:?}, watched at {first:?}");
     assert_eq!(old.acks_after(sealed + Duration::from_secs(5)).unwrap(), 0, "the old one writes on");
