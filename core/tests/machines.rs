@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
-use rbd_guardian_core::fence::releasing::{self, Release};
-use rbd_guardian_core::fence::sealing::{Failure, Sealing, SealingEffect, SealingState, Sent};
+use rbd_guardian_core::fence::releasing::Release;
+use rbd_guardian_core::fence::sealing::{Failure, Sealing, SealingState};
+use rbd_guardian_core::fence::step::{Sent, Step, StepMachine as _, StepOutcome};
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry, parse_target};
 use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
 use rbd_guardian_core::model::blocklist::Blocklist;
@@ -190,6 +191,23 @@ impl Storage {
         proofs
     }
 
+    fn perform(&mut self, step: Step) -> StepOutcome {
+        match step {
+            Step::ReadMap => {
+                let is_read = self.fault() % 8 != 3;
+                StepOutcome::Map(is_read.then(|| self.map().clone().into()))
+            }
+            Step::ReadClients => {
+                let are_read = self.fault() % 8 != 3;
+                StepOutcome::Clients(are_read.then(|| self.sessions.clone()))
+            }
+            Step::Add(entries) => StepOutcome::Added(self.add(&entries)),
+            Step::Remove(entries) => StepOutcome::Removed(self.remove(&entries)),
+            Step::Barrier { pools, .. } => StepOutcome::Proved(self.barrier(&pools)),
+            Step::FailOver(_) | Step::ReadDaemons => unreachable!("no daemons here"),
+        }
+    }
+
     /// Would any PG still take a write of a target, by the map that PG has?
     fn takes_a_write(&self, targets: &BTreeSet<Entry>) -> bool {
         self.pgs.values().any(|epoch| !refuses(&self.maps[*epoch].blocklist, targets))
@@ -237,16 +255,9 @@ fn run_fence(storage: &mut Storage, plan: Plan, may_tamper: bool) -> Result<Seal
     let mut fence = Sealing::new(plan);
     let mut held_since = None;
     for _ in 0..400 {
-        let Some(effect) = fence.next_effect() else { break };
+        let Some(step) = fence.next_step() else { break };
         storage.weather(may_tamper);
-        match effect {
-            SealingEffect::ReadMap if storage.fault() % 8 == 3 => fence.handle_map(None),
-            SealingEffect::ReadMap => fence.handle_map(Some(storage.map().clone().into())),
-            SealingEffect::Add(entries) => fence.handle_added(storage.add(&entries)),
-            SealingEffect::Remove(entries) => fence.handle_removed(storage.remove(&entries)),
-            SealingEffect::Barrier { pools, .. } => fence.handle_barrier(storage.barrier(&pools)),
-            SealingEffect::FailOver(_) | SealingEffect::ReadDaemons => unreachable!("no daemons here"),
-        }
+        fence.handle(storage.perform(step));
         if storage.tampered {
             // What an operator removed is free until it is asserted again: judged at the end.
             held_since = None;
@@ -339,24 +350,15 @@ proptest! {
         let known = storage.sessions.clone();
         let long = Policy::default().required_until(start());
         for _ in 0..400 {
-            let Some(effect) = release.next_effect() else { break };
+            let Some(step) = release.next_step() else { break };
             storage.weather(false);
-            match effect {
-                releasing::ReleasingEffect::ReadMap if storage.fault() % 8 == 3 => release.handle_map(None),
-                releasing::ReleasingEffect::ReadMap => release.handle_map(Some(storage.map().clone())),
-                releasing::ReleasingEffect::ReadClients if storage.fault() % 8 == 3 => release.handle_clients(None),
-                releasing::ReleasingEffect::ReadClients => release.handle_clients(Some(storage.sessions.clone())),
-                releasing::ReleasingEffect::Add(entries) => release.handle_added(storage.add(&entries)),
-                releasing::ReleasingEffect::Remove(entries) => {
-                    if entries.iter().any(|entry| entry.is_host()) {
-                        for client in &known {
-                            let until = storage.map().blocklist.until(Entry::Client(*client));
-                            prop_assert!(until >= Some(long), "{client} would be free, now or soon: {until:?}");
-                        }
-                    }
-                    release.handle_removed(storage.remove(&entries));
+            if step.removals().iter().any(|entry| entry.is_host()) {
+                for client in &known {
+                    let until = storage.map().blocklist.until(Entry::Client(*client));
+                    prop_assert!(until >= Some(long), "{client} would be free, now or soon: {until:?}");
                 }
             }
+            release.handle(storage.perform(step));
         }
     }
 }
@@ -365,12 +367,13 @@ proptest! {
 fn a_refused_entry_ends_the_fence_with_the_monitors_words() {
     let storage = Storage::new(&[], vec![]);
     let mut fence = Sealing::new(planned(&storage, Target::Member("n1".into())).unwrap());
-    while let Some(effect) = fence.next_effect() {
-        match effect {
-            SealingEffect::Add(entries) => {
-                fence.handle_added(entries.iter().map(|e| (*e, Sent::Refused("EACCES".into()))).collect());
+    while let Some(step) = fence.next_step() {
+        match step {
+            Step::Add(entries) => {
+                let refused = entries.iter().map(|e| (*e, Sent::Refused("EACCES".into()))).collect();
+                fence.handle(StepOutcome::Added(refused));
             }
-            _ => fence.handle_map(Some(storage.map().clone().into())),
+            _ => fence.handle(StepOutcome::Map(Some(storage.map().clone().into()))),
         }
     }
     assert!(matches!(fence.failure(), Some(Failure::Entry { status, .. }) if status == "EACCES"));
@@ -386,9 +389,9 @@ fn inv6_a_cover_that_nobody_approved_is_never_put_up() {
     plan.coverable.clear();
     storage.change(|map| insert(&mut map.blocklist, target, start() + Duration::from_secs(3600)));
     let mut fence = Sealing::new(plan);
-    while let Some(effect) = fence.next_effect() {
-        match effect {
-            SealingEffect::ReadMap => fence.handle_map(Some(storage.map().clone().into())),
+    while let Some(step) = fence.next_step() {
+        match step {
+            Step::ReadMap => fence.handle(StepOutcome::Map(Some(storage.map().clone().into()))),
             other => panic!("{other:?}"),
         }
     }

@@ -1,6 +1,6 @@
 //! Adding and removing blocklist entries.
 
-use rbd_guardian_core::fence::sealing::Sent;
+use rbd_guardian_core::fence::step::Sent;
 use rbd_guardian_core::model::addr::Entry;
 use serde_json::{Value, json};
 

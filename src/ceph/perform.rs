@@ -1,14 +1,14 @@
 //! Performs the steps of fences and releases, for verbs and for the daemon alike.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rbd_guardian_core::fence::releasing;
-use rbd_guardian_core::fence::sealing::{self, Sent};
-use rbd_guardian_core::model::addr::{ClientAddr, Entry};
-use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
+use rbd_guardian_core::fence::step::{Sent, Step, StepOutcome};
+use rbd_guardian_core::model::addr::ClientAddr;
+use rbd_guardian_core::model::barrier::PoolProof;
 use rbd_guardian_core::model::ceph_snapshot::Daemon;
-use rbd_guardian_core::model::osdmap::{Guarded, OsdMap};
+use rbd_guardian_core::model::osdmap::Guarded;
 
 use super::barrier::{Probes, barrier};
 use super::blocklist::{self, EntryChange, change};
@@ -16,7 +16,6 @@ use super::command::CephReadError;
 use super::{daemons, lane, look, osdmap};
 use crate::ceph::rados::cluster::Cluster;
 use crate::deadline::{Deadline, DeadlineError};
-use rbd_guardian_core::model::epoch::OsdEpoch;
 
 /// A connection and what fences on it go by.
 #[derive(Debug, Clone)]
@@ -28,44 +27,18 @@ pub struct Storage {
     pub expire: Duration,
 }
 
-/// A step of a fence or of a release.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CephStep {
-    /// Make a standby take over from this daemon.
-    FailOver(Daemon),
-    /// Read which daemons are active.
-    ReadDaemons,
-    /// Add entries.
-    Add(Vec<Entry>),
-    /// Remove entries.
-    Remove(Vec<Entry>),
-    /// Read the osdmap.
-    ReadMap,
-    /// Ask every PG of these pools, with an osdmap of this epoch or a later one.
-    Barrier(Vec<PoolToProve>, OsdEpoch),
-    /// Ask every monitor and every image for its clients.
-    ReadClients,
+/// What became of a step, and why, where something was not read.
+#[derive(Debug)]
+pub struct Performed {
+    pub outcome: StepOutcome,
+    pub error: Option<StepReadError>,
 }
 
-/// What became of a step.
-#[derive(Debug)]
-pub enum CephOutcome {
-    /// Of [`CephStep::FailOver`].
-    FailedOver(Daemon, Sent),
-    /// Of [`CephStep::ReadDaemons`].
-    Daemons(Result<Vec<Daemon>, StepReadError>),
-    /// Of [`CephStep::Add`].
-    Added(Vec<(Entry, Sent)>),
-    /// Of [`CephStep::Remove`].
-    Removed(Vec<(Entry, Sent)>),
-    /// Of [`CephStep::ReadMap`].
-    Map(Result<OsdMap, StepReadError>),
-    /// Of [`CephStep::Barrier`].
-    Proved(Vec<PoolProof>),
-    /// Of [`CephStep::ReadClients`]: those seen, and what could not be read, in words. A client that only an unread source
-    /// knows must not be forgotten.
-    Clients(Result<(BTreeSet<ClientAddr>, Vec<String>), StepReadError>),
-}
+/// How long silent PGs are waited for before the map is read again: pools come and go, and entries must still stand.
+pub const ROUND: Duration = Duration::from_secs(5);
+
+/// Between two steps of which the second asks for the same as the first.
+pub const PACE: Duration = Duration::from_millis(100);
 
 /// Why something was not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,27 +51,14 @@ pub enum StepReadError {
     Read(#[from] CephReadError),
 }
 
-impl From<sealing::SealingEffect> for CephStep {
-    fn from(effect: sealing::SealingEffect) -> Self {
-        match effect {
-            sealing::SealingEffect::FailOver(daemon) => Self::FailOver(daemon),
-            sealing::SealingEffect::ReadDaemons => Self::ReadDaemons,
-            sealing::SealingEffect::Add(entries) => Self::Add(entries),
-            sealing::SealingEffect::Remove(entries) => Self::Remove(entries),
-            sealing::SealingEffect::ReadMap => Self::ReadMap,
-            sealing::SealingEffect::Barrier { pools, epoch } => Self::Barrier(pools, epoch),
-        }
-    }
-}
-
-impl From<releasing::ReleasingEffect> for CephStep {
-    fn from(effect: releasing::ReleasingEffect) -> Self {
-        match effect {
-            releasing::ReleasingEffect::ReadMap => Self::ReadMap,
-            releasing::ReleasingEffect::ReadClients => Self::ReadClients,
-            releasing::ReleasingEffect::Add(entries) => Self::Add(entries),
-            releasing::ReleasingEffect::Remove(entries) => Self::Remove(entries),
-        }
+fn performed<T>(
+    step: Step,
+    read: Result<T, StepReadError>,
+    outcome: impl FnOnce(T) -> StepOutcome,
+) -> Performed {
+    match read {
+        Ok(read) => Performed { outcome: outcome(read), error: None },
+        Err(error) => Performed { outcome: step.unanswered(&error.to_string()), error: Some(error) },
     }
 }
 
@@ -106,36 +66,47 @@ impl Storage {
     /// Performs a step; blocks no longer than to the deadline. `progress` is told now and then what a barrier misses.
     pub fn perform(
         &self,
-        step: CephStep,
+        step: Step,
         names: &mut Probes,
         deadline: &Deadline,
         progress: &mut dyn FnMut(&[PoolProof]),
-    ) -> CephOutcome {
-        match step {
-            CephStep::FailOver(daemon) => {
+    ) -> Performed {
+        let outcome = match step {
+            Step::FailOver(daemon) => {
                 let sent = self.fail_over(&daemon, deadline);
-                CephOutcome::FailedOver(daemon, sent)
+                StepOutcome::FailedOver(daemon, sent)
             }
-            CephStep::ReadDaemons => {
-                CephOutcome::Daemons(self.read(deadline, |cluster| {
-                    Ok(daemons::mgrs(cluster)?.and(daemons::mdss(cluster)?).daemons)
-                }))
-            }
-            CephStep::Add(entries) => {
+            Step::Add(entries) => {
                 let seconds = self.expire.as_secs_f64();
-                CephOutcome::Added(change(&self.cluster, &entries, EntryChange::Add { seconds }, deadline))
+                StepOutcome::Added(change(&self.cluster, &entries, EntryChange::Add { seconds }, deadline))
             }
-            CephStep::Remove(entries) => {
-                CephOutcome::Removed(change(&self.cluster, &entries, EntryChange::Remove, deadline))
+            Step::Remove(entries) => {
+                StepOutcome::Removed(change(&self.cluster, &entries, EntryChange::Remove, deadline))
             }
-            CephStep::ReadMap => {
-                CephOutcome::Map(self.read(deadline, |cluster| Ok(osdmap::dump(cluster)?.map)))
+            Step::Barrier { pools, epoch } => {
+                StepOutcome::Proved(barrier(&self.cluster, &pools, epoch, names, deadline, progress))
             }
-            CephStep::Barrier(pools, epoch) => {
-                CephOutcome::Proved(barrier(&self.cluster, &pools, epoch, names, deadline, progress))
+            Step::ReadDaemons => {
+                let read = self.read(deadline, |cluster| {
+                    Ok(daemons::mgrs(cluster)?.and(daemons::mdss(cluster)?).daemons)
+                });
+                return performed(step, read, |daemons| StepOutcome::Daemons(Some(daemons)));
             }
-            CephStep::ReadClients => CephOutcome::Clients(self.clients(deadline)),
-        }
+            Step::ReadMap => {
+                let read = self.read(deadline, |cluster| Ok(osdmap::dump(cluster)?.map));
+                return performed(step, read, |map| StepOutcome::Map(Some(Arc::new(map))));
+            }
+            Step::ReadClients => {
+                return performed(step, self.clients(deadline), |(clients, unread)| {
+                    if unread.is_empty() {
+                        StepOutcome::Clients(Some(clients))
+                    } else {
+                        StepOutcome::Unread(unread)
+                    }
+                });
+            }
+        };
+        Performed { outcome, error: None }
     }
 
     /// Runs blocking reads on a thread of their own, so that the deadline counts.

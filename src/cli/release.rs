@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use rbd_guardian_core::fence::releasing::Release;
+use rbd_guardian_core::fence::step::StepMachine as _;
 use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::fence_id::{FenceContent, FenceId};
 use rbd_guardian_core::model::listed::Listed;

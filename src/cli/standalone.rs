@@ -4,25 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rbd_guardian_core::fence::releasing::Release;
-use rbd_guardian_core::fence::sealing::{Sealing, SealingState, Sent};
+use rbd_guardian_core::fence::sealing::{Sealing, SealingState};
+use rbd_guardian_core::fence::step::{Step, StepMachine, StepOutcome};
 use rbd_guardian_core::model::barrier::PoolProof;
-use rbd_guardian_core::model::osdmap::OsdMap;
 use serde::Serialize;
 
 use crate::ceph::barrier::Probes;
 use crate::ceph::look::CLIENTS_WITHIN;
-use crate::ceph::perform::{CephOutcome, CephStep, StepReadError, Storage};
+use crate::ceph::perform::{PACE, Performed, ROUND, StepReadError, Storage};
 use crate::cli::context::Context;
 use crate::cli::error::CliError;
 use crate::cli::progress::Progress;
 use crate::clock;
 use crate::deadline::Deadline;
-
-/// Between two looks at something that changes by itself.
-const PACE: Duration = Duration::from_millis(100);
-
-/// How long silent PGs are waited for before the map is read again: pools come and go, and entries must still stand.
-const ROUND: Duration = Duration::from_secs(5);
 
 /// How long a short entry that was removed may take to stand again, whatever the command's own time.
 const REPLACE_WITHIN: Duration = Duration::from_secs(30);
@@ -44,96 +38,28 @@ impl std::fmt::Display for Timings {
 /// Drives a fence. An error in the result (time-out, Ctrl-C, a monitor's answer) ends it where it is: the fence tells
 /// how far it came.
 pub(super) fn fence(context: &Context, fence: &mut Sealing) -> (Timings, Result<(), CliError>) {
-    let mut drive = StandaloneExecutor::new(context);
     let began = clock::monotonic();
     let mut timings = Timings::default();
-    while let Some(effect) = fence.next_effect() {
-        let asked = clock::monotonic();
-        let ended = drive.perform(CephStep::from(effect)).and_then(|outcome| match outcome {
-            CephOutcome::FailedOver(daemon, sent) => {
-                fence.handle_failed_over(&daemon, sent);
-                Ok(())
-            }
-            CephOutcome::Daemons(all) => {
-                fence.handle_daemons(&all?);
-                drive.pause()
-            }
-            CephOutcome::Added(sent) => {
-                fence.handle_added(sent);
-                Ok(())
-            }
-            CephOutcome::Removed(sent) => {
-                fence.handle_removed(sent);
-                Ok(())
-            }
-            CephOutcome::Map(map) => {
-                fence.handle_map(later(map)?.map(Arc::new));
-                Ok(())
-            }
-            CephOutcome::Proved(proofs) => {
-                timings.barrier += millis(asked);
-                let complete = proofs.iter().all(PoolProof::is_complete);
-                fence.handle_barrier(proofs);
-                if complete { Ok(()) } else { drive.pause() }
-            }
-            // A fence asks for no clients.
-            CephOutcome::Clients(_) => Ok(()),
-        });
+    let ended = StandaloneExecutor::new(context).drive(fence, |fence, asked, was_barrier| {
+        if was_barrier {
+            timings.barrier += millis(asked);
+        }
         if timings.commit == 0 && fence.committed().is_some() {
             timings.commit = millis(began);
         }
         if timings.total == 0 && fence.state() == SealingState::Sealed {
             timings.total = millis(began);
         }
-        if let Err(fault) = ended.and_then(|()| Ok(drive.deadline.left().map(|_| ())?)) {
-            timings.total = millis(began);
-            return (timings, if fence.is_done() { Ok(()) } else { Err(fault) });
-        }
+    });
+    if ended.is_err() {
+        timings.total = millis(began);
     }
-    (timings, Ok(()))
+    (timings, ended)
 }
 
 /// Drives a release, in the same way.
 pub(super) fn release(context: &Context, release: &mut Release) -> Result<(), CliError> {
-    let mut drive = StandaloneExecutor::new(context);
-    while let Some(effect) = release.next_effect() {
-        let ended = drive.perform(CephStep::from(effect)).and_then(|outcome| match outcome {
-            CephOutcome::Map(map) => {
-                release.handle_map(later(map)?);
-                Ok(())
-            }
-            CephOutcome::Clients(read) => {
-                let (clients, unread) = read?;
-                let complete = unread.is_empty();
-                drive.unread = unread;
-                release.handle_clients(complete.then_some(clients));
-                if complete { Ok(()) } else { drive.wait_for_sources() }
-            }
-            CephOutcome::Added(sent) => {
-                release.handle_added(sent);
-                Ok(())
-            }
-            CephOutcome::Removed(sent) => {
-                release.handle_removed(sent);
-                Ok(())
-            }
-            // A release asks for none of these.
-            CephOutcome::FailedOver(..) | CephOutcome::Daemons(_) | CephOutcome::Proved(_) => Ok(()),
-        });
-        if let Err(fault) = ended.and_then(|()| Ok(drive.deadline.left().map(|_| ())?)) {
-            return if release.is_done() { Ok(()) } else { Err(drive.why(fault)) };
-        }
-    }
-    Ok(())
-}
-
-/// `None` if the monitors did not answer: the machine asks again.
-fn later(map: Result<OsdMap, StepReadError>) -> Result<Option<OsdMap>, CliError> {
-    match map {
-        Ok(map) => Ok(Some(map)),
-        Err(StepReadError::Read(error)) if error.is_transient() => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    StandaloneExecutor::new(context).drive(release, |_, _, _| {})
 }
 
 fn millis(since: Instant) -> u128 {
@@ -191,44 +117,74 @@ impl<'c> StandaloneExecutor<'c> {
         }
     }
 
-    fn perform(&mut self, step: CephStep) -> Result<CephOutcome, CliError> {
-        let again = std::mem::replace(&mut self.read_last, step == CephStep::ReadMap);
+    /// `observe` is called after each outcome, with when its step was asked for and whether that was a barrier.
+    fn drive<M: StepMachine>(
+        &mut self,
+        machine: &mut M,
+        mut observe: impl FnMut(&M, Instant, bool),
+    ) -> Result<(), CliError> {
+        while let Some(step) = machine.next_step() {
+            let asked = clock::monotonic();
+            let is_barrier = matches!(step, Step::Barrier { .. });
+            let ended = self.perform(step).and_then(|outcome| {
+                let is_asked_again = outcome.is_asked_again();
+                if let StepOutcome::Unread(unread) = &outcome {
+                    self.wait_longer_for(unread);
+                }
+                machine.handle(outcome);
+                observe(machine, asked, is_barrier);
+                if is_asked_again { self.pause() } else { Ok(()) }
+            });
+            if let Err(fault) = ended.and_then(|()| Ok(self.deadline.left().map(|_| ())?)) {
+                return if machine.is_done() { Ok(()) } else { Err(self.why(fault)) };
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, step: Step) -> Result<StepOutcome, CliError> {
+        let again = std::mem::replace(&mut self.read_last, step == Step::ReadMap);
         let mut within = self.deadline.clone();
         match &step {
-            CephStep::FailOver(daemon) => eprintln!("rbd-guardian: failing over {daemon}"),
-            CephStep::ReadDaemons => {
+            Step::FailOver(daemon) => eprintln!("rbd-guardian: failing over {daemon}"),
+            Step::ReadDaemons => {
                 self.progress.say(|| "waiting for a standby elsewhere to become active".to_owned());
             }
-            CephStep::ReadMap => {
+            Step::ReadMap => {
                 self.progress.say(|| "reading the osdmap back".to_owned());
                 if again {
                     self.pause()?;
                 }
             }
-            CephStep::Barrier(..) => within = self.deadline.at_most(ROUND),
-            CephStep::ReadClients => within = self.deadline.at_most(self.clients_within),
-            CephStep::Add(_) | CephStep::Remove(_) => {}
+            Step::Barrier { .. } => within = self.deadline.at_most(ROUND),
+            Step::ReadClients => within = self.deadline.at_most(self.clients_within),
+            Step::Add(_) | Step::Remove(_) => {}
         }
-        let removed_client =
-            matches!(&step, CephStep::Remove(entries) if entries.iter().any(|e| !e.is_host()));
+        let removed_client = matches!(&step, Step::Remove(entries) if entries.iter().any(|e| !e.is_host()));
         let progress = &mut |proofs: &[PoolProof]| self.progress.say(|| unproved(proofs));
-        let outcome = self.storage.perform(step, &mut self.names, &within, progress);
+        let is_read = matches!(step, Step::ReadMap);
+        let Performed { outcome, error } = self.storage.perform(step, &mut self.names, &within, progress);
+        match error {
+            // Monitors that do not answer now may answer when they are asked for the map again.
+            Some(StepReadError::Read(error)) if is_read && error.is_transient() => {}
+            Some(error) => return Err(error.into()),
+            None => {}
+        }
         match &outcome {
-            CephOutcome::Added(sent) if sent.iter().all(|(_, sent)| *sent == Sent::Acknowledged) => {
-                self.deadline = self.context.deadline.clone();
-            }
+            StepOutcome::Added(_) if !outcome.has_failed() => self.deadline = self.context.deadline.clone(),
             // A short client entry that was removed is known to nobody until it stands again: neither Ctrl-C nor the
             // time ends the command in between.
-            CephOutcome::Removed(_) if removed_client => {
+            StepOutcome::Removed(_) if removed_client => {
                 self.deadline = Deadline::after(REPLACE_WITHIN, Arc::default());
             }
-            CephOutcome::Added(_)
-            | CephOutcome::Removed(_)
-            | CephOutcome::FailedOver(..)
-            | CephOutcome::Daemons(_)
-            | CephOutcome::Map(_)
-            | CephOutcome::Proved(_)
-            | CephOutcome::Clients(_) => {}
+            StepOutcome::Clients(_) => self.unread.clear(),
+            StepOutcome::Added(_)
+            | StepOutcome::Removed(_)
+            | StepOutcome::FailedOver(..)
+            | StepOutcome::Daemons(_)
+            | StepOutcome::Map(_)
+            | StepOutcome::Proved(_)
+            | StepOutcome::Unread(_) => {}
         }
         Ok(outcome)
     }
@@ -237,11 +193,11 @@ impl<'c> StandaloneExecutor<'c> {
         Ok(self.deadline.pause(PACE)?)
     }
 
-    fn wait_for_sources(&mut self) -> Result<(), CliError> {
+    fn wait_longer_for(&mut self, unread: &[String]) {
+        self.unread = unread.to_vec();
         // Otherwise a monitor that answers late would never be heard.
         self.clients_within *= 2;
-        self.progress.say(|| format!("not every client is known yet: {}", self.unread.join("; ")));
-        self.pause()
+        self.progress.say(|| format!("not every client is known yet: {}", unread.join("; ")));
     }
 
     /// A time-out tells what it waited for.

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::Uri;
+use rbd_guardian_core::fence::step::{Sent, Step, StepOutcome};
 use rbd_guardian_core::guardian::gate::GateContents;
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::guardian::report::Level;
-use rbd_guardian_core::model::barrier::PoolProof;
 use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::image_users::{ImageUse, Locker};
 use rbd_guardian_core::model::incus_snapshot::IncusSnapshot;
@@ -20,7 +20,7 @@ use rbd_guardian_core::model::volume::ImageName;
 use crate::ceph::barrier::Probes;
 use crate::ceph::blocklist::{EntryChange, change};
 use crate::ceph::locks::LockOwner;
-use crate::ceph::perform::{CephOutcome, CephStep, Storage};
+use crate::ceph::perform::{PACE, ROUND, Storage};
 use crate::ceph::stale::{Stale, break_lock};
 use crate::ceph::watchers::{self, SweepScope, missing};
 use crate::ceph::{audit, lane, look, osdmap};
@@ -38,14 +38,10 @@ pub(super) type EffectFuture = Pin<Box<dyn Future<Output = Input>>>;
 /// How long a step of a fence or release may take. A monitor election takes half of it; longer, and it is better to
 /// read back what came of it and decide again.
 const STEP: Duration = Duration::from_secs(10);
-/// How long silent PGs are waited for before the map is read again.
-const ROUND: Duration = Duration::from_secs(5);
 /// How long everything the storage shows may take.
 const LOOK: Duration = Duration::from_secs(10);
 /// How much later than its own deadline an effect is given up for lost.
 const GRACE: Duration = Duration::from_secs(10);
-/// Before an answer that made no difference is given: the machine would ask again at once.
-const PACE: Duration = Duration::from_millis(100);
 
 /// What effects are performed with, for as long as one guardian leads.
 #[derive(Debug)]
@@ -195,14 +191,7 @@ impl Executor {
                     Input::Recorded(halt.around(|| held_lead.record(&changes, what, why)))
                 })
             }
-            Effect::Fence(fence, effect) => {
-                let failed = Effect::Fence(fence.clone(), effect.clone());
-                self.step(fence, CephStep::from(effect), failed, halt)
-            }
-            Effect::Release(fence, effect) => {
-                let failed = Effect::Release(fence.clone(), effect.clone());
-                self.step(fence, CephStep::from(effect), failed, halt)
-            }
+            Effect::Fence(fence, step) | Effect::Release(fence, step) => self.step(fence, step, halt),
             Effect::Retire(fence, entries) => {
                 let unsent = Effect::Retire(fence.clone(), entries.clone());
                 self.on_lane(unsent, STEP, move |storage, deadline| {
@@ -227,41 +216,38 @@ impl Executor {
         }
     }
 
-    fn step(&mut self, fence: FenceId, step: CephStep, failed: Effect, halt: Halt) -> EffectFuture {
-        let reads = step == CephStep::ReadMap;
-        let again = reads && self.read_last.contains(&fence);
-        if reads {
-            self.read_last.insert(fence.clone());
+    fn step(&mut self, fence: FenceId, step: Step, halt: Halt) -> EffectFuture {
+        let is_repeated = if step == Step::ReadMap {
+            !self.read_last.insert(fence.clone())
         } else {
             self.read_last.remove(&fence);
-        }
+            false
+        };
         let names = Arc::clone(&self.names);
         let budget = Arc::clone(&self.budget);
         let time = match &step {
-            CephStep::Barrier(..) => ROUND,
-            CephStep::ReadClients => budget.clients(),
-            CephStep::FailOver(_)
-            | CephStep::ReadDaemons
-            | CephStep::Add(_)
-            | CephStep::Remove(_)
-            | CephStep::ReadMap => STEP,
+            Step::Barrier { .. } => ROUND,
+            Step::ReadClients => budget.clients(),
+            Step::FailOver(_) | Step::ReadDaemons | Step::Add(_) | Step::Remove(_) | Step::ReadMap => STEP,
         };
-        let performed = self.on_lane(failed, time, move |storage, deadline| {
+        // `failed` makes no difference between a step of a fence and one of its release.
+        let unsent = Effect::Fence(fence.clone(), step.clone());
+        let performed = self.on_lane(unsent, time, move |storage, deadline| {
             // One barrier is on its way at a time. Where one was given up, what it knew is asked anew.
             let mut known = std::mem::take(&mut *names.lock().unwrap_or_else(PoisonError::into_inner));
-            let outcome = halt.around(|| storage.perform(step, &mut known, deadline, &mut |_| {}));
+            let performed = halt.around(|| storage.perform(step, &mut known, deadline, &mut |_| {}));
             *names.lock().unwrap_or_else(PoisonError::into_inner) = known;
-            if let CephOutcome::Clients(read) = &outcome {
-                budget.note_clients(read.as_ref().is_ok_and(|(_, unread)| unread.is_empty()));
+            if let StepOutcome::Clients(_) | StepOutcome::Unread(_) = &performed.outcome {
+                budget.note_clients(!performed.outcome.has_failed());
             }
-            input(fence, outcome)
+            Input::Step(fence, performed.outcome)
         });
         Box::pin(async move {
-            if again {
+            if is_repeated {
                 rest(PACE).await;
             }
             let input = performed.await;
-            if changes_nothing(&input) {
+            if matches!(&input, Input::Step(_, outcome) if outcome.is_asked_again()) {
                 rest(PACE).await;
             }
             input
@@ -368,70 +354,9 @@ fn used(image: watchers::ImageReading) -> Option<ImageUse> {
     })
 }
 
-fn input(fence: FenceId, outcome: CephOutcome) -> Input {
-    match outcome {
-        CephOutcome::FailedOver(daemon, sent) => Input::FailedOver(fence, daemon, sent),
-        CephOutcome::Daemons(all) => Input::Daemons(fence, all.ok()),
-        CephOutcome::Added(sent) => Input::Added(fence, sent),
-        CephOutcome::Removed(sent) => Input::Removed(fence, sent),
-        CephOutcome::Map(map) => Input::Map(fence, map.ok()),
-        CephOutcome::Proved(proofs) => Input::Proved(fence, proofs),
-        CephOutcome::Clients(read) => match read {
-            Ok((clients, unread)) if unread.is_empty() => Input::Clients(fence, Some(clients)),
-            Ok((_, unread)) => Input::Unread(fence, unread),
-            Err(error) => Input::Unread(fence, vec![error.to_string()]),
-        },
-    }
-}
-
-/// Would the machine ask the same again at once?
-fn changes_nothing(input: &Input) -> bool {
-    match input {
-        Input::Daemons(..) | Input::Map(_, None) | Input::Clients(_, None) | Input::Unread(..) => true,
-        Input::Proved(_, proofs) => !proofs.iter().all(PoolProof::is_complete),
-        Input::Tick
-        | Input::Notice(_)
-        | Input::View { .. }
-        | Input::MemberState(..)
-        | Input::Answered(_)
-        | Input::Networks(..)
-        | Input::Pinged(..)
-        | Input::Looked(_)
-        | Input::Maps(_)
-        | Input::Audit(..)
-        | Input::Swept { .. }
-        | Input::Found { .. }
-        | Input::Recorded(_)
-        | Input::FailedOver(..)
-        | Input::Added(..)
-        | Input::Removed(..)
-        | Input::Retired(..)
-        | Input::Map(..)
-        | Input::Clients(..)
-        | Input::GatePut(_)
-        | Input::GatePushed(_)
-        | Input::LockBroken(..)
-        | Input::Started(..)
-        | Input::Request(..)
-        | Input::Deposed(_) => false,
-    }
-}
-
 /// The answer to an effect that has none of its own: what it did, if anything, is unknown (INV-9).
 pub(super) fn failed(effect: Effect, why: &str) -> Input {
-    use rbd_guardian_core::fence::releasing::ReleasingEffect as R;
-    use rbd_guardian_core::fence::sealing::SealingEffect as F;
-    use rbd_guardian_core::fence::sealing::Sent;
     let why = || why.to_owned();
-    let unknown = |entries: Vec<_>| entries.into_iter().map(|entry| (entry, Sent::Unknown)).collect();
-    let silent = |pools: Vec<rbd_guardian_core::model::barrier::PoolToProve>| {
-        let silent = |pool: rbd_guardian_core::model::barrier::PoolToProve| PoolProof {
-            pending: (0..pool.pg_num).collect(),
-            trouble: Some(why()),
-            pool,
-        };
-        pools.into_iter().map(silent).collect()
-    };
     match effect {
         Effect::ReadView { .. } => Input::View { began: clock::boot(), view: Err(why()) },
         Effect::ReadMemberState(member) => Input::MemberState(member, Err(why())),
@@ -450,21 +375,12 @@ pub(super) fn failed(effect: Effect, why: &str) -> Input {
             Input::Found { began: clock::boot(), missing: BTreeSet::new(), unread: vec![why()] }
         }
         Effect::Record { .. } => Input::Recorded(Recorded::Not { why: why(), holds: None }),
-        Effect::Fence(fence, effect) => match effect {
-            F::FailOver(daemon) => Input::FailedOver(fence, daemon, Sent::Unknown),
-            F::ReadDaemons => Input::Daemons(fence, None),
-            F::Add(entries) => Input::Added(fence, unknown(entries)),
-            F::Remove(entries) => Input::Removed(fence, unknown(entries)),
-            F::ReadMap => Input::Map(fence, None),
-            F::Barrier { pools, .. } => Input::Proved(fence, silent(pools)),
-        },
-        Effect::Release(fence, effect) => match effect {
-            R::ReadMap => Input::Map(fence, None),
-            R::ReadClients => Input::Unread(fence, vec![why()]),
-            R::Add(entries) => Input::Added(fence, unknown(entries)),
-            R::Remove(entries) => Input::Removed(fence, unknown(entries)),
-        },
-        Effect::Retire(fence, entries) => Input::Retired(fence, unknown(entries)),
+        Effect::Fence(fence, step) | Effect::Release(fence, step) => {
+            Input::Step(fence, step.unanswered(&why()))
+        }
+        Effect::Retire(fence, entries) => {
+            Input::Retired(fence, entries.into_iter().map(|entry| (entry, Sent::Unknown)).collect())
+        }
         Effect::PutGate { at, .. } => Input::GatePut(at.into_iter().map(|name| (name, why())).collect()),
         Effect::PushGate => Input::GatePushed(Err(why())),
         Effect::BreakLock(lock) => Input::LockBroken(lock, Err(why())),

@@ -38,7 +38,7 @@ impl Halt {
 #[cfg(feature = "halt")]
 impl Halt {
     pub(super) fn of(effect: &Effect) -> Self {
-        Self { kind: asked::kind(effect).map(str::to_owned) }
+        Self { kind: asked::kind(effect) }
     }
 
     pub(super) fn before_write(member: &str) {
@@ -70,8 +70,6 @@ mod asked {
 
     use super::Effect;
     use crate::daemon::log;
-    use rbd_guardian_core::fence::releasing::ReleasingEffect as Release;
-    use rbd_guardian_core::fence::sealing::SealingEffect as Fence;
     use rbd_guardian_core::guardian::report::Level;
     use rbd_guardian_core::model::record::Change;
     use rbd_guardian_core::model::record::FenceState;
@@ -124,25 +122,13 @@ mod asked {
         }
     }
 
-    pub(super) fn kind(effect: &Effect) -> Option<&'static str> {
+    pub(super) fn kind(effect: &Effect) -> Option<String> {
         match effect {
-            Effect::Record { changes, .. } => changes.first().map(recorded),
-            Effect::Fence(_, effect) => Some(match effect {
-                Fence::FailOver(_) => "fence-fail-over",
-                Fence::ReadDaemons => "fence-read-daemons",
-                Fence::Add(_) => "fence-add",
-                Fence::Remove(_) => "fence-rm",
-                Fence::ReadMap => "fence-read-map",
-                Fence::Barrier { .. } => "fence-barrier",
-            }),
-            Effect::Release(_, effect) => Some(match effect {
-                Release::ReadMap => "release-read-map",
-                Release::ReadClients => "release-read-clients",
-                Release::Add(_) => "release-add",
-                Release::Remove(_) => "release-rm",
-            }),
-            Effect::Retire(..) => Some("retire"),
-            Effect::PutGate { .. } => Some("gate"),
+            Effect::Record { changes, .. } => changes.first().map(recorded).map(str::to_owned),
+            Effect::Fence(_, step) => Some(format!("fence-{}", step.name())),
+            Effect::Release(_, step) => Some(format!("release-{}", step.name())),
+            Effect::Retire(..) => Some("retire".to_owned()),
+            Effect::PutGate { .. } => Some("gate".to_owned()),
             Effect::ReadView { .. }
             | Effect::ReadMemberState(_)
             | Effect::ReadNetworks(_)

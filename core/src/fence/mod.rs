@@ -29,8 +29,8 @@ use crate::fence::crowd::ClientFlood;
 use crate::fence::due_record::DueRecord;
 use crate::fence::preconditions::{GateClosed, Preconditions};
 use crate::fence::releasing::Release;
-use crate::fence::sealing::{Sealing, SealingState, Sent};
-use crate::fence::step::Step;
+use crate::fence::sealing::{Sealing, SealingState};
+use crate::fence::step::{Sent, Step, StepMachine, StepOutcome};
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::barrier::PoolProof;
 use crate::model::blocklist::Blocklist;
@@ -506,11 +506,7 @@ impl Fence {
         }
         self.change_stage(ground, policy);
         if self.held.is_none() {
-            self.held = match &mut self.stage {
-                // Held until the release itself begins.
-                FenceStage::Fencing(fence) => fence.next_effect().map(Step::Fence),
-                FenceStage::Releasing(release) => release.next_effect().map(Step::Release),
-            };
+            self.held = self.stage.machine().next_step();
         }
         if self.rests(ground.now.boot) {
             return None;
@@ -577,16 +573,14 @@ impl Fence {
         Release::new(self.hosts(), until).remember(self.record.seen.iter().copied())
     }
 
-    fn is_permitted(&self, effect: &Step, ground: &Preconditions<'_>) -> bool {
-        if !effect.changes_storage() {
+    fn is_permitted(&self, step: &Step, ground: &Preconditions<'_>) -> bool {
+        if !step.changes_storage() {
             return true;
         }
         let Some(recorded) = ground.recorded else { return false };
-        let added = if let Step::Fence(sealing::SealingEffect::Add(entries)) = effect {
-            entries.as_slice()
-        } else {
-            &[]
-        };
+        let is_sealing = matches!(self.stage, FenceStage::Fencing(_));
+        let added =
+            if let (Step::Add(entries), true) = (step, is_sealing) { entries.as_slice() } else { &[] };
         // A cover is none of the plan's.
         let unrecorded =
             |entry: &Entry| self.plan.entries.contains(entry) && !recorded.entries.contains_key(entry);
@@ -598,11 +592,10 @@ impl Fence {
         if added.iter().any(|entry| unrecorded(entry) || released(entry)) {
             return false;
         }
-        let doubted = effect.removals().iter().all(|entry| recorded.in_doubt.contains(entry));
-        let expected = if matches!(effect, Step::Release(_)) {
-            recorded.state == FenceState::Releasing
-        } else {
-            recorded.state != FenceState::Released
+        let doubted = step.removals().iter().all(|entry| recorded.in_doubt.contains(entry));
+        let expected = match &self.stage {
+            FenceStage::Releasing(_) => recorded.state == FenceState::Releasing,
+            FenceStage::Fencing(_) => recorded.state != FenceState::Released,
         };
         // Entries of a fence that was begun before a restart are completed, whatever became of the member since.
         let begun =
@@ -620,52 +613,29 @@ impl Fence {
         fence.observe(map);
     }
 
-    /// What became of a step of the fence.
-    pub fn handle_sealing(&mut self, answered: impl FnOnce(&mut Sealing)) {
+    /// Takes in what became of a step.
+    pub fn handle(&mut self, now: Duration, outcome: StepOutcome) {
         self.in_flight = false;
-        if let FenceStage::Fencing(fence) = &mut self.stage {
-            answered(fence);
+        match &outcome {
+            StepOutcome::Removed(sent) => self.note_removal_sent(sent),
+            StepOutcome::Map(map) => self.unread_at = map.is_none().then_some(now),
+            StepOutcome::Clients(clients) => {
+                (self.unread_at, self.unread) = (clients.is_none().then_some(now), Vec::new());
+            }
+            StepOutcome::Unread(unread) => {
+                (self.unread_at, self.unread) = (Some(now), unread.clone());
+            }
+            StepOutcome::FailedOver(..)
+            | StepOutcome::Daemons(_)
+            | StepOutcome::Added(_)
+            | StepOutcome::Proved(_) => {}
         }
+        self.stage.machine().handle(outcome);
     }
 
-    /// A map was read for the fence or the release.
-    pub fn handle_map(&mut self, now: Duration, map: Option<Arc<OsdMap>>) {
-        self.in_flight = false;
-        self.unread_at = map.is_none().then_some(now);
-        match &mut self.stage {
-            FenceStage::Fencing(fence) => fence.handle_map(map),
-            FenceStage::Releasing(release) => release.handle_map(map.map(Arc::unwrap_or_clone)),
-        }
-    }
-
-    /// Clients were read for the release.
-    pub fn handle_clients(
-        &mut self,
-        now: Duration,
-        clients: Option<BTreeSet<ClientAddr>>,
-        unread: Vec<String>,
-    ) {
-        self.in_flight = false;
-        self.unread_at = clients.is_none().then_some(now);
-        self.unread = unread;
-        if let FenceStage::Releasing(release) = &mut self.stage {
-            release.handle_clients(clients);
-        }
-    }
-
-    /// Entries were sent.
-    pub fn handle_added(&mut self, sent: Vec<(Entry, Sent)>) {
-        self.in_flight = false;
-        match &mut self.stage {
-            FenceStage::Fencing(fence) => fence.handle_added(sent),
-            FenceStage::Releasing(release) => release.handle_added(sent),
-        }
-    }
-
-    /// Removals were sent. One that was answered cannot arrive any more; the others stay in doubt (INV-7).
-    pub fn handle_removed(&mut self, sent: Vec<(Entry, Sent)>) {
-        self.in_flight = false;
-        for (entry, sent) in &sent {
+    /// A removal that was answered cannot arrive any more; the others stay in doubt (INV-7).
+    fn note_removal_sent(&mut self, sent: &[(Entry, Sent)]) {
+        for (entry, sent) in sent {
             match sent {
                 // One that was in doubt before may still arrive from whoever sent it.
                 Sent::Acknowledged | Sent::Refused(_) if self.sent.remove(entry) => {
@@ -675,9 +645,14 @@ impl Fence {
                 Sent::Unknown => drop(self.sent.remove(entry)),
             }
         }
-        match &mut self.stage {
-            FenceStage::Fencing(fence) => fence.handle_removed(sent),
-            FenceStage::Releasing(release) => release.handle_removed(sent),
+    }
+}
+
+impl FenceStage {
+    fn machine(&mut self) -> &mut dyn StepMachine {
+        match self {
+            Self::Fencing(fence) => fence.as_mut(),
+            Self::Releasing(release) => release.as_mut(),
         }
     }
 }

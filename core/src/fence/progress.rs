@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::fence::preconditions::GateClosed;
 use crate::fence::sealing::{Sealing, SealingState};
+use crate::fence::step::StepMachine as _;
 use crate::fence::{Fence, FenceStage, RETRY, breaches};
 use crate::model::addr::Entry;
 use crate::model::barrier::PoolProof;

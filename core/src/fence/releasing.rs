@@ -5,30 +5,18 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::fence::required_entries::WantedEntries;
-use crate::fence::sealing::{Failure, Sent};
+use crate::fence::sealing::Failure;
+use crate::fence::step::{Sent, Step, StepMachine, StepOutcome};
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::blocklist::Blocklist;
 use crate::model::listed::Listed;
 use crate::model::osdmap::OsdMap;
-
-/// Something for the shell to perform. One is outstanding at a time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReleasingEffect {
-    /// Read an osdmap that is at least as new as everything answered so far.
-    ReadMap,
-    /// Ask every monitor for its sessions, and every image for its watchers and lock owner.
-    ReadClients,
-    /// Add entries, all at the same time.
-    Add(Vec<Entry>),
-    /// Remove entries.
-    Remove(Vec<Entry>),
-}
 
 /// One release on its way.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -89,19 +77,9 @@ impl Release {
         addresses.copied().map(Listed::Address).chain(ranges.copied().map(Listed::Range)).collect()
     }
 
-    /// What to do next; `None` while an effect is outstanding and when there is nothing left to do.
-    pub fn next_effect(&mut self) -> Option<ReleasingEffect> {
-        if self.outstanding || self.failure.is_some() {
-            return None;
-        }
-        let effect = self.decide();
-        self.outstanding = effect.is_some();
-        effect
-    }
-
-    fn decide(&mut self) -> Option<ReleasingEffect> {
+    fn decide(&mut self) -> Option<Step> {
         let Some(map) = &self.map else {
-            return Some(ReleasingEffect::ReadMap);
+            return Some(Step::ReadMap);
         };
         let hosts = self.hosts(&map.blocklist);
         if hosts.is_empty() {
@@ -109,26 +87,26 @@ impl Release {
         }
         let add = self.wanted.to_add(map);
         if !add.is_empty() {
-            return Some(self.changing(ReleasingEffect::Add(add)));
+            return Some(self.changing(Step::Add(add)));
         }
         let replace = self.wanted.to_replace(map);
         if !replace.is_empty() {
-            return Some(self.changing(ReleasingEffect::Remove(replace)));
+            return Some(self.changing(Step::Remove(replace)));
         }
         if let Some(entry) = self.wanted.uncovered(map) {
             self.failure = Some(Failure::Uncovered { entry });
             return None;
         }
         if !self.clients_settled {
-            return Some(ReleasingEffect::ReadClients);
+            return Some(Step::ReadClients);
         }
         self.removed.extend(hosts.iter().copied());
-        Some(self.changing(ReleasingEffect::Remove(hosts)))
+        Some(self.changing(Step::Remove(hosts)))
     }
 
-    fn changing(&mut self, effect: ReleasingEffect) -> ReleasingEffect {
+    fn changing(&mut self, step: Step) -> Step {
         self.map = None;
-        effect
+        step
     }
 
     /// Every whole-host entry of the IPs, in either form, covers of this run included; but none that another fence rests
@@ -138,10 +116,7 @@ impl Release {
         all.filter(|entry| !self.wanted.kept.contains(entry)).collect()
     }
 
-    /// A map was read; `None` if it could not be.
-    pub fn handle_map(&mut self, map: Option<OsdMap>) {
-        self.outstanding = false;
-        let Some(map) = map else { return };
+    fn handle_map(&mut self, map: OsdMap) {
         // Clients somebody fenced earlier, or the lock breaker of an image for an hour, stay dead as well.
         let known = self.ips.iter().flat_map(|ip| map.blocklist.clients(*ip)).map(|(client, _)| client);
         self.wanted.targets.extend(known.map(Entry::Client));
@@ -149,10 +124,8 @@ impl Release {
         self.map = Some(map);
     }
 
-    /// The client instances every source shows now; `None` if one did not answer.
-    pub fn handle_clients(&mut self, clients: Option<BTreeSet<ClientAddr>>) {
-        self.outstanding = false;
-        let Some(clients) = clients else { return };
+    /// The client instances every source shows now.
+    fn handle_clients(&mut self, clients: BTreeSet<ClientAddr>) {
         let of_ips = clients.into_iter().filter(|client| self.ips.contains(&client.ip)).map(Entry::Client);
         let before = self.wanted.targets.len();
         self.wanted.targets.extend(of_ips);
@@ -160,8 +133,7 @@ impl Release {
     }
 
     /// Entries were sent; the map will tell what came of it.
-    pub fn handle_added(&mut self, sent: Vec<(Entry, Sent)>) {
-        self.outstanding = false;
+    fn handle_added(&mut self, sent: Vec<(Entry, Sent)>) {
         self.clients_settled = false;
         for (entry, sent) in sent {
             match sent {
@@ -174,8 +146,7 @@ impl Release {
     /// Removals were sent. One of a host entry that is not answered is read back and sent again; should it arrive
     /// late, it would lift a fence that relies on the same entry by then. One of a short client entry ends the
     /// release, before that entry is added again.
-    pub fn handle_removed(&mut self, sent: Vec<(Entry, Sent)>) {
-        self.outstanding = false;
+    fn handle_removed(&mut self, sent: Vec<(Entry, Sent)>) {
         for (entry, sent) in sent {
             match sent {
                 Sent::Acknowledged => {}
@@ -184,11 +155,6 @@ impl Release {
                 Sent::Refused(status) => self.failure = Some(Failure::Entry { entry, status }),
             }
         }
-    }
-
-    /// No whole-host entry is left, as read back.
-    pub fn is_done(&self) -> bool {
-        self.seen.as_ref().is_some_and(|seen| self.hosts(seen).is_empty()) && self.failure.is_none()
     }
 
     /// Host entries this run removed.
@@ -214,5 +180,38 @@ impl Release {
     /// What went wrong for good.
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
+    }
+}
+
+impl StepMachine for Release {
+    fn next_step(&mut self) -> Option<Step> {
+        if self.outstanding || self.failure.is_some() {
+            return None;
+        }
+        let step = self.decide();
+        self.outstanding = step.is_some();
+        step
+    }
+
+    fn handle(&mut self, outcome: StepOutcome) {
+        self.outstanding = false;
+        match outcome {
+            StepOutcome::Added(sent) => self.handle_added(sent),
+            StepOutcome::Removed(sent) => self.handle_removed(sent),
+            StepOutcome::Map(Some(map)) => self.handle_map(Arc::unwrap_or_clone(map)),
+            StepOutcome::Clients(Some(clients)) => self.handle_clients(clients),
+            // What could not be read is asked for again; the others are answers to a fence.
+            StepOutcome::Map(None)
+            | StepOutcome::Clients(None)
+            | StepOutcome::Unread(_)
+            | StepOutcome::FailedOver(..)
+            | StepOutcome::Daemons(_)
+            | StepOutcome::Proved(_) => {}
+        }
+    }
+
+    /// No whole-host entry is left, as read back.
+    fn is_done(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| self.hosts(seen).is_empty()) && self.failure.is_none()
     }
 }

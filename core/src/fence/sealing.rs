@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::fence::required_entries::WantedEntries;
+use crate::fence::step::{Sent, Step, StepMachine, StepOutcome};
 use crate::model::addr::Entry;
 use crate::model::barrier::{PoolProof, PoolToProve};
 use crate::model::blocklist::Blocklist;
@@ -18,43 +19,6 @@ use crate::model::ceph_snapshot::{Daemon, DaemonKind, Role};
 use crate::model::epoch::OsdEpoch;
 use crate::model::osdmap::{Guarded, OsdMap, PoolId};
 use crate::rules::plan::Plan;
-
-/// Something for the shell to perform. One is outstanding at a time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SealingEffect {
-    /// Make a standby take over from this daemon.
-    FailOver(Daemon),
-    /// Read which daemons are active now. Asked again until it is settled: pace it.
-    ReadDaemons,
-    /// Add entries, all at the same time, so that one proposal of the monitors commits them.
-    Add(Vec<Entry>),
-    /// Remove entries.
-    Remove(Vec<Entry>),
-    /// Read an osdmap that is at least as new as everything answered so far.
-    ReadMap,
-    /// Ask every PG of these pools with an operation that carries this epoch or a later one. What a PG answered to such an
-    /// operation counts whenever it was asked: its map only moves forward.
-    Barrier {
-        pools: Vec<PoolToProve>,
-        /// The epoch in which the entries were read back, held without interruption since. 0 in older recordings, whose
-        /// shell asked with the newest.
-        #[serde(default)]
-        epoch: OsdEpoch,
-    },
-}
-
-/// What became of one command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Sent {
-    /// The monitors said it is done.
-    Acknowledged,
-    /// The monitors said no, in these words.
-    Refused(String),
-    /// No answer in time: it may or may not have been done, or may be done yet.
-    Unknown,
-}
 
 /// Where a fence stands (docs/design.md#states, as far as one command sees it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,73 +125,51 @@ impl Sealing {
         }
     }
 
-    /// What to do next; `None` while an effect is outstanding and when there is nothing left to do.
-    pub fn next_effect(&mut self) -> Option<SealingEffect> {
-        if self.outstanding {
-            return None;
-        }
-        let effect = match &self.failure {
-            None => self.decide(),
-            // Nothing can be proved, but what was removed is still put back.
-            Some(Failure::NoPools | Failure::CacheTier { .. } | Failure::PoolUnclear { .. }) => {
-                self.reassert()
-            }
-            Some(
-                Failure::FailOver { .. }
-                | Failure::Entry { .. }
-                | Failure::InDoubt { .. }
-                | Failure::Uncovered { .. },
-            ) => None,
-        };
-        self.outstanding = effect.is_some();
-        effect
-    }
-
-    fn decide(&mut self) -> Option<SealingEffect> {
+    fn decide(&mut self) -> Option<Step> {
         if let Some(daemon) = self.to_fail_over.pop() {
-            return Some(SealingEffect::FailOver(daemon));
+            return Some(Step::FailOver(daemon));
         }
         if !self.daemons_settled {
-            return Some(SealingEffect::ReadDaemons);
+            return Some(Step::ReadDaemons);
         }
         let Some(map) = &self.map else {
-            return Some(SealingEffect::ReadMap);
+            return Some(Step::ReadMap);
         };
         let add = self.wanted.to_add(map);
         if !add.is_empty() {
-            return Some(self.changing(SealingEffect::Add(add)));
+            return Some(self.changing(Step::Add(add)));
         }
         if let Some(entry) = self.wanted.uncovered(map) {
             self.failure = Some(Failure::Uncovered { entry });
             return None;
         }
-        let Some(epoch) = self.committed else { return Some(SealingEffect::ReadMap) };
+        let Some(epoch) = self.committed else { return Some(Step::ReadMap) };
         let pools = self.unproved(map);
         if !pools.is_empty() {
             self.asked = self.committed;
-            return Some(SealingEffect::Barrier { pools, epoch });
+            return Some(Step::Barrier { pools, epoch });
         }
         if !self.verified {
-            return Some(SealingEffect::ReadMap);
+            return Some(Step::ReadMap);
         }
         let mut remove = self.wanted.to_replace(map);
         if remove.is_empty() {
             remove = self.wanted.to_drop(map);
         }
-        (!remove.is_empty()).then(|| self.changing(SealingEffect::Remove(remove)))
+        (!remove.is_empty()).then(|| self.changing(Step::Remove(remove)))
     }
 
-    fn reassert(&mut self) -> Option<SealingEffect> {
+    fn reassert(&mut self) -> Option<Step> {
         let Some(map) = &self.map else {
-            return self.committed.map_or(Some(SealingEffect::ReadMap), |_| None);
+            return self.committed.map_or(Some(Step::ReadMap), |_| None);
         };
         let add = self.wanted.to_add(map);
-        (!add.is_empty()).then(|| self.changing(SealingEffect::Add(add)))
+        (!add.is_empty()).then(|| self.changing(Step::Add(add)))
     }
 
-    fn changing(&mut self, effect: SealingEffect) -> SealingEffect {
+    fn changing(&mut self, step: Step) -> Step {
         self.map = None;
-        effect
+        step
     }
 
     fn unproved(&self, map: &OsdMap) -> Vec<PoolToProve> {
@@ -257,9 +199,7 @@ impl Sealing {
         [&mut self.map, &mut self.seen]
     }
 
-    /// A fail-over was asked for.
-    pub fn handle_failed_over(&mut self, daemon: &Daemon, sent: Sent) {
-        self.outstanding = false;
+    fn handle_failed_over(&mut self, daemon: &Daemon, sent: Sent) {
         match sent {
             // Whether it happened is read from the daemons, in both cases.
             Sent::Acknowledged | Sent::Unknown => {}
@@ -270,8 +210,7 @@ impl Sealing {
     }
 
     /// The daemons as they are now: settled when every kind that was moved is active elsewhere.
-    pub fn handle_daemons(&mut self, daemons: &[Daemon]) {
-        self.outstanding = false;
+    fn handle_daemons(&mut self, daemons: &[Daemon]) {
         let hosts = self.plan.hosts();
         let active =
             |kind: DaemonKind| daemons.iter().filter(move |d| d.kind == kind && d.role == Role::Active);
@@ -284,20 +223,18 @@ impl Sealing {
         self.to_fail_over = daemons.iter().filter(|d| planned(d.kind)).filter(back).cloned().collect();
     }
 
-    /// What was asked for could not be read: it is asked for again.
-    pub fn handle_unread(&mut self) {
+    /// The last step was not performed: what is to be done is decided anew.
+    pub fn take_back(&mut self) {
         self.outstanding = false;
     }
 
     /// Entries were sent; the map will tell what came of it.
-    pub fn handle_added(&mut self, sent: Vec<(Entry, Sent)>) {
-        self.outstanding = false;
+    fn handle_added(&mut self, sent: Vec<(Entry, Sent)>) {
         self.refused = sent.into_iter().filter_map(|(entry, sent)| Some((entry, sent.refused()?))).collect();
     }
 
     /// Removals were sent.
-    pub fn handle_removed(&mut self, sent: Vec<(Entry, Sent)>) {
-        self.outstanding = false;
+    fn handle_removed(&mut self, sent: Vec<(Entry, Sent)>) {
         for (entry, sent) in sent {
             match sent {
                 Sent::Acknowledged => {}
@@ -307,10 +244,7 @@ impl Sealing {
         }
     }
 
-    /// A map was read; `None` if it could not be.
-    pub fn handle_map(&mut self, map: Option<Arc<OsdMap>>) {
-        self.outstanding = false;
-        let Some(map) = map else { return };
+    fn handle_map(&mut self, map: Arc<OsdMap>) {
         if self.note(&map) {
             self.verified =
                 self.committed.is_some() && !self.proofs.is_empty() && self.unproved(&map).is_empty();
@@ -384,8 +318,7 @@ impl Sealing {
     }
 
     /// What the barrier found. Pools left pending are asked for again.
-    pub fn handle_barrier(&mut self, proofs: Vec<PoolProof>) {
-        self.outstanding = false;
+    fn handle_barrier(&mut self, proofs: Vec<PoolProof>) {
         self.verified = false;
         // Proved is only what the map, read again, still shows with as many PGs.
         self.map = None;
@@ -413,16 +346,6 @@ impl Sealing {
             Some(_) if self.proofs.is_empty() => SealingState::Committed,
             Some(_) => SealingState::Pending,
         }
-    }
-
-    /// Sealed, and every entry stands by itself for long enough.
-    pub fn is_done(&self) -> bool {
-        let settled = |map: &OsdMap| {
-            self.wanted.clone().to_add(map).is_empty()
-                && self.wanted.to_replace(map).is_empty()
-                && self.wanted.to_drop(map).is_empty()
-        };
-        self.failure.is_none() && self.verified && self.map.as_deref().is_some_and(settled)
     }
 
     /// Does this blocklist hold every target for long enough?
@@ -510,11 +433,52 @@ impl Sealing {
     }
 }
 
-impl Sent {
-    fn refused(self) -> Option<String> {
-        match self {
-            Self::Refused(status) => Some(status),
-            Self::Acknowledged | Self::Unknown => None,
+impl StepMachine for Sealing {
+    fn next_step(&mut self) -> Option<Step> {
+        if self.outstanding {
+            return None;
         }
+        let step = match &self.failure {
+            None => self.decide(),
+            // Nothing can be proved, but what was removed is still put back.
+            Some(Failure::NoPools | Failure::CacheTier { .. } | Failure::PoolUnclear { .. }) => {
+                self.reassert()
+            }
+            Some(
+                Failure::FailOver { .. }
+                | Failure::Entry { .. }
+                | Failure::InDoubt { .. }
+                | Failure::Uncovered { .. },
+            ) => None,
+        };
+        self.outstanding = step.is_some();
+        step
+    }
+
+    fn handle(&mut self, outcome: StepOutcome) {
+        self.outstanding = false;
+        match outcome {
+            StepOutcome::FailedOver(daemon, sent) => self.handle_failed_over(&daemon, sent),
+            StepOutcome::Daemons(Some(daemons)) => self.handle_daemons(&daemons),
+            StepOutcome::Added(sent) => self.handle_added(sent),
+            StepOutcome::Removed(sent) => self.handle_removed(sent),
+            StepOutcome::Map(Some(map)) => self.handle_map(map),
+            StepOutcome::Proved(proofs) => self.handle_barrier(proofs),
+            // What could not be read is asked for again; for clients asks the release alone.
+            StepOutcome::Daemons(None)
+            | StepOutcome::Map(None)
+            | StepOutcome::Clients(_)
+            | StepOutcome::Unread(_) => {}
+        }
+    }
+
+    /// Sealed, and every entry stands by itself for long enough.
+    fn is_done(&self) -> bool {
+        let settled = |map: &OsdMap| {
+            self.wanted.clone().to_add(map).is_empty()
+                && self.wanted.to_replace(map).is_empty()
+                && self.wanted.to_drop(map).is_empty()
+        };
+        self.failure.is_none() && self.verified && self.map.as_deref().is_some_and(settled)
     }
 }

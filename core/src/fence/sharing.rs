@@ -49,7 +49,7 @@ impl Fence {
                 // One that is replaced is covered meanwhile.
                 if lifts && held.iter().all(|entry| fence.is_cover(*entry)) {
                     self.held = None;
-                    fence.handle_unread();
+                    fence.take_back();
                 }
             }
             FenceStage::Releasing(release) => {

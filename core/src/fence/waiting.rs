@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::fence::step::Step;
-use crate::fence::{Fence, FenceStage, releasing, sealing};
+use crate::fence::{Fence, FenceStage};
 use crate::model::barrier::PoolProof;
 use crate::model::record::FenceState;
 
@@ -17,15 +17,7 @@ const ASKS_AGAIN: Duration = Duration::from_secs(1);
 impl Fence {
     /// Is the next step a question that could not be answered a moment ago?
     pub(super) fn rests(&self, now: Duration) -> bool {
-        let reads = matches!(
-            self.held,
-            Some(
-                Step::Fence(sealing::SealingEffect::ReadMap)
-                    | Step::Release(
-                        releasing::ReleasingEffect::ReadMap | releasing::ReleasingEffect::ReadClients
-                    )
-            )
-        );
+        let reads = matches!(self.held, Some(Step::ReadMap | Step::ReadClients));
         reads && self.unread_at.is_some_and(|at| now < at + ASKS_AGAIN)
     }
 

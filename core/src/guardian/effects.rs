@@ -211,7 +211,8 @@ impl Guardian {
                     matches!(lane, Lane::Map | Lane::Barrier) || self.may_begin(&lane)
                 })
             };
-            let effect = step.map(|step| Effect::of_step(id.clone(), step));
+            let wrap = if fence.is_releasing() { Effect::Release } else { Effect::Fence };
+            let effect = step.map(|step| wrap(id.clone(), step));
             self.fences.insert(id, fence);
             if let Some(effect) = effect.and_then(|effect| self.shared.join(effect)) {
                 self.begin(Lane::of(&effect));

@@ -5,15 +5,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, json};
 
-use crate::fence::releasing;
-use crate::fence::sealing::{self, Sent};
-use crate::fence::step::Step;
+use crate::fence::step::{Sent, Step, StepOutcome};
 use crate::guardian::gate::GateContents;
 use crate::model::addr::{ClientAddr, Entry};
-use crate::model::barrier::PoolProof;
-use crate::model::ceph_snapshot::{CephSnapshot, Daemon};
+use crate::model::ceph_snapshot::CephSnapshot;
 use crate::model::epoch::{GateEpoch, OsdEpoch};
 use crate::model::fence_id::FenceId;
 use crate::model::image_users::ImageUse;
@@ -64,10 +64,10 @@ pub enum Effect {
         what: String,
         why: String,
     },
-    /// A step of a fence. Answer: the input of the same name.
-    Fence(FenceId, sealing::SealingEffect),
-    /// A step of a release. Answer: the input of the same name.
-    Release(FenceId, releasing::ReleasingEffect),
+    /// A step of a fence. Answer: [`Input::Step`].
+    Fence(FenceId, Step),
+    /// A step of a release. Answer: [`Input::Step`].
+    Release(FenceId, Step),
     /// Remove entries of dead clients of a released fence. Answer: [`Input::Retired`].
     Retire(FenceId, Vec<Entry>),
     /// Tell the gate this, in the configuration of each of these members. Answer: [`Input::GatePut`].
@@ -87,16 +87,6 @@ pub enum Effect {
     Start(InstanceId),
 }
 
-impl Effect {
-    /// A step of a fence.
-    pub fn of_step(id: FenceId, step: Step) -> Self {
-        match step {
-            Step::Fence(step) => Self::Fence(id, step),
-            Step::Release(step) => Self::Release(id, step),
-        }
-    }
-}
-
 /// The exclusive lock of an image, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StaleLock {
@@ -110,8 +100,9 @@ pub struct StaleLock {
 }
 
 /// Something that happened, or what became of an effect.
+// `remote`: recordings name an outcome by itself, `{"added": [FENCE, …]}` (see below).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", remote = "Self")]
 pub enum Input {
     /// Time went by. Also given when nothing else happens, at the latest at [`Guardian::wake_at`](crate::guardian::Guardian::wake_at).
     Tick,
@@ -161,24 +152,10 @@ pub enum Input {
     },
     /// What became of a write to the ledger.
     Recorded(Recorded),
-    /// Daemons were failed over.
-    FailedOver(FenceId, Daemon, Sent),
-    /// The active daemons; `None` if they could not be read.
-    Daemons(FenceId, Option<Vec<Daemon>>),
-    /// Entries were sent.
-    Added(FenceId, Vec<(Entry, Sent)>),
-    /// Removals were sent.
-    Removed(FenceId, Vec<(Entry, Sent)>),
+    /// What became of a step of a fence or release.
+    Step(FenceId, StepOutcome),
     /// Removals of a released fence's entries were sent.
     Retired(FenceId, Vec<(Entry, Sent)>),
-    /// A map was read for a fence or release; `None` if not.
-    Map(FenceId, Option<OsdMap>),
-    /// PGs were asked.
-    Proved(FenceId, Vec<PoolProof>),
-    /// The clients every source shows; `None` if one did not answer.
-    Clients(FenceId, Option<BTreeSet<ClientAddr>>),
-    /// Not every client could be read: what was not, in words.
-    Unread(FenceId, Vec<String>),
     /// What became of a write to the gate: at which members it failed or nobody can tell, and why. Whatever it says,
     /// the keys are read back.
     GatePut(BTreeMap<String, String>),
@@ -192,6 +169,41 @@ pub enum Input {
     Request(u64, Request),
     /// This guardian does not lead any more: nothing more is decided or sent.
     Deposed(String),
+}
+
+impl Serialize for Input {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self::Step(fence, outcome) = self else { return Self::serialize(self, serializer) };
+        let Value::Object(tagged) = serde_json::to_value(outcome).map_err(S::Error::custom)? else {
+            return Err(S::Error::custom("an outcome has a name and fields"));
+        };
+        let fields = |value| match (outcome, value) {
+            (StepOutcome::FailedOver(..), Value::Array(fields)) => fields,
+            (_, field) => vec![field],
+        };
+        let with_fence =
+            |value| std::iter::once(Value::from(fence.as_str())).chain(fields(value)).collect::<Vec<_>>();
+        serializer.collect_map(tagged.into_iter().map(|(name, value)| (name, with_fence(value))))
+    }
+}
+
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = Value::deserialize(deserializer)?;
+        match step_outcome(&read) {
+            Some((fence, outcome)) => Ok(Self::Step(fence, outcome)),
+            None => Self::deserialize(read).map_err(D::Error::custom),
+        }
+    }
+}
+
+/// `{"added": [FENCE, …]}`
+fn step_outcome(read: &Value) -> Option<(FenceId, StepOutcome)> {
+    let (name, value) = read.as_object()?.iter().next()?;
+    let (fence, fields) = value.as_array()?.split_first()?;
+    let value = if let [field] = fields { field.clone() } else { Value::from(fields) };
+    let outcome = serde_json::from_value(json!({ name: value })).ok()?;
+    Some((FenceId::deserialize(fence).ok()?, outcome))
 }
 
 /// What became of a write to the ledger.

@@ -44,6 +44,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
 use crate::fence::preconditions::GateClosed;
+use crate::fence::step::StepOutcome;
 use crate::guardian::book::AddressBook;
 use crate::guardian::breach_audit::{AuditContext, BreachAudit};
 use crate::guardian::effects::Schedule;
@@ -351,40 +352,8 @@ impl Guardian {
             }
             Input::Found { began, missing, unread } => self.note_found(began, missing, unread),
             Input::Recorded(recorded) => self.recorded(recorded),
-            Input::FailedOver(id, daemon, sent) => {
-                self.with_fence(&id, |fence| {
-                    fence.handle_sealing(|fence| fence.handle_failed_over(&daemon, sent))
-                });
-            }
-            Input::Daemons(id, daemons) => {
-                self.with_fence(&id, |fence| match daemons {
-                    Some(daemons) => fence.handle_sealing(|fence| fence.handle_daemons(&daemons)),
-                    None => fence.handle_sealing(|fence| fence.handle_unread()),
-                });
-            }
-            Input::Added(id, sent) => self.with_fence(&id, |fence| fence.handle_added(sent)),
+            Input::Step(id, outcome) => self.note_outcome(id, outcome),
             Input::Retired(id, sent) => self.sent_to_retire(&id, &sent),
-            Input::Removed(id, sent) => self.with_fence(&id, |fence| fence.handle_removed(sent)),
-            Input::Map(_, map) => {
-                let map = map.map(Arc::new);
-                if let Some(map) = &map {
-                    self.note_map(Arc::clone(map));
-                }
-                for id in self.shared.map_read() {
-                    self.with_fence(&id, |fence| fence.handle_map(now.boot, map.clone()));
-                }
-            }
-            Input::Proved(_, proofs) => {
-                for (id, proofs) in self.shared.proved(&proofs) {
-                    self.with_fence(&id, |fence| fence.handle_sealing(|fence| fence.handle_barrier(proofs)));
-                }
-            }
-            Input::Clients(id, clients) => {
-                self.with_fence(&id, |fence| fence.handle_clients(now.boot, clients, Vec::new()))
-            }
-            Input::Unread(id, unread) => {
-                self.with_fence(&id, |fence| fence.handle_clients(now.boot, None, unread))
-            }
             Input::GatePut(failed) => self.gate_put(failed),
             Input::GatePushed(pushed) => {
                 if let Err(why) = pushed {
@@ -420,6 +389,33 @@ impl Guardian {
             }
         }
         self.settle();
+    }
+
+    /// A step of a fence ended, perhaps for others that wait for the same.
+    fn note_outcome(&mut self, id: FenceId, outcome: StepOutcome) {
+        let outcomes: Vec<(FenceId, StepOutcome)> = match outcome {
+            StepOutcome::Map(map) => {
+                if let Some(map) = &map {
+                    self.note_map(Arc::clone(map));
+                }
+                self.shared.map_read().map(|id| (id, StepOutcome::Map(map.clone()))).collect()
+            }
+            StepOutcome::Proved(proofs) => {
+                let proved = self.shared.proved(&proofs).into_iter();
+                proved.map(|(id, proofs)| (id, StepOutcome::Proved(proofs))).collect()
+            }
+            outcome @ (StepOutcome::FailedOver(..)
+            | StepOutcome::Daemons(_)
+            | StepOutcome::Added(_)
+            | StepOutcome::Removed(_)
+            | StepOutcome::Clients(_)
+            | StepOutcome::Unread(_)) => vec![(id, outcome)],
+        };
+        for (id, outcome) in outcomes {
+            if let Some(fence) = self.fences.get_mut(&id) {
+                fence.handle(self.now.boot, outcome);
+            }
+        }
     }
 
     /// Draws every conclusion that needs no effect.
@@ -571,12 +567,6 @@ impl Guardian {
         let here = instances.filter(|(_, instance)| instance.location == member);
         self.to_start.extend(here.map(|(id, _)| (id.clone(), 0)));
         (self.schedule.whole, self.schedule.started) = (self.now.boot, self.now.boot);
-    }
-
-    fn with_fence(&mut self, id: &FenceId, answered: impl FnOnce(&mut Fence)) {
-        if let Some(fence) = self.fences.get_mut(id) {
-            answered(fence);
-        }
     }
 
     fn fence_of(&self, member: &str) -> Option<&Fence> {

@@ -8,12 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fence::releasing;
-use crate::fence::sealing::{self, Sent};
-use crate::fence::step::Step;
+use crate::fence::step::{Sent, Step, StepOutcome};
 use crate::guardian::Guardian;
 use crate::guardian::io::{Effect, Input, Recorded};
-use crate::model::barrier::PoolProof;
 use crate::model::fence_id::FenceId;
 
 /// Effects of one lane never overlap.
@@ -71,8 +68,7 @@ impl Lane {
             Effect::Sweep => Self::Sweep,
             Effect::Find(_) => Self::Find,
             Effect::Record { .. } => Self::Record,
-            Effect::Fence(id, step) => Self::of_sealing(id, step),
-            Effect::Release(id, step) => Self::of_releasing(id, step),
+            Effect::Fence(id, step) | Effect::Release(id, step) => Self::of_step(id, step),
             Effect::Retire(..) => Self::Retire,
             Effect::PutGate { .. } => Self::Gate,
             Effect::PushGate => Self::Push,
@@ -84,36 +80,31 @@ impl Lane {
     /// Where a step of a fence belongs.
     pub(super) fn of_step(id: &FenceId, step: &Step) -> Self {
         match step {
-            Step::Fence(step) => Self::of_sealing(id, step),
-            Step::Release(step) => Self::of_releasing(id, step),
+            Step::FailOver(_) => Self::FailOver(id.clone()),
+            Step::ReadDaemons => Self::Daemons(id.clone()),
+            Step::Add(_) => Self::Add(id.clone()),
+            Step::Remove(_) => Self::Remove(id.clone()),
+            Step::ReadMap => Self::Map,
+            Step::Barrier { .. } => Self::Barrier,
+            Step::ReadClients => Self::Clients(id.clone()),
         }
     }
 
-    fn of_sealing(id: &FenceId, step: &sealing::SealingEffect) -> Self {
-        match step {
-            sealing::SealingEffect::FailOver(_) => Self::FailOver(id.clone()),
-            sealing::SealingEffect::ReadDaemons => Self::Daemons(id.clone()),
-            sealing::SealingEffect::Add(_) => Self::Add(id.clone()),
-            sealing::SealingEffect::Remove(_) => Self::Remove(id.clone()),
-            sealing::SealingEffect::ReadMap => Self::Map,
-            sealing::SealingEffect::Barrier { .. } => Self::Barrier,
-        }
-    }
-
-    fn of_releasing(id: &FenceId, step: &releasing::ReleasingEffect) -> Self {
-        match step {
-            releasing::ReleasingEffect::ReadMap => Self::Map,
-            releasing::ReleasingEffect::ReadClients => Self::Clients(id.clone()),
-            releasing::ReleasingEffect::Add(_) => Self::Add(id.clone()),
-            releasing::ReleasingEffect::Remove(_) => Self::Remove(id.clone()),
+    /// Where the step belonged of which this came.
+    fn of_outcome(id: &FenceId, outcome: &StepOutcome) -> Self {
+        match outcome {
+            StepOutcome::FailedOver(..) => Self::FailOver(id.clone()),
+            StepOutcome::Daemons(_) => Self::Daemons(id.clone()),
+            StepOutcome::Added(_) => Self::Add(id.clone()),
+            StepOutcome::Removed(_) => Self::Remove(id.clone()),
+            StepOutcome::Map(_) => Self::Map,
+            StepOutcome::Proved(_) => Self::Barrier,
+            StepOutcome::Clients(_) | StepOutcome::Unread(_) => Self::Clients(id.clone()),
         }
     }
 
     /// Whose end an input tells, and whether it failed.
     pub(super) fn ended(input: &Input) -> Option<(Self, bool)> {
-        let unsure = |sent: &[(crate::model::addr::Entry, Sent)]| {
-            sent.iter().any(|(_, sent)| *sent != Sent::Acknowledged)
-        };
         Some(match input {
             Input::Tick | Input::Notice(_) | Input::Request(..) | Input::Deposed(_) => return None,
             Input::View { view, .. } => (Self::View, view.is_err()),
@@ -128,16 +119,14 @@ impl Lane {
             Input::Swept { .. } => (Self::Sweep, false),
             Input::Found { unread, .. } => (Self::Find, !unread.is_empty()),
             Input::Recorded(recorded) => (Self::Record, matches!(recorded, Recorded::Not { .. })),
-            Input::FailedOver(id, _, sent) => (Self::FailOver(id.clone()), *sent != Sent::Acknowledged),
-            // Asked again only until a standby is active.
-            Input::Daemons(id, _) => (Self::Daemons(id.clone()), true),
-            Input::Added(id, sent) => (Self::Add(id.clone()), unsure(sent)),
-            Input::Removed(id, sent) => (Self::Remove(id.clone()), unsure(sent)),
-            Input::Retired(_, sent) => (Self::Retire, unsure(sent)),
-            Input::Map(_, map) => (Self::Map, map.is_none()),
-            Input::Proved(_, proofs) => (Self::Barrier, !proofs.iter().all(PoolProof::is_complete)),
-            Input::Clients(id, clients) => (Self::Clients(id.clone()), clients.is_none()),
-            Input::Unread(id, _) => (Self::Clients(id.clone()), true),
+            // Daemons are asked for again only until a standby is active.
+            Input::Step(id, outcome) => {
+                let has_failed = outcome.has_failed() || matches!(outcome, StepOutcome::Daemons(_));
+                (Self::of_outcome(id, outcome), has_failed)
+            }
+            Input::Retired(_, sent) => {
+                (Self::Retire, sent.iter().any(|(_, sent)| *sent != Sent::Acknowledged))
+            }
             Input::GatePut(failed) => (Self::Gate, !failed.is_empty()),
             Input::GatePushed(pushed) => (Self::Push, pushed.is_err()),
             Input::LockBroken(_, broken) => (Self::Lock, broken.is_err()),

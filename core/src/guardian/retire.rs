@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::fence::sealing::Sent;
+use crate::fence::step::Sent;
 use crate::guardian::Guardian;
 use crate::guardian::io::Effect;
 use crate::guardian::pace::Lane;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fence::{releasing, sealing};
+use crate::fence::step::Step;
 use crate::guardian::io::Effect;
 use crate::model::barrier::{PoolProof, PoolToProve};
 use crate::model::epoch::OsdEpoch;
@@ -31,11 +31,9 @@ struct SharedStep {
 impl SharedSteps {
     /// Lets an effect wait for the turn of its kind; gives back one that serves nobody else.
     pub(super) fn join(&mut self, effect: Effect) -> Option<Effect> {
-        if let Effect::Fence(id, sealing::SealingEffect::ReadMap)
-        | Effect::Release(id, releasing::ReleasingEffect::ReadMap) = &effect
-        {
+        if let Effect::Fence(id, Step::ReadMap) | Effect::Release(id, Step::ReadMap) = &effect {
             self.map.waiting.insert(id.clone(), effect);
-        } else if let Effect::Fence(id, sealing::SealingEffect::Barrier { .. }) = &effect {
+        } else if let Effect::Fence(id, Step::Barrier { .. }) = &effect {
             self.barrier.waiting.insert(id.clone(), effect);
         } else {
             return Some(effect);
@@ -57,7 +55,7 @@ impl SharedSteps {
         }
         // Whose entries stand since the latest epoch needs it of every PG; for the others it is as good.
         let epoch = self.barrier.served.values().map(epoch_of).max().unwrap_or_default();
-        Some(Effect::Fence(id, sealing::SealingEffect::Barrier { pools, epoch }))
+        Some(Effect::Fence(id, Step::Barrier { pools, epoch }))
     }
 
     /// A map was read: for whom.
@@ -87,13 +85,9 @@ impl SharedStep {
 }
 
 fn pools_of(effect: &Effect) -> &[PoolToProve] {
-    if let Effect::Fence(_, sealing::SealingEffect::Barrier { pools, .. }) = effect { pools } else { &[] }
+    if let Effect::Fence(_, Step::Barrier { pools, .. }) = effect { pools } else { &[] }
 }
 
 fn epoch_of(effect: &Effect) -> OsdEpoch {
-    if let Effect::Fence(_, sealing::SealingEffect::Barrier { epoch, .. }) = effect {
-        *epoch
-    } else {
-        OsdEpoch::default()
-    }
+    if let Effect::Fence(_, Step::Barrier { epoch, .. }) = effect { *epoch } else { OsdEpoch::default() }
 }

@@ -1,7 +1,7 @@
 //! A guardian without an Incus to see (`[incus]` is not configured) beside a gate that others wrote: it takes nothing for closed
 //! that the ledger says is open.
 
-use rbd_guardian_core::fence::releasing;
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::guardian::settings::Settings;
 use rbd_guardian_core::model::operator_request::Request;
@@ -25,8 +25,7 @@ fn release(member: &str) -> Request {
 }
 
 fn removes(model: &Model) -> bool {
-    let removal =
-        |effect: &Effect| matches!(effect, Effect::Release(_, releasing::ReleasingEffect::Remove(_)));
+    let removal = |effect: &Effect| matches!(effect, Effect::Release(_, Step::Remove(_)));
     model.effects.iter().any(removal)
 }
 

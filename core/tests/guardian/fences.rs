@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rbd_guardian_core::fence::{releasing, sealing};
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::io::{Effect, Input};
 use rbd_guardian_core::guardian::report::{Outcome, Report};
 use rbd_guardian_core::model::addr::Entry;
@@ -120,8 +120,7 @@ fn inv3_a_fence_that_begins_while_another_is_released_is_not_lifted_with_it() {
     model.uses.retain(|one| !one.image.name.ends_with("c2"));
     model.ask(1, release_of("n2"));
     let deciding = |model: &Model| {
-        let removes =
-            |effect: &Effect| matches!(effect, Effect::Release(_, releasing::ReleasingEffect::ReadClients));
+        let removes = |effect: &Effect| matches!(effect, Effect::Release(_, Step::ReadClients));
         model.effects.iter().any(removes)
     };
     model.until("about to remove", deciding);
@@ -155,10 +154,7 @@ fn inv3_nobody_is_named_for_what_an_earlier_guardian_removed_itself() {
     model.change(|map| map.blocklist.entries.extend([("10.0.0.2:0/200".parse().unwrap(), soon)]));
     model.lose_until_open("n2");
     model.until("replaced", |model| {
-        model
-            .effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Fence(_, sealing::SealingEffect::Remove(_))))
+        model.effects.iter().any(|effect| matches!(effect, Effect::Fence(_, Step::Remove(_))))
     });
     model.run(5 * SECOND);
     let record = newest(&model, Some("n2"));

@@ -27,7 +27,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rbd_guardian_core::fence::releasing;
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::io::{Effect, Input};
 use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::model::addr::EntityAddr;
@@ -523,10 +523,7 @@ fn a_release_never_removes_before_it_is_recorded() {
     model.run(60 * SECOND);
     model.bring_back("n2", 20 * SECOND);
     model.until("asked", |model| {
-        model
-            .effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Release(_, releasing::ReleasingEffect::Remove(_))))
+        model.effects.iter().any(|effect| matches!(effect, Effect::Release(_, Step::Remove(_))))
     });
     assert_eq!(model.view.members["n2"].status, MemberStatus::Online);
 }

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use flate2::read::MultiGzDecoder;
-use rbd_guardian_core::fence::sealing;
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::record::FenceState;
@@ -44,13 +44,11 @@ fn inv1_hundreds_of_fences_are_taken_over_with_one_barrier_and_nothing_to_record
     model.effects.clear();
     model.audit.clear();
     model.run(5 * SECOND);
-    let count = |is: fn(&sealing::SealingEffect) -> bool| {
+    let count = |is: fn(&Step) -> bool| {
         model.effects.iter().filter(|effect| matches!(effect, Effect::Fence(_, step) if is(step))).count()
     };
-    let (maps, barriers) = (
-        count(|step| *step == sealing::SealingEffect::ReadMap),
-        count(|step| matches!(step, sealing::SealingEffect::Barrier { .. })),
-    );
+    let (maps, barriers) =
+        (count(|step| *step == Step::ReadMap), count(|step| matches!(step, Step::Barrier { .. })));
     println!("{maps} readings of the map, {barriers} barriers, {:?} recorded", model.audit);
     assert_eq!((maps, barriers), (2, 1));
     assert_eq!(model.ledger.fences, before);
@@ -86,8 +84,7 @@ fn inv1_a_barrier_that_is_on_its_way_serves_nobody_who_asks_later() {
     model.silent = BTreeSet::from([3]);
     let fence = |client: &str| fence_of(Target::Addresses([client.parse::<Entry>().unwrap()].into()));
     model.ask(1, fence("192.0.2.1:0/1"));
-    let is_barrier =
-        |effect: &&Effect| matches!(effect, Effect::Fence(_, sealing::SealingEffect::Barrier { .. }));
+    let is_barrier = |effect: &&Effect| matches!(effect, Effect::Fence(_, Step::Barrier { .. }));
     model.until("its barrier is on its way", |model| model.effects.iter().any(|effect| is_barrier(&effect)));
     model.ask(2, fence("192.0.2.2:0/2"));
     model.run(Duration::from_secs(3));

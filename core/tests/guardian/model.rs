@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use rbd_guardian_core::fence::releasing;
-use rbd_guardian_core::fence::sealing::{self, Sent};
+use rbd_guardian_core::fence::step::{Sent, Step, StepOutcome};
 use rbd_guardian_core::guardian::gate;
 use rbd_guardian_core::guardian::io::{Effect, Input, Now, Recorded};
 use rbd_guardian_core::guardian::report::{Outcome, Report};
@@ -326,11 +325,11 @@ impl Model {
             self.check(&effect);
             self.effects.push(effect.clone());
             let input = self.perform(effect);
-            if let Input::Proved(..) = &input
+            if let Input::Step(_, StepOutcome::Proved(_)) = &input
                 && !self.silent.is_empty()
             {
                 self.later.push((self.boot + Duration::from_secs(5), input));
-            } else if matches!(&input, Input::Unread(_, unread) if unread.iter().any(|one| one.ends_with("no answer")))
+            } else if matches!(&input, Input::Step(_, StepOutcome::Unread(unread)) if unread.iter().any(|one| one.ends_with("no answer")))
             {
                 self.later.push((self.boot + Duration::from_secs(3), input));
             } else {
@@ -402,7 +401,7 @@ impl Model {
                     }
                 }
             }
-            Effect::Fence(id, sealing::SealingEffect::Add(_) | sealing::SealingEffect::Remove(_)) => {
+            Effect::Fence(id, Step::Add(_) | Step::Remove(_)) => {
                 assert!(self.ledger.fences.contains_key(id), "{id} is not recorded");
             }
             Effect::Retire(id, entries) => {
@@ -414,7 +413,7 @@ impl Model {
                 assert!(entries.iter().all(backed), "{entries:?}: not recorded, or not dead");
                 assert_eq!(record.state, FenceState::Released);
             }
-            Effect::Release(id, releasing::ReleasingEffect::Remove(entries)) => {
+            Effect::Release(id, Step::Remove(entries)) => {
                 let record = &self.ledger.fences[id];
                 assert_eq!(record.state, FenceState::Releasing);
                 assert!(
@@ -505,6 +504,31 @@ impl Model {
         }
     }
 
+    fn outcome(&mut self, step: Step) -> StepOutcome {
+        match step {
+            Step::FailOver(daemon) => StepOutcome::FailedOver(daemon, Sent::Acknowledged),
+            Step::ReadDaemons => StepOutcome::Daemons(Some(Vec::new())),
+            Step::Add(entries) => {
+                let until = self.storage_clock() + Policy::default().expire;
+                StepOutcome::Added(self.send(&entries, Some(until)))
+            }
+            Step::Remove(entries) => StepOutcome::Removed(self.send(&entries, None)),
+            Step::ReadMap => StepOutcome::Map(Some(self.map().clone().into())),
+            Step::Barrier { pools, epoch } => {
+                assert!(epoch > OsdEpoch(0) && epoch <= self.map().epoch, "asked with epoch {epoch}");
+                self.boot += STEP;
+                let silent = |pool: &PoolToProve| self.silent.range(..pool.pg_num).copied().collect();
+                let proof = |pool| PoolProof { pending: silent(&pool), pool, trouble: None };
+                StepOutcome::Proved(pools.into_iter().map(proof).collect())
+            }
+            Step::ReadClients if !self.clients_unread.is_empty() => {
+                self.boot += STEP;
+                StepOutcome::Unread(self.clients_unread.clone())
+            }
+            Step::ReadClients => StepOutcome::Clients(Some(self.look().clients.into_keys().collect())),
+        }
+    }
+
     fn perform(&mut self, effect: Effect) -> Input {
         let silence = || "does not answer".to_owned();
         let began = self.boot;
@@ -556,38 +580,7 @@ impl Model {
                 changes.into_iter().for_each(|change| self.ledger.apply(change));
                 Input::Recorded(Recorded::Written)
             }
-            Effect::Fence(id, effect) => match effect {
-                sealing::SealingEffect::FailOver(daemon) => Input::FailedOver(id, daemon, Sent::Acknowledged),
-                sealing::SealingEffect::ReadDaemons => Input::Daemons(id, Some(Vec::new())),
-                sealing::SealingEffect::Add(entries) => {
-                    let until = self.storage_clock() + Policy::default().expire;
-                    Input::Added(id, self.send(&entries, Some(until)))
-                }
-                sealing::SealingEffect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
-                sealing::SealingEffect::ReadMap => Input::Map(id, Some(self.map().clone())),
-                sealing::SealingEffect::Barrier { pools, epoch } => {
-                    assert!(epoch > OsdEpoch(0) && epoch <= self.map().epoch, "asked with epoch {epoch}");
-                    self.boot += STEP;
-                    let silent = |pool: &PoolToProve| self.silent.range(..pool.pg_num).copied().collect();
-                    let proof = |pool| PoolProof { pending: silent(&pool), pool, trouble: None };
-                    Input::Proved(id, pools.into_iter().map(proof).collect())
-                }
-            },
-            Effect::Release(id, effect) => match effect {
-                releasing::ReleasingEffect::ReadMap => Input::Map(id, Some(self.map().clone())),
-                releasing::ReleasingEffect::ReadClients if !self.clients_unread.is_empty() => {
-                    self.boot += STEP;
-                    Input::Unread(id, self.clients_unread.clone())
-                }
-                releasing::ReleasingEffect::ReadClients => {
-                    Input::Clients(id, Some(self.look().clients.into_keys().collect()))
-                }
-                releasing::ReleasingEffect::Add(entries) => {
-                    let until = self.storage_clock() + Policy::default().expire;
-                    Input::Added(id, self.send(&entries, Some(until)))
-                }
-                releasing::ReleasingEffect::Remove(entries) => Input::Removed(id, self.send(&entries, None)),
-            },
+            Effect::Fence(id, step) | Effect::Release(id, step) => Input::Step(id, self.outcome(step)),
             Effect::Retire(id, entries) => Input::Retired(id, self.send(&entries, None)),
             Effect::PutGate { at, contents, epoch } if self.gate_held.is_some() => {
                 let keys = contents.keys(epoch);
@@ -693,6 +686,6 @@ impl Model {
     }
 
     pub(crate) fn changed_storage(&self) -> bool {
-        self.effects.iter().any(|effect| matches!(effect, Effect::Fence(_, sealing::SealingEffect::Add(_))))
+        self.effects.iter().any(|effect| matches!(effect, Effect::Fence(_, Step::Add(_))))
     }
 }

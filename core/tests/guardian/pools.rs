@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rbd_guardian_core::fence::sealing;
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::gate::POOLS;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::guardian::settings::Settings;
@@ -64,7 +64,7 @@ fn covers(model: &Model) -> bool {
 fn is_proved_first(mut model: Model) {
     let asked = |model: &Model| {
         let asks = |effect: &&Effect| {
-            matches!(effect, Effect::Fence(_, sealing::SealingEffect::Barrier { pools, .. })
+            matches!(effect, Effect::Fence(_, Step::Barrier { pools, .. })
                 if pools.iter().any(|pool| pool.name == "second"))
         };
         model.effects.iter().filter(asks).count()

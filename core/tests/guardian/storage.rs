@@ -1,6 +1,6 @@
 //! What the storage shows that is not as usual: maps that were missed or trimmed, items that were not understood.
 
-use rbd_guardian_core::fence::sealing;
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::osdmap::MAPS_AT_ONCE;
@@ -126,7 +126,7 @@ fn inv1_each_barrier_names_the_epoch_since_which_the_entries_stand() {
     model.lose_until_open("n2");
     let asked = |model: &Model| -> Vec<OsdEpoch> {
         let epoch = |effect: &Effect| match effect {
-            Effect::Fence(_, sealing::SealingEffect::Barrier { epoch, .. }) => Some(*epoch),
+            Effect::Fence(_, Step::Barrier { epoch, .. }) => Some(*epoch),
             _ => None,
         };
         model.effects.iter().filter_map(epoch).collect()

@@ -1,6 +1,6 @@
 //! What a guardian makes of answers that come late, and of what a dead one left.
 
-use rbd_guardian_core::fence::sealing;
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::model::addr::Entry;
@@ -14,13 +14,13 @@ use rbd_guardian_core::rules::refusal::Refusal;
 use crate::model::Model;
 use crate::{SECOND, healthy, sealed};
 
-fn count(model: &Model, is: impl Fn(&sealing::SealingEffect) -> bool) -> usize {
+fn count(model: &Model, is: impl Fn(&Step) -> bool) -> usize {
     let steps = model.effects.iter();
     steps.filter(|effect| matches!(effect, Effect::Fence(_, step) if is(step))).count()
 }
 
 fn barriers(model: &Model) -> usize {
-    count(model, |step| matches!(step, sealing::SealingEffect::Barrier { .. }))
+    count(model, |step| matches!(step, Step::Barrier { .. }))
 }
 
 /// INV-1: the PGs were asked with a map of before.
@@ -39,14 +39,9 @@ fn inv1_a_barrier_that_began_before_an_entry_was_removed_proves_nothing_after() 
     model.run(6 * SECOND);
     model.silent.clear();
     model.until("the gate is open", |model| model.seals().contains("n2"));
-    let asserted = model
-        .effects
-        .iter()
-        .rposition(|effect| matches!(effect, Effect::Fence(_, sealing::SealingEffect::Add(_))));
-    let asked = model
-        .effects
-        .iter()
-        .rposition(|effect| matches!(effect, Effect::Fence(_, sealing::SealingEffect::Barrier { .. })));
+    let asserted = model.effects.iter().rposition(|effect| matches!(effect, Effect::Fence(_, Step::Add(_))));
+    let asked =
+        model.effects.iter().rposition(|effect| matches!(effect, Effect::Fence(_, Step::Barrier { .. })));
     assert!(barriers(&model) > before && asked > asserted, "sealed without having asked the PGs anew");
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rbd_guardian_core::fence::releasing;
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::guardian::report::Alarm;
 use rbd_guardian_core::model::ceph_snapshot::{Daemon, DaemonKind, Role};
@@ -174,8 +174,7 @@ fn clients_that_could_not_be_read_are_asked_for_after_a_pause_that_grows() {
     model.bring_back("n2", 20 * SECOND);
     model.until("releasing", |model| model.state("n2") == "releasing");
     let asked = |model: &Model| {
-        let asks =
-            |effect: &&Effect| matches!(effect, Effect::Release(_, releasing::ReleasingEffect::ReadClients));
+        let asks = |effect: &&Effect| matches!(effect, Effect::Release(_, Step::ReadClients));
         model.effects.iter().filter(asks).count()
     };
     let before = asked(&model);

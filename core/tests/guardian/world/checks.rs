@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rbd_guardian_core::fence::{releasing, sealing};
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::gate::GateContents;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
@@ -39,15 +39,13 @@ impl World {
     pub(crate) fn before(&mut self, effect: &Effect) {
         match effect {
             Effect::PutGate { contents, epoch, .. } => self.inv2_inv8_opening(contents, *epoch),
-            Effect::Fence(id, sealing::SealingEffect::Add(entries)) => {
+            Effect::Fence(id, Step::Add(entries)) => {
                 self.inv8_recorded(id, entries);
                 self.inv6_target(id, entries);
                 self.inv6_active_daemons(entries);
             }
-            Effect::Fence(id, sealing::SealingEffect::Remove(entries)) => self.inv8_recorded(id, entries),
-            Effect::Release(id, releasing::ReleasingEffect::Remove(entries)) => {
-                self.inv5_inv8_release(id, entries)
-            }
+            Effect::Fence(id, Step::Remove(entries)) => self.inv8_recorded(id, entries),
+            Effect::Release(id, Step::Remove(entries)) => self.inv5_inv8_release(id, entries),
             Effect::Retire(id, entries) => {
                 let record = &self.ledger.fences[id];
                 let dead = |entry: &Entry| entry.client().is_some_and(|client| record.dead.contains(&client));

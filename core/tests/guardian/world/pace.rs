@@ -4,10 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rbd_guardian_core::fence::releasing;
-use rbd_guardian_core::fence::sealing::{self, Sent};
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
-use rbd_guardian_core::model::barrier::PoolProof;
 
 use super::state::World;
 
@@ -36,15 +34,12 @@ fn kind(effect: &Effect) -> String {
         Effect::ReadMaps { .. } => "maps".to_owned(),
         Effect::Record { .. } => "record".to_owned(),
         Effect::ReadAudit(_) => "audit".to_owned(),
-        Effect::Fence(_, sealing::SealingEffect::ReadMap)
-        | Effect::Release(_, releasing::ReleasingEffect::ReadMap) => "map".to_owned(),
-        Effect::Fence(_, sealing::SealingEffect::Barrier { .. }) => "barrier".to_owned(),
-        Effect::Fence(id, sealing::SealingEffect::Add(_))
-        | Effect::Release(id, releasing::ReleasingEffect::Add(_)) => {
+        Effect::Fence(_, Step::ReadMap) | Effect::Release(_, Step::ReadMap) => "map".to_owned(),
+        Effect::Fence(_, Step::Barrier { .. }) => "barrier".to_owned(),
+        Effect::Fence(id, Step::Add(_)) | Effect::Release(id, Step::Add(_)) => {
             format!("add {id}")
         }
-        Effect::Fence(id, sealing::SealingEffect::Remove(_))
-        | Effect::Release(id, releasing::ReleasingEffect::Remove(_)) => {
+        Effect::Fence(id, Step::Remove(_)) | Effect::Release(id, Step::Remove(_)) => {
             format!("remove {id}")
         }
         // Something else may be written at once.
@@ -62,14 +57,7 @@ fn fails(input: &Input) -> bool {
         Input::Looked(world) => world.is_err(),
         Input::Maps(maps) => maps.is_err(),
         Input::Recorded(recorded) => matches!(recorded, Recorded::Not { .. }),
-        Input::Daemons(_, daemons) => daemons.is_none(),
-        Input::Added(_, sent) | Input::Removed(_, sent) => {
-            sent.iter().any(|(_, sent)| *sent != Sent::Acknowledged)
-        }
-        Input::Map(_, map) => map.is_none(),
-        Input::Proved(_, proofs) => !proofs.iter().all(PoolProof::is_complete),
-        Input::Clients(_, clients) => clients.is_none(),
-        Input::Unread(..) => true,
+        Input::Step(_, outcome) => outcome.has_failed(),
         Input::GatePut(failed) => !failed.is_empty(),
         _ => false,
     }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use rbd_guardian_core::fence::releasing;
-use rbd_guardian_core::fence::sealing::{self, Sent};
+use rbd_guardian_core::fence::step::{Sent, Step, StepOutcome};
 use rbd_guardian_core::guardian::Guardian;
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::guardian::report::Report;
@@ -173,23 +172,10 @@ impl World {
                 changes.into_iter().for_each(|change| self.ledger.apply(change));
                 (Duration::ZERO, Input::Recorded(Recorded::Written))
             }
-            Effect::Fence(id, effect) => self.fences(id, effect),
-            Effect::Release(id, effect) => match effect {
-                releasing::ReleasingEffect::ReadMap => self.reads_map(id),
-                releasing::ReleasingEffect::ReadClients => {
-                    let silent = self.faults.look_unread || self.faults.monitors_silent;
-                    let clients = (!silent).then(|| self.look().clients.into_keys().collect());
-                    (if silent { self.unanswered() } else { lag }, Input::Clients(id, clients))
-                }
-                releasing::ReleasingEffect::Add(entries) => {
-                    let (after, sent) = self.send(&id, &entries, true);
-                    (after, Input::Added(id, sent))
-                }
-                releasing::ReleasingEffect::Remove(entries) => {
-                    let (after, sent) = self.send(&id, &entries, false);
-                    (after, Input::Removed(id, sent))
-                }
-            },
+            Effect::Fence(id, step) | Effect::Release(id, step) => {
+                let (after, outcome) = self.outcome(&id, step);
+                (after, Input::Step(id, outcome))
+            }
             Effect::Retire(id, entries) => {
                 let (after, sent) = self.send(&id, &entries, false);
                 (after, Input::Retired(id, sent))
@@ -229,10 +215,10 @@ impl World {
         }
     }
 
-    fn fences(&mut self, id: FenceId, effect: sealing::SealingEffect) -> (Duration, Input) {
+    fn outcome(&mut self, id: &FenceId, step: Step) -> (Duration, StepOutcome) {
         let lag = self.faults.lag;
-        match effect {
-            sealing::SealingEffect::FailOver(daemon) => {
+        match step {
+            Step::FailOver(daemon) => {
                 for (_, other) in &mut self.daemons {
                     if other.kind == daemon.kind && other.name == daemon.name {
                         other.role = ceph_snapshot::Role::Standby;
@@ -240,26 +226,35 @@ impl World {
                         other.role = ceph_snapshot::Role::Active;
                     }
                 }
-                (lag, Input::FailedOver(id, daemon, Sent::Acknowledged))
+                (lag, StepOutcome::FailedOver(daemon, Sent::Acknowledged))
             }
-            sealing::SealingEffect::ReadDaemons => {
+            Step::ReadDaemons => {
                 let daemons = self.daemons.iter().map(|(_, daemon)| daemon.clone());
                 let daemons = (!self.faults.monitors_silent).then(|| daemons.collect());
-                (lag, Input::Daemons(id, daemons))
+                (lag, StepOutcome::Daemons(daemons))
             }
-            sealing::SealingEffect::Add(entries) => {
-                let (after, sent) = self.send(&id, &entries, true);
-                (after, Input::Added(id, sent))
+            Step::Add(entries) => {
+                let (after, sent) = self.send(id, &entries, true);
+                (after, StepOutcome::Added(sent))
             }
-            sealing::SealingEffect::Remove(entries) => {
-                let (after, sent) = self.send(&id, &entries, false);
-                (after, Input::Removed(id, sent))
+            Step::Remove(entries) => {
+                let (after, sent) = self.send(id, &entries, false);
+                (after, StepOutcome::Removed(sent))
             }
-            sealing::SealingEffect::ReadMap => self.reads_map(id),
-            sealing::SealingEffect::Barrier { pools, epoch } => {
+            Step::ReadMap => {
+                let map = (!self.faults.monitors_silent).then(|| self.map().clone().into());
+                let after = if map.is_some() { lag } else { self.unanswered() };
+                (after, StepOutcome::Map(map))
+            }
+            Step::Barrier { pools, epoch } => {
                 let within = self.unanswered();
                 let (after, proofs) = self.asks_pgs(pools, epoch, within);
-                (after, Input::Proved(id, proofs))
+                (after, StepOutcome::Proved(proofs))
+            }
+            Step::ReadClients => {
+                let silent = self.faults.look_unread || self.faults.monitors_silent;
+                let clients = (!silent).then(|| self.look().clients.into_keys().collect());
+                (if silent { self.unanswered() } else { lag }, StepOutcome::Clients(clients))
             }
         }
     }
@@ -267,11 +262,6 @@ impl World {
     /// How long it takes until a question without an answer is given up.
     fn unanswered(&self) -> Duration {
         if self.faults.at_once { Duration::ZERO } else { UNANSWERED }
-    }
-
-    fn reads_map(&self, id: FenceId) -> (Duration, Input) {
-        let map = (!self.faults.monitors_silent).then(|| self.map().clone());
-        (if map.is_some() { self.faults.lag } else { self.unanswered() }, Input::Map(id, map))
     }
 
     /// Changes the blocklist as the monitors do: an entry that stands keeps its end.
