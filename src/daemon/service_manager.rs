@@ -59,6 +59,8 @@ impl Signals {
 #[derive(Debug)]
 pub(super) struct Manager {
     ready: bool,
+    /// There was no room for that note yet.
+    owes_ready: bool,
     status: String,
     /// How often it wants a sign of life.
     watchdog: Option<Duration>,
@@ -67,7 +69,7 @@ pub(super) struct Manager {
     to: Option<SyncSender<ManagerNote>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 enum ManagerNote {
     Alive,
     Ready,
@@ -84,7 +86,7 @@ const EVERY: Duration = Duration::from_millis(200);
 impl Manager {
     pub(super) fn find() -> Self {
         let watchdog = sd_notify::watchdog_enabled();
-        Self { ready: false, status: String::new(), watchdog, told: None, to: None }
+        Self { ready: false, owes_ready: false, status: String::new(), watchdog, told: None, to: None }
     }
 
     /// Begins to tell it: for a daemon.
@@ -119,14 +121,15 @@ impl Manager {
     /// The first look is done, or it is clear what stands in its way.
     pub(super) fn ready(&mut self) {
         if !std::mem::replace(&mut self.ready, true) {
-            self.tell(ManagerNote::Ready);
+            self.owes_ready = true;
+            self.settle();
         }
     }
 
     /// The line of `systemctl status`. A line break in it would be a note of its own.
     pub(super) fn status(&mut self, status: String) {
-        if self.status != status {
-            self.tell(ManagerNote::Status(printable(&status).into_owned()));
+        self.settle();
+        if self.status != status && self.tell(ManagerNote::Status(printable(&status).into_owned())) {
             self.status = status;
         }
     }
@@ -135,19 +138,25 @@ impl Manager {
         self.tell(ManagerNote::Reloading);
     }
 
-    pub(super) fn reloaded(&self) {
-        self.tell(ManagerNote::Ready);
+    pub(super) fn reloaded(&mut self) {
+        self.owes_ready = true;
+        self.settle();
+    }
+
+    /// Nobody would say it again: systemd would end a service that it never heard to be ready.
+    fn settle(&mut self) {
+        if self.owes_ready && self.tell(ManagerNote::Ready) {
+            self.owes_ready = false;
+        }
     }
 
     pub(super) fn stopping(&self) {
         self.tell(ManagerNote::Stopping);
     }
 
-    /// What does not fit it misses by its own watchdog.
-    fn tell(&self, note: ManagerNote) {
-        if let Some(to) = &self.to {
-            let _ = to.try_send(note);
-        }
+    /// Whether it fits among the notes that wait, or nobody listens.
+    fn tell(&self, note: ManagerNote) -> bool {
+        self.to.as_ref().is_none_or(|to| to.try_send(note).is_ok())
     }
 }
 
@@ -162,4 +171,50 @@ fn notify(note: ManagerNote) {
         ManagerNote::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
     };
     drop(told);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+
+    use super::*;
+
+    fn manager(room: usize) -> (Manager, Receiver<ManagerNote>) {
+        let (to, notes) = sync_channel(room);
+        let watchdog = Some(Duration::from_secs(15));
+        let manager = Manager {
+            ready: false,
+            owes_ready: false,
+            status: String::new(),
+            watchdog,
+            told: None,
+            to: Some(to),
+        };
+        (manager, notes)
+    }
+
+    #[test]
+    fn what_others_named_is_one_line_of_status_and_no_note_of_its_own() {
+        let (mut manager, notes) = manager(4);
+        manager.status("fenced: n1\nREADY=1\u{1b}[2J\rMAINPID=1".to_owned());
+        let Ok(ManagerNote::Status(text)) = notes.try_recv() else { panic!("no status") };
+        assert_eq!(text, r"fenced: n1\u{a}READY=1\u{1b}[2J\u{d}MAINPID=1");
+        manager.status("fenced: n1\nREADY=1\u{1b}[2J\rMAINPID=1".to_owned());
+        assert!(notes.try_recv().is_err(), "the same is not told again");
+    }
+
+    #[test]
+    fn what_did_not_fit_while_systemd_hung_is_told_when_it_reads_again() {
+        let (mut manager, notes) = manager(1);
+        manager.pet();
+        manager.ready();
+        manager.status("leading".to_owned());
+        assert_eq!(notes.try_recv(), Ok(ManagerNote::Alive));
+        manager.status("leading".to_owned());
+        assert_eq!(notes.try_recv(), Ok(ManagerNote::Ready));
+        manager.status("leading".to_owned());
+        assert_eq!(notes.try_recv(), Ok(ManagerNote::Status("leading".to_owned())));
+        manager.status("leading".to_owned());
+        assert!(notes.try_recv().is_err());
+    }
 }

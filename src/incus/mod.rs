@@ -27,5 +27,27 @@ use std::io;
 /// # Errors
 /// The runtime needs a few file descriptors.
 pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let output = runtime.block_on(future);
+    // A name that is never resolved keeps a thread for half a minute. Whoever asked has a deadline, and that is over.
+    runtime.shutdown_background();
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn what_still_blocks_a_thread_keeps_no_verb_from_its_end() {
+        const BLOCKED: Duration = Duration::from_secs(20);
+        let (hold, held) = channel::<()>();
+        let began = Instant::now();
+        block_on(async { drop(tokio::task::spawn_blocking(move || held.recv_timeout(BLOCKED))) }).unwrap();
+        assert!(began.elapsed() < BLOCKED);
+        drop(hold);
+    }
 }

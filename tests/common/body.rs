@@ -38,6 +38,8 @@ pub struct Size {
     /// To Ceph: librados has one thread of this name for each.
     pub connections: usize,
     pub resident_mib: usize,
+    /// Of these, what it allocated: pages of the program's files are not among them.
+    pub own_mib: usize,
     pub peak_mib: usize,
 }
 
@@ -171,6 +173,7 @@ impl Body {
             threads: number("Threads:"),
             connections: named(pid, "ms_dispatch")?,
             resident_mib: number("VmRSS:") / 1024,
+            own_mib: number("RssAnon:") / 1024,
             peak_mib: number("VmHWM:") / 1024,
         })
     }

@@ -175,3 +175,14 @@ fn loops_below(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     Ok(found)
 }
+
+/// Where this machine has the second version's cgroup tree.
+pub(crate) fn cgroup2() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let mut lines = mounts.lines().map(|line| line.split(' '));
+    let path = lines.find_map(|mut words| {
+        let path = words.nth(1);
+        (words.next() == Some("cgroup2")).then_some(path).flatten()
+    });
+    Ok(path.context("this machine has no cgroup2 mounted: containers and systemd need it")?.into())
+}

@@ -31,6 +31,7 @@ mod lab;
 mod network;
 mod pool;
 mod process;
+pub mod systemd;
 mod topology;
 pub mod vm;
 mod wait;

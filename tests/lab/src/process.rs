@@ -129,7 +129,7 @@ impl Drop for Process {
     }
 }
 
-fn child_of(pid: u32) -> Result<Option<u32>> {
+pub(crate) fn child_of(pid: u32) -> Result<Option<u32>> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     Ok(children.split_whitespace().next().map(str::parse).transpose()?)
 }

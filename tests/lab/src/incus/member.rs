@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::cage::{enter, expect_ready, wait_for_no_loops};
+use crate::cage::{cgroup2, enter, expect_ready, wait_for_no_loops};
 use crate::conf::run;
 use crate::host::Host;
 use crate::incus::cluster::POOL;
@@ -386,17 +386,6 @@ impl Member {
     fn life(&self) -> MutexGuard<'_, Option<Life>> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Where this machine has the second version's cgroup tree.
-fn cgroup2() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts")?;
-    let mut lines = mounts.lines().map(|line| line.split(' '));
-    let path = lines.find_map(|mut words| {
-        let path = words.nth(1);
-        (words.next() == Some("cgroup2")).then_some(path).flatten()
-    });
-    Ok(path.context("this machine has no cgroup2 mounted: containers need it")?.into())
 }
 
 /// Removes a cgroup and those below, which whoever was killed in them has left.

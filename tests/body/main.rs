@@ -1,6 +1,8 @@
 //! The daemon's own body, without a cluster: what it writes to may hang, and it goes on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+mod incus;
+
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -62,6 +64,12 @@ impl Body {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_remove("JOURNAL_STREAM");
         self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap());
+    }
+
+    /// More lines of its configuration.
+    fn configure(&self, more: &str) {
+        let mut config = File::options().append(true).open(self.dir.join("config.toml")).unwrap();
+        config.write_all(more.as_bytes()).unwrap();
     }
 
     /// Starts it as a service whose journald is this folder with a socket; an empty one, and there is none.
