@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod identity;
+pub mod serve;
 pub mod source;
 
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 
 use crate::config::daemon::{DaemonConfig, GuardConfig, RawDaemon, RawGuard, RawTrigger, TriggerConfig};
 use crate::config::identity::Identity;
+use crate::config::serve::{RawServe, ServeConfig};
 use crate::incus::endpoint::Endpoint;
 use crate::incus::options::{IncusConfig, host};
 use crate::ledger::LedgerConfig;
@@ -44,6 +46,8 @@ pub struct Config {
     pub trigger: TriggerConfig,
     /// Its single-writer guard.
     pub guard: GuardConfig,
+    /// Where it serves metrics and the status page.
+    pub serve: ServeConfig,
 }
 
 /// The `[ceph]` table. Options of the same name on the command line win.
@@ -102,6 +106,8 @@ struct RawConfig {
     trigger: RawTrigger,
     #[serde(default)]
     guard: RawGuard,
+    #[serde(default)]
+    serve: RawServe,
     #[serde(default, rename = "member")]
     members: Vec<RawMember>,
 }
@@ -181,7 +187,8 @@ impl Config {
         let daemon = raw.daemon.check().map_err(bad)?;
         let trigger = raw.trigger.check().map_err(bad)?;
         let guard = raw.guard.check().map_err(bad)?;
-        Ok(Self { ceph: raw.ceph, ledger, policy, members, incus, daemon, trigger, guard })
+        let serve = raw.serve.check().map_err(bad)?;
+        Ok(Self { ceph: raw.ceph, ledger, policy, members, incus, daemon, trigger, guard, serve })
     }
 
     /// What the core goes by, as the guardian of this identity whose own storage addresses are these.
@@ -388,6 +395,7 @@ mod tests {
         assert!(error("[guard]\non_conflict = \"kill\"\n").contains("`fence-stale`"));
         assert!(error("[guard]\nadmin_hosts = [\"me\"]\n").contains("'me'"));
         assert!(error("[policy]\nprotected = [\"x\"]\n").contains("'x'"));
+        assert!(error("[serve]\nlisten = \"9976\"\n").contains("serve.listen"));
         assert!(error("[ledger]\naudit_entries = 9\n").contains("from 10 to 100000"));
         assert!(error("[ledger]\npool = \"\"\n").contains("ledger.pool"));
         assert!(error("[ledger]\nnamespace = \"x\"\n").contains("line 2"));

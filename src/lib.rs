@@ -15,6 +15,8 @@ pub mod descriptors;
 pub mod incus;
 pub mod ledger;
 pub mod printable;
+mod serve;
+mod shown;
 
 /// Of this program.
 pub use rbd_guardian_core::VERSION;

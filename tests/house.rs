@@ -99,6 +99,8 @@ const SHELL: &[&str] = &[
     "ledger",
     "config",
     "control",
+    "shown",
+    "serve",
     "daemon",
     "cli",
 ];

@@ -1,58 +1,13 @@
-//! The shapes of answers, and their text form.
+//! Answers as text.
 
 use std::fmt;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use jiff::Timestamp;
-use rbd_guardian_core::model::addr::Entry;
-use rbd_guardian_core::model::record::FenceRecord;
 use rbd_guardian_core::model::target::Coverage;
-use rbd_guardian_core::rules::plan::Plan;
-use serde::Serialize;
 
 use crate::control::protocol::ProvedPool;
 use crate::printable::printable;
-
-/// A blocklist entry and when it ends; `null` if it was not seen.
-#[derive(Clone, Serialize)]
-pub(super) struct EntryAnswer {
-    pub(super) entry: Entry,
-    kind: &'static str,
-    pub(super) until: Option<Timestamp>,
-}
-
-impl EntryAnswer {
-    /// Whole seconds: more is noise to a reader five years ahead.
-    pub(super) fn new((entry, until): (Entry, Option<Timestamp>)) -> Self {
-        let until = until.and_then(|until| Timestamp::from_second(until.as_second()).ok());
-        Self { entry, kind: entry.kind(), until }
-    }
-}
-
-#[derive(Serialize)]
-pub(super) struct CoverageAnswer {
-    verdict: Coverage,
-    known_clients: usize,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    notes: Vec<String>,
-}
-
-impl CoverageAnswer {
-    /// Of a fence in the ledger.
-    pub(super) fn of(fence: &FenceRecord) -> Self {
-        let clients = fence.entries.keys().filter(|entry| !entry.is_host()).count();
-        Self { verdict: fence.coverage, known_clients: clients, notes: fence.evidence.clone() }
-    }
-
-    pub(super) fn without_notes(mut self) -> Self {
-        self.notes.clear();
-        self
-    }
-
-    pub(super) fn new(plan: &Plan) -> Self {
-        Self { verdict: plan.coverage, known_clients: plan.known_clients, notes: plan.notes.clone() }
-    }
-}
+pub(super) use crate::shown::parts::{CoverageAnswer, EntryAnswer};
 
 /// A table for people. What is in a cell is of others' choosing: it is escaped, line breaks too.
 pub(super) struct Rows(Table);

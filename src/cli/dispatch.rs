@@ -100,7 +100,7 @@ impl<'c> VerbStart<'c> {
         let is = |fence: &FenceRecord| match request {
             Request::Fence { target, .. } => is_of(fence, target),
             Request::Release { fence: name, .. } => is_named(fence, name),
-            Request::Note { .. } => false,
+            Request::Note { .. } | Request::Disarm { .. } | Request::Arm { .. } => false,
         };
         let fences = status["fences"].as_array().into_iter().flatten();
         let mut all = fences.filter_map(|fence| Some((from_record(fence)?, fence)));

@@ -11,12 +11,12 @@ use serde::Serialize;
 use super::answer::{CoverageAnswer, EntryAnswer, barrier_text, coverage_text, entries_table};
 use super::context::{Context, print};
 use super::error::CliError;
-use super::shown::FenceShown;
 use super::{Common, Exit, FenceArgs, plan as plan_verb};
 use crate::cli::dispatch::{VerbOutcome, VerbStart, operator, otherwise};
 use crate::cli::standalone::{self, Timings};
 use crate::clock;
 use crate::control::protocol::{ControlLine, ProvedPool};
+use crate::shown::FenceShown;
 use rbd_guardian_core::model::epoch::OsdEpoch;
 
 #[derive(Serialize)]

@@ -251,7 +251,7 @@ pub(super) fn came(request: &Request, records: &Records) -> RequestStage {
             Some(fence) if fence.state == FenceState::Releasing => RequestStage::Releasing,
             Some(_) | None => RequestStage::Nowhere,
         },
-        Request::Note { .. } => RequestStage::Nowhere,
+        Request::Note { .. } | Request::Disarm { .. } | Request::Arm { .. } => RequestStage::Nowhere,
     }
 }
 

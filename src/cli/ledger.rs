@@ -5,17 +5,17 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use rbd_guardian_core::model::addr::EntityAddr;
-use rbd_guardian_core::model::record::{Audit, GateRecord, Records, VERSION};
+use rbd_guardian_core::model::record::{Audit, DisarmRecord, GateRecord, Records, VERSION};
 use serde::Serialize;
 
 use super::answer::{Rows, table};
 use super::context::Context;
 use super::error::CliError;
-use super::shown::{FenceShown, LeaderShown, MemberKnown, RequestShown};
 use super::{Exit, LedgerArgs, LedgerVerb};
 use crate::ceph::rados::lock::LeaseHolder;
 use crate::cli::output::say;
 use crate::ledger::{Ledger, Snapshot};
+use crate::shown::{FenceShown, LeaderShown, MemberKnown, RequestShown};
 
 #[derive(Serialize)]
 struct LedgerAnswer<'a> {
@@ -25,6 +25,8 @@ struct LedgerAnswer<'a> {
     lease: Option<LeaseAnswer>,
     leader: Option<LeaderShown<'a>>,
     gate: Option<&'a GateRecord>,
+    /// Also when its time is over and no guardian has removed it yet.
+    disarmed: Option<&'a DisarmRecord>,
     members: Vec<MemberKnown<'a>>,
     fences: Vec<FenceShown>,
     requests: Vec<RequestShown<'a>>,
@@ -63,13 +65,14 @@ pub(super) fn run(context: &Context, args: &LedgerArgs) -> Result<Exit, CliError
 
 fn show(context: &Context, ledger: &Ledger, snapshot: &Snapshot) -> Result<(), CliError> {
     let lease = ledger.holder(&context.deadline)?;
-    let Records { leader, gate, members, fences, requests } = snapshot.records();
+    let Records { leader, gate, disarm, members, fences, requests } = snapshot.records();
     let answer = LedgerAnswer {
         pool: &context.config.ledger.pool,
         newer: snapshot.newer(),
         lease: lease.map(|LeaseHolder { client, cookie, address }| LeaseAnswer { client, cookie, address }),
         leader: leader.as_ref().map(LeaderShown::of),
         gate: gate.as_ref(),
+        disarmed: disarm.as_ref(),
         members: members.values().map(MemberKnown::of).collect(),
         fences: fences.values().cloned().map(FenceShown::of).collect(),
         requests: requests.values().map(RequestShown::of).collect(),

@@ -3,8 +3,11 @@
 
 mod answer;
 mod context;
+mod disarm;
 mod dispatch;
 mod doctor;
+#[cfg(test)]
+mod documented;
 mod error;
 mod fence;
 mod forward;
@@ -20,7 +23,6 @@ mod release;
 mod replay;
 mod run;
 mod seen;
-mod shown;
 mod standalone;
 mod status;
 mod watchers;
@@ -173,6 +175,13 @@ enum Verb {
     Gate(GateArgs),
     /// Set up the guardian's access to Incus
     Incus(IncusArgs),
+    /// Let no fence begin by itself for a while, for planned work on the network
+    ///
+    /// Held fences are held, the gate stays closed for members that are not sealed, and `fence` works. It ends by itself, or
+    /// with `rbd-guardian arm`. While it lasts, `status` begins with `disarmed` and every guardian raises an alarm.
+    Disarm(DisarmArgs),
+    /// Let fences begin by themselves again
+    Arm(ArmArgs),
     /// Replay a recording and check that this version makes the same decisions
     ///
     /// The daemon keeps its newest inputs and decisions in memory. It saves them to a file in the folder that
@@ -190,6 +199,23 @@ struct StatusArgs {
     /// Repeat every two seconds until Ctrl-C
     #[arg(long)]
     watch: bool,
+}
+
+#[derive(Args)]
+struct DisarmArgs {
+    /// For how long, for example 2h or 90min; at most 7days
+    #[arg(long = "for", value_name = "D", value_parser = disarm::span)]
+    span: Duration,
+    /// Why you do this: recorded in the ledger and shown wherever the guardians say that they are disarmed
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    reason: String,
+}
+
+#[derive(Args)]
+struct ArmArgs {
+    /// Why you do this: recorded in the ledger
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    reason: Option<String>,
 }
 
 #[derive(Args)]
@@ -417,6 +443,8 @@ fn run(cli: &Cli) -> Result<Exit, CliError> {
         Verb::Watchers(args) => watchers::run(&context()?, args),
         Verb::Ledger(args) => ledger::run(&context()?, args),
         Verb::Doctor => doctor::run(&context()?),
+        Verb::Disarm(args) => disarm::disarm(&cli.common, args),
+        Verb::Arm(args) => disarm::arm(&cli.common, args),
         Verb::Gate(args) => gate::run(&cli.common, args),
         Verb::Replay(args) => replay::run(&cli.common, args),
         Verb::Incus(IncusArgs { verb: IncusVerb::Enroll(args) }) => incus::enroll(&cli.common, args),

@@ -7,7 +7,6 @@ use rbd_guardian_core::guardian::Guardian;
 use rbd_guardian_core::guardian::io::{Input, Now};
 use rbd_guardian_core::model::incus_snapshot::IncusSnapshot;
 use rbd_guardian_core::model::record::{Leader, Records};
-use serde::Serialize;
 
 use super::context::Context;
 use super::error::CliError;
@@ -21,6 +20,7 @@ use crate::incus::client::Client;
 use crate::incus::gate::{is_of_another_version, marker};
 use crate::incus::{self, read};
 use crate::ledger::{Ledger, LedgerOpenError};
+pub(super) use crate::shown::parts::AnswerSource;
 
 /// What guardians remember.
 pub(super) enum Memory {
@@ -30,18 +30,6 @@ pub(super) enum Memory {
     None,
     /// There is a ledger, or may be one, and it cannot be read: nothing is known of fences.
     Unread(String),
-}
-
-/// Where an answer comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum AnswerSource {
-    /// The guardian that leads.
-    Leader,
-    /// The ledger's records, with Incus and Ceph as this command read them.
-    Ledger,
-    /// Ceph alone, and the configuration: no guardian ever led here, or the ledger cannot be read.
-    Ceph,
 }
 
 /// How long the ledger and Incus may take to answer what is shown without them otherwise.

@@ -22,7 +22,6 @@ use super::context::{Context, print};
 use super::error::CliError;
 use super::progress::Progress;
 use super::seen::{AnswerSource, Memory, core, is_more_than_storage, memory, who_leads};
-use super::shown::{self, FenceShown};
 use super::{Common, Exit, StatusArgs};
 use crate::ceph::barrier::{Probes, barrier};
 use crate::ceph::osdmap;
@@ -31,6 +30,7 @@ use crate::cli::output::say;
 use crate::cli::standalone;
 use crate::clock;
 use crate::control::protocol::ProvedPool;
+use crate::shown::{self, FenceShown};
 use rbd_guardian_core::model::epoch::OsdEpoch;
 
 /// What the storage alone shows.

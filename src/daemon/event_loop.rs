@@ -5,11 +5,15 @@ mod course;
 mod forwarded;
 mod login;
 mod manager;
+mod publishing;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use jiff::Timestamp;
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::guardian::report::Level;
 use rbd_guardian_core::guardian::settings::Settings;
@@ -18,7 +22,6 @@ use rbd_guardian_core::model::record::{Records, RequestRecord};
 use rbd_guardian_core::recording::recorder::{LIMIT, Recorder};
 use rbd_guardian_core::rules::leader_fitness::{OtherGuardians, Unfit};
 use rbd_guardian_core::rules::operator_request::Settled;
-use serde_json::{Value, json};
 
 use crate::ceph::lane;
 use crate::ceph::perform::Storage;
@@ -32,6 +35,7 @@ use crate::control::protocol::{ControlLine, Question};
 use crate::control::socket::Ask;
 use crate::daemon::election::ElectionWatch;
 use crate::daemon::error::DaemonError;
+use crate::daemon::event_loop::publishing::Publishing;
 use crate::daemon::executor::{Executor, failed};
 use crate::daemon::forwarded_requests::{RequestNote, ended, not_noted};
 use crate::daemon::hearing::EventLog;
@@ -41,12 +45,14 @@ use crate::daemon::leader::{Leading, now};
 use crate::daemon::leadership::{BidError, BidOutcome, Candidate, HeldLead, Standby};
 use crate::daemon::log;
 use crate::daemon::login::{Login, Replaced};
+use crate::daemon::measured;
 use crate::daemon::recordings::{RecordedGuardian, Recordings};
 use crate::daemon::service_manager::{Manager, SignalRequest, Signals};
 use crate::deadline::rest;
 use crate::incus::client::Client;
 use crate::incus::events::{Listener, Signal};
 use crate::ledger::{LeaseError, Ledger};
+use crate::serve::figures::{Figures, Spread};
 use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// Events that are taken in at one turn of the loop.
@@ -157,6 +163,11 @@ pub(super) struct EventLoop {
     early: Vec<Ask>,
     /// When the gate last refused to heal instances of a member, by the boot clock, whoever led.
     refused: BTreeMap<String, Duration>,
+    publishing: Publishing,
+    /// What is counted and timed; shared with the lead, on this thread.
+    figures: Rc<RefCell<Figures>>,
+    /// When this daemon began.
+    began: Timestamp,
 }
 
 impl EventLoop {
@@ -191,6 +202,9 @@ impl EventLoop {
             settled: false,
             early: Vec::new(),
             refused: BTreeMap::new(),
+            publishing: Publishing::default(),
+            figures: Rc::default(),
+            began: clock::wall(),
         }
     }
 
@@ -216,6 +230,7 @@ impl EventLoop {
             self.on_time();
             self.flush();
             self.tell_manager(clock::boot());
+            self.publish();
             let rest_for = self.rest_for();
             let listener = &mut self.listener;
             // A flood from one of these two delays the other one for a few turns only, because select! chooses at random.
@@ -336,6 +351,7 @@ impl EventLoop {
             },
             readiness: election.and_then(|election| election.readiness(now)),
             opened: self.ledger.clone(),
+            reads_all: self.publishing.reads_all(now),
         };
         self.jobs.begin(Job::Bid, async move {
             let over = cluster.clone();
@@ -368,6 +384,7 @@ impl EventLoop {
             JobResult::Connected(Ok(cluster)) => {
                 log::line(Level::Info, "connected", None, "connected to Ceph");
                 self.cluster = Some(cluster);
+                self.figures.borrow_mut().logged_in = Some(clock::wall());
                 self.login.forget();
                 self.trouble = None;
                 self.stage = LeadStage::Bidding;
@@ -387,6 +404,7 @@ impl EventLoop {
             JobResult::Glanced(began, view) => {
                 if let Ok(view) = &view {
                     self.saw(began, view);
+                    self.publishing.note_glance(began, view);
                 }
                 if let Some(election) = &mut self.election {
                     election.glanced(clock::boot());
@@ -450,6 +468,7 @@ impl EventLoop {
                 self.vain_bids = 0;
                 let words = waiting.words();
                 self.ledger = Some(waiting.ledger.clone());
+                self.publishing.note_records(clock::boot(), &waiting);
                 self.waiting = Some(waiting);
                 self.not_further(Level::Info, "standby", words, self.pace());
             }
@@ -512,7 +531,9 @@ impl EventLoop {
         let guardian = RecordedGuardian::new(guardian, self.recordings.clone());
         (self.trouble, self.waiting) = (None, None);
         let executor = Executor::new(storage, held_lead, self.incus.clone());
-        let mut leading = Box::new(Leading::new(guardian, executor, self.config.daemon.lease));
+        self.figures.borrow_mut().leads += 1;
+        let figures = Rc::clone(&self.figures);
+        let mut leading = Box::new(Leading::new(guardian, executor, self.config.daemon.lease, figures));
         let boot = clock::boot();
         self.refused.retain(|_, at| boot.saturating_sub(*at) < REFUSAL_LASTS);
         for member in self.refused.keys().cloned() {
@@ -559,13 +580,23 @@ impl EventLoop {
         let LeadStage::Leading(leading) = &mut self.stage else { return };
         let epoch = leading.epoch();
         for (effect, performing) in leading.flush() {
+            let (figures, name) = (Rc::clone(&self.figures), measured::effect(&effect));
             let job = Job::Effect(epoch, effect);
-            self.jobs.begin(job, async move { JobResult::Effect(epoch, performing.await) });
+            self.jobs.begin(job, async move {
+                let began = clock::boot();
+                let input = performing.await;
+                let took = clock::boot().saturating_sub(began);
+                figures.borrow_mut().effects.entry(name).or_insert_with(Spread::default).note(took);
+                JobResult::Effect(epoch, input)
+            });
         }
     }
 
     fn heard(&mut self, signal: &Signal) {
         self.hearing.tell(clock::boot(), signal);
+        if let Signal::Overflow { lost } = signal {
+            self.figures.borrow_mut().events_lost += lost;
+        }
         let Some(notice) = notice(signal) else { return };
         if let Notice::Refused { member, healing: true } = &notice {
             self.refused.insert(member.clone(), clock::boot());
@@ -599,38 +630,6 @@ impl EventLoop {
             return;
         };
         leading.ask(request, answers);
-    }
-
-    fn status(&self) -> Value {
-        let mut status = json!({
-            "guardian": self.identity.name,
-            "host": self.identity.host,
-            "version": env!("CARGO_PKG_VERSION"),
-            "stage": match &self.stage {
-                LeadStage::Connecting => "connecting",
-                LeadStage::Bidding => "standby",
-                LeadStage::Leading(_) => "leading",
-            },
-            "trouble": self.trouble,
-            // No leader is known, and this guardian cannot lead: nothing is fenced or released until that changes.
-            "cannot_record": self.trouble.as_ref().filter(|_| self.waiting.is_none()),
-            "ceph_trouble": self.login.trouble().or_else(|| self.replaced.trouble()),
-            "incus_trouble": self.incus_trouble,
-        });
-        let Some(fields) = status.as_object_mut() else { return status };
-        if let Some(waiting) = &self.waiting {
-            fields.insert("leader".to_owned(), json!(waiting.leader));
-        }
-        if let LeadStage::Leading(leading) = &self.stage {
-            fields.insert("holds".to_owned(), json!(self.election.as_ref().and_then(ElectionWatch::holds)));
-            let known = serde_json::to_value(leading.guardian.status(now())).unwrap_or_default();
-            let leader = serde_json::to_value(leading.executor.held_lead.leader()).unwrap_or_default();
-            fields.insert("leader".to_owned(), leader);
-            if let Value::Object(known) = known {
-                fields.extend(known);
-            }
-        }
-        status
     }
 
     fn open_incus(&mut self, boot: Duration) {

@@ -156,6 +156,7 @@ mod asked {
                 FenceState::Released => "record-released",
             },
             Change::Put(Record::Gate(_)) | Change::Remove(Key::Gate) => "record-gate",
+            Change::Put(Record::Disarm(_)) | Change::Remove(Key::Disarm) => "record-disarm",
             Change::Put(Record::Member(_)) | Change::Remove(Key::Member(_)) => "record-member",
             Change::Put(Record::Request(_)) | Change::Remove(Key::Request(_)) => "record-request",
             Change::Remove(Key::Fence(_)) => "record-withdrawn",

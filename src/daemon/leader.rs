@@ -1,9 +1,11 @@
 //! The lead, from the core's first effect to its last report.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
-use rbd_guardian_core::guardian::io::{Effect, Input, Now};
+use rbd_guardian_core::guardian::io::{Effect, Input, Now, Recorded};
 use rbd_guardian_core::guardian::report::{Level, Report};
 use rbd_guardian_core::model::operator_request::Request;
 use tokio::sync::mpsc::Sender;
@@ -13,9 +15,10 @@ use crate::clock;
 use crate::control::protocol::ControlLine;
 use crate::daemon::executor::{EffectFuture, Executor};
 use crate::daemon::forwarded_requests::Requests;
-use crate::daemon::log;
 use crate::daemon::recordings::RecordedGuardian;
+use crate::daemon::{log, measured};
 use crate::ledger::LeaseError;
+use crate::serve::figures::Figures;
 use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// A core that leads, what it acts with, and who waits for it.
@@ -29,14 +32,21 @@ pub(super) struct Leading {
     next_request: u64,
     /// When to renew the lease, by the boot clock; `None` while that is under way.
     renew_at: Option<Duration>,
+    figures: Rc<RefCell<Figures>>,
 }
 
 impl Leading {
-    pub(super) fn new(guardian: RecordedGuardian, executor: Executor, lease: Duration) -> Self {
+    pub(super) fn new(
+        guardian: RecordedGuardian,
+        executor: Executor,
+        lease: Duration,
+        figures: Rc<RefCell<Figures>>,
+    ) -> Self {
+        figures.borrow_mut().forget_fences();
         let renew_at = Some(next_renewal(executor.until(), lease));
         let requests = Requests::new(clock::boot());
         let asked = BTreeMap::new();
-        let mut leading = Self { guardian, executor, requests, asked, next_request: 1, renew_at };
+        let mut leading = Self { guardian, executor, requests, asked, next_request: 1, renew_at, figures };
         leading.handle(Input::Tick);
         leading
     }
@@ -49,7 +59,14 @@ impl Leading {
         self.executor.note(&input);
         let bulky = matches!(&input, Input::View { view: Ok(view), .. } if view.instances.is_some())
             || matches!(&input, Input::Swept { .. });
-        self.guardian.handle(now(), input);
+        let mut figures = self.figures.borrow_mut();
+        Figures::count(&mut figures.inputs, measured::input(&input));
+        if matches!(&input, Input::Recorded(Recorded::Not { .. })) {
+            figures.ledger_failures += 1;
+        }
+        let now = now();
+        self.guardian.handle(now, input);
+        figures.note_fences(now.boot, self.guardian.fence_states());
         if bulky {
             memory::give_back();
         }
@@ -97,6 +114,7 @@ impl Leading {
     pub(super) fn on_time(&mut self, now: Now) {
         if self.guardian.wake_at().is_some_and(|at| at <= now.boot) {
             self.guardian.handle(now, Input::Tick);
+            self.figures.borrow_mut().note_fences(now.boot, self.guardian.fence_states());
         }
     }
 
@@ -124,6 +142,7 @@ impl Leading {
         let number = self.next_request;
         self.next_request += 1;
         log::line(Level::Info, "request", None, &wanted(&request));
+        Figures::count(&mut self.figures.borrow_mut().requests, measured::verb(&request));
         self.asked.insert(number, answers);
         self.handle(Input::Request(number, request));
     }

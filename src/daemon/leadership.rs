@@ -41,6 +41,8 @@ pub(super) struct Candidate {
     pub(super) readiness: Option<Readiness>,
     /// Opened before, over the same connection.
     pub(super) opened: Option<Ledger>,
+    /// If another one leads, also what a glance leaves out.
+    pub(super) reads_all: bool,
 }
 
 /// How a bid ended that did not fail.
@@ -59,6 +61,9 @@ pub(super) struct Standby {
     /// The leader that the ledger names; `None` while the first one begins.
     pub(super) leader: Option<Leader>,
     pub(super) book: AddressBook,
+    /// As they were read; fences may be left out.
+    pub(super) records: Records,
+    pub(super) has_fences: bool,
     /// Another one is to lead, for this reason.
     pub(super) yields: Option<(Unfit, String)>,
 }
@@ -217,15 +222,16 @@ impl Candidate {
         own: Vec<EntityAddr>,
         yields: Option<(Unfit, String)>,
     ) -> Result<BidOutcome, BidError> {
-        let known = ledger.glance(&call())?;
+        let known = if self.reads_all { ledger.read(&call())? } else { ledger.glance(&call())? };
         // A leader must not yield to a guardian that cannot write the ledger.
         if let Some(readiness) = self.readiness.filter(|_| known.newer().is_none()) {
             // Another one says so already, or it is said again in a second.
             let _ = ledger.ready(readiness, &self.guardian, READY, &call());
         }
-        let Records { leader, members, .. } = known.records().clone();
-        let book = AddressBook::of_records(members);
-        Ok(BidOutcome::Waits(Box::new(Standby { ledger, own, leader, book, yields })))
+        let records = known.records().clone();
+        let (leader, book) = (records.leader.clone(), AddressBook::of_records(records.members.clone()));
+        let has_fences = self.reads_all;
+        Ok(BidOutcome::Waits(Box::new(Standby { ledger, own, leader, book, records, has_fences, yields })))
     }
 }
 

@@ -7,9 +7,10 @@
 //! nobody else. What does not fit in the queue meanwhile is dropped, and counted in the first line after.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{io, panic, thread};
 
@@ -25,6 +26,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use crate::clock;
 use crate::config::daemon::LogForm;
 use crate::printable::printable;
+use crate::serve::published::{EventLine, EventLines};
 
 /// Lines that wait to be written, and the longest of them: together no more than 8 MiB.
 const QUEUE: usize = 1024;
@@ -131,10 +133,57 @@ fn subscriber(form: LogForm) -> Dispatch {
     }
 }
 
+/// What was said last, and how often, for whoever watches over HTTP.
+#[derive(Debug, Default)]
+struct Said {
+    lines: EventLines,
+    seq: u64,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+static RECENT: Mutex<Option<Said>> = Mutex::new(None);
+
+fn with_recent<T>(then: impl FnOnce(&mut Said) -> T) -> T {
+    let mut recent = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
+    then(recent.get_or_insert_default())
+}
+
+pub(super) fn recent() -> EventLines {
+    with_recent(|said| said.lines.clone())
+}
+
+pub(super) fn counts() -> BTreeMap<&'static str, u64> {
+    with_recent(|said| said.counts.clone())
+}
+
+/// What became of the address where metrics are served.
+pub(super) fn served(well: bool, text: &str) {
+    let (level, code) = if well { (Level::Info, "serving") } else { (Level::Warn, "not-serving") };
+    line(level, code, None, text);
+}
+
+fn keep(line: &LogLine) {
+    let name = match line.level {
+        Level::Debug => return,
+        Level::Info => "info",
+        Level::Warn => "warn",
+        Level::Error => "error",
+    };
+    let LogLine { at, level, code, member, text } = line;
+    with_recent(|said| {
+        said.seq += 1;
+        *said.counts.entry(name).or_default() += 1;
+        let (code, member, text) = (code.clone(), member.clone(), text.clone());
+        said.lines.push(EventLine { seq: said.seq, at: *at, level: *level, code, member, text });
+    });
+}
+
 /// A line: how loud, a stable word for filters, the member it is about, and in words. Waits for nobody.
 pub(super) fn line(level: Level, code: &str, member: Option<&str>, text: &str) {
     let Some(log) = LOG.get() else { return };
-    if log.to.try_send(LogEntry::Line(line_of(level, code, member, text))).is_err() {
+    let line = line_of(level, code, member, text);
+    keep(&line);
+    if log.to.try_send(LogEntry::Line(line)).is_err() {
         log.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }

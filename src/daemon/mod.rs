@@ -19,6 +19,7 @@ mod leader;
 mod leadership;
 mod log;
 mod login;
+mod measured;
 mod ping;
 mod recordings;
 mod service_manager;
@@ -43,6 +44,7 @@ use crate::daemon::event_loop::EventLoop;
 use crate::daemon::service_manager::Signals;
 use crate::deadline::{Deadline, DeadlineError, within};
 use crate::descriptors;
+use crate::serve::Publisher;
 
 /// Runs the daemon until it is asked to end.
 ///
@@ -56,7 +58,12 @@ pub fn run(origin: ConfigSource, config: Config) -> Result<(), DaemonError> {
     let ended = on_one_thread(async {
         let signals = Signals::listen()?;
         let mut door = ControlSocket::open(&config.daemon.socket)?;
-        EventLoop::new(origin, identity, config).run(signals, &mut door.asks).await
+        let listen = config.serve.listen;
+        let mut driver = EventLoop::new(origin, identity, config);
+        if let Some(listen) = listen {
+            driver = driver.publishing(Publisher::start(listen, log::served)?);
+        }
+        driver.run(signals, &mut door.asks).await
     });
     log::flush(FLUSH);
     ended?

@@ -82,6 +82,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Decoded<T> {
 pub(super) fn encode_record(record: &Record) -> Result<Vec<u8>, String> {
     match record {
         Record::Gate(gate) => encode(gate),
+        Record::Disarm(disarm) => encode(disarm),
         Record::Member(member) => encode(member),
         Record::Fence(fence) => encode(fence),
         Record::Request(request) => encode(request),
@@ -96,6 +97,7 @@ pub(super) fn decode_record(key: &Key, bytes: &[u8]) -> Decoded<Record> {
     }
     let decoded = match key {
         Key::Gate => kind(bytes, Record::Gate),
+        Key::Disarm => kind(bytes, Record::Disarm),
         Key::Member(_) => kind(bytes, Record::Member),
         Key::Fence(_) => kind(bytes, Record::Fence),
         Key::Request(_) => kind(bytes, Record::Request),

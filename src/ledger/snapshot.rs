@@ -229,7 +229,7 @@ mod tests {
         let form: BTreeMap<String, Value> = serde_json::from_str(text).unwrap();
         let read = Snapshot::new(form.into_iter().map(|(key, value)| (key, value.to_string().into_bytes())));
         assert!(read.unread().is_empty() && read.writable([]).is_ok(), "{:?}", read.unread());
-        let Records { leader, gate, members, fences, requests } = read.records().clone();
+        let Records { leader, gate, members, fences, requests, disarm: _ } = read.records().clone();
         assert_eq!((leader.unwrap().guardian.as_str(), gate.unwrap().epoch.0), ("first", 4));
         let (member, request) = (&members["n1"], &requests["R-4242"]);
         let fence = fences.values().next().unwrap();

@@ -106,6 +106,7 @@ impl Guardian {
             .or_else(|| self.left_over())
             .or_else(|| self.unrecorded())
             .or_else(|| self.note_to_record())
+            .or_else(|| self.disarm_ended())
             .or_else(|| self.doubts_ended())
             .or_else(|| self.retirement())
             .or_else(|| self.forgotten())?;

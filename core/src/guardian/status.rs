@@ -14,6 +14,7 @@ use crate::guardian::identity::ways_back;
 use crate::guardian::io::Now;
 use crate::guardian::readings::NOT_PLACED_LASTS;
 use crate::guardian::report::Alarm;
+use crate::guardian::settings::Trigger;
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::epoch::{GateEpoch, OsdEpoch};
 use crate::model::fence_id::FenceId;
@@ -21,7 +22,7 @@ use crate::model::image_users::ImageUse;
 use crate::model::incus_snapshot::{InstanceId, MemberStatus};
 use crate::model::listed::Listed;
 use crate::model::member::Member;
-use crate::model::record::{FenceRecord, FenceState, Source};
+use crate::model::record::{DisarmRecord, FenceRecord, FenceState, Source};
 use crate::model::target::Target;
 use crate::model::volume::Expected;
 use crate::rules::entry_origin::{EntryOrigin, OtherEntry, others};
@@ -39,6 +40,10 @@ pub struct Status {
     /// The cluster of members.
     pub platform: ReadingStatus,
     pub storage: ReadingStatus,
+    /// Who may begin a fence: `auto`, `manual`; `none` where no cluster of members is watched, so operators alone.
+    pub trigger: &'static str,
+    /// An operator lets no fence begin by itself for a while.
+    pub disarmed: Option<DisarmRecord>,
     /// Why nothing can be recorded, if so.
     pub cannot_record: Option<String>,
     /// The newest osdmap epoch that was examined.
@@ -139,6 +144,12 @@ impl Guardian {
                 self.map.as_ref().map(|_| age(self.map_read)),
                 &self.map_failed,
             ),
+            trigger: match self.settings.trigger {
+                _ if !self.settings.platform => "none",
+                Trigger::Auto => "auto",
+                Trigger::Manual => "manual",
+            },
+            disarmed: self.disarmed().cloned(),
             cannot_record: self.cannot_record.clone(),
             epoch: self.map.as_ref().map(|map| map.epoch),
             gate: GateStatus {
@@ -186,8 +197,17 @@ impl Guardian {
         let target = Target::Member(name.to_owned());
         let begun = self.fence_of(name).is_some() || self.wants.contains_key(&target);
         let left = self.cools_down();
-        if begun || left.is_zero() || !self.about_to_be_healed().iter().any(|(wanted, _)| *wanted == target) {
+        let disarmed = self.disarmed().map(|disarmed| disarmed.until);
+        if begun
+            || (left.is_zero() && disarmed.is_none())
+            || !self.about_to_be_healed().iter().any(|(wanted, _)| *wanted == target)
+        {
             return None;
+        }
+        if let Some(until) = disarmed {
+            return Some(format!(
+                "the end of an operator's disarm at {until}; at once: `rbd-guardian fence {name}`, or `rbd-guardian arm`"
+            ));
         }
         Some(format!(
             "{} s more of the cool-down after the last fence (trigger.cool_down); at once: `rbd-guardian fence {name}`",
@@ -416,6 +436,7 @@ impl Guardian {
         alarms.extend(self.crowds());
         alarms.extend(self.wrong_clusters());
         alarms.extend(self.waiting_alarms());
+        alarms.extend(self.disarm_alarm());
         let mut alarm = |code, member: Option<&str>, text: String, advice: Vec<String>| {
             alarms.push(Alarm { code, member: member.map(str::to_owned), text, about: None, advice });
         };

@@ -15,6 +15,9 @@ pub(super) struct TrailNote {
     what: String,
     why: String,
     sent: bool,
+    /// What it changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<Change>,
 }
 
 /// What is written of a fence, and whom it is about, who asked and why, or who removed an entry.
@@ -64,12 +67,12 @@ impl Guardian {
         let why = reason(said.as_deref()).unwrap_or("no reason given");
         self.log(Level::Warn, "operator", None, format!("{by}: {what} ({why})"));
         self.desk.removing = (what == gate::REMOVE).then_some(self.now.boot);
-        self.notes.push_back(TrailNote {
-            number,
-            what: what.to_owned(),
-            why: format!("{by}: {why}"),
-            sent: false,
-        });
+        self.note_change(number, Vec::new(), what, format!("{by}: {why}"));
+    }
+
+    /// An operator's change is to be recorded; it counts from then on.
+    pub(super) fn note_change(&mut self, number: u64, changes: Vec<Change>, what: &str, why: String) {
+        self.notes.push_back(TrailNote { number, what: what.to_owned(), why, sent: false, changes });
     }
 
     pub(super) fn note_to_record(&mut self) -> Option<(Vec<Change>, String, String)> {
@@ -79,7 +82,7 @@ impl Guardian {
             return None;
         }
         note.sent = true;
-        Some((Vec::new(), note.what.clone(), note.why.clone()))
+        Some((note.changes.clone(), note.what.clone(), note.why.clone()))
     }
 
     /// A write ended. A note that was not written is sent again.

@@ -150,7 +150,9 @@ impl Guardian {
                 .any(|fence| entries.iter().all(|entry| fence.record().entries.contains_key(entry))),
         };
         let waits = self.refused.get(&target).is_some_and(|refused| now < refused.again);
-        let cooling = !self.cools_down().is_zero() || self.wants.values().any(|want| want.by == GUARDIAN);
+        let cooling = self.disarmed().is_some()
+            || !self.cools_down().is_zero()
+            || self.wants.values().any(|want| want.by == GUARDIAN);
         if held || waits || cooling || self.wants.contains_key(&target) {
             return;
         }
@@ -207,6 +209,8 @@ impl Guardian {
                 self.want_by_request(number, target, overrides, reason, by);
             }
             Request::Note { what, reason, by } => self.note_what(number, &what, reason, &by),
+            Request::Disarm { until, reason, by } => self.ask_to_disarm(number, until, reason, by),
+            Request::Arm { reason, by } => self.ask_to_arm(number, reason, &by),
             Request::Release { assert_powered_off: true, reason: why, .. }
                 if reason(why.as_deref()).is_none() =>
             {
@@ -304,6 +308,7 @@ impl Guardian {
     }
 
     pub(super) fn plan_what_is_wanted(&mut self) {
+        self.forget_what_is_disarmed();
         let ready: Vec<Target> = self
             .wants
             .iter()
@@ -398,6 +403,18 @@ impl Guardian {
                     self.refused.insert(target, RefusedFence { reasons, again: self.now.boot + AGAIN });
                 }
             }
+        }
+    }
+
+    /// What nobody asked for and nobody began is not begun while an operator has disarmed the guardians.
+    fn forget_what_is_disarmed(&mut self) {
+        if self.disarmed().is_none() {
+            return;
+        }
+        let automatic = self.wants.iter().filter(|(_, want)| want.by == GUARDIAN);
+        let waits = automatic.map(|(target, _)| target).filter(|target| !self.is_begun(target));
+        for target in waits.cloned().collect::<Vec<_>>() {
+            self.wants.remove(&target);
         }
     }
 

@@ -46,6 +46,10 @@ impl Guardian {
         if self.settings.trigger == Trigger::Manual {
             said.push("only operators fence (trigger.mode = \"manual\")".to_owned());
         }
+        if let Some(disarmed) = self.disarmed() {
+            let (until, by) = (disarmed.until, &disarmed.by);
+            said.push(format!("{by} disarmed the guardians until {until}: nothing is fenced by itself"));
+        }
         let doubtful = self.doubtful();
         if !doubtful.is_empty() {
             let names = doubtful.join(", ");

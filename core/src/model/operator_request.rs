@@ -35,6 +35,10 @@ pub enum Request {
         /// Who asks.
         by: String,
     },
+    /// Let no fence begin by itself until then.
+    Disarm { until: Timestamp, reason: Option<String>, by: String },
+    /// End that.
+    Arm { reason: Option<String>, by: String },
     /// Record in the trail what an operator does beside the guardian.
     Note { what: String, reason: Option<String>, by: String },
 }
@@ -49,6 +53,8 @@ impl Request {
                 format!("fence {}", entries.join(" "))
             }
             Self::Release { fence, .. } => format!("release {fence}"),
+            Self::Disarm { until, .. } => format!("disarm until {until}"),
+            Self::Arm { .. } => "arm".to_owned(),
             Self::Note { what, .. } => format!("record: {what}"),
         }
     }
@@ -56,16 +62,22 @@ impl Request {
     /// Who asks.
     pub fn by(&self) -> &str {
         match self {
-            Self::Fence { by, .. } | Self::Release { by, .. } | Self::Note { by, .. } => by,
+            Self::Fence { by, .. }
+            | Self::Release { by, .. }
+            | Self::Disarm { by, .. }
+            | Self::Arm { by, .. }
+            | Self::Note { by, .. } => by,
         }
     }
 
     /// Why, in the asker's words.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Fence { reason, .. } | Self::Release { reason, .. } | Self::Note { reason, .. } => {
-                reason.as_deref()
-            }
+            Self::Fence { reason, .. }
+            | Self::Release { reason, .. }
+            | Self::Disarm { reason, .. }
+            | Self::Arm { reason, .. }
+            | Self::Note { reason, .. } => reason.as_deref(),
         }
     }
 }

@@ -325,6 +325,18 @@ pub struct GateRecord {
     pub open: BTreeSet<String>,
 }
 
+/// An operator lets no fence begin by itself for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DisarmRecord {
+    /// When it was recorded, by the guardian's clock.
+    pub since: Timestamp,
+    /// When it ends by itself.
+    pub until: Timestamp,
+    /// Who asked for it.
+    pub by: String,
+    pub reason: String,
+}
+
 /// What somebody on another host asks the leader to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestRecord {
@@ -366,6 +378,8 @@ pub struct Audit {
 pub enum Key {
     /// The only [`GateRecord`].
     Gate,
+    /// The only [`DisarmRecord`].
+    Disarm,
     Member(String),
     Fence(FenceId),
     Request(String),
@@ -377,6 +391,7 @@ pub enum Key {
 #[allow(clippy::large_enum_variant)] // There are never many at once.
 pub enum Record {
     Gate(GateRecord),
+    Disarm(DisarmRecord),
     Member(MemberRecord),
     Fence(FenceRecord),
     Request(RequestRecord),
@@ -399,6 +414,8 @@ pub struct Records {
     /// Who leads, or led last.
     pub leader: Option<Leader>,
     pub gate: Option<GateRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disarm: Option<DisarmRecord>,
     pub members: BTreeMap<String, MemberRecord>,
     pub fences: BTreeMap<FenceId, FenceRecord>,
     pub requests: BTreeMap<String, RequestRecord>,
@@ -408,6 +425,7 @@ impl Record {
     pub fn key(&self) -> Key {
         match self {
             Self::Gate(_) => Key::Gate,
+            Self::Disarm(_) => Key::Disarm,
             Self::Member(member) => Key::Member(member.name.clone()),
             Self::Fence(fence) => Key::Fence(fence.id.clone()),
             Self::Request(request) => Key::Request(request.id.clone()),
@@ -430,12 +448,14 @@ impl Records {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Put(Record::Gate(gate)) => self.gate = Some(gate),
+            Change::Put(Record::Disarm(disarm)) => self.disarm = Some(disarm),
             Change::Put(Record::Member(member)) => drop(self.members.insert(member.name.clone(), member)),
             Change::Put(Record::Fence(fence)) => drop(self.fences.insert(fence.id.clone(), fence)),
             Change::Put(Record::Request(request)) => {
                 drop(self.requests.insert(request.id.clone(), request));
             }
             Change::Remove(Key::Gate) => self.gate = None,
+            Change::Remove(Key::Disarm) => self.disarm = None,
             Change::Remove(Key::Member(name)) => drop(self.members.remove(&name)),
             Change::Remove(Key::Fence(id)) => drop(self.fences.remove(&id)),
             Change::Remove(Key::Request(id)) => drop(self.requests.remove(&id)),
@@ -443,10 +463,14 @@ impl Records {
     }
 }
 
+/// Behind the fences, with what is small: a standby reads it with each glance.
+const DISARM: &str = "operator/disarm";
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gate => f.write_str("gate"),
+            Self::Disarm => f.write_str(DISARM),
             Self::Member(name) => write!(f, "member/{name}"),
             Self::Fence(id) => write!(f, "fence/{id}"),
             Self::Request(id) => write!(f, "request/{id}"),
@@ -469,6 +493,9 @@ impl FromStr for Key {
         let unknown = || UnknownKeyError { text: text.to_owned() };
         if text == "gate" {
             return Ok(Self::Gate);
+        }
+        if text == DISARM {
+            return Ok(Self::Disarm);
         }
         let (kind, name) = text.split_once('/').ok_or_else(unknown)?;
         let name = name.to_owned();
@@ -518,7 +545,9 @@ mod tests {
     #[test]
     fn a_key_is_read_as_it_is_printed() {
         let name = || "a/b c".to_owned();
-        for key in [Key::Gate, Key::Member(name()), Key::Fence(name().into()), Key::Request(name())] {
+        for key in
+            [Key::Gate, Key::Disarm, Key::Member(name()), Key::Fence(name().into()), Key::Request(name())]
+        {
             assert_eq!(key.to_string().parse(), Ok(key));
         }
         for text in ["", "gate/", "leader", "member", "audit/00000000000000000001"] {

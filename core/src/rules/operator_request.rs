@@ -75,7 +75,7 @@ pub fn settle(request: &Request, fences: &BTreeMap<FenceId, FenceRecord>) -> Set
             Some(_) | None => Settled::Nothing,
         },
         // Recorded twice it does no harm, lost it would.
-        Request::Note { .. } => Settled::GoesOn,
+        Request::Note { .. } | Request::Disarm { .. } | Request::Arm { .. } => Settled::GoesOn,
     }
 }
 

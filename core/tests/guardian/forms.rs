@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use proptest::prelude::*;
 use rbd_guardian_core::fence::step::{Sent, Step, StepOutcome};
 use rbd_guardian_core::guardian::gate::GateContents;
@@ -92,7 +93,11 @@ fn requests() -> Vec<Request> {
         by: "x".into(),
     };
     let addresses = Target::Addresses(entries().into_iter().collect());
-    vec![fence(Target::Member("n2".to_owned())), fence(addresses), release]
+    let by = || "root@h".to_owned();
+    let until = Timestamp::UNIX_EPOCH;
+    let disarm = Request::Disarm { until, reason: Some("why".to_owned()), by: by() };
+    let arm = Request::Arm { reason: None, by: by() };
+    vec![fence(Target::Member("n2".to_owned())), fence(addresses), release, disarm, arm]
 }
 
 fn notices() -> Vec<Notice> {
@@ -184,7 +189,8 @@ fn changes() -> Vec<Change> {
     let fence = records.fences.values().next().unwrap().clone();
     let member = records.members.values().next().unwrap().clone();
     let gate = GateRecord { epoch: GateEpoch(7), open: ["n2".to_owned()].into() };
-    let keys = [Key::Gate, Key::Member("n2".into()), Key::Fence("F".into()), Key::Request("r".into())];
+    let keys =
+        [Key::Gate, Key::Disarm, Key::Member("n2".into()), Key::Fence("F".into()), Key::Request("r".into())];
     let put = [Record::Gate(gate), Record::Member(member), Record::Fence(fence)].map(Change::Put);
     put.into_iter().chain(keys.map(Change::Remove)).collect()
 }

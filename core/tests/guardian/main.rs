@@ -7,6 +7,7 @@ mod answers;
 mod bare;
 mod blocklist;
 mod chase;
+mod disarm;
 mod fences;
 mod five;
 mod forms;

@@ -34,6 +34,7 @@ impl EventLoop {
     /// A log-in ended. A connection that the monitors do not answer any more, or that was made with another key, is replaced.
     pub(super) fn logged_in(&mut self, key: Option<u64>, login: Option<Result<Cluster, ConnectError>>) {
         let Some((fresh, changed)) = self.login.ended(key, login) else { return };
+        self.figures.borrow_mut().logged_in = Some(clock::wall());
         if self.cluster.is_none() || !(changed || self.is_deaf(clock::boot())) || !self.replaced.has_room() {
             self.let_go(fresh);
             return;

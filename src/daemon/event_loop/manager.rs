@@ -52,14 +52,15 @@ impl EventLoop {
             Ok(config) => {
                 // Which pools are excepted is part of the policy.
                 let ceph = |config: &Config| CephConfig { except_pools: Vec::new(), ..config.ceph.clone() };
-                let fixed = |config: &Config| (ceph(config), config.ledger.clone(), config.daemon.clone());
+                let fixed = |config: &Config| {
+                    (ceph(config), config.ledger.clone(), config.daemon.clone(), config.serve)
+                };
                 let stays = fixed(&config) != fixed(&self.config);
-                let (ceph, ledger, daemon) = fixed(&self.config);
-                self.config = Config { ceph, ledger, daemon, ..config };
+                let (ceph, ledger, daemon, serve) = fixed(&self.config);
+                self.config = Config { ceph, ledger, daemon, serve, ..config };
                 log::line(Level::Info, "reloaded", None, "the configuration was read again");
                 if stays {
-                    let text =
-                        "[ceph] (apart from except_pools), [ledger] and [daemon] count after a restart only";
+                    let text = "[ceph] (apart from except_pools), [ledger], [daemon] and [serve] count after a restart only";
                     log::line(Level::Warn, "restart-needed", None, text);
                 }
                 self.incus_at = Some(Duration::ZERO);

@@ -1,4 +1,7 @@
-//! Fences, members and the whole status, in the one form that every verb prints.
+//! Fences, members and the whole status, in the one form that every verb prints and the daemon serves.
+
+pub(crate) mod outlook;
+pub(crate) mod parts;
 
 use std::collections::BTreeSet;
 
@@ -16,27 +19,27 @@ use rbd_guardian_core::model::record::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::answer::{CoverageAnswer, EntryAnswer};
+use parts::{CoverageAnswer, EntryAnswer};
 
 /// A fence: what `status` and `ledger` list, and `fence` prints of one that is not sealed yet. `null` is unknown, or has
 /// not happened.
 #[derive(Serialize)]
-pub(super) struct FenceShown {
-    pub(super) fence: FenceId,
-    pub(super) member: Option<String>,
-    pub(super) state: FenceState,
-    pub(super) since: Option<Timestamp>,
+pub(crate) struct FenceShown {
+    pub(crate) fence: FenceId,
+    pub(crate) member: Option<String>,
+    pub(crate) state: FenceState,
+    pub(crate) since: Option<Timestamp>,
     sealed: Option<Timestamp>,
     released: Option<Timestamp>,
-    pub(super) by: Option<String>,
-    pub(super) reason: Option<String>,
+    pub(crate) by: Option<String>,
+    pub(crate) reason: Option<String>,
     /// The operator accepted that it covers known clients only.
     accepted: Option<bool>,
     #[serde(flatten)]
     rules: Option<Rules>,
     /// The osdmap epoch that every PG had reached at the last seal.
     epoch: Option<OsdEpoch>,
-    pub(super) entries: Vec<EntryAnswer>,
+    pub(crate) entries: Vec<EntryAnswer>,
     coverage: Option<CoverageAnswer>,
     evidence: Vec<String>,
     /// What each pool proved at the last seal.
@@ -45,7 +48,7 @@ pub(super) struct FenceShown {
     pending: Option<Vec<String>>,
     /// What it waits for, in words.
     waits: Option<String>,
-    pub(super) in_doubt: BTreeSet<Entry>,
+    pub(crate) in_doubt: BTreeSet<Entry>,
     breaches: Vec<Breach>,
     removals: Vec<Removal>,
     /// Client instances that appeared after the seal.
@@ -62,7 +65,7 @@ struct Rules(#[serde(serialize_with = "overrides::rules::serialize")] Overrides)
 
 impl FenceShown {
     /// As the ledger has it.
-    pub(super) fn of(record: FenceRecord) -> Self {
+    pub(crate) fn of(record: FenceRecord) -> Self {
         let coverage = CoverageAnswer::of(&record).without_notes();
         Self {
             member: record.member,
@@ -92,7 +95,7 @@ impl FenceShown {
     }
 
     /// As the blocklist shows it, where no record is known.
-    pub(super) fn found(fence: FenceId, member: &str, state: FenceState, entries: &[EntryAnswer]) -> Self {
+    pub(crate) fn found(fence: FenceId, member: &str, state: FenceState, entries: &[EntryAnswer]) -> Self {
         Self {
             fence,
             member: Some(member.to_owned()),
@@ -120,13 +123,13 @@ impl FenceShown {
         }
     }
 
-    pub(super) fn pending(mut self, pending: Vec<String>) -> Self {
+    pub(crate) fn pending(mut self, pending: Vec<String>) -> Self {
         self.pending = Some(pending);
         self
     }
 
     /// As JSON; without a record, `null` for what it would tell.
-    pub(super) fn value(&self) -> Value {
+    pub(crate) fn value(&self) -> Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if self.by.is_none() {
             for recorded in RECORDED {
@@ -155,16 +158,16 @@ const RECORDED: [&str; 12] = [
 
 /// Who leads.
 #[derive(Serialize)]
-pub(super) struct LeaderShown<'a> {
-    pub(super) epoch: LeaderEpoch,
-    pub(super) guardian: &'a str,
-    pub(super) host: &'a str,
+pub(crate) struct LeaderShown<'a> {
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) guardian: &'a str,
+    pub(crate) host: &'a str,
     clients: &'a BTreeSet<ClientAddr>,
-    pub(super) since: Timestamp,
+    pub(crate) since: Timestamp,
 }
 
 impl<'a> LeaderShown<'a> {
-    pub(super) fn of(leader: &'a Leader) -> Self {
+    pub(crate) fn of(leader: &'a Leader) -> Self {
         let Leader { epoch, guardian, host, addresses, since } = leader;
         Self { epoch: *epoch, guardian, host, clients: addresses, since: *since }
     }
@@ -172,19 +175,19 @@ impl<'a> LeaderShown<'a> {
 
 /// What the ledger knows of a member.
 #[derive(Serialize)]
-pub(super) struct MemberKnown<'a> {
-    pub(super) name: &'a str,
-    pub(super) addresses: Vec<AddressStatus>,
-    pub(super) clients: &'a BTreeSet<ClientAddr>,
+pub(crate) struct MemberKnown<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) addresses: Vec<AddressStatus>,
+    pub(crate) clients: &'a BTreeSet<ClientAddr>,
     others: Option<&'a BTreeSet<ClientAddr>>,
     interfaces: Option<&'a BTreeSet<IpNet>>,
-    pub(super) machine: Option<&'a str>,
+    pub(crate) machine: Option<&'a str>,
     uptime_s: Option<u64>,
     uptime_at: Option<Timestamp>,
 }
 
 impl<'a> MemberKnown<'a> {
-    pub(super) fn of(member: &'a MemberRecord) -> Self {
+    pub(crate) fn of(member: &'a MemberRecord) -> Self {
         let address =
             |(ip, sources): (&_, &BTreeSet<_>)| AddressStatus { address: *ip, sources: sources.clone() };
         Self {
@@ -202,20 +205,20 @@ impl<'a> MemberKnown<'a> {
 
 /// What somebody on another host asked for.
 #[derive(Serialize)]
-pub(super) struct RequestShown<'a> {
-    pub(super) request: &'a str,
-    pub(super) what: String,
-    pub(super) by: &'a str,
+pub(crate) struct RequestShown<'a> {
+    pub(crate) request: &'a str,
+    pub(crate) what: String,
+    pub(crate) by: &'a str,
     reason: Option<&'a str>,
-    pub(super) at: Timestamp,
+    pub(crate) at: Timestamp,
     patience_ms: u128,
     /// The epoch of the leader that took it.
-    pub(super) taken: Option<LeaderEpoch>,
-    pub(super) answered: bool,
+    pub(crate) taken: Option<LeaderEpoch>,
+    pub(crate) answered: bool,
 }
 
 impl<'a> RequestShown<'a> {
-    pub(super) fn of(record: &'a RequestRecord) -> Self {
+    pub(crate) fn of(record: &'a RequestRecord) -> Self {
         Self {
             request: &record.id,
             what: record.request.what(),
@@ -230,7 +233,7 @@ impl<'a> RequestShown<'a> {
 }
 
 /// What the guardian of a host says of itself in `status`.
-pub(super) const HERE: [&str; 9] = [
+pub(crate) const HERE: [&str; 9] = [
     "guardian",
     "host",
     "version",
@@ -242,13 +245,15 @@ pub(super) const HERE: [&str; 9] = [
     "cannot_record",
 ];
 /// With these, every field of `status`: each is there whatever its source, and `null` where the source does not know it.
-const STATUS: [&str; 14] = [
+const STATUS: [&str; 16] = [
     "source",
     "leads",
     "here",
     "leader",
     "holds",
     "ledger_unread",
+    "trigger",
+    "disarmed",
     "epoch",
     "platform",
     "storage",
@@ -262,7 +267,7 @@ const STATUS: [&str; 14] = [
 const MEMBER: [&str; 8] = ["name", "status", "health", "state", "addresses", "fence", "waits", "notes"];
 
 /// The one form of `status`, from what the core of a leader or of this command says, or the storage alone.
-pub(super) fn status(mut status: Value) -> Value {
+pub(crate) fn status(mut status: Value) -> Value {
     let found = |list: &Value| list.as_array().cloned().unwrap_or_default();
     let fences = found(&status["fences"]).into_iter().map(fence).collect::<Vec<_>>();
     let members = found(&status["members"]).into_iter().map(member).collect::<Vec<_>>();
@@ -284,6 +289,7 @@ pub(super) fn status(mut status: Value) -> Value {
     for key in STATUS.into_iter().chain(HERE) {
         fields.entry(key).or_insert(Value::Null);
     }
+    status["outlook"] = json!(outlook::outlook(&status));
     status
 }
 

@@ -1,0 +1,14 @@
+(()=>{const root=document.documentElement,main=document.querySelector("main"),stale=document.getElementById("stale");
+let heard=Date.now(),ahead=Date.parse(main.dataset.at||"")-Date.now()||0;
+const span=s=>{s=Math.max(0,Math.round(s));if(s<120)return s+" s";if(s<7200)return Math.floor(s/60)+" min";if(s<172800)return Math.floor(s/3600)+" h";return Math.floor(s/86400)+" d"};
+const times=()=>{for(const t of document.querySelectorAll("time")){const d=(Date.now()+ahead-Date.parse(t.dateTime))/1e3;t.textContent=d<0?"in "+span(-d):span(d)+" ago"}};
+const buttons=()=>{for(const c of document.querySelectorAll("code.cmd")){const b=document.createElement("button");b.type="button";b.textContent="copy";b.setAttribute("aria-label","copy "+c.textContent);
+b.onclick=()=>{const s=getSelection(),r=document.createRange();r.selectNodeContents(c);s.removeAllRanges();s.addRange(r);if(navigator.clipboard)navigator.clipboard.writeText(c.textContent)};c.after(b)}};
+const show=html=>{if(String(getSelection())&&Date.now()-last<1e4)return;const open=[...document.querySelectorAll("details[open]")].map(d=>d.id);const d=new DOMParser().parseFromString(html,"text/html").querySelector("main");if(!d)return;
+main.replaceChildren(...d.childNodes);main.className=d.className;main.dataset.at=d.dataset.at;document.title=d.dataset.title;for(const id of open){const e=document.getElementById(id);if(e)e.open=true}last=Date.now();buttons();times()};
+let last=Date.now();const es=new EventSource("api/v1/events?page");
+es.addEventListener("page",e=>{heard=Date.now();show(JSON.parse(e.data))});
+es.addEventListener("beat",e=>{heard=Date.now();ahead=Date.parse(JSON.parse(e.data).at)-Date.now()});
+setInterval(()=>{times();const gone=Date.now()-heard,old=Date.now()+ahead-Date.parse(main.dataset.at||"")>3e4;
+const is=gone>7e3;root.classList.toggle("is-stale",is);if(is){stale.textContent="unknown: this guardian has not answered for "+span(gone/1e3)+"; what is shown is old";document.title="unknown: rbd-guardian"}else if(document.title.startsWith("unknown"))document.title=main.dataset.title},1e3);
+buttons();times()})();
