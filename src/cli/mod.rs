@@ -199,6 +199,10 @@ struct StatusArgs {
     /// Repeat every two seconds until Ctrl-C
     #[arg(long)]
     watch: bool,
+    /// For monitoring: print the first line and why. The exit code is 0 if the guardians are armed and no critical alarm lasts, 5 if
+    /// that is unknown, and 1 otherwise
+    #[arg(long, conflicts_with = "watch")]
+    check: bool,
 }
 
 #[derive(Args)]

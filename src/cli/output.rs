@@ -2,7 +2,7 @@
 //! break what scripts read: so descriptor 1 leads to the log from the start, and what it led to is kept for the answer.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 use std::sync::OnceLock;
 
@@ -27,6 +27,23 @@ pub(super) fn answer() -> Box<dyn Write> {
     match ANSWER.get() {
         Some(kept) => Box::new(kept),
         None => Box::new(io::stdout()),
+    }
+}
+
+/// Home, and clear what is there: the next picture replaces the last one where a terminal shows it. Tells whether anybody
+/// reads still.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn clear() -> io::Result<bool> {
+    let terminal = ANSWER.get().map_or_else(|| io::stdout().is_terminal(), File::is_terminal);
+    if !terminal {
+        return Ok(true);
+    }
+    match answer().write_all(b"\x1b[H\x1b[2J") {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -81,9 +81,17 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, CliError>
             };
             print(common.format(), &answer, |answer| {
                 let what = answer.member.as_deref().unwrap_or(answer.fence.as_str());
-                let kept = entries_table(&answer.kept);
                 let still = still_refused(&answer.refused_by);
-                format!("{what}  RELEASED{still}\nits old client instances stay refused:\n{kept}\n")
+                let next = answer.member.as_ref().map_or_else(String::new, |member| {
+                    format!(
+                        "next: wait until `incus query \"/1.0/storage-pools/POOL?target={member}\"` says Created, then \
+                         `incus cluster restore {member}`\n"
+                    )
+                });
+                format!(
+                    "{what}  RELEASED{still}\n{} old client instances stay refused (`rbd-guardian ledger show` lists them)\n{next}",
+                    answer.kept.len()
+                )
             })?;
             Ok(end(&answer.refused_by))
         }

@@ -1,5 +1,7 @@
 //! `status`: members and their fences. Nothing but the blocklist remembers a fence, so its proof is made anew.
 
+mod text;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,14 +24,15 @@ use super::context::{Context, print};
 use super::error::CliError;
 use super::progress::Progress;
 use super::seen::{AnswerSource, Memory, core, is_more_than_storage, memory, who_leads};
-use super::{Common, Exit, StatusArgs};
+use super::{Common, Exit, Format, StatusArgs};
 use crate::ceph::barrier::{Probes, barrier};
 use crate::ceph::osdmap;
 use crate::cli::dispatch::{VerbStart, daemon_status};
-use crate::cli::output::say;
+use crate::cli::output::{self, say};
 use crate::cli::standalone;
 use crate::clock;
 use crate::control::protocol::ProvedPool;
+use crate::shown::outlook::severity;
 use crate::shown::{self, FenceShown};
 use rbd_guardian_core::model::epoch::OsdEpoch;
 
@@ -82,12 +85,8 @@ const REPEAT: Duration = Duration::from_secs(2);
 
 /// Looks repeated when the cluster changed under the proof.
 const ROUNDS: usize = 3;
-/// Home and clear: the next picture replaces this one.
-const CLEAR: &str = "\x1b[H\x1b[2J";
-
 /// As the daemon knows it, where one leads on this host; else as the blocklist shows it.
 pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit, CliError> {
-    let before = if args.watch { CLEAR } else { "" };
     loop {
         let opening = VerbStart::new(common)?;
         let status = match opening.status()? {
@@ -101,10 +100,39 @@ pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit, CliError> 
             }
             status @ (Some(_) | None) => return alone(opening.context()?, status, args),
         };
-        let shown = print(common.format(), &status, |status| format!("{before}{}", served_text(status)))?;
+        let shown = picture(common.format(), args, &status, |status| text::served(status, clock::wall()))?;
+        if args.check {
+            return Ok(check(&status));
+        }
         if !(args.watch && shown) || opening.deadline.anew(common.timeout).pause(REPEAT).is_err() {
             return Ok(Exit::Done);
         }
+    }
+}
+
+/// Prints one picture; of `--watch` in the place of the last one, of `--check` its first lines alone.
+fn picture(
+    format: Format,
+    args: &StatusArgs,
+    status: &Value,
+    whole: impl FnOnce(&Value) -> String,
+) -> Result<bool, CliError> {
+    let watched = args.watch && format == Format::Table;
+    if watched && !output::clear()? {
+        return Ok(false);
+    }
+    let heading = if watched { text::heading(REPEAT.as_secs(), clock::wall()) } else { String::new() };
+    print(format, status, |status| if args.check { text::checked(status) } else { heading + &whole(status) })
+}
+
+/// For monitoring: 0 only if a lost member would be fenced and nobody must act at once.
+fn check(status: &Value) -> Exit {
+    let alarms = status["alarms"].as_array().into_iter().flatten();
+    let critical = alarms.filter_map(|alarm| alarm["code"].as_str()).any(|code| severity(code) == "critical");
+    match status["outlook"]["word"].as_str() {
+        Some("armed") if !critical => Exit::Done,
+        Some("blind") | None => Exit::CannotTell,
+        Some(_) => Exit::Failed,
     }
 }
 
@@ -114,85 +142,12 @@ fn set(status: &mut Value, key: &str, value: &impl Serialize) {
     }
 }
 
-fn served_text(status: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let list = |key: &str| status[key].as_array().cloned().unwrap_or_default();
-    let leader = &status["leader"];
-    let gate = text(&status["gate"]["state"]);
-    let leads = text(&status["leads"]);
-    let mut shown = if status["stage"] == "leading" {
-        format!("{leads} (epoch {}); gate {gate}\n", leader["epoch"])
-    } else {
-        format!("{leads}; {}; gate {gate}\n", text(&status["here"]))
-    };
-    if let Some(holds) = status["holds"].as_str() {
-        shown.push_str(&format!("{holds}\n"));
-    }
-    for trouble in [
-        &status["ceph_trouble"],
-        &status["incus_trouble"],
-        &status["platform"]["trouble"],
-        &status["storage"]["trouble"],
-    ] {
-        if let Some(trouble) = trouble.as_str() {
-            shown.push_str(&format!("trouble: {trouble}\n"));
-        }
-    }
-    if let Some(why) = status["cannot_record"].as_str() {
-        shown.push_str(&format!("CANNOT RECORD, so nothing is fenced or released: {why}\n"));
-    }
-    let mut rows = table(["MEMBER", "INCUS", "HEALTH", "STATE", "FENCE"]);
-    for member in list("members") {
-        let fence = member["fence"].as_str().unwrap_or_default().to_owned();
-        let words = ["name", "status", "health", "state"].map(|key| text(&member[key]));
-        let [name, status, health, state] = words;
-        rows.add_row([name, status, health, state, fence]);
-    }
-    shown.push_str(&format!("{rows}\n"));
-    let mut rows = table(["FENCE OF ADDRESSES", "STATE", "ENTRIES"]);
-    let fences = list("fences");
-    for fence in fences.iter().filter(|fence| fence["member"].is_null()) {
-        let entries: Vec<String> =
-            fence["entries"].as_array().into_iter().flatten().map(|entry| text(&entry["entry"])).collect();
-        rows.add_row([text(&fence["fence"]), text(&fence["state"]), entries.join(" ")]);
-    }
-    if !rows.is_empty() {
-        shown.push_str(&format!("\n{rows}\n"));
-    }
-    for member in list("members") {
-        if let Some(waits) = member["waits"].as_str() {
-            shown.push_str(&format!("{}: waits for {waits}\n", text(&member["name"])));
-        }
-    }
-    for fence in list("fences") {
-        let what = fence["member"].as_str().or(fence["fence"].as_str()).unwrap_or_default();
-        if let Some(waits) = fence["waits"].as_str() {
-            shown.push_str(&format!("{what}: waits for {waits}\n"));
-        }
-        if fence["over_brake"] == true {
-            shown.push_str(&format!("{what}: over the storm brake: {}\n", text(&fence["reason"])));
-        }
-    }
-    let others = list("others");
-    if !others.is_empty() {
-        shown.push_str(&others_text("entries that no fence accounts for", &others));
-    }
-    for alarm in list("alarms") {
-        let about = alarm["member"].as_str().map(|member| format!(" {member}")).unwrap_or_default();
-        shown.push_str(&format!("\nALARM {}{about}: {}\n", text(&alarm["code"]), text(&alarm["text"])));
-        for advice in alarm["advice"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            shown.push_str(&format!("  {advice}\n"));
-        }
-    }
-    shown
-}
-
 fn alone(mut context: Context, mut standby: Option<Value>, args: &StatusArgs) -> Result<Exit, CliError> {
     let mut names = Probes::default();
     loop {
-        let shown = show(&context, &mut names, standby.take(), if args.watch { CLEAR } else { "" });
+        let shown = show(&context, &mut names, standby.take(), args);
         match shown {
-            Ok((true, _)) if args.watch => {}
+            Ok((true, _)) if args.watch && !args.check => {}
             // A monitor election is no reason to stop watching.
             Err(fault) if args.watch && fault.exit() == Exit::CannotTell => {
                 eprintln!("rbd-guardian: {fault}")
@@ -212,14 +167,14 @@ fn show(
     context: &Context,
     names: &mut Probes,
     standby: Option<Value>,
-    before: &str,
+    args: &StatusArgs,
 ) -> Result<(bool, Exit), CliError> {
     let memory = memory(context);
     if let Memory::Ledger(records) = memory {
-        return known(context, *records, standby, before);
+        return known(context, *records, standby, args);
     }
     if is_more_than_storage(context, &memory) && memory.unread().is_none() {
-        return known(context, Records::default(), standby, before);
+        return known(context, Records::default(), standby, args);
     }
     let unread = memory.unread().map(str::to_owned);
     let (map, proofs) = prove(context, names)?;
@@ -237,8 +192,10 @@ fn show(
         barrier: proofs.iter().map(ProvedPool::from).collect(),
     };
     let answer = shown::status(found.value(context, standby.as_ref(), &proofs));
-    let shown = context.print(&answer, |_| format!("{before}{}", text(&found)))?;
-    let Some(why) = &found.ledger_unread else { return Ok((shown, Exit::Done)) };
+    let whole = |answer: &Value| format!("{}\n{}", text::health_line(answer), found_text(&found));
+    let shown = picture(context.format, args, &answer, whole)?;
+    let exit = if args.check { check(&answer) } else { Exit::Done };
+    let Some(why) = &found.ledger_unread else { return Ok((shown, exit)) };
     say(&format!("the ledger cannot be read: whose these entries are is not known; remove none ({why})"));
     Ok((shown, Exit::CannotTell))
 }
@@ -248,7 +205,7 @@ fn known(
     context: &Context,
     records: Records,
     standby: Option<Value>,
-    before: &str,
+    args: &StatusArgs,
 ) -> Result<(bool, Exit), CliError> {
     let leads = who_leads(context, records.leader.as_ref());
     let leader = records.leader.clone();
@@ -263,8 +220,8 @@ fn known(
         set(&mut status, key, &standby.as_ref().map(|standby| &standby[key]));
     }
     let status = shown::status(status);
-    let shown = context.print(&status, |status| format!("{before}{}", served_text(status)))?;
-    Ok((shown, Exit::Done))
+    let shown = picture(context.format, args, &status, |status| text::served(status, clock::wall()))?;
+    Ok((shown, if args.check { check(&status) } else { Exit::Done }))
 }
 
 /// What the guardian of this host does, in words.
@@ -299,6 +256,8 @@ impl StorageStatus {
             "here": here(context, standby),
             "leader": standby.map(|standby| &standby["leader"]),
             "ledger_unread": self.ledger_unread,
+            "trigger": context.config.incus.endpoints.is_empty().then_some("none"),
+            "storage": {"fresh": true, "age_s": 0, "trouble": null},
             "epoch": self.epoch,
             "members": self.members.iter().map(member).collect::<Vec<_>>(),
             "fences": fences.collect::<Vec<_>>(),
@@ -411,23 +370,7 @@ fn others(
     others.into_iter().map(other).collect()
 }
 
-fn others_text(title: &str, others: &[Value]) -> String {
-    /// More than so many are only counted: the JSON lists all.
-    const SHOWN: usize = 20;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut rows = table(["ENTRY", "UNTIL", "MEMBER", "WHOSE"]);
-    for other in others.iter().take(SHOWN) {
-        let origin = serde_json::from_value::<EntryOrigin>(other["origin"].clone());
-        let whose = origin
-            .map_or_else(|_| "unknown: the ledger was not read".to_owned(), |origin| origin.to_string());
-        rows.add_row([text(&other["entry"]), text(&other["until"]), text(&other["member"]), whose]);
-    }
-    let more = others.len().saturating_sub(SHOWN);
-    let more = if more > 0 { format!("\n… and {more} more") } else { String::new() };
-    format!("\n{title}:\n{rows}{more}\n")
-}
-
-fn text(answer: &StorageStatus) -> String {
+fn found_text(answer: &StorageStatus) -> String {
     let mut rows = table(["MEMBER", "STATE", "ENTRIES", "FENCE"]);
     for member in &answer.members {
         let state = match member.state {
@@ -460,7 +403,7 @@ fn text(answer: &StorageStatus) -> String {
         } else {
             "other entries (no guardian keeps a ledger here, so a fence of addresses is among them)"
         };
-        text.push_str(&others_text(title, &others));
+        text::others(&others, clock::wall(), title, &mut text);
     }
     text
 }

@@ -15,29 +15,7 @@ use crate::serve::figures::PHASES;
 use crate::serve::process::ProcessUse;
 use crate::serve::published::Published;
 use crate::serve::ready;
-use crate::shown::outlook::WORDS;
-
-/// Alarms on which somebody must act at once.
-const CRITICAL: [&str; 14] = [
-    "breached",
-    "cannot-record",
-    "fence-trouble",
-    "gate-unseen",
-    "gate-waits",
-    "pending",
-    "refused",
-    "returned-stale",
-    "second-writer",
-    "storage-lost",
-    "stranded",
-    "view-doubtful",
-    "view-lost",
-    "wrong-cluster",
-];
-
-pub(crate) fn severity(code: &str) -> &'static str {
-    if CRITICAL.contains(&code) { "critical" } else { "warning" }
-}
+use crate::shown::outlook::{WORDS, severity};
 
 pub(crate) fn text(published: &Published) -> String {
     let mut found = Families::default();

@@ -8,9 +8,9 @@ use data_encoding::BASE64;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::serve::metrics::severity;
 use crate::serve::page::escape::escape;
 use crate::serve::published::Published;
+use crate::shown::outlook::severity;
 
 mod escape;
 mod fences;

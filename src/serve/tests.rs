@@ -1,8 +1,10 @@
 //! What is served, over real connections, of a modelled guardian.
+#![allow(clippy::disallowed_methods)] // Tests read the time, and run promtool and a browser.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -349,4 +351,60 @@ fn events_are_told_once_in_order_and_a_reader_that_comes_back_misses_none() {
     let mut again = open("Last-Event-ID: 2\r\n", "/api/v1/events?page");
     assert_eq!(data(&mut again, "line")["text"], "three");
     assert!(data(&mut again, "page").as_str().unwrap().starts_with("<main class="));
+}
+
+/// The page in a real browser: both themes, a phone's width, no violation of accessibility rules, no request elsewhere, live, and
+/// unknown once the guardian has gone (tests/browser/page.mjs).
+#[test]
+fn the_page_in_a_browser_is_live_and_says_when_it_is_old() {
+    let cache =
+        std::env::var("RBD_GUARDIAN_LAB_CACHE").unwrap_or_else(|_| "/var/cache/rbd-guardian-lab".to_owned());
+    let modules = std::env::var("RBD_GUARDIAN_BROWSER").unwrap_or_else(|_| format!("{cache}/browser"));
+    assert!(std::path::Path::new(&modules).join("node_modules").exists(), "{modules}: run tests/lab/setup");
+    let mut picture = crowd(500, 10_000, records());
+    picture.lines.push(line(1, "<img src=x onerror=alert(3)>"));
+    let again = |before: &Published| Published {
+        boot: clock::boot(),
+        wall: clock::wall(),
+        own: before.own.clone(),
+        leads: true,
+        core: before.core.clone(),
+        sums: before.sums.clone(),
+        lines: before.lines.clone(),
+        ..Published::default()
+    };
+    let (publisher, address) = serve(again(&picture));
+    // The event loop goes on publishing; Ceph answers it once it is told so.
+    let (tell, told) = std::sync::mpsc::channel();
+    let driver = std::thread::spawn(move || {
+        while let Ok(()) | Err(RecvTimeoutError::Timeout) = told
+            .recv_timeout(Duration::from_millis(250))
+            .map(|()| picture.core.as_mut().unwrap().storage.fresh = true)
+        {
+            publisher.publish(again(&picture));
+        }
+    });
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/page.mjs");
+    let mut command = std::process::Command::new("node");
+    command.arg(script).args([&modules, &format!("http://{address}/")]);
+    command.args(std::env::var("RBD_GUARDIAN_SCREENSHOTS").ok());
+    let mut browser =
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut to = browser.stdin.take().unwrap();
+    let mut said = BufReader::new(browser.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut wait = |what: &str| {
+        let found = said.by_ref().inspect(|line| println!("{line}")).find(|line| line.starts_with(what));
+        found.unwrap_or_else(|| panic!("the browser ended before it said {what}"))
+    };
+    assert_eq!(wait("word"), "word blind");
+    tell.send(()).unwrap();
+    writeln!(to, "disarmed").unwrap();
+    assert_eq!(wait("word"), "word disarmed");
+    drop(tell);
+    driver.join().unwrap();
+    writeln!(to, "gone").unwrap();
+    assert!(wait("stale").contains("unknown"));
+    let wrong: Vec<String> = said.filter(|line| line.starts_with("WRONG")).collect();
+    let ended = browser.wait().unwrap();
+    assert!(wrong.is_empty() && ended.success(), "{wrong:#?}");
 }

@@ -66,6 +66,28 @@ const IMPAIRS: [&str; 16] = [
     "wrong-cluster",
 ];
 
+/// Alarms on which somebody must act at once.
+const CRITICAL: [&str; 14] = [
+    "breached",
+    "cannot-record",
+    "fence-trouble",
+    "gate-unseen",
+    "gate-waits",
+    "pending",
+    "refused",
+    "returned-stale",
+    "second-writer",
+    "storage-lost",
+    "stranded",
+    "view-doubtful",
+    "view-lost",
+    "wrong-cluster",
+];
+
+pub(crate) fn severity(code: &str) -> &'static str {
+    if CRITICAL.contains(&code) { "critical" } else { "warning" }
+}
+
 /// Of more of a kind the number tells enough.
 const NAMED: usize = 3;
 

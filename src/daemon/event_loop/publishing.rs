@@ -22,6 +22,8 @@ use crate::serve::published::Published;
 
 /// Between two pictures: what is looked at is a second old at most.
 const EVERY: Duration = Duration::from_millis(250);
+/// The same of one that waits, which makes a picture of records each time.
+const EVERY_WHILE_WAITING: Duration = Duration::from_secs(2);
 /// How often one that waits reads all records, for what it shows.
 const RECORDS_EVERY: Duration = Duration::from_secs(5);
 
@@ -132,7 +134,8 @@ impl EventLoop {
     pub(super) fn publish(&mut self) {
         let Some(publisher) = &self.publishing.publisher else { return };
         let now = now();
-        if self.publishing.last.is_some_and(|last| now.boot.saturating_sub(last) < EVERY) {
+        let every = if matches!(self.stage, LeadStage::Leading(_)) { EVERY } else { EVERY_WHILE_WAITING };
+        if self.publishing.last.is_some_and(|last| now.boot.saturating_sub(last) < every) {
             return;
         }
         let mut own = self.own_status();
