@@ -142,11 +142,14 @@ fn alerts_fire_and_resolve_and_every_query_of_the_dashboard_has_data() {
     let acting = ledgers["acting"].as_array().unwrap();
     let silent = (0..3).find(|osd| !acting.contains(&json!(osd))).unwrap();
     let osd = site.lab.daemon(&format!("osd.{silent}"));
+    // Marked down, its PGs would answer elsewhere before the alarm comes.
+    site.lab.ceph(&["osd", "set", "nodown"]).unwrap();
     osd.stop().unwrap();
     one.verb(&["fence", "n1", "--reason", "a test", "--timeout", "5s"]).expect(3);
     prometheus.until("unproved PGs", |this| Ok(!this.query("rbd_guardian_pending_pgs > 0")?.is_empty()));
     prometheus.until("the fence to be pending for long", |this| this.fires("RbdGuardianFencePending"));
     osd.cont().unwrap();
+    site.lab.ceph(&["osd", "unset", "nodown"]).unwrap();
     prometheus.fires_and_resolves("RbdGuardianFencePending");
     one.verb(&["fence", "n1", "--reason", "a test"]).expect(0);
     let entry = format!("{}:0/0", site.ip("n1"));
