@@ -1,7 +1,6 @@
 //! Words for what is counted and timed. Each stays what it is: dashboards and alert rules name them.
 
-use rbd_guardian_core::fence::releasing::ReleasingEffect;
-use rbd_guardian_core::fence::sealing::SealingEffect;
+use rbd_guardian_core::fence::step::{Step, StepOutcome};
 use rbd_guardian_core::guardian::io::{Effect, Input};
 use rbd_guardian_core::model::operator_request::Request;
 
@@ -18,8 +17,7 @@ pub(super) fn effect(effect: &Effect) -> &'static str {
         Effect::Sweep => "sweep",
         Effect::Find(_) => "find-images",
         Effect::Record { .. } => "record",
-        Effect::Fence(_, step) => sealing(step),
-        Effect::Release(_, step) => releasing(step),
+        Effect::Fence(_, asked) | Effect::Release(_, asked) => step(asked),
         Effect::Retire(..) => "retire-entries",
         Effect::PutGate { .. } => "put-gate",
         Effect::PushGate => "push-gate",
@@ -28,23 +26,28 @@ pub(super) fn effect(effect: &Effect) -> &'static str {
     }
 }
 
-fn sealing(step: &SealingEffect) -> &'static str {
+fn step(step: &Step) -> &'static str {
     match step {
-        SealingEffect::FailOver(_) => "fail-over",
-        SealingEffect::ReadDaemons => "read-daemons",
-        SealingEffect::Add(_) => "add-entries",
-        SealingEffect::Remove(_) => "remove-entries",
-        SealingEffect::ReadMap => "read-back",
-        SealingEffect::Barrier { .. } => "barrier",
+        Step::FailOver(_) => "fail-over",
+        Step::ReadDaemons => "read-daemons",
+        Step::Add(_) => "add-entries",
+        Step::Remove(_) => "remove-entries",
+        Step::ReadMap => "read-back",
+        Step::Barrier { .. } => "barrier",
+        Step::ReadClients => "read-clients",
     }
 }
 
-fn releasing(step: &ReleasingEffect) -> &'static str {
-    match step {
-        ReleasingEffect::ReadMap => "read-back",
-        ReleasingEffect::ReadClients => "read-clients",
-        ReleasingEffect::Add(_) => "add-entries",
-        ReleasingEffect::Remove(_) => "remove-entries",
+fn outcome(outcome: &StepOutcome) -> &'static str {
+    match outcome {
+        StepOutcome::FailedOver(..) => "failed-over",
+        StepOutcome::Daemons(_) => "daemons",
+        StepOutcome::Added(_) => "added",
+        StepOutcome::Removed(_) => "removed",
+        StepOutcome::Map(_) => "map",
+        StepOutcome::Proved(_) => "proved",
+        StepOutcome::Clients(_) => "clients",
+        StepOutcome::Unread(_) => "unread",
     }
 }
 
@@ -63,15 +66,8 @@ pub(super) fn input(input: &Input) -> &'static str {
         Input::Swept { .. } => "swept",
         Input::Found { .. } => "found",
         Input::Recorded(_) => "recorded",
-        Input::FailedOver(..) => "failed-over",
-        Input::Daemons(..) => "daemons",
-        Input::Added(..) => "added",
-        Input::Removed(..) => "removed",
+        Input::Step(_, became) => outcome(became),
         Input::Retired(..) => "retired",
-        Input::Map(..) => "map",
-        Input::Proved(..) => "proved",
-        Input::Clients(..) => "clients",
-        Input::Unread(..) => "unread",
         Input::GatePut(_) => "gate-put",
         Input::GatePushed(_) => "gate-pushed",
         Input::LockBroken(..) => "lock-broken",
