@@ -78,7 +78,8 @@ struct Command {
 }
 
 /// `from='client.4123 10.77.0.3:0/1234' entity='client.admin' cmd=[{"prefix": …}]: dispatch`; with `cmd='[…]'` when it
-/// is done, and `access denied` in the place of `dispatch` where it was not allowed.
+/// is done, and `access denied` in the place of `dispatch` where it was not allowed. 20.2 writes `cmd={"prefix": …}` at
+/// the dispatch.
 fn removal(line: &AuditLine) -> Option<Removal> {
     let (head, end) = line.message.rsplit_once(": ")?;
     if !["dispatch", "finished"].contains(&end.trim()) {
@@ -86,7 +87,9 @@ fn removal(line: &AuditLine) -> Option<Removal> {
     }
     let (who, commands) = head.split_once("cmd=")?;
     let quoted = |key: &str| who.split_once(key)?.1.split_once('\'').map(|(text, _)| text.to_owned());
-    let commands: Vec<Item<Command>> = serde_json::from_str(commands.trim_matches('\'')).ok()?;
+    let commands = commands.trim_matches('\'');
+    let one = || serde_json::from_str::<Item<Command>>(commands).map(|command| vec![command]);
+    let commands = serde_json::from_str::<Vec<Item<Command>>>(commands).or_else(|_| one()).ok()?;
     let entry = commands.iter().filter_map(Item::known).find_map(removed)?;
     let from = quoted("from='").unwrap_or_default();
     let address = from.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -140,6 +143,9 @@ mod tests {
             told(&said(rm).replace("cmd=[", "cmd='[").replace("]: dispatch", "]': finished")),
             expected("10.77.0.5:0/0")
         );
+        // As 20.2.4 logs what it took.
+        let bare = said(rm).replace("cmd=[", "cmd=").replace("]: dispatch", " : dispatch");
+        assert_eq!(told(&bare), expected("10.77.0.5:0/0"));
         assert_eq!(told(&said(&rm.replace("blocklist", "blacklist"))), expected("10.77.0.5:0/0"));
         assert_eq!(told(&said(&rm.replace("10.77.0.5:0/0", "10.77.0.5"))), expected("10.77.0.5:0/0"));
         let range =

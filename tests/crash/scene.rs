@@ -174,8 +174,11 @@ impl<'s> Scene<'s> {
     /// How often the monitor was asked to remove this entry, by its own log.
     pub(crate) fn removals(&self, entry: &str) -> usize {
         let log = fs::read_to_string(self.site.lab.dir().join("log/mon.a.log")).unwrap();
-        let command = format!("cmd=[{{\"addr\":\"{entry}\",\"blocklistop\":\"rm\"");
-        log.lines().filter(|line| line.contains(&command) && line.ends_with("dispatch")).count()
+        // `cmd=[{…}]`; 20.2 writes `cmd={…}`.
+        let command = format!("{{\"addr\":\"{entry}\",\"blocklistop\":\"rm\"");
+        let told =
+            |line: &&str| line.contains(" cmd=") && line.contains(&command) && line.ends_with("dispatch");
+        log.lines().filter(told).count()
     }
 
     /// What the trail has, in one line; see [`Scene::nothing_was_done_twice`].

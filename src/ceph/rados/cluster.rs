@@ -13,6 +13,7 @@ use nix::libc;
 
 use crate::ceph::rados::data_pools::DataPoolCache;
 use crate::ceph::rados::diagnosis;
+use crate::ceph::rados::errno::words;
 use crate::ceph::rados::error::ConnectError;
 use crate::ceph::rados::handle::{c_string, check};
 use crate::descriptors;
@@ -38,7 +39,7 @@ pub struct Options {
 
 /// Why a mon did not do what it was told. `ETIMEDOUT` means *unknown*: the command may still be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{errno}{}{status}", if status.is_empty() { "" } else { ": " })]
+#[error("{}{}{status}", words(*errno), if status.is_empty() { "" } else { ": " })]
 pub struct CommandError {
     /// The mon's answer, or librados' own.
     pub errno: Errno,
@@ -393,7 +394,7 @@ impl Inner {
         let answered = [libc::EACCES, libc::EPERM].contains(&errno);
         let mons = if answered { "127.0.0.1".to_owned() } else { value("mon_host") };
         let cephx = !value("auth_client_required").eq_ignore_ascii_case("none");
-        diagnosis::cause(client, &mons, keyring.as_deref().filter(|_| cephx))
+        diagnosis::cause(Errno::from_raw(errno), client, &mons, keyring.as_deref().filter(|_| cephx))
     }
 
     /// An option's value for a message; says so if there is none.
@@ -453,4 +454,20 @@ impl Drop for Buffer {
 fn from_nul_terminated(text: &[c_char]) -> String {
     let bytes: Vec<u8> = text.iter().take_while(|&&c| c != 0).map(|&c| c.cast_unsigned()).collect();
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ceph::rados::errno::BLOCKLISTED;
+
+    /// The errno of a socket that was shut down says nothing to an operator whose guardian runs on a fenced host.
+    #[test]
+    fn a_refused_guardian_is_told_so_where_a_monitor_or_the_log_in_says_it() {
+        let (errno, client) = (Errno::ESHUTDOWN, "client.guardian".to_owned());
+        assert_eq!(CommandError { errno, status: String::new() }.to_string(), BLOCKLISTED);
+        assert!(ConnectError::Other { client, errno }.to_string().ends_with(BLOCKLISTED));
+        let denied = CommandError { errno: Errno::EACCES, status: "access denied".to_owned() };
+        assert_eq!(denied.to_string(), format!("{}: access denied", Errno::EACCES));
+    }
 }

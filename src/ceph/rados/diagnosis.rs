@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use rbd_guardian_core::model::addr::EntityAddr;
 
 use crate::ceph::rados::error::ConnectError;
@@ -77,8 +78,8 @@ fn name_of(character: char) -> String {
     }
 }
 
-/// What librados said, in the terms of what is wrong, if that can be told.
-pub(super) fn cause(client: &str, mons: &str, keyring: Option<&str>) -> Option<ConnectError> {
+/// What librados said, with this errno, in the terms of what is wrong, if that can be told.
+pub(super) fn cause(errno: Errno, client: &str, mons: &str, keyring: Option<&str>) -> Option<ConnectError> {
     if mons.trim().is_empty() {
         // librados has looked for monitors in DNS as well.
         return Some(ConnectError::NoMonitors);
@@ -86,7 +87,13 @@ pub(super) fn cause(client: &str, mons: &str, keyring: Option<&str>) -> Option<C
     if let Some(wrong) = names(mons) {
         return Some(wrong);
     }
-    keyring.and_then(|paths| key(client, paths))
+    keyring.and_then(|paths| key(errno, client, paths))
+}
+
+/// Did librados read the key? What it cannot read it refuses before it asks any monitor; whether this library knows a
+/// type of keys cannot be asked of it.
+fn key_was_read(errno: Errno) -> bool {
+    matches!(errno, Errno::ETIMEDOUT | Errno::EACCES | Errno::EPERM)
 }
 
 /// Names in `mon_host` that are none, or that nobody knows.
@@ -105,10 +112,7 @@ fn names(mons: &str) -> Option<ConnectError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
         let numbers = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         if !name.bytes().all(allowed) || numbers {
-            return Some(ConnectError::BadConf {
-                what: format!("mon_host = {mons}"),
-                errno: nix::errno::Errno::EINVAL,
-            });
+            return Some(ConnectError::BadConf { what: format!("mon_host = {mons}"), errno: Errno::EINVAL });
         }
         if (name, 0).to_socket_addrs().is_err() {
             unknown.push(name.to_owned());
@@ -118,7 +122,7 @@ fn names(mons: &str) -> Option<ConnectError> {
 }
 
 /// What is wrong with the client's key in the first of these files that is there.
-fn key(client: &str, paths: &str) -> Option<ConnectError> {
+fn key(errno: Errno, client: &str, paths: &str) -> Option<ConnectError> {
     let client = client.to_owned();
     let paths = paths.split([',', ';', ' ', '\t']).filter(|path| !path.is_empty());
     let mut found = None;
@@ -140,6 +144,8 @@ fn key(client: &str, paths: &str) -> Option<ConnectError> {
     let (path, bytes) = found?;
     match key_of(&client, &String::from_utf8_lossy(&bytes)) {
         KeyringState::Fine => None,
+        // The cause is another one.
+        KeyringState::Newer(_) if key_was_read(errno) => None,
         KeyringState::Absent => Some(ConnectError::NoKey { client, path }),
         KeyringState::Newer(kind) => Some(ConnectError::NewerKey { client, path, kind }),
         KeyringState::Broken => Some(ConnectError::BrokenKey { client, path }),
@@ -243,6 +249,14 @@ mod tests {
         let mut newer = vec![2, 0, 0x23, 0xe1, 0x5d, 0x66, 0, 0, 0, 0, 32, 0];
         newer.extend([7; 32]);
         let newer = data_encoding::BASE64.encode(&newer);
+        let file = std::env::temp_dir().join(format!("rbd-guardian-newer-key.{}", std::process::id()));
+        fs::write(&file, keyring(&newer)).unwrap();
+        let cause = |errno| cause(errno, "client.guardian", "127.0.0.1", file.to_str());
+        assert!(matches!(cause(Errno::EIO), Some(ConnectError::NewerKey { .. })), "an older librados");
+        for of_monitors in [Errno::ETIMEDOUT, Errno::EACCES, Errno::EPERM] {
+            assert_eq!(cause(of_monitors), None, "a librados that reads this type: the key is not the cause");
+        }
+        fs::remove_file(&file).unwrap();
         assert_eq!((newer.len(), newer.starts_with("Ag")), (60, true));
         assert_eq!(key(&newer), KeyringState::Newer("aes256k".to_owned()));
         for broken in ["hello", "", "AQAj4V1mAAAAABAAg5IaCOsKXKMXxSjCkCRW"] {

@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 
+use crate::ceph::rados::errno::words;
 use crate::descriptors::DescriptorsError;
 
 /// Why there is no connection, and what to do about it.
@@ -98,7 +99,7 @@ pub enum ConnectError {
     #[error(transparent)]
     TooFewFiles(#[from] DescriptorsError),
     /// Anything else.
-    #[error("cannot connect to Ceph as {client}: {errno}")]
+    #[error("cannot connect to Ceph as {client}: {}", words(*errno))]
     Other {
         /// `client.guardian`.
         client: String,
