@@ -320,7 +320,8 @@ fn inv8_a_ledger_of_a_newer_version_is_refused_politely_and_one_of_an_older_vers
     // Only what the first version of a fence's record had to have, and its entries.
     let key = format!("fence/{}", fence["fence"].as_str().unwrap());
     let mut older = record(&site, &key);
-    let had = ["v", "id", "member", "state", "entries", "coverage", "by", "since"];
+    let had =
+        ["v", "id", "member", "state", "entries", "coverage", "in_doubt", "breaches", "seen", "by", "since"];
     older.as_object_mut().unwrap().retain(|field, _| had.contains(&field.as_str()));
     rados(&site, &["setomapval", "ledger", &key, &older.to_string()]);
     daemon.start();

@@ -355,11 +355,17 @@ fn a_deposed_leader_writes_nothing(a: &Guardian, b: &Guardian) -> Result<()> {
     Ok(())
 }
 
+/// A fence's record, with what it must have.
+fn record_of(id: &str, state: &str) -> Vec<u8> {
+    let rest = r#""by":"x","since":"2026-01-01T00:00:00Z","member":null,"entries":{},"in_doubt":[],"breaches":[],"seen":[]"#;
+    format!(r#"{{"v":1,"id":"{id}","state":"{state}",{rest}}}"#).into_bytes()
+}
+
 fn a_record_changed_meanwhile_is_not_written_over(a: &Guardian) -> Result<()> {
     let (leadership, mut snapshot) = a.lead()?;
     a.write(&leadership, &mut snapshot, &[put(fence("F-1", [])), put(fence("F-2", []))])?;
     // As the answer of a request changes under a leader that does not know: same leader, another record.
-    let other = br#"{"v":1,"id":"F-1","state":"released","by":"x","since":"2026-01-01T00:00:00Z"}"#.to_vec();
+    let other = record_of("F-1", "released");
     a.raw(OBJECT, &OmapWrite { set: [("fence/F-1".to_owned(), other)].into(), ..OmapWrite::default() })??;
     let mut changed = fence("F-2", []);
     changed.state = FenceState::Breached;
@@ -383,7 +389,7 @@ fn a_record_changed_meanwhile_is_not_written_over(a: &Guardian) -> Result<()> {
 
 fn an_absent_record_is_compared_too(a: &Guardian) -> Result<()> {
     let (leadership, mut snapshot) = a.lead()?;
-    let value = br#"{"v":1,"id":"F-3","state":"intended","by":"x","since":"2026-01-01T00:00:00Z"}"#.to_vec();
+    let value = record_of("F-3", "intended");
     a.raw(OBJECT, &OmapWrite { set: [("fence/F-3".to_owned(), value)].into(), ..OmapWrite::default() })??;
     let key = "fence/F-3".to_owned();
     let written = a.write(&leadership, &mut snapshot, &[put(fence("F-3", []))]);

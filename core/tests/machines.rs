@@ -406,3 +406,77 @@ fn a_fence_ends_when_no_pool_is_left_to_prove() {
     let fence = run_fence(&mut storage, plan, false).unwrap();
     assert_eq!(fence.failure(), Some(&Failure::NoPools));
 }
+
+/// A fence whose entries stand in this map, with the barrier under way.
+fn asking(storage: &mut Storage) -> (Sealing, Vec<Entry>) {
+    let plan = planned(storage, Target::Member("n1".into())).unwrap();
+    let entries: Vec<Entry> = plan.entries.iter().copied().collect();
+    let mut fence = Sealing::new(plan);
+    loop {
+        match fence.next_step().unwrap() {
+            Step::ReadMap => fence.handle(StepOutcome::Map(Some(storage.map().clone().into()))),
+            Step::Add(entries) => fence.handle(StepOutcome::Added(storage.add(&entries))),
+            Step::Barrier { .. } => return (fence, entries),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The next barrier it asks for, over readings of the map.
+fn asks_again(fence: &mut Sealing, storage: &Storage) -> (Vec<PoolToProve>, OsdEpoch) {
+    loop {
+        match fence.next_step().unwrap() {
+            Step::ReadMap => fence.handle(StepOutcome::Map(Some(storage.map().clone().into()))),
+            Step::Barrier { pools, epoch } => return (pools, epoch),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn pending(pools: &[PoolToProve], pgs: &[u32]) -> Vec<PoolProof> {
+    let proof = |pool: &PoolToProve| PoolProof {
+        pool: pool.clone(),
+        pending: pgs.iter().copied().collect(),
+        trouble: None,
+    };
+    pools.iter().map(proof).collect()
+}
+
+/// While the PGs are asked somebody removes the entries, and they are put back: a PG may have the map between.
+#[test]
+fn inv1_answers_of_before_a_removal_do_not_count_for_the_entries_that_were_put_back() {
+    let mut storage = Storage::new(&[], vec![]);
+    let (mut fence, entries) = asking(&mut storage);
+    let before = storage.map().epoch;
+    let proved = pending(&[PoolToProve::new(1, &storage.map().pools[&1])], &[]);
+    storage.change(|map| map.blocklist = Blocklist::default());
+    fence.observe(&storage.map().clone().into());
+    assert_eq!(storage.add(&entries).len(), entries.len());
+    fence.observe(&storage.map().clone().into());
+    fence.handle(StepOutcome::Proved(proved));
+    assert_ne!(fence.state(), SealingState::Sealed);
+    let (pools, epoch) = asks_again(&mut fence, &storage);
+    assert!(pools.len() == 1 && epoch > before, "asked anew, with {epoch} after {before}");
+    fence.handle(StepOutcome::Proved(pending(&pools, &[])));
+    assert_eq!(fence.next_step(), Some(Step::ReadMap));
+    fence.handle(StepOutcome::Map(Some(storage.map().clone().into())));
+    assert_eq!(fence.state(), SealingState::Sealed);
+}
+
+/// PGs that take turns in being late: each has answered once.
+#[test]
+fn inv1_a_pg_that_answered_once_stays_proved() {
+    let mut storage = Storage::new(&[], vec![]);
+    let (mut fence, _) = asking(&mut storage);
+    let pools = [PoolToProve::new(1, &storage.map().pools[&1])];
+    fence.handle(StepOutcome::Proved(pending(&pools, &[0, 1])));
+    let (pools, _) = asks_again(&mut fence, &storage);
+    fence.handle(StepOutcome::Proved(pending(&pools, &[1, 2])));
+    let left: BTreeSet<u32> = fence.proofs().flat_map(|proof| proof.pending.iter().copied()).collect();
+    assert_eq!(left, [1].into());
+    let (pools, _) = asks_again(&mut fence, &storage);
+    fence.handle(StepOutcome::Proved(pending(&pools, &[0])));
+    assert_eq!(fence.next_step(), Some(Step::ReadMap));
+    fence.handle(StepOutcome::Map(Some(storage.map().clone().into())));
+    assert_eq!(fence.state(), SealingState::Sealed);
+}

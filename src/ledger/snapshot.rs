@@ -162,10 +162,15 @@ mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
+    use rbd_guardian_core::model::target::Coverage;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::ledger::codec::encode_record;
+
+    /// What a fence's record has, empty.
+    const EMPTY: &str =
+        r#""member":null,"entries":{},"in_doubt":[],"breaches":[],"seen":[],"since":"2026-01-01T00:00:00Z""#;
 
     fn snapshot(entries: &[(&str, &str)]) -> Snapshot {
         Snapshot::new(entries.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())))
@@ -175,7 +180,10 @@ mod tests {
     fn a_newer_form_is_read_as_far_as_it_is_known_and_not_written() {
         let read = snapshot(&[
             ("meta", r#"{"v":1}"#),
-            ("member/n1", r#"{"v":7,"name":"n1","addresses":{"10.0.0.1":["watcher"]},"colour":"red"}"#),
+            (
+                "member/n1",
+                r#"{"v":7,"name":"n1","addresses":{"10.0.0.1":["watcher"]},"clients":[],"colour":"red"}"#,
+            ),
             ("member/n2", r#"{"v":7,"identity":"n2"}"#),
         ]);
         assert_eq!(read.records().members["n1"].addresses.len(), 1);
@@ -215,11 +223,59 @@ mod tests {
         assert!(read.records().requests.contains_key("R-1") && read.unread().is_empty());
     }
 
+    /// The records of `form-1.json`, without one field of one of them.
+    fn without(key: &str, field: &str) -> Snapshot {
+        let text = include_str!("../../tests/fixtures/ledger/form-1.json");
+        let mut form: BTreeMap<String, Value> = serde_json::from_str(text).unwrap();
+        let record = form.iter_mut().find(|(name, _)| name.starts_with(key)).unwrap().1;
+        assert!(record.as_object_mut().unwrap().remove(field).is_some(), "{key} has no {field}");
+        Snapshot::new(form.into_iter().map(|(key, value)| (key, value.to_string().into_bytes())))
+    }
+
+    /// A record that lacks what a protection rests on is not understood; it is neither empty nor written over.
     #[test]
-    fn an_older_record_without_later_fields_is_read() {
-        let fence = r#"{"v":1,"id":"F-1","state":"sealed","by":"a","since":"2026-01-01T00:00:00Z"}"#;
-        let read = snapshot(&[("fence/F-1", fence)]);
-        assert!(read.unread().is_empty() && read.records().fences.contains_key("F-1"), "{read:?}");
+    fn inv9_a_field_that_a_protection_rests_on_is_unknown_where_it_is_absent() {
+        for (key, field) in [
+            ("gate", "open"),
+            ("member/", "addresses"),
+            ("member/", "clients"),
+            ("fence/", "member"),
+            ("fence/", "entries"),
+            ("fence/", "in_doubt"),
+            ("fence/", "breaches"),
+            ("fence/", "seen"),
+        ] {
+            let read = without(key, field);
+            let unread: Vec<_> = read.unread().iter().collect();
+            assert!(
+                matches!(&unread[..], [(name, why)] if name.starts_with(key) && why.contains(field)),
+                "{key} without {field}: {unread:?}"
+            );
+        }
+    }
+
+    /// What may be absent then means what protects: nothing is known, nothing is proved, nothing may go.
+    #[test]
+    fn inv9_what_may_be_absent_proves_nothing() {
+        let member = |field: &str| without("member/", field).records().members["n1"].clone();
+        assert_eq!(member("others").others, None);
+        assert_eq!(member("interfaces").interfaces, None);
+        assert_eq!(member("machine").machine, None);
+        assert_eq!(member("uptime").uptime, None);
+        assert!(member("interfaces").beside.is_empty(), "it speaks for nothing that is there");
+        let fence = |field: &str| {
+            let read = without("fence/", field);
+            assert!(read.unread().is_empty(), "{field}: {:?}", read.unread());
+            read.records().fences.values().next().unwrap().clone()
+        };
+        assert_eq!(fence("coverage").coverage, Coverage::Incomplete);
+        assert!(!fence("accepted").overrides.accept_incomplete);
+        assert_eq!(fence("proofs").proofs, []);
+        assert!(fence("marks").marks.is_empty(), "no reboot is proved by it");
+        assert!(fence("dead").dead.is_empty(), "no client's entry goes");
+        for told in ["evidence", "reason", "sealed", "released", "removals"] {
+            fence(told);
+        }
     }
 
     /// What a guardian of form 1 left goes on, and is written in the form of now.
@@ -262,7 +318,7 @@ mod tests {
         let read = snapshot(&[
             ("fence/F-1", "no JSON"),
             ("fence/F-2", r#"{"id":"F-2"}"#),
-            ("fence/F-3", r#"{"v":1,"id":"F-4","state":"sealed","by":"a","since":"2026-01-01T00:00:00Z"}"#),
+            ("fence/F-3", &format!(r#"{{"v":1,"id":"F-4","state":"sealed","by":"a",{EMPTY}}}"#)),
             ("surprise", "{}"),
         ]);
         assert_eq!(read.unread().len(), 4, "{:?}", read.unread());

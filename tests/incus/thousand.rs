@@ -79,11 +79,13 @@ fn inv3_seals_are_written_and_removed_at_once_also_with_1000_instances() {
     site.cluster.wait_for_status(lost, "Offline", SOON).unwrap();
     let live = site.cluster.member(other);
     // With so many instances Incus may need more than the minute that a command has before it asks the gate.
+    let mut said = String::new();
     let refused = wait_for("the gate's refusal of a move", 2 * SOON, || {
         let error = live.incus(&["move", "c1", "--target", other]).expect_err("refused by the gate");
-        Ok(format!("{error:#}").contains("is not sealed").then_some(()))
+        said = format!("{error:#}");
+        Ok(said.contains("is not sealed").then_some(()))
     });
-    refused.unwrap();
+    refused.unwrap_or_else(|error| panic!("{error:#}, last: {said}"));
     let at = |code: &str| Guarded::instant(&site.hears(code, lost));
     let is_open = |status: &Value| status["gate"]["open"] == json!([lost]);
     site.guardian(&["fence", lost]).expect(0);

@@ -350,10 +350,17 @@ impl Guardian {
         let pools: BTreeSet<&str> = images_of(name, &self.images).map(|image| image.pool.as_str()).collect();
         let absent = self.found.absent.iter().filter(|(pool, _)| pools.contains(pool.as_str()));
         let words = |(pool, absent): (&String, &MissingImages)| {
+            let MissingImages { since, asked, missing, .. } = absent;
+            if self.now.boot.saturating_sub(*since) < FIND_AGAIN {
+                return format!(
+                    "{missing} of {asked} images that Incus lists in pool '{pool}' have not been seen there yet, as right after \
+                     an instance was created: they are looked for again within {} s",
+                    FIND_AGAIN.as_secs()
+                );
+            }
             format!(
-                "pool '{pool}' lacks {} of {} images that Incus lists there: Incus may use another Ceph cluster of the \
-                 same name",
-                absent.missing, absent.asked
+                "pool '{pool}' lacks {missing} of {asked} images that Incus lists there: Incus may use another Ceph cluster of \
+                 the same name"
             )
         };
         absent.map(words).collect()

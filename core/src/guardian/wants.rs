@@ -160,7 +160,10 @@ impl Guardian {
             Target::Member(name) => Some(name.clone()),
             Target::Addresses(_) => None,
         };
-        self.log(Level::Info, "suspect", name, format!("to be fenced: {why}"));
+        // What was refused is planned again and again; the alarm says so meanwhile.
+        if !self.refused.contains_key(&target) {
+            self.log(Level::Info, "suspect", name, format!("to be fenced: {why}"));
+        }
         let (by, overrides, requests) = (GUARDIAN.to_owned(), Overrides::default(), BTreeSet::new());
         self.want(
             target,

@@ -2,7 +2,8 @@
 //! gate, requests, and the trail of what was done.
 //!
 //! A record is kept as it is here, with the version of its form; whatever is added later must be read by older
-//! guardians as if it were not there, or the version goes up.
+//! guardians as if it were not there, or the version goes up. A field that a protection rests on has no default: where it
+//! is absent the record is not understood, or the field itself says `None`, unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -65,10 +66,8 @@ pub enum Source {
 pub struct MemberRecord {
     pub name: String,
     /// Its identity IPs, and what says so.
-    #[serde(default)]
     pub addresses: BTreeMap<IpAddr, BTreeSet<Source>>,
     /// The client instances seen of it, whatever their IP.
-    #[serde(default)]
     pub clients: BTreeSet<ClientAddr>,
     /// Client instances that use its images and that nothing shows to be anybody's. `None`: an older guardian recorded it,
     /// which did not keep them.
@@ -147,13 +146,12 @@ pub enum FenceState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceRecord {
     pub id: FenceId,
-    /// The member, if one was named.
-    #[serde(default)]
+    /// The member, if one was named. Of a fence that names none no gate is closed: absent is not `null`.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub member: Option<String>,
     /// Where it stands.
     pub state: FenceState,
     /// Its entries, and until when each stood when it was last read back.
-    #[serde(default)]
     pub entries: BTreeMap<Entry, Option<Timestamp>>,
     /// How much it covers.
     #[serde(default = "unknown_coverage")]
@@ -162,7 +160,6 @@ pub struct FenceRecord {
     #[serde(flatten, with = "overrides::recorded")]
     pub overrides: Overrides,
     /// Entries whose removal was sent and never answered: it may still arrive, so nothing is built on them (INV-7).
-    #[serde(default)]
     pub in_doubt: BTreeSet<Entry>,
     /// What was seen that led to it.
     #[serde(default)]
@@ -181,7 +178,6 @@ pub struct FenceRecord {
     #[serde(default)]
     pub sealed: Option<Timestamp>,
     /// When somebody lifted it; the newest, at most [`BREACHES`].
-    #[serde(default)]
     pub breaches: Vec<Breach>,
     /// By boot ID of each guardian's host: its time since boot when that guardian first knew of the seal. The time
     /// since the seal can so be told without a wall clock.
@@ -189,7 +185,6 @@ pub struct FenceRecord {
     pub marks: BTreeMap<String, Duration>,
     /// Client instances of the fenced addresses that appeared after the seal: those of the old life and, once the host
     /// has booted, of the new one. Each gets an entry of its own, at the latest before the release.
-    #[serde(default)]
     pub seen: BTreeSet<ClientAddr>,
     /// When it was released.
     #[serde(default)]
@@ -321,7 +316,6 @@ pub struct GateRecord {
     /// Raised by each write to the gate.
     pub epoch: GateEpoch,
     /// Members whose instances may be placed elsewhere, as of that write.
-    #[serde(default)]
     pub open: BTreeSet<String>,
 }
 

@@ -12,6 +12,7 @@ use rbd_guardian_core::model::image_users::{ImageUse, Locker};
 use rbd_guardian_core::model::incus_snapshot::Notice;
 use rbd_guardian_core::model::operator_request::Request;
 use rbd_guardian_core::model::osdmap::DataPools;
+use rbd_guardian_core::model::record::FenceState;
 use rbd_guardian_core::model::target::{Coverage, Target};
 use rbd_guardian_core::rules::refusal::Refusal;
 
@@ -170,6 +171,21 @@ fn inv1_every_client_of_an_image_counts_also_one_that_holds_the_lock_alone_and_o
     lose(&mut model, "n2");
     none_is_free(&model, "n2", &["[fd00::2]:0/202"]);
     assert!(model.seals().is_empty());
+}
+
+/// A sweep of when the member was healthy is judged after its fence was planned, or by the next guardian: the book has a
+/// client of it that no entry names, at an address that is none of its hosts.
+#[test]
+fn inv1_a_client_at_another_address_that_the_book_learns_after_the_seal_is_refused() {
+    let mut model = crate::sealed("n2");
+    let late = "10.9.0.2:0/201";
+    model.ledger.members.get_mut("n2").unwrap().clients.insert(client(late));
+    model.restart("boot-2");
+    model.until("refused", |model| refuses(model, late));
+    model.until("sealed with it", |model| record(model).state == FenceState::Sealed);
+    assert!(record(&model).entries.contains_key(&Entry::Client(client(late))));
+    model.run(20 * SECOND);
+    none_is_free(&model, "n2", &["10.0.0.2:0/200", late]);
 }
 
 #[test]

@@ -87,6 +87,28 @@ fn inv2_no_gate_opens_in_a_cluster_that_has_none_of_incuss_images() {
     model.until("over", |model| alarm(model, "wrong-cluster").is_none() && covers(model, "remote"));
 }
 
+/// Of a pool whose first instance was created a moment ago.
+#[test]
+fn an_image_that_was_not_seen_yet_is_not_called_another_clusters() {
+    let mut model = of_another_cluster();
+    let said = |model: &Model| {
+        let plan = model.guardian.plan(Target::Member("n2".into()), Overrides::default())?;
+        let refusals = plan.err()?.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        refusals.contains("1 of 1 images").then_some(refusals)
+    };
+    let not_of_n2: BTreeSet<ImageName> = [image("container_c1"), image("container_c3")].into();
+    model.gone.retain(|image| !not_of_n2.contains(image));
+    let pool = |volume: &Volume| volume.name == "c2";
+    model.view.volumes.as_mut().unwrap().retain(pool);
+    model.until("judged", |model| said(model).is_some());
+    let first = said(&model).unwrap();
+    assert!(first.contains("not been seen there yet") && first.contains("within 10 s"), "{first}");
+    assert!(!first.contains("another Ceph cluster"), "{first}");
+    model.run(30 * SECOND);
+    let later = said(&model).unwrap();
+    assert!(later.contains("another Ceph cluster"), "{later}");
+}
+
 #[test]
 fn inv2_a_member_is_closed_before_anybody_knows_that_the_cluster_is_another() {
     let mut model = healthy();

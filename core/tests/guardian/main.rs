@@ -6,6 +6,7 @@ mod addresses;
 mod answers;
 mod bare;
 mod blocklist;
+mod book;
 mod chase;
 mod disarm;
 mod fences;
@@ -438,6 +439,14 @@ fn the_storm_brake_holds_two_members_of_three() {
     model.until("refused", |model| model.state("n3") == "refused");
     model.run(60 * SECOND);
     assert!(!model.refuses("n3"));
+    for told in ["suspect Some(\"n3\")", "refused Some(\"n3\")"] {
+        assert_eq!(
+            model.logs().iter().filter(|line| line.starts_with(told)).count(),
+            1,
+            "{:#?}",
+            model.logs()
+        );
+    }
 }
 
 #[test]

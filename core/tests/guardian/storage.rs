@@ -144,3 +144,29 @@ fn inv1_each_barrier_names_the_epoch_since_which_the_entries_stand() {
     let again = *asked(&model).last().unwrap();
     assert!(again > removed && stood(&model, again), "{first} {removed} {again}");
 }
+
+/// Maps come all the time: an operation with the newest one would begin the wait of a late PG anew each time.
+#[test]
+fn inv1_a_late_pg_is_asked_again_with_the_epoch_of_the_entries_whatever_maps_come() {
+    let mut model = Model::new();
+    model.run(10 * SECOND);
+    model.silent = [3].into();
+    model.lose("n2");
+    model.run(3 * SECOND);
+    model.heal_is_refused("n2");
+    model.until("pending", |model| model.state("n2") == "pending");
+    let asked = |model: &Model| -> Vec<OsdEpoch> {
+        let epoch = |effect: &Effect| match effect {
+            Effect::Fence(_, Step::Barrier { epoch, .. }) => Some(*epoch),
+            _ => None,
+        };
+        model.effects.iter().filter_map(epoch).collect()
+    };
+    let (first, before) = (*asked(&model).last().unwrap(), asked(&model).len());
+    for _ in 0..5 {
+        model.change(|_| ());
+        model.run(5 * SECOND);
+    }
+    let since = &asked(&model)[before..];
+    assert!(since.len() >= 3 && since.iter().all(|epoch| *epoch == first), "{first}: {since:?}");
+}

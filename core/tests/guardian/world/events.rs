@@ -14,7 +14,7 @@ use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::target::Target;
 
 use super::facets::{Facet, on};
-use super::state::{DATA, Fate, IMAGES, Shape, World, ip, put};
+use super::state::{DATA, Fate, IMAGES, World, ip, put};
 
 /// One thing that happens. Numbers choose among what is there, so that a history stays one when parts are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,100 +114,6 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    /// What meets what, more often than it would by chance: two of these in each history.
-    pub(crate) fn theme(rng: &mut Rng, shape: &mut Shape) -> Vec<Self> {
-        let n = rng.u8(..);
-        let other = n.wrapping_add(1);
-        let themes: [&[Self]; 17] = [
-            &[Self::Lose(n), Self::Pass(24 + n % 8), Self::TakeOver(2), Self::Pass(45)],
-            &[
-                Self::Lock(n),
-                Self::Lose(n / 2),
-                Self::Pass(45),
-                Self::Ghost(n),
-                Self::Pass(10),
-                Self::Reboot(n / 2),
-            ],
-            &[Self::Migrate(n, 12), Self::Pass(5), Self::Lose(other), Self::Pass(45), Self::TakeOver(0)],
-            &[
-                Self::Lose(n),
-                Self::Pass(30),
-                Self::AddByHand(other),
-                Self::Pass(30),
-                Self::Reboot(n),
-                Self::Pass(20),
-            ],
-            &[Self::SlowPg(n, other), Self::Lose(n), Self::Pass(45), Self::RemoveEntry(n), Self::Pass(60)],
-            &[
-                Self::FailsAtOnce(true),
-                Self::Lose(n),
-                Self::Pass(45),
-                Self::LookUnread(true),
-                Self::Reboot(n),
-                Self::Pass(30),
-            ],
-            &[Self::Lag(20), Self::Backup(n), Self::Lag(0), Self::Lose(n / 2), Self::Pass(45)],
-            &[Self::Renumber(n), Self::Lose(n), Self::Fence(n, false), Self::Pass(10), Self::Reboot(n)],
-            &[
-                Self::Lose(n),
-                Self::Pass(45),
-                Self::FenceAddress(n),
-                Self::Pass(5),
-                Self::Release(0),
-                Self::Release(1),
-            ],
-            &[Self::Lose(n), Self::Pass(22), Self::Return(n, 14), Self::Pass(4), Self::Evacuate(n)],
-            &[
-                Self::Lose(n),
-                Self::Pass(45),
-                Self::IncusHangs(25),
-                Self::RemoveEntry(n),
-                Self::Pass(30),
-                Self::IncusBack,
-            ],
-            &[
-                Self::Lose(n),
-                Self::Pass(45),
-                Self::PowerOff(n),
-                Self::TakeOver(1),
-                Self::Release(0),
-                Self::Pass(10),
-            ],
-            &[Self::Stick(n), Self::Lose(n), Self::Pass(45), Self::Unstick, Self::Pass(20), Self::Reboot(n)],
-            &[Self::Lose(0), Self::Float(other), Self::TakeOver(0), Self::Pass(45), Self::Reboot(0)],
-            &[
-                Self::Lose(n),
-                Self::Pass(45),
-                Self::Unanswered(n),
-                Self::RemoveEntry(n),
-                Self::Reboot(n),
-                Self::Pass(20),
-            ],
-            &[
-                Self::Lose(n),
-                Self::Agent(n),
-                Self::Agent(n),
-                Self::Pass(45),
-                Self::Return(n, 3),
-                Self::Agent(n),
-            ],
-            &[
-                Self::Lose(n),
-                Self::Pass(45),
-                Self::Return(n, 3),
-                Self::Lose(other),
-                Self::Pass(45),
-                Self::Reboot(n),
-            ],
-        ];
-        let theme = themes[rng.usize(..themes.len())].to_vec();
-        // A world in which it matters, more often than not.
-        if rng.bool() {
-            shape.suits(&theme);
-        }
-        theme
-    }
-
     /// Most of the time members are lost and come back while something else does not work.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let n = rng.u8(..);

@@ -15,6 +15,7 @@ mod late;
 mod pace;
 mod perform;
 mod state;
+mod themes;
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
