@@ -37,7 +37,7 @@ pub fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
 
@@ -46,7 +46,7 @@ mod tests {
     fn what_still_blocks_a_thread_keeps_no_verb_from_its_end() {
         const BLOCKED: Duration = Duration::from_secs(20);
         let (hold, held) = channel::<()>();
-        let began = Instant::now();
+        let began = crate::clock::monotonic();
         block_on(async { drop(tokio::task::spawn_blocking(move || held.recv_timeout(BLOCKED))) }).unwrap();
         assert!(began.elapsed() < BLOCKED);
         drop(hold);
