@@ -41,7 +41,6 @@ mod tests {
 
     use super::*;
 
-    #[allow(clippy::disallowed_methods)] // A test reads the time.
     #[test]
     fn what_still_blocks_a_thread_keeps_no_verb_from_its_end() {
         const BLOCKED: Duration = Duration::from_secs(20);
