@@ -87,7 +87,7 @@ pub fn exhausted() -> Option<String> {
     let used = used()?;
     (used.saturating_add(SCARCE) >= limit).then(|| {
         format!(
-            "this process has used up its file descriptors ({used} of {limit}; Ceph takes one for each OSD and some 20 more): \
+            "this process has used all its file descriptors ({used} of {limit}; Ceph takes one for each OSD and some 20 more): \
              raise LimitNOFILE of the service, or `ulimit -n`"
         )
     })

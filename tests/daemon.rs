@@ -217,7 +217,7 @@ fn the_daemon_from_nothing_to_its_successor() {
     assert!(ending["message"].as_str().unwrap().contains("epoch 2"));
     let (took, ended) = second.end();
     assert!(took < Duration::from_secs(2) && ended.exit == 0, "{took:?} {ended:#?}");
-    assert!(ended.stderr.contains("these fences stand") && ended.stderr.contains("n1"), "{ended:#?}");
+    assert!(ended.stderr.contains("these fences stay in place") && ended.stderr.contains("n1"), "{ended:#?}");
     assert!(site.blocklist().contains_key(&host) && !second.path("sock").exists());
     assert_eq!(second.verb(&["ledger"]).expect(0).json["lease"], Value::Null, "the lease was given up");
 
@@ -395,7 +395,7 @@ fn out_of_time_a_fence_is_pending_and_the_daemon_goes_on(site: &Site, daemon: &D
     let silent = site.lab.daemon(&format!("osd.{silent}"));
     silent.stop().unwrap();
     let answer = daemon.verb(&["fence", "n1", "--reason", "cable pulled", "--timeout", "8s"]).expect(3);
-    assert!(answer.stderr.contains("the guardian that leads goes on"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("the leading guardian continues with it"), "{}", answer.stderr);
     let state = answer.json["state"].as_str().unwrap();
     assert!(["committed", "pending"].contains(&state), "{:#}", answer.json);
     silent.cont().unwrap();
@@ -414,7 +414,7 @@ fn a_bad_configuration_changes_nothing(daemon: &Daemon<'_>) {
     fs::write(daemon.path("toml"), format!("[policy]\nexpire = 5\n{good}")).unwrap();
     daemon.running().signal(Signal::SIGHUP);
     let refused = daemon.hears("bad-configuration", 1)["message"].to_string();
-    assert!(refused.contains("line 2") && refused.contains("the old one stays"), "{refused}");
+    assert!(refused.contains("line 2") && refused.contains("the previous one stays in use"), "{refused}");
     assert!(is_leading(&daemon.status().unwrap()), "it goes on");
     assert_eq!(daemon.logged("reloaded").len(), 0);
     // The old one stays: the member that the new one no longer has is still known.

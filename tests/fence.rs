@@ -212,7 +212,7 @@ fn with_too_few_descriptors_it_says_so_and_a_pending_seal_names_them() {
     let pending = with(descriptors::LEAST, &fence);
     let said = String::from_utf8_lossy(&pending.stderr).into_owned();
     assert_eq!(pending.status.code(), Some(3), "{pending:?}");
-    assert!(said.contains("this process has used up its file descriptors ("), "{said}");
+    assert!(said.contains("this process has used all its file descriptors ("), "{said}");
     assert_eq!(site.guardian(&["fence", "n1"]).expect(0).json["state"], "sealed");
 }
 

@@ -227,7 +227,7 @@ fn what_was_taken_is_said_to_go_on(site: &Site, one: &Guardian, far: &Guardian) 
         asking.signal(Signal::SIGINT);
         let told = asking.answer().expect(3);
         assert!(told.stderr.contains("interrupted: n1 is "), "{told:#?}");
-        assert!(told.stderr.contains("the guardian that leads goes on"), "{told:#?}");
+        assert!(told.stderr.contains("the leading guardian continues with it"), "{told:#?}");
     }
     silent.cont().unwrap();
     one.wait_for_status("sealed all the same", LIMIT, |status| {

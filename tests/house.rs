@@ -114,19 +114,11 @@ fn a_folder_uses_only_those_before_it() {
             let of = |name: &&str| path == *name || path.starts_with(&format!("{name}::"));
             order.iter().position(of)
         };
-        for file in rust_files(&[source]) {
-            let below = file.strip_prefix(root().join(source)).unwrap().with_extension("");
-            let own = below.to_string_lossy().replace('/', "::");
-            let Some(here) = place(&own) else { continue };
-            let code = flat(without_tests(tokens(&file))).join("");
-            for path in code.split("crate::").skip(1) {
-                let path: String =
-                    path.chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c)).collect();
-                uses += 1;
-                if place(&path).is_some_and(|there| there > here) {
-                    wrong.push(format!("{} uses {path}", file.display()));
-                }
-            }
+        for (file, imported) in import_graph(source) {
+            let Some(here) = place(&file) else { continue };
+            uses += imported.len();
+            let later = imported.iter().filter(|path| place(path).is_some_and(|there| there > here));
+            wrong.extend(later.map(|path| format!("{source}: {file} uses {path}")));
         }
     }
     println!("{uses} uses");

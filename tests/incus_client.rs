@@ -403,7 +403,7 @@ fn files_of_no_use_are_told_with_what_to_do() {
     fs::write(&config.certificate, "x").unwrap();
     assert!(says(&config).contains("own.crt holds no certificate"), "{}", says(&config));
     fs::write(&config.certificate, pair(2999).0).unwrap();
-    assert!(says(&config).contains("are of no use"), "a key of another certificate: {}", says(&config));
+    assert!(says(&config).contains("cannot be used"), "a key of another certificate: {}", says(&config));
     fs::remove_file(&config.cluster_certificate).unwrap();
     assert!(says(&config).contains("incus enroll TOKEN"), "{}", says(&config));
 }

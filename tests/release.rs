@@ -186,7 +186,7 @@ fn inv5_a_release_without_assertion_or_with_a_wrong_name_changes_nothing() {
         }
     }
     let told = as_table(&site.command("guard", &[&["release", "n2"], &asserted[..]].concat()));
-    assert!(told.contains("no host entry was there to remove"), "{told}");
+    assert!(told.contains("there was no host entry to remove"), "{told}");
     assert_eq!(changes(&site.history(before)), 0, "the blocklist changed");
     assert!(site.newest().stands_long(&format!("{}:0/0", site.ip("n1"))));
 }

@@ -151,8 +151,8 @@ fn broken_off(ledger: &Ledger, request: &Request, why: String) -> Result<VerbOut
     }
 }
 
-const ON_DAEMON: &str = "the guardian that leads goes on";
-const ON_NEXT: &str = "no guardian leads now: the next one goes on, or run it again";
+const ON_DAEMON: &str = "the leading guardian continues with it";
+const ON_NEXT: &str = "no guardian leads now: the next leader continues with it, or run the command again";
 
 fn from_record(fence: &Value) -> Option<FenceRecord> {
     serde_json::from_value(fence.clone()).ok()
@@ -180,7 +180,7 @@ fn kept(context: &Context) -> Result<Option<Ledger>, CliError> {
         ) => Ok(None),
         // An operator without Incus has only this verb: it must not wait for what it may never have used.
         Err(error @ LedgerReadError::Silent { .. }) => {
-            say(&format!("{error}; going on with the storage alone"));
+            say(&format!("{error}; continuing with Ceph alone"));
             Ok(None)
         }
     }

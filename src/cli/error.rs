@@ -31,10 +31,12 @@ pub(super) enum CliError {
     Ledger(#[from] ledger::LedgerReadError),
     #[error(transparent)]
     NotAsked(#[from] ledger::LedgerWriteError),
-    #[error("{waiting} requests wait in the ledger already: does the guardian that leads answer? Ask again")]
+    #[error(
+        "{waiting} requests are already waiting in the ledger: does the leading guardian answer? Ask again"
+    )]
     Crowded { waiting: usize },
     #[error(
-        "{why} before the guardian that leads took the request, which is gone from the ledger again: nothing was begun"
+        "{why} before the leading guardian took the request, which was removed from the ledger again: nothing was begun"
     )]
     NotTaken { why: String },
     #[error(
@@ -61,11 +63,9 @@ pub(super) enum CliError {
         "{why}, and the release is recorded in the ledger: the guardian that leads next goes on with it; run it again"
     )]
     Releasing { why: String },
-    #[error(
-        "what guardians remember cannot be read, so what a fence would do is unknown: {why}; run it again"
-    )]
+    #[error("the ledger cannot be read, so the effect of a fence is unknown: {why}; run the command again")]
     NoMemory { why: String },
-    #[error("{why}: nothing of it is recorded, so nothing was begun; run it again")]
+    #[error("{why}: the request is not recorded, so nothing was begun; run the command again")]
     NotBegun { why: String },
     #[error(transparent)]
     BadFenceId(#[from] BadFenceIdError),
@@ -80,7 +80,7 @@ pub(super) enum CliError {
         "{late}: the host entry stays, because a client of the host may be unknown ({unread}); run it again"
     )]
     Unread { late: DeadlineError, unread: String },
-    #[error("the blocklist or the pools changed each time while the PGs were asked: run it again")]
+    #[error("the blocklist or the pools changed during every attempt to ask the PGs: run the command again")]
     Restless,
     #[error(transparent)]
     Enroll(#[from] EnrollError),
@@ -92,7 +92,7 @@ pub(super) enum CliError {
     Setup(#[from] SetupError),
     #[error("{0}; run it again")]
     Incus(#[from] IncusError),
-    #[error("somebody else wrote to project default at the same time: run it again")]
+    #[error("someone else changed the project default at the same time: run the command again")]
     Raced,
     #[error("cannot read {}: {why}; the daemon saves recordings in daemon.recordings (SIGUSR1, a refusal, a breach)", .file.display())]
     NoRecording { file: PathBuf, why: std::io::Error },

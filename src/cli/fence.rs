@@ -1,10 +1,13 @@
 //! `fence`: blocklist and prove.
 
+use std::time::Duration;
+
 use rbd_guardian_core::fence::sealing::{Sealing, SealingState};
 use rbd_guardian_core::model::addr::Entry;
-use rbd_guardian_core::model::fence_id::{FenceContent, FenceId};
+use rbd_guardian_core::model::epoch::OsdEpoch;
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::operator_request;
-use rbd_guardian_core::model::record::FenceState;
+use rbd_guardian_core::model::record::{FenceRecord, FenceState};
 use rbd_guardian_core::rules::plan::plan;
 use serde::Serialize;
 
@@ -17,13 +20,13 @@ use crate::cli::standalone::{self, Timings};
 use crate::clock;
 use crate::control::protocol::{ControlLine, ProvedPool};
 use crate::shown::FenceShown;
-use rbd_guardian_core::model::epoch::OsdEpoch;
 
+/// What became of a fence: the same whether a daemon, another guardian or this command carried it out.
 #[derive(Serialize)]
 struct FenceAnswer {
-    fence: FenceContent,
+    fence: FenceId,
     member: Option<String>,
-    state: SealingState,
+    state: FenceState,
     epoch: Option<OsdEpoch>,
     entries: Vec<EntryAnswer>,
     coverage: CoverageAnswer,
@@ -38,24 +41,40 @@ struct FenceAnswer {
     timings_ms: Timings,
 }
 
-/// What a daemon answers with, in the same words.
-#[derive(Serialize)]
-struct FenceServedAnswer {
-    fence: FenceId,
-    member: Option<String>,
-    state: FenceState,
-    epoch: Option<OsdEpoch>,
-    entries: Vec<EntryAnswer>,
-    coverage: CoverageAnswer,
-    barrier: Vec<ProvedPool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    timings_ms: ServedTimings,
-}
+impl FenceAnswer {
+    /// By the guardian that leads, with what the ledger says.
+    fn served(fence: FenceRecord, barrier: Vec<ProvedPool>, took: Duration) -> Self {
+        Self {
+            epoch: fence.proofs.iter().map(|proof| proof.epoch).max(),
+            entries: fence.entries.iter().map(|(entry, until)| EntryAnswer::new((*entry, *until))).collect(),
+            coverage: CoverageAnswer::of(&fence),
+            barrier,
+            deleted_pools: Vec::new(),
+            covers: Vec::new(),
+            state: fence.state,
+            reason: fence.reason,
+            fence: fence.id,
+            member: fence.member,
+            timings_ms: Timings::of_total(took),
+        }
+    }
 
-#[derive(Serialize)]
-struct ServedTimings {
-    total: u128,
+    /// By this command.
+    fn alone(fence: &Sealing, reason: Option<String>, timings_ms: Timings) -> Self {
+        Self {
+            fence: FenceId::from(&fence.plan().fence),
+            member: fence.plan().member.clone(),
+            state: fence.state().into(),
+            epoch: fence.committed(),
+            entries: fence.entries().map(EntryAnswer::new).collect(),
+            coverage: CoverageAnswer::new(fence.plan()),
+            barrier: fence.proofs().map(ProvedPool::from).collect(),
+            deleted_pools: fence.deleted_pools().to_vec(),
+            covers: fence.standing_covers(),
+            reason,
+            timings_ms,
+        }
+    }
 }
 
 pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, CliError> {
@@ -81,39 +100,12 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, CliError> {
             Ok(Exit::Pending)
         }
         VerbOutcome::Answered(ControlLine::Sealed { fence, barrier }) => {
-            let took = clock::monotonic().duration_since(began).as_millis();
-            let answer = FenceServedAnswer {
-                epoch: fence.proofs.iter().map(|proof| proof.epoch).max(),
-                entries: fence
-                    .entries
-                    .iter()
-                    .map(|(entry, until)| EntryAnswer::new((*entry, *until)))
-                    .collect(),
-                coverage: CoverageAnswer::of(&fence),
-                barrier,
-                state: fence.state,
-                reason: fence.reason,
-                fence: fence.id,
-                member: fence.member,
-                timings_ms: ServedTimings { total: took },
-            };
-            print(common.format(), &answer, served_text)?;
+            let took = clock::monotonic().duration_since(began);
+            print(common.format(), &FenceAnswer::served(*fence, barrier, took), text)?;
             Ok(Exit::Done)
         }
         VerbOutcome::Answered(line) => otherwise(common, args.target.member.clone(), line),
     }
-}
-
-fn served_text(answer: &FenceServedAnswer) -> String {
-    let what = answer.member.as_deref().unwrap_or(answer.fence.as_str());
-    let mut text = format!("{what}  SEALED: the storage refuses every write of it\n");
-    text.push_str(&format!("{}\n{}", entries_table(&answer.entries), coverage_text(&answer.coverage)));
-    text.push_str(&format!("{}\n", barrier_text(&answer.barrier)));
-    if let Some(epoch) = answer.epoch {
-        text.push_str(&format!("osdmap epoch {epoch}; total {} ms\n", answer.timings_ms.total));
-    }
-    text.push_str(&format!("fence {}\n", answer.fence));
-    text
 }
 
 /// With the storage alone: nothing but the blocklist remembers the fence.
@@ -126,20 +118,8 @@ fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, CliError> {
     };
     let mut fence = Sealing::new(plan);
     let (timings, ended) = standalone::fence(context, &mut fence);
-    let answer = FenceAnswer {
-        fence: fence.plan().fence.clone(),
-        member: fence.plan().member.clone(),
-        state: fence.state(),
-        epoch: fence.committed(),
-        entries: fence.entries().map(EntryAnswer::new).collect(),
-        coverage: CoverageAnswer::new(fence.plan()),
-        barrier: fence.proofs().map(ProvedPool::from).collect(),
-        deleted_pools: fence.deleted_pools().to_vec(),
-        covers: fence.standing_covers(),
-        reason: args.permits.reason.clone(),
-        timings_ms: timings,
-    };
-    context.print(&answer, |answer| text(answer, &fence))?;
+    let answer = FenceAnswer::alone(&fence, args.permits.reason.clone(), timings);
+    context.print(&answer, text)?;
     let (exit, word) = end(&fence, ended);
     if let Some(word) = word {
         eprintln!("rbd-guardian: {word}");
@@ -183,23 +163,29 @@ fn end(fence: &Sealing, ended: Result<(), CliError>) -> (Exit, Option<String>) {
     (exit, Some(word))
 }
 
-fn text(answer: &FenceAnswer, fence: &Sealing) -> String {
+fn text(answer: &FenceAnswer) -> String {
     let state = match answer.state {
-        SealingState::Sealed => "SEALED: the storage refuses every write of it",
-        SealingState::Pending | SealingState::Committed => {
-            "PENDING: committed, but some PGs might still take a write"
+        FenceState::Sealed => "SEALED: the storage refuses all its writes",
+        FenceState::Pending | FenceState::Committed => {
+            "PENDING: the entries are in the osdmap, but some PGs may still accept a write"
         }
-        SealingState::Intended => "NOT COMMITTED",
-        SealingState::Breached => "BREACHED: an entry was removed by somebody else",
+        FenceState::Intended => "NOT COMMITTED: no osdmap shows the entries yet",
+        FenceState::Breached => "BREACHED: somebody else removed an entry",
+        FenceState::Releasing => "RELEASING",
+        FenceState::Released => "RELEASED",
     };
-    let mut text = format!("{}  {state}\n", plan_verb::name(fence.plan()));
+    let name = answer.member.clone().unwrap_or_else(|| {
+        let entries = answer.entries.iter().map(|entry| entry.entry.to_string());
+        entries.collect::<Vec<_>>().join(", ")
+    });
+    let mut text = format!("{name}  {state}\n");
     text.push_str(&format!("{}\n{}", entries_table(&answer.entries), coverage_text(&answer.coverage)));
     text.push_str(&format!("{}\n", barrier_text(&answer.barrier)));
     for pool in &answer.deleted_pools {
-        text.push_str(&format!("pool {pool} was deleted meanwhile: nothing is proved about it\n"));
+        text.push_str(&format!("pool {pool} was deleted meanwhile: it was not proved\n"));
     }
     for cover in &answer.covers {
-        text.push_str(&format!("cover {cover} stands: every client of it is refused\n"));
+        text.push_str(&format!("cover {cover} is still in place: every client of that host is refused\n"));
     }
     if let Some(epoch) = answer.epoch {
         text.push_str(&format!("osdmap epoch {epoch}; {}\n", answer.timings_ms));

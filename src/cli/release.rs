@@ -24,29 +24,18 @@ use crate::clock;
 use crate::config::Config;
 use crate::control::protocol::{ControlLine, Reason};
 
+/// What became of a release: the same whether a daemon, another guardian or this command carried it out.
 #[derive(Serialize)]
 struct ReleaseAnswer {
-    fence: FenceContent,
-    member: Option<String>,
-    state: &'static str,
-    removed: Vec<Entry>,
-    kept: Vec<EntryAnswer>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    in_doubt: Vec<Entry>,
-    /// Entries that are not its own, and refuse its host still.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    refused_by: BTreeSet<Listed>,
-    reason: Option<String>,
-}
-
-/// What a daemon answers with, in the same words.
-#[derive(Serialize)]
-struct ReleaseServedAnswer {
     fence: FenceId,
     member: Option<String>,
     state: FenceState,
+    /// `None` where another process removed them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed: Option<Vec<Entry>>,
     kept: Vec<EntryAnswer>,
-    in_doubt: Vec<Entry>,
+    in_doubt: BTreeSet<Entry>,
+    /// Entries of others that still refuse its host.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     refused_by: BTreeSet<Listed>,
     reason: Option<String>,
@@ -70,29 +59,17 @@ pub(super) fn run(common: &Common, args: &ReleaseArgs) -> Result<Exit, CliError>
         VerbOutcome::Underway { .. } => Ok(Exit::CannotTell),
         VerbOutcome::Answered(ControlLine::Released { fence }) => {
             let entries = fence.entries.iter().filter(|(entry, _)| !entry.is_host());
-            let answer = ReleaseServedAnswer {
+            let answer = ReleaseAnswer {
+                removed: None,
                 kept: entries.map(|(entry, until)| EntryAnswer::new((*entry, *until))).collect(),
-                in_doubt: fence.in_doubt.iter().copied().collect(),
+                in_doubt: fence.in_doubt,
                 state: fence.state,
                 refused_by: fence.refused_by,
                 reason: args.reason.clone(),
                 fence: fence.id,
                 member: fence.member,
             };
-            print(common.format(), &answer, |answer| {
-                let what = answer.member.as_deref().unwrap_or(answer.fence.as_str());
-                let still = still_refused(&answer.refused_by);
-                let next = answer.member.as_ref().map_or_else(String::new, |member| {
-                    format!(
-                        "next: wait until `incus query \"/1.0/storage-pools/POOL?target={member}\"` says Created, then \
-                         `incus cluster restore {member}`\n"
-                    )
-                });
-                format!(
-                    "{what}  RELEASED{still}\n{} old client instances stay refused (`rbd-guardian ledger show` lists them)\n{next}",
-                    answer.kept.len()
-                )
-            })?;
+            print(common.format(), &answer, text)?;
             Ok(end(&answer.refused_by))
         }
         VerbOutcome::Answered(line) => otherwise(common, args.member.clone(), line),
@@ -124,18 +101,18 @@ fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, CliError> {
     let kept = clients.map(|entry| (*entry, release.until(*entry))).chain(release.kept());
     let answer = ReleaseAnswer {
         member: fence.member.clone(),
-        state: if done { "released" } else { "releasing" },
-        removed: release.removed().iter().copied().collect(),
+        state: if done { FenceState::Released } else { FenceState::Releasing },
+        removed: Some(release.removed().iter().copied().collect()),
         kept: kept.map(EntryAnswer::new).collect(),
-        in_doubt: release.in_doubt().iter().copied().collect(),
+        in_doubt: release.in_doubt().clone(),
         refused_by: release.refused_by(),
         reason: args.reason.clone(),
-        fence,
+        fence: FenceId::from(&fence),
     };
     context.print(&answer, text)?;
     for entry in release.in_doubt() {
         eprintln!(
-            "rbd-guardian: a removal of {entry} was not answered and may come yet: do not fence by it for some minutes"
+            "rbd-guardian: a removal of {entry} was not acknowledged and may still take effect: do not rely on that entry for some minutes"
         );
     }
     if let Some(failure) = release.failure() {
@@ -143,7 +120,10 @@ fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, CliError> {
         return Ok(Exit::Failed);
     }
     if let Err(fault) = ended {
-        eprintln!("rbd-guardian: {}; the host entries were not seen to be gone: run it again", fault.cause());
+        eprintln!(
+            "rbd-guardian: {}; the removal of the host entries was not confirmed: run the command again",
+            fault.cause()
+        );
         return Ok(fault.exit());
     }
     Ok(if done { end(&answer.refused_by) } else { Exit::CannotTell })
@@ -182,13 +162,28 @@ fn named(config: &Config, args: &ReleaseArgs) -> Result<Result<FenceContent, Ref
 }
 
 fn text(answer: &ReleaseAnswer) -> String {
-    let what = answer.member.clone().unwrap_or_else(|| answer.fence.to_string());
-    let still = if answer.state == "released" { still_refused(&answer.refused_by) } else { String::new() };
-    let mut text = format!("{what}  {}{still}\n", answer.state.to_uppercase());
-    if answer.removed.is_empty() {
-        text.push_str("no host entry was there to remove\n");
+    let what = answer.member.as_deref().unwrap_or(answer.fence.as_str());
+    let is_done = answer.state == FenceState::Released;
+    let still = if is_done { still_refused(&answer.refused_by) } else { String::new() };
+    let mut text = format!("{what}  {}{still}\n", answer.state.to_string().to_uppercase());
+    let Some(removed) = &answer.removed else {
+        // By a guardian, which keeps a ledger and sees Incus.
+        text.push_str(&format!(
+            "{} old client instances stay refused (`rbd-guardian ledger show` lists them)\n",
+            answer.kept.len()
+        ));
+        if let Some(member) = &answer.member {
+            text.push_str(&format!(
+                "next: wait until `incus query \"/1.0/storage-pools/POOL?target={member}\"` says Created, then \
+                 `incus cluster restore {member}`\n"
+            ));
+        }
+        return text;
+    };
+    if removed.is_empty() {
+        text.push_str("there was no host entry to remove\n");
     }
-    for entry in &answer.removed {
+    for entry in removed {
         text.push_str(&format!("removed {entry}\n"));
     }
     if !answer.kept.is_empty() {

@@ -106,7 +106,7 @@ pub(super) fn known(context: &Context) -> Result<Option<(Guardian, Now)>, CliErr
         Memory::None => Ok(None),
         Memory::Unread(why) if context.config.incus.endpoints.is_empty() => {
             // As `fence` does without Incus.
-            say(&format!("{why}; going on with the storage alone"));
+            say(&format!("{why}; continuing with Ceph alone"));
             Ok(None)
         }
         Memory::Unread(why) => Err(CliError::NoMemory { why }),

@@ -21,17 +21,30 @@ use crate::deadline::Deadline;
 /// How long a short entry that was removed may take to stand again, whatever the command's own time.
 const REPLACE_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long each part took, in whole milliseconds, from the decision on.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+/// How long each part took, in whole milliseconds, from the decision on; what another process did is known as a whole.
+#[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Timings {
-    commit: u128,
-    barrier: u128,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    barrier: Option<u128>,
     total: u128,
+}
+
+impl Timings {
+    pub(super) fn of_total(took: Duration) -> Self {
+        Self { commit: None, barrier: None, total: took.as_millis() }
+    }
 }
 
 impl std::fmt::Display for Timings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "commit {} ms, barrier {} ms, total {} ms", self.commit, self.barrier, self.total)
+        for (part, took) in [("commit", self.commit), ("barrier", self.barrier)] {
+            if let Some(took) = took {
+                write!(f, "{part} {took} ms, ")?;
+            }
+        }
+        write!(f, "total {} ms", self.total)
     }
 }
 
@@ -39,13 +52,13 @@ impl std::fmt::Display for Timings {
 /// how far it came.
 pub(super) fn fence(context: &Context, fence: &mut Sealing) -> (Timings, Result<(), CliError>) {
     let began = clock::monotonic();
-    let mut timings = Timings::default();
+    let mut timings = Timings { commit: Some(0), barrier: Some(0), total: 0 };
     let ended = StandaloneExecutor::new(context).drive(fence, |fence, asked, was_barrier| {
         if was_barrier {
-            timings.barrier += millis(asked);
+            timings.barrier = timings.barrier.map(|took| took + millis(asked));
         }
-        if timings.commit == 0 && fence.committed().is_some() {
-            timings.commit = millis(began);
+        if timings.commit == Some(0) && fence.committed().is_some() {
+            timings.commit = Some(millis(began));
         }
         if timings.total == 0 && fence.state() == SealingState::Sealed {
             timings.total = millis(began);

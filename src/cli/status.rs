@@ -196,7 +196,9 @@ fn show(
     let shown = picture(context.format, args, &answer, whole)?;
     let exit = if args.check { check(&answer) } else { Exit::Done };
     let Some(why) = &found.ledger_unread else { return Ok((shown, exit)) };
-    say(&format!("the ledger cannot be read: whose these entries are is not known; remove none ({why})"));
+    say(&format!(
+        "the ledger cannot be read: it is not known whose these entries are; do not remove any ({why})"
+    ));
     Ok((shown, Exit::CannotTell))
 }
 
@@ -399,7 +401,7 @@ fn found_text(answer: &StorageStatus) -> String {
         let others: Vec<Value> =
             answer.others.iter().filter_map(|other| serde_json::to_value(other).ok()).collect();
         let title = if answer.ledger_unread.is_some() {
-            "entries, and whose they are is unknown: remove none"
+            "entries of unknown origin: do not remove any"
         } else {
             "other entries (no guardian keeps a ledger here, so a fence of addresses is among them)"
         };

@@ -120,7 +120,7 @@ async fn talk(stream: UnixStream, asks: Sender<Ask>) {
         Ok(question) => asks
             .try_send(Ask { question, answers: to })
             .err()
-            .map(|_| "too many questions at once: ask again".to_owned()),
+            .map(|_| "too many requests at once: ask again".to_owned()),
     };
     if let Some(why) = refused {
         let _ = say(&mut writer, &ControlLine::Failed(why)).await;
@@ -133,7 +133,7 @@ async fn talk(stream: UnixStream, asks: Sender<Ask>) {
         }
     }
     // The loop let go of it: the daemon ends.
-    let _ = say(&mut writer, &ControlLine::Unavailable("the daemon ended meanwhile".to_owned())).await;
+    let _ = say(&mut writer, &ControlLine::Unavailable("the daemon stopped meanwhile".to_owned())).await;
 }
 
 async fn say(writer: &mut tokio::net::unix::OwnedWriteHalf, line: &ControlLine) -> io::Result<()> {
@@ -149,7 +149,7 @@ pub enum AskError {
     #[error(transparent)]
     Late(#[from] crate::deadline::DeadlineError),
     /// The connection broke: what was asked for may be done all the same.
-    #[error("the daemon at {} did not answer to the end ({error}): `rbd-guardian status` shows how far it came", .path.display())]
+    #[error("the daemon at {} closed the connection before its answer was complete ({error}): `rbd-guardian status` shows how far it got", .path.display())]
     Broken { path: PathBuf, error: io::Error },
 }
 

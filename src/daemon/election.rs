@@ -97,7 +97,9 @@ impl ElectionWatch {
         }
         match &holds {
             Some(_) => log::line(Level::Warn, "holds", None, &words(&holds).unwrap_or_default()),
-            None if leads => log::line(Level::Info, "holds-over", None, "leads, and is fit to"),
+            None if leads => {
+                log::line(Level::Info, "holds-over", None, "leading: this guardian is ready to fence")
+            }
             None => {}
         }
         self.holds = holds;
@@ -115,5 +117,7 @@ impl ElectionWatch {
 
 fn words(holds: &Option<Unfit>) -> Option<String> {
     let why = holds.as_ref()?;
-    Some(format!("leads to hold, as no other guardian is ready: {why}; what is fenced stays so"))
+    Some(format!(
+        "leading in hold-only mode, because no other guardian is ready: {why}; existing fences are kept, none is started automatically"
+    ))
 }

@@ -301,7 +301,7 @@ impl EventLoop {
         self.look_for_requests(now.boot);
         let LeadStage::Leading(leading) = &mut self.stage else { return };
         if leading.is_over(now) {
-            let why = "leads no more: the lease could not be renewed in time: Ceph does not answer, or late (`ceph -s`)";
+            let why = "no longer leads: the lease was not renewed in time, because Ceph does not answer or answers late (`ceph -s`)";
             self.depose("deposed", why);
             return;
         }
@@ -399,7 +399,7 @@ impl EventLoop {
             JobResult::Renewed(epoch, renewed) => self.renewed(epoch, renewed),
             JobResult::GaveUp(Ok(())) => {}
             JobResult::GaveUp(Err(error)) => {
-                log::line(Level::Warn, "lease", None, &format!("the lease was not given up: {error}"));
+                log::line(Level::Warn, "lease", None, &format!("the lease could not be released: {error}"));
             }
             JobResult::Glanced(began, view) => {
                 if let Ok(view) = &view {
@@ -432,7 +432,7 @@ impl EventLoop {
                     self.saw(*began, view);
                 }
                 let deposed = if let Input::Recorded(Recorded::Deposed(why)) = &input {
-                    Some(format!("leads no more: {why}"))
+                    Some(format!("no longer leads: {why}"))
                 } else {
                     None
                 };
@@ -446,7 +446,7 @@ impl EventLoop {
                     }
                 } else if let Input::GatePut(failed) = input {
                     for (member, why) in failed {
-                        let text = format!("late, as this guardian does not lead any more: {why}");
+                        let text = format!("too late, because this guardian no longer leads: {why}");
                         log::line(Level::Info, "gate-not-written", Some(&member), &text);
                     }
                 }
@@ -553,7 +553,7 @@ impl EventLoop {
             && leading.epoch() == epoch
             && let Err(why) = leading.renewed(renewed, self.config.daemon.lease)
         {
-            self.depose("deposed", &format!("leads no more: {why}"));
+            self.depose("deposed", &format!("no longer leads: {why}"));
         }
     }
 
@@ -616,7 +616,7 @@ impl EventLoop {
             Question::Request(request) => request,
         };
         let LeadStage::Leading(leading) = &mut self.stage else {
-            let trouble = self.trouble.as_deref().unwrap_or("it bids for the lead");
+            let trouble = self.trouble.as_deref().unwrap_or("it is bidding for the lead");
             let why = format!("this guardian does not lead: {trouble}");
             if !self.settled {
                 self.early.push(Ask { question: Question::Request(request), answers });

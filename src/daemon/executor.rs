@@ -91,7 +91,7 @@ impl Executor {
         if let Input::Pinged(_, Err(why)) = input
             && self.no_ping.as_ref() != Some(why)
         {
-            log::line(Level::Warn, "no-ping", None, &format!("members cannot be pinged: {why}"));
+            log::line(Level::Warn, "no-ping", None, &format!("cannot ping members: {why}"));
             self.no_ping = Some(why.clone());
         }
     }

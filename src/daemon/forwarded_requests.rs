@@ -84,7 +84,7 @@ impl RequestNote {
 /// The answer of a request that has none.
 pub(super) fn ended() -> ControlLine {
     ControlLine::Unavailable(
-        "it ended without an answer: `rbd-guardian status` shows how far it came".to_owned(),
+        "the request ended without an answer: `rbd-guardian status` shows how far it got".to_owned(),
     )
 }
 

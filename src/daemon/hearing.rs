@@ -40,7 +40,7 @@ impl EventLog {
             self.lost = 0;
         }
         let more =
-            if untold > 0 { format!(" ({untold} more times since this was told)") } else { String::new() };
+            if untold > 0 { format!(" ({untold} more times since the last report)") } else { String::new() };
         log::line(level, code, None, &format!("{text}{more}"));
     }
 

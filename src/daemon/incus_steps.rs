@@ -207,13 +207,15 @@ pub(super) async fn put_gate(
     let put = async |member: &String| {
         let why = match put_keys(incus, member, contents, epoch, || may_send(member)).await {
             KeysWrite::Applied => return None,
-            KeysWrite::Changed => "somebody else changed the member meanwhile".to_owned(),
+            KeysWrite::Changed => "someone else changed the member's configuration meanwhile".to_owned(),
             KeysWrite::Stale { found } => {
-                format!("it has epoch {found} already, which is not below {epoch}: another guardian wrote it")
+                format!(
+                    "the gate already has epoch {found}, which is not below {epoch}: another guardian wrote it"
+                )
             }
             KeysWrite::Withheld => OVER.to_owned(),
             KeysWrite::Refused(error) => format!("not written: {error}"),
-            KeysWrite::Unknown(error) => format!("whether it was written is unknown: {error}"),
+            KeysWrite::Unknown(error) => format!("no answer to the write, so its result is unknown: {error}"),
         };
         Some((member.clone(), why))
     };

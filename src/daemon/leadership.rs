@@ -101,7 +101,7 @@ pub(super) enum BidError {
         "this guardian runs on a fenced host ({entry}): Ceph refuses it, and it goes on once the host is released"
     )]
     Fenced { entry: Entry },
-    #[error("the bid for the lead ended without an answer")]
+    #[error("no answer to the bid for the lead")]
     Dropped,
 }
 

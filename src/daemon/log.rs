@@ -112,7 +112,7 @@ fn subscriber(form: LogForm) -> Dispatch {
     match journal {
         Some(Ok(journal)) => return registry.with(journal).into(),
         Some(Err(error)) => {
-            let text = format!("journald does not take the log ({error}): it goes to stderr");
+            let text = format!("journald does not accept the log ({error}): logging to stderr");
             line(Level::Warn, "no-journal", None, &text);
         }
         None => {}
@@ -226,7 +226,7 @@ impl Log {
                     level: Level::Warn,
                     code: "log-dropped".to_owned(),
                     member: None,
-                    text: format!("{dropped} lines were dropped: the log was not read, or journald hung"),
+                    text: format!("{dropped} log lines were dropped: nobody read the log, or journald hung"),
                 });
             }
         }

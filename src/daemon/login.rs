@@ -46,8 +46,7 @@ impl Replaced {
     }
 }
 
-const FULL: &str = "two replaced connections to Ceph have not ended: no other one is made until one of them has. If it stays so, restart the \
-    service";
+const FULL: &str = "two replaced connections to Ceph have not closed: no further connection is opened until one of them has. If this persists, restart the service";
 
 /// A look at the keyring, and a log-in if one is due or the keyring has changed.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +121,7 @@ impl Login {
         match login {
             Some(Ok(fresh)) => {
                 if self.trouble.take().is_some() {
-                    log::line(Level::Info, "key-taken", None, "new connections to Ceph are made again");
+                    log::line(Level::Info, "key-taken", None, "opening new connections to Ceph again");
                 }
                 Some((fresh, self.key != key))
             }
@@ -137,9 +136,9 @@ impl Login {
 
     fn refused(&mut self, error: &ConnectError) {
         let why = format!(
-            "a new connection to Ceph would not be made: {error}. The one that stands goes on until it breaks; then \
-             this guardian can neither fence nor hold. If the key was replaced, write the new one into the keyring, and \
-             restart the service if systemd keeps a copy of it (LoadCredential=)"
+            "a new connection to Ceph would fail: {error}. The current connection works until it breaks; after that this guardian \
+             can neither fence nor hold fences. If the key was replaced, write the new one into the keyring, and restart \
+             the service if systemd keeps a copy of it (LoadCredential=)"
         );
         if self.trouble.as_ref() != Some(&why) {
             let few = matches!(error, ConnectError::TooFewFiles(_));

@@ -64,7 +64,10 @@ impl Recordings {
     pub(super) fn save(&self, recording: &[u8], why: &str) {
         match self.write(recording, why, clock::wall()) {
             Ok(path) => {
-                let text = format!("{why}: what led to it is in {} (`rbd-guardian replay`)", path.display());
+                let text = format!(
+                    "{why}: the recording of what led to it is {} (`rbd-guardian replay`)",
+                    path.display()
+                );
                 log::line(Level::Info, "recording", None, &text);
             }
             Err(error) => {

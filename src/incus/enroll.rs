@@ -57,7 +57,7 @@ pub enum EnrollError {
     #[error("cannot read the token from {from}: {error}")]
     NoToken { from: String, error: io::Error },
     /// Its time is over.
-    #[error("the token expired at {0}: make another with `incus config trust add rbd-guardian`")]
+    #[error("the token expired at {0}: create another with `incus config trust add rbd-guardian`")]
     Expired(Timestamp),
     /// Something is in the way.
     #[error("{} {why}: use --force to replace it", .path.display())]
@@ -73,11 +73,11 @@ pub enum EnrollError {
     NoKey(#[from] rcgen::Error),
     /// It did not take the token.
     #[error(
-        "{endpoint} refuses the token ({message}): was it used before? Make another with `incus config trust add rbd-guardian`"
+        "{endpoint} refuses the token ({message}): was it used before? Create another with `incus config trust add rbd-guardian`"
     )]
     Refused { endpoint: Endpoint, message: String },
     /// No address in the token presented the certificate that the token names.
-    #[error("no address of the token is of use: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("no address in the token can be used: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     NoAddress(Vec<IncusError>),
     /// It answered, and then did not.
     #[error(transparent)]

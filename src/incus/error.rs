@@ -158,7 +158,7 @@ pub enum SetupError {
     #[error("{} is readable by others (mode {mode:04o}): `chmod 600` it", .path.display())]
     KeyExposed { path: PathBuf, mode: u32 },
     /// Key and certificate do not fit, or are of no use to TLS.
-    #[error("{} and its key are of no use ({why}): enroll again with --force and `systemctl reload rbd-guardian`", .certificate.display())]
+    #[error("{} and its key cannot be used ({why}): enroll again with --force and `systemctl reload rbd-guardian`", .certificate.display())]
     Unusable { certificate: PathBuf, why: String },
     /// No endpoint is configured.
     #[error("no Incus is configured: set incus.endpoints, or run `rbd-guardian incus enroll TOKEN`")]

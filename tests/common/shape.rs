@@ -1,4 +1,4 @@
-//! The shape of the core, with what it does not meet yet. A list may only shrink.
+//! The shape of both packages, with what they do not meet yet. A list may only shrink.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,6 +25,12 @@ const LONG: &[(&str, usize, &str)] = &[
     ("update", 70, "one state machine, whose arms exclude each other"),
     ("handle_audit", 64, "whose each removal is: one decision after another"),
     ("keep", 63, "what is kept of one member, in one pass"),
+    ("parse", 66, "one field of the osdmap's dump after another"),
+    ("exit", 81, "one arm an error: the compiler asks for each"),
+    ("text", 64, "one section of the ledger after another"),
+    ("served_text", 72, "one section of the status after another"),
+    ("done", 92, "one arm a kind of event"),
+    ("perform", 117, "one arm an effect"),
 ];
 const FUNCTION: usize = 60;
 /// More fields than [`FIELDS`], how many, and why.
@@ -33,6 +39,8 @@ const WIDE: &[(&str, usize, &str)] = &[
     ("Fence", 23, "what a sweep said of it is no type of its own yet"),
     ("Sealing", 16, "one machine"),
     ("FenceRecord", 21, "a record of the ledger"),
+    ("FenceShown", 23, "a record of the ledger as JSON, one field a key of docs/json.md"),
+    ("EventLoop", 29, "its parts are not types of their own yet"),
 ];
 const FIELDS: usize = 15;
 /// Names that stand for several types, how many, and why.
@@ -49,6 +57,12 @@ const API: &str = "as Incus's JSON has it, always written with its module: `api:
 const ELSEWHERE: &[(&str, &str)] = &[
     ("Guardian", "its parts are not types of their own yet"),
     ("AddressBook", "what sweeps show is a file of its own: both are long"),
+    ("EventLoop", "its parts are not types of their own yet"),
+    (
+        "IoCtx",
+        "its locks and its omaps are files of their own: all three have `unsafe` code to be reviewed by itself",
+    ),
+    ("Ledger", "reading, writing and the lease are each a file of their own"),
 ];
 /// What a function fails with, and what is not called an error.
 const NO_ERROR: &[(&str, &str)] = &[
@@ -58,17 +72,13 @@ const NO_ERROR: &[(&str, &str)] = &[
     ("NotProved", "a decision"),
 ];
 
-/// Files of the core, without their tests.
+/// Files of both packages, without their tests.
 fn sources() -> Vec<(PathBuf, String)> {
-    sources_of(&["core/src"])
-}
-
-fn sources_of(folders: &[&str]) -> Vec<(PathBuf, String)> {
     let read = |file: PathBuf| {
         let text = fs::read_to_string(&file).unwrap();
         (file, text.split("#[cfg(test)]").next().unwrap().to_owned())
     };
-    rust_files(folders).into_iter().map(read).collect()
+    rust_files(&["core/src", "src"]).into_iter().map(read).collect()
 }
 
 /// The name behind a keyword, whoever may see the item.
@@ -98,23 +108,21 @@ fn functions_are_short_or_have_a_reason() {
         let lines: Vec<&str> = text.lines().collect();
         for (at, line) in lines.iter().enumerate() {
             let indent = &line[..line.len() - line.trim_start().len()];
-            let Some(name) = named(line.trim_start(), &["fn", "const fn"]) else { continue };
+            let Some(name) = named(line.trim_start(), &["fn", "const fn", "async fn"]) else { continue };
             let end = lines[at..].iter().position(|line| *line == format!("{indent}}}"));
             found.extend(end.map(|end| (name.to_owned(), end + 1)));
         }
     }
     println!("{} functions", found.len());
-    assert!(found.len() > 500);
+    assert!(found.len() > 1200);
     assert_listed(&found, FUNCTION, LONG);
 }
 
 #[test]
 fn structs_are_small_and_types_have_names_of_their_own() {
     let (mut fields, mut names) = (Vec::new(), Vec::new());
-    for (_, text) in sources_of(&["core/src", "src"]) {
-        names.extend(text.lines().filter_map(|line| named(line, &["struct", "enum"])).map(str::to_owned));
-    }
     for (_, text) in sources() {
+        names.extend(text.lines().filter_map(|line| named(line, &["struct", "enum"])).map(str::to_owned));
         let lines: Vec<&str> = text.lines().collect();
         for (at, line) in lines.iter().enumerate() {
             let Some(name) = named(line, &["struct"]).filter(|_| line.ends_with('{')) else { continue };
@@ -143,9 +151,11 @@ fn an_inherent_impl_is_where_its_type_is() {
             let line = if line.starts_with('<') { line.split_once("> ").unwrap().1 } else { line };
             let name = line.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap();
             seen += 1;
-            // The type's own file; of a `mod.rs` also those beside it.
+            // The type's own file; of a `mod.rs` also those beside it, of `events.rs` those in `events/`.
             let home = |(path, text): &&(PathBuf, String)| {
-                let is_here = path == file || (path.ends_with("mod.rs") && path.parent() == file.parent());
+                let is_here = path == file
+                    || (path.ends_with("mod.rs") && path.parent() == file.parent())
+                    || Some(path.with_extension("").as_path()) == file.parent();
                 is_here && text.lines().any(|line| named(line, &["struct", "enum"]) == Some(name))
             };
             let excepted = ELSEWHERE.iter().find(|(listed, _)| *listed == name);
@@ -158,7 +168,7 @@ fn an_inherent_impl_is_where_its_type_is() {
         }
     }
     println!("{seen} impls");
-    assert!(seen > 80 && wrong.is_empty(), "{wrong:#?}");
+    assert!(seen > 200 && wrong.is_empty(), "{wrong:#?}");
     assert_eq!(used.len(), ELSEWHERE.len(), "what is at home goes from the list: {used:?}");
 }
 

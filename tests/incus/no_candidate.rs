@@ -1,7 +1,7 @@
 //! An instance that may run nowhere else, on the newest Incus: healing ends without it and says nothing, the guardian does.
 
 use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, alarm, member};
-use crate::common::prepared;
+use crate::in_the_newest_world;
 use lab::incus::IMAGE;
 use lab::{Topology, World, WriteLog as _, wait_for};
 
@@ -9,10 +9,7 @@ use lab::{Topology, World, WriteLog as _, wait_for};
 #[test]
 fn what_no_other_member_may_take_is_shown_as_stranded_with_the_cause() {
     // `make soak` runs it, in the newest world: a third Incus cluster is too much beside the sample of `make test`.
-    if std::env::var("GUARDIAN_WORLD").as_deref() != Ok("newest")
-        || prepared(World::Newest.folder()).is_none()
-    {
-        println!("skipped: GUARDIAN_WORLD=newest runs it");
+    if !in_the_newest_world() {
         return;
     }
     let site = Guarded::start(Topology::apart().world(World::Newest));

@@ -7,8 +7,8 @@ use lab::{Topology, World, wait_for};
 use rbd_guardian::incus::gate::refusal::{RefusalReason, refusal};
 
 use crate::common::guarded::{Guarded, HEALED, MEMBERS};
-use crate::common::prepared;
 use crate::gate::tell;
+use crate::in_the_newest_world;
 
 /// What the incusds have logged since then, line by line.
 fn logged(site: &Guarded, since: &[usize]) -> Vec<String> {
@@ -29,10 +29,7 @@ fn mark(site: &Guarded) -> Vec<usize> {
 #[test]
 fn a_virtual_machine_is_rebalanced_to_no_sealed_member() {
     // `tests/run` runs it in that world, as a part of the sample.
-    if std::env::var("GUARDIAN_WORLD").as_deref() != Ok("newest")
-        || prepared(World::Newest.folder()).is_none()
-    {
-        println!("skipped: GUARDIAN_WORLD=newest runs it");
+    if !in_the_newest_world() {
         return;
     }
     let site = Guarded::without_daemon(Topology::apart().world(World::Newest));

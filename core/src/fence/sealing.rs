@@ -18,6 +18,7 @@ use crate::model::blocklist::Blocklist;
 use crate::model::ceph_snapshot::{Daemon, DaemonKind, Role};
 use crate::model::epoch::OsdEpoch;
 use crate::model::osdmap::{Guarded, OsdMap, PoolId};
+use crate::model::record::FenceState;
 use crate::rules::plan::Plan;
 
 /// Where a fence stands (docs/design.md#states, as far as one command sees it).
@@ -36,6 +37,18 @@ pub enum SealingState {
     Breached,
 }
 
+impl From<SealingState> for FenceState {
+    fn from(state: SealingState) -> Self {
+        match state {
+            SealingState::Intended => Self::Intended,
+            SealingState::Committed => Self::Committed,
+            SealingState::Pending => Self::Pending,
+            SealingState::Sealed => Self::Sealed,
+            SealingState::Breached => Self::Breached,
+        }
+    }
+}
+
 /// A failure that repeating does not mend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Failure {
@@ -46,9 +59,7 @@ pub enum Failure {
     #[error("the monitors refused to change the blocklist entry {entry}: {status}")]
     Entry { entry: Entry, status: String },
     /// A removal was not answered, so it may still arrive: the key cannot be relied on (INV-7).
-    #[error(
-        "no answer to the removal of {entry}: it may still take effect, so nothing is built on that entry"
-    )]
+    #[error("no answer to the removal of {entry}: it may still take effect, so that entry is not relied on")]
     InDoubt { entry: Entry },
     /// No key may cover a short entry while it is replaced: another client would be hit, or each is short itself.
     #[error(

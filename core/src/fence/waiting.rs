@@ -82,7 +82,7 @@ impl Fence {
                 let what = format!("{about}, of which these may know more: {}", some(&self.unread));
                 Some((what, about.to_owned()))
             }
-            FenceStage::Releasing(_) => same("the monitors, for what it asked for last"),
+            FenceStage::Releasing(_) => same("the monitors' answer to its last request"),
         }
     }
 

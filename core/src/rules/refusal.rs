@@ -178,7 +178,7 @@ pub enum Refusal {
     )]
     InDoubt { entry: Entry },
     /// There is nothing to prove.
-    #[error("there is no pool that could hold images, so there is nothing a seal could prove")]
+    #[error("there is no pool that could hold images, so a seal would prove nothing")]
     NoPools,
     /// An entry that ends too soon cannot be replaced without freeing the client for a moment.
     #[error(

@@ -29,8 +29,8 @@ fn refused(model: &Model, members: u8) -> Vec<String> {
     (1..=members).map(|n| format!("n{n}")).filter(|name| model.refuses(name)).collect()
 }
 
-#[test]
-fn inv6_two_of_five_are_fenced_one_after_another() {
+/// Two of five are lost, and one of them is sealed: which.
+fn one_of_two_sealed() -> (Model, Vec<String>) {
     let mut model = of(5);
     model.lose_for_long("n2");
     model.lose_for_long("n4");
@@ -38,6 +38,12 @@ fn inv6_two_of_five_are_fenced_one_after_another() {
     healing_begins(&mut model);
     model.until("the first is sealed", |model| !model.seals().is_empty());
     let first = refused(&model, 5);
+    (model, first)
+}
+
+#[test]
+fn inv6_two_of_five_are_fenced_one_after_another() {
+    let (mut model, first) = one_of_two_sealed();
     assert_eq!(first.len(), 1, "both at once");
     model.run(20 * SECOND);
     assert_eq!(refused(&model, 5), first, "within the cool-down");
@@ -195,13 +201,7 @@ fn inv6_a_braked_fence_waits_visibly_until_an_operator_goes_over_the_brake_for_i
 
 #[test]
 fn inv6_who_waits_for_the_cool_down_is_shown_also_by_a_guardian_that_takes_over() {
-    let mut model = of(5);
-    model.lose_for_long("n2");
-    model.lose_for_long("n4");
-    model.run(3 * SECOND);
-    healing_begins(&mut model);
-    model.until("the first is sealed", |model| !model.seals().is_empty());
-    let first = refused(&model, 5);
+    let (mut model, first) = one_of_two_sealed();
     let other = if first == ["n2"] { "n4" } else { "n2" };
     let waits = |model: &Model| {
         let status = model.guardian.status(model.now());

@@ -262,13 +262,19 @@ fn told_as_over(model: &Model, code: &str) -> Option<String> {
     model.logs().into_iter().find(|line| line.starts_with(&start) && line.contains(&format!(" s: {code}: ")))
 }
 
-/// Also of one whose beginning is told with more than the alarm says.
-#[test]
-fn each_alarm_is_told_as_over_with_how_long_it_lasted() {
+/// An image that a second member uses, and the alarm of it.
+fn second_writer() -> (Model, usize) {
     let mut model = healthy();
     let at = model.uses.iter().position(|one| one.image.name.ends_with("c2")).unwrap();
     model.uses[at].watchers.push("10.0.0.1:0/100".parse().unwrap());
     model.until("told", |model| model.alarms().contains("second-writer"));
+    (model, at)
+}
+
+/// Also of one whose beginning is told with more than the alarm says.
+#[test]
+fn each_alarm_is_told_as_over_with_how_long_it_lasted() {
+    let (mut model, at) = second_writer();
     model.run(40 * SECOND);
     model.uses[at].watchers.truncate(1);
     model.until("over", |model| !model.alarms().contains("second-writer"));
@@ -291,10 +297,7 @@ fn each_alarm_is_told_as_over_with_how_long_it_lasted() {
 /// INV-9: a sweep that shows the image, and not who uses it.
 #[test]
 fn inv9_a_second_writer_is_not_over_while_its_image_has_users_that_cannot_be_read() {
-    let mut model = healthy();
-    let at = model.uses.iter().position(|one| one.image.name.ends_with("c2")).unwrap();
-    model.uses[at].watchers.push("10.0.0.1:0/100".parse().unwrap());
-    model.until("told", |model| model.alarms().contains("second-writer"));
+    let (mut model, at) = second_writer();
     model.uses[at].watchers.clear();
     model.uses[at].unknown.push("a watcher whose address is not understood".to_owned());
     for _ in 0..400 {

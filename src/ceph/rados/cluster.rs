@@ -196,22 +196,7 @@ impl Cluster {
     /// # Errors
     /// See [`CommandError`].
     pub fn mon_command(&self, cmd: &serde_json::Value) -> Result<Vec<u8>, CommandError> {
-        self.command(cmd, |cmd, out, status| {
-            // SAFETY: the handle is connected, `cmd` is one NUL-terminated string, the buffers take what comes.
-            unsafe {
-                ceph_sys::rados_mon_command(
-                    self.0.raw,
-                    cmd,
-                    1,
-                    ptr::null(),
-                    0,
-                    &raw mut out.start,
-                    &raw mut out.len,
-                    &raw mut status.start,
-                    &raw mut status.len,
-                )
-            }
-        })
+        self.command(None, cmd)
     }
 
     /// Sends a command to one mon (`a`, not `mon.a`), as `ceph tell` does. Blocks.
@@ -220,35 +205,33 @@ impl Cluster {
     /// See [`CommandError`].
     pub fn mon_command_target(&self, mon: &str, cmd: &serde_json::Value) -> Result<Vec<u8>, CommandError> {
         let mon = c_string(mon).map_err(|errno| CommandError { errno, status: "mon name".to_owned() })?;
-        self.command(cmd, |cmd, out, status| {
-            // SAFETY: as in `mon_command`; the name is NUL-terminated.
-            unsafe {
-                ceph_sys::rados_mon_command_target(
-                    self.0.raw,
-                    mon.as_ptr(),
-                    cmd,
-                    1,
-                    ptr::null(),
-                    0,
-                    &raw mut out.start,
-                    &raw mut out.len,
-                    &raw mut status.start,
-                    &raw mut status.len,
-                )
-            }
-        })
+        self.command(Some(&mon), cmd)
     }
 
-    fn command(
-        &self,
-        cmd: &serde_json::Value,
-        send: impl FnOnce(*mut *const c_char, &mut Buffer, &mut Buffer) -> c_int,
-    ) -> Result<Vec<u8>, CommandError> {
+    fn command(&self, mon: Option<&CStr>, cmd: &serde_json::Value) -> Result<Vec<u8>, CommandError> {
         let cmd =
             c_string(&cmd.to_string()).map_err(|errno| CommandError { errno, status: String::new() })?;
+        let (raw, mut cmd) = (self.0.raw, cmd.as_ptr());
+        let (cmd, no_input) = (&raw mut cmd, ptr::null());
         let (mut out, mut status) = (Buffer::default(), Buffer::default());
-        let mut cmd = cmd.as_ptr();
-        check(send(&raw mut cmd, &mut out, &mut status)).map_err(|errno| CommandError {
+        let (start, len) = (&raw mut out.start, &raw mut out.len);
+        let (text, text_len) = (&raw mut status.start, &raw mut status.len);
+        let rc = match mon {
+            // SAFETY: the handle is connected, `cmd` is one NUL-terminated string, the buffers take what comes.
+            None => unsafe {
+                ceph_sys::rados_mon_command(raw, cmd, 1, no_input, 0, start, len, text, text_len)
+            },
+            Some(mon) => {
+                let mon = mon.as_ptr();
+                // SAFETY: as above; the name is NUL-terminated.
+                unsafe {
+                    ceph_sys::rados_mon_command_target(
+                        raw, mon, cmd, 1, no_input, 0, start, len, text, text_len,
+                    )
+                }
+            }
+        };
+        check(rc).map_err(|errno| CommandError {
             errno,
             status: String::from_utf8_lossy(status.bytes()).trim_end().to_owned(),
         })?;

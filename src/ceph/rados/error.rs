@@ -34,16 +34,14 @@ pub enum ConnectError {
     },
     /// Bytes that librados' parser does not survive, or cannot read.
     #[error(
-        "{path}, line {line}: {what}, which Ceph's parser does not take: remove it, or put the value in quotes"
+        "{path}, line {line}: {what}, which Ceph's parser does not accept: remove it, or put the value in quotes"
     )]
     ConfText { path: String, line: usize, what: String },
     /// No monitor is named anywhere.
     #[error("the Ceph configuration names no monitors: set mon_host, or name the right file with --conf")]
     NoMonitors,
     /// Names that DNS does not know.
-    #[error(
-        "nobody knows the address of {names}, as mon_host names the monitors: correct it, or this host's DNS"
-    )]
+    #[error("cannot resolve {names}, which mon_host names as monitors: correct mon_host, or this host's DNS")]
     UnknownMonitors { names: String },
     /// The file is there and cannot be read.
     #[error("cannot read the keyring {path}: {why}")]
@@ -58,7 +56,7 @@ pub enum ConnectError {
         path: String,
     },
     /// Not what Ceph writes.
-    #[error("the key of {client} in {path} is damaged: write it anew with `ceph auth get {client} -o FILE`")]
+    #[error("the key of {client} in {path} is damaged: write it again with `ceph auth get {client} -o FILE`")]
     BrokenKey {
         /// `client.guardian`.
         client: String,
@@ -66,7 +64,7 @@ pub enum ConnectError {
     },
     /// The library is older than the key.
     #[error(
-        "the key of {client} in {path} is of the type {kind}, which this host's librados is too old for: install librados 19.2.6, \
+        "the key of {client} in {path} is of the type {kind}, which this host's librados is too old to use: install librados 19.2.6, \
          20.2.4 or later, or give {client} a key of the type aes"
     )]
     NewerKey {

@@ -68,15 +68,13 @@ impl EventLoop {
                         self.answered(epoch, record, &ControlLine::Released { fence })
                     }
                     Settled::Nothing => {
-                        let why = "the guardian that took the request leads no more, and recorded nothing of it: \
-                                   nothing was begun; ask again";
+                        let why = "the guardian that took the request no longer leads and recorded nothing: nothing was begun; ask again";
                         self.answered(epoch, record, &ControlLine::Unavailable(why.to_owned()));
                     }
                 },
                 RequestAction::Expire => {
                     let why = format!(
-                        "the request of {} was found at {}, and nobody waits for it so long: nothing was begun; are \
-                         the hosts' clocks in step?",
+                        "the request of {} was found at {}, too late for anyone to be waiting for it still: nothing was begun; are the hosts' clocks in step?",
                         record.at,
                         clock::wall()
                     );
@@ -141,7 +139,7 @@ impl EventLoop {
     ) {
         let Some(leading) = self.leading_with(epoch) else { return };
         match (noting, recorded) {
-            (_, Recorded::Deposed(by)) => self.depose("deposed", &format!("leads no more: {by}")),
+            (_, Recorded::Deposed(by)) => self.depose("deposed", &format!("no longer leads: {by}")),
             (RequestNote::Taken, Recorded::Written) => self.begin_request(epoch, record),
             (RequestNote::Answered, Recorded::Not { .. }) => {
                 leading.requests.keep(&record.id.clone(), RequestProgress::Answered(record));

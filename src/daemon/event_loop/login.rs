@@ -41,9 +41,9 @@ impl EventLoop {
         }
         self.login.replaced(key);
         let why = if changed {
-            "the keyring has another key: a new connection to Ceph is used"
+            "the keyring holds a different key: switching to a new connection to Ceph"
         } else {
-            "no monitor answers this connection to Ceph, and one answered a new one: the new one is used"
+            "no monitor answers on this connection to Ceph, but one answered on a new connection: switching to the new connection"
         };
         if let LeadStage::Leading(leading) = &self.stage {
             let held_lead = leading.executor.held_lead.clone();

@@ -26,7 +26,7 @@ impl EventLoop {
             (LeadStage::Leading(leading), _) => {
                 let held = leading.guardian.held_fences();
                 let fenced = if held.is_empty() {
-                    "no fence stands".to_owned()
+                    "no fence is in place".to_owned()
                 } else {
                     format!("fenced: {}", held.join(", "))
                 };
@@ -46,7 +46,8 @@ impl EventLoop {
         self.manager.reloading();
         match self.origin.load() {
             Err(error) => {
-                let text = format!("the configuration is refused, the old one stays: {error}");
+                let text =
+                    format!("the new configuration is invalid, the previous one stays in use: {error}");
                 log::line(Level::Error, "bad-configuration", None, &text);
             }
             Ok(config) => {
@@ -58,9 +59,9 @@ impl EventLoop {
                 let stays = fixed(&config) != fixed(&self.config);
                 let (ceph, ledger, daemon, serve) = fixed(&self.config);
                 self.config = Config { ceph, ledger, daemon, serve, ..config };
-                log::line(Level::Info, "reloaded", None, "the configuration was read again");
+                log::line(Level::Info, "reloaded", None, "configuration reloaded");
                 if stays {
-                    let text = "[ceph] (apart from except_pools), [ledger], [daemon] and [serve] count after a restart only";
+                    let text = "changes in [ceph] (except except_pools), [ledger], [daemon] and [serve] take effect only after a restart";
                     log::line(Level::Warn, "restart-needed", None, text);
                 }
                 self.incus_at = Some(Duration::ZERO);
@@ -75,7 +76,12 @@ impl EventLoop {
         match &mut self.stage {
             LeadStage::Leading(leading) => leading.guardian.save(),
             LeadStage::Connecting | LeadStage::Bidding => {
-                log::line(Level::Info, "recording", None, "it does not lead: there is nothing to record");
+                log::line(
+                    Level::Info,
+                    "recording",
+                    None,
+                    "this guardian does not lead: there is nothing to record",
+                );
             }
         }
     }
@@ -96,10 +102,10 @@ impl EventLoop {
             let held_lead = leading.executor.held_lead.clone();
             let held = leading.guardian.held_fences();
             let text = if held.is_empty() {
-                "ends; no fence stands".to_owned()
+                "stopping; no fence is in place".to_owned()
             } else {
                 format!(
-                    "ends; these fences stand, nobody holds them until a guardian runs again: {}",
+                    "stopping; these fences stay in place, but no guardian holds them until one runs again: {}",
                     held.join(", ")
                 )
             };
@@ -110,10 +116,10 @@ impl EventLoop {
                 Ok(None) | Err(_) => Err(LeaseError::Unknown),
             };
             if let Err(error) = given_up {
-                log::line(Level::Warn, "lease", None, &format!("the lease was not given up: {error}"));
+                log::line(Level::Warn, "lease", None, &format!("the lease could not be released: {error}"));
             }
         } else {
-            log::line(Level::Info, "ending", None, "ends; it did not lead");
+            log::line(Level::Info, "ending", None, "stopping; this guardian did not lead");
         }
         // Disconnecting may block, and nothing is left to be said.
         std::mem::forget(self.cluster);
