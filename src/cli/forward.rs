@@ -272,8 +272,8 @@ mod tests {
         let at = |day: u32| format!("2026-01-0{day}T00:00:00Z");
         let mut records = Records::default();
         let mut add = |id: &str, day: u32, state: &str| {
-            let json =
-                serde_json::json!({"id": id, "member": "n1", "state": state, "by": "a", "since": at(day)});
+            let json = serde_json::json!({"id": id, "member": "n1", "state": state, "by": "a", "since": at(day), "entries": {},
+                    "in_doubt": [], "breaches": [], "seen": []});
             records.fences.insert(id.into(), serde_json::from_value(json).unwrap());
         };
         add("F-1", 1, "released");

@@ -174,7 +174,7 @@ fn text(answer: &ReleaseAnswer) -> String {
         ));
         if let Some(member) = &answer.member {
             text.push_str(&format!(
-                "next: wait until `incus query \"/1.0/storage-pools/POOL?target={member}\"` says Created, then \
+                "next: wait until `incus storage show POOL --target {member}` says Created, then \
                  `incus cluster restore {member}`\n"
             ));
         }

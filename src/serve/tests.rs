@@ -94,6 +94,7 @@ fn records() -> Records {
     let fence = json!({"id": id, "member": "m1", "state": "pending", "by": "<script>alert(1)</script>",
         "since": "2026-01-01T00:00:00Z", "coverage": "whole-host", "reason": "\"><img src=x onerror=alert(1)>",
         "entries": {"10.0.1.1:0/0": null, "10.0.1.1:0/77": "2031-01-01T00:00:00Z"},
+        "in_doubt": [], "seen": [],
         "breaches": [{"seen": "2026-01-02T00:00:00Z", "held": 4, "gone": 5}]});
     let until = clock::wall().checked_add(Duration::from_secs(3600)).unwrap();
     let disarm = json!({"since": clock::wall(), "until": until, "by": "root@<b>x</b>", "reason": "switches"});
@@ -135,7 +136,7 @@ fn at_most_twenty_are_named_and_the_rest_is_counted() {
     let fences: Vec<Value> = (0..50)
         .map(|n| {
             json!({"id": id(&format!("m{n}")), "member": format!("m{n}"), "state": "sealed", "by": "a",
-                "since": "2026-01-01T00:00:00Z", "entries": {}})
+                "since": "2026-01-01T00:00:00Z", "entries": {}, "in_doubt": [], "breaches": [], "seen": []})
         })
         .collect();
     let fences: BTreeMap<String, Value> =
