@@ -1,6 +1,7 @@
 //! The configuration file: TOML in, checked types out. Every error names the file, the place and what is allowed.
 
 pub mod daemon;
+pub mod files;
 pub mod identity;
 pub mod serve;
 pub mod source;
@@ -19,14 +20,18 @@ use rbd_guardian_core::model::policy::{DEFAULT_EXPIRE, DEFAULT_MIN_REMAINING, Po
 use serde::Deserialize;
 
 use crate::config::daemon::{DaemonConfig, GuardConfig, RawDaemon, RawGuard, RawTrigger, TriggerConfig};
+use crate::config::files::{ConfigFile, MergedConfig};
 use crate::config::identity::Identity;
 use crate::config::serve::{RawServe, ServeConfig};
 use crate::incus::endpoint::Endpoint;
 use crate::incus::options::{IncusConfig, host};
 use crate::ledger::LedgerConfig;
 
-/// Read if `--config` is not given; may be absent.
+/// Read if `--config` is not given; may be absent. Snippets are in the folder `conf.d` beside it.
 pub const DEFAULT_PATH: &str = "/etc/rbd-guardian/rbd-guardian.toml";
+
+/// The sample configuration: each key with its default.
+pub const SAMPLE: &str = include_str!("../config/rbd-guardian.toml");
 
 /// What the operator configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,33 +156,27 @@ struct RawMember {
 }
 
 impl Config {
-    /// Reads the named file, or the default one, which may be absent.
+    /// Reads the named file, or the default one, which may be absent, and the snippets beside it.
     ///
     /// # Errors
     /// See [`ConfigError`].
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
-        let text = match std::fs::read_to_string(file) {
-            Ok(text) => text,
-            Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                return Err(ConfigError::Unreadable { path: file.display().to_string(), error });
-            }
-        };
-        Self::parse(&text, &file.display().to_string())
+        Self::of(&files::read(path.unwrap_or(Path::new(DEFAULT_PATH)), path.is_some())?)
     }
 
-    /// Checks a configuration's text; `path` is for messages.
+    /// Checks the texts of these files, of which later ones override earlier ones.
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
-        let malformed = |error: &toml::de::Error| ConfigError::Malformed {
-            path: path.to_owned(),
-            detail: place(text, error.span()) + &error.message().replace('\n', ", "),
-        };
-        let raw: RawConfig = toml::from_str(text).map_err(|error| malformed(&error))?;
-        let check = ConfigCheck { path };
+    pub fn of(files: &[ConfigFile]) -> Result<Self, ConfigError> {
+        let merged = merge(files)?;
+        // Each file by itself was of this shape.
+        let raw = RawConfig::deserialize(merged.table.clone()).map_err(|error| ConfigError::Malformed {
+            path: DEFAULT_PATH.to_owned(),
+            detail: error.message().to_owned(),
+        })?;
+        let main = files.first().map_or(DEFAULT_PATH, |file| &file.path);
+        let check = ConfigCheck { merged: &merged, main };
         let members = check.members(raw.members)?;
         let guarded = Guarded { except: raw.ceph.except_pools.clone(), ..Guarded::default() };
         let policy = Policy { guarded, ..check.policy(raw.policy)? };
@@ -209,13 +208,33 @@ impl Config {
     }
 }
 
+/// Puts these files together. Each of them is checked by itself, so that an error names the file and the place in it.
+///
+/// # Errors
+/// A file is not TOML, or has a key that is unknown or of another type.
+pub fn merge(files: &[ConfigFile]) -> Result<MergedConfig, ConfigError> {
+    let mut merged = MergedConfig::default();
+    for ConfigFile { path, text } in files {
+        let malformed = |error: toml::de::Error| ConfigError::Malformed {
+            path: path.clone(),
+            detail: place(text, error.span()) + &error.message().replace('\n', ", "),
+        };
+        toml::from_str::<RawConfig>(text).map_err(malformed)?;
+        merged.add(toml::from_str(text).map_err(malformed)?, path);
+    }
+    Ok(merged)
+}
+
 struct ConfigCheck<'a> {
-    path: &'a str,
+    merged: &'a MergedConfig,
+    main: &'a str,
 }
 
 impl ConfigCheck<'_> {
     fn bad(&self, key: impl Into<String>, detail: impl std::fmt::Display) -> ConfigError {
-        ConfigError::BadValue { path: self.path.to_owned(), key: key.into(), detail: detail.to_string() }
+        let key = key.into();
+        let path = self.merged.origin(&key).unwrap_or(self.main).to_owned();
+        ConfigError::BadValue { path, key, detail: detail.to_string() }
     }
 
     fn members(&self, raw: Vec<RawMember>) -> Result<Members, ConfigError> {
@@ -349,14 +368,18 @@ const _: () = assert!(DEFAULT_MIN_REMAINING.as_secs() + MARGIN.as_secs() < DEFAU
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::of(&[ConfigFile { path: "test.toml".to_owned(), text: text.to_owned() }])
+    }
+
     fn error(text: &str) -> String {
-        Config::parse(text, "test.toml").unwrap_err().to_string()
+        parse(text).unwrap_err().to_string()
     }
 
     #[test]
     fn the_sample_is_the_default() {
-        let sample = Config::parse(include_str!("../config/rbd-guardian.toml"), "sample").unwrap();
-        let mut default = Config::parse("", "empty").unwrap();
+        let sample = parse(SAMPLE).unwrap();
+        let mut default = parse("").unwrap();
         default.members = sample.members.clone();
         assert_eq!(sample, default, "what the sample sets must be what is assumed");
         assert_eq!(sample.members.0.len(), 3, "the sample shows members");
@@ -366,7 +389,7 @@ mod tests {
     fn incus_is_reached_as_it_is_written() {
         let text =
             "[incus]\nendpoints = [\"https://n1:8443\", \"unix:/run/x\"]\nkey = \"/k\"\ntimeout = \"2s\"\n";
-        let incus = Config::parse(text, "test.toml").unwrap().incus;
+        let incus = parse(text).unwrap().incus;
         let names: Vec<_> = incus.endpoints.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["https://n1:8443", "unix:/run/x"]);
         assert_eq!((incus.key, incus.timeout), (PathBuf::from("/k"), Duration::from_secs(2)));

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // This module is the program's mouth.
 
 mod answer;
+mod config;
 mod context;
 mod disarm;
 mod dispatch;
@@ -182,6 +183,8 @@ enum Verb {
     Disarm(DisarmArgs),
     /// Let fences begin by themselves again
     Arm(ArmArgs),
+    /// Show the configuration
+    Config(config::ConfigArgs),
     /// Replay a recording and check that this version makes the same decisions
     ///
     /// The daemon keeps its newest inputs and decisions in memory. It saves them to a file in the folder that
@@ -385,6 +388,13 @@ enum LedgerVerb {
     },
 }
 
+/// The command line, for manual pages and completions (`examples/manual`).
+#[must_use]
+pub fn command() -> clap::Command {
+    use clap::CommandFactory as _;
+    Cli::command()
+}
+
 /// Runs the verb the command line names.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -451,6 +461,7 @@ fn run(cli: &Cli) -> Result<Exit, CliError> {
         Verb::Arm(args) => disarm::arm(&cli.common, args),
         Verb::Gate(args) => gate::run(&cli.common, args),
         Verb::Replay(args) => replay::run(&cli.common, args),
+        Verb::Config(args) => config::run(&cli.common, args),
         Verb::Incus(IncusArgs { verb: IncusVerb::Enroll(args) }) => incus::enroll(&cli.common, args),
     }
 }
@@ -500,7 +511,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }
