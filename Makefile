@@ -4,7 +4,7 @@ JOBS  ?= 2
 # The daemon can be halted at a step in tests, and in no build that is used.
 HALT  := --features rbd-guardian/halt
 
-.PHONY: help setup build demo test soak bench lint clean
+.PHONY: help setup build demo test soak bench packages lint clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -37,11 +37,16 @@ soak: ## the randomised rounds in full (hours), minutes with a released kernel c
 	GUARDIAN_ROUNDS=10 GUARDIAN_BLIND=180 $(CARGO) test --locked $(HALT) --test incus leads:: -- --nocapture --test-threads=$(JOBS)
 	GUARDIAN_SOAK=1 $(CARGO) test --locked $(HALT) --test krbd -- --nocapture --test-threads=1
 	$(CARGO) test --locked $(HALT) --test second_release -- --nocapture --test-threads=$(JOBS)
+	deploy/build-packages
+	$(CARGO) test --locked $(HALT) --test packages -- --nocapture --test-threads=1
 	GUARDIAN_WORLD=newest GUARDIAN_ROUNDS=20 GUARDIAN_STEPS=all tests/run sealed pending entries release fence hold watchers pools \
 		protected guardians daemon ledger librados ipv6 errors json keys crash rbd-guardian:incus
 
 bench: setup ## the table of speeds
 	$(CARGO) bench --locked --bench bench
+
+packages: setup ## the .deb and .rpm with manual pages and completions, in target/packages
+	deploy/build-packages
 
 lint: ## formatting, clippy, documentation, dependencies
 	$(CARGO) fmt --all --check

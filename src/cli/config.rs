@@ -110,7 +110,13 @@ fn flat(table: &Table) -> Vec<(String, Value)> {
                     all.push((format!("{name} '{whose}' addresses"), addresses));
                 }
             }
-            single => all.push((name.clone(), single.clone())),
+            Value::String(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Datetime(_) => {
+                all.push((name.clone(), value.clone()));
+            }
         }
     }
     all

@@ -74,7 +74,11 @@ impl MergedConfig {
             match value {
                 Value::Table(inner) => self.add_table(&key, inner, path),
                 Value::Array(members) => self.add_members(&key, members, path),
-                single => self.set(None, &key, single, path),
+                single @ (Value::String(_)
+                | Value::Integer(_)
+                | Value::Float(_)
+                | Value::Boolean(_)
+                | Value::Datetime(_)) => self.set(None, &key, single, path),
             }
         }
     }
