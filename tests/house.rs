@@ -500,11 +500,11 @@ fn without_tests(tokens: Vec<TokenTree>) -> Vec<TokenTree> {
     while let Some(token) = tokens.next() {
         if token.to_string().replace(' ', "") == "[cfg(test)]" {
             // To the braces of `mod tests { … }`, or the end of `mod tests;`.
-            let ends = |token: &TokenTree| match token {
-                TokenTree::Group(group) => group.to_string().starts_with('{'),
-                other => other.to_string() == ";",
+            let is_end = |token: &TokenTree| {
+                let text = token.to_string();
+                text == ";" || matches!(token, TokenTree::Group(_)) && text.starts_with('{')
             };
-            tokens.by_ref().find(ends);
+            tokens.by_ref().find(is_end);
         } else {
             kept.push(token);
         }

@@ -28,7 +28,6 @@ const LONG: &[(&str, usize, &str)] = &[
     ("parse", 66, "one field of the osdmap's dump after another"),
     ("exit", 81, "one arm an error: the compiler asks for each"),
     ("text", 64, "one section of the ledger after another"),
-    ("served_text", 72, "one section of the status after another"),
     ("done", 92, "one arm a kind of event"),
     ("perform", 117, "one arm an effect"),
 ];

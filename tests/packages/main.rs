@@ -1,4 +1,5 @@
 //! The package in real Debian roots: installed, upgraded, removed and purged. `make packages` builds it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
