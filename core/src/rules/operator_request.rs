@@ -169,7 +169,8 @@ mod tests {
         let id = FenceContent::new(Some("n1"), &[host].into()).to_string();
         let fence = |state: &str| -> FenceRecord {
             let json = serde_json::json!({"id": id, "member": "n1", "state": state, "by": "a",
-                "since": "2026-01-01T00:00:00Z", "entries": {"10.0.0.1:0/0": null}});
+                "since": "2026-01-01T00:00:00Z", "entries": {"10.0.0.1:0/0": null},
+                "in_doubt": [], "breaches": [], "seen": []});
             serde_json::from_value(json).unwrap()
         };
         let fences = |state: &str| BTreeMap::from([(FenceId::from(id.as_str()), fence(state))]);
