@@ -656,7 +656,8 @@ fn what_is_newer_or_damaged_is_not_written(a: &Guardian) -> Result<()> {
     assert_eq!(led, Err(LedgerWriteError::NewerLedger { found, known }));
     set("meta", &format!("{{\"v\":{known}}}"))??;
 
-    set("member/newer", "{\"v\":9,\"name\":\"newer\",\"machine\":\"known\",\"soul\":\"unknown\"}")??;
+    let member = json!({"v": 9, "name": "newer", "addresses": {}, "clients": [], "machine": "known", "soul": "unknown"});
+    set("member/newer", &member.to_string())??;
     set("fence/newer", "{\"v\":9,\"identity\":\"newer\"}")??;
     let mut read = a.read()?;
     assert_eq!(read.records().members["newer"].machine.as_deref(), Some("known"));
