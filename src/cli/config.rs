@@ -24,7 +24,7 @@ enum ConfigVerb {
     /// Show the configured values and the file each of them is in
     ///
     /// Reads the configuration file, then the files `*.toml` in the folder `conf.d` beside it in the order of their names. Later
-    /// files override earlier ones, key by key; their [[member]] tables come together. Options of the command line (--conf,
+    /// files override earlier ones, key by key; their `[[member]]` tables come together. Options of the command line (--conf,
     /// --cluster, --id, --keyring) override all of them.
     Show {
         /// Show every key: also those that no file sets, with their defaults
