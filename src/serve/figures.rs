@@ -75,7 +75,7 @@ impl Figures {
             let same_phase = last == state || (last == FenceState::Committed && state == FenceState::Pending);
             let mends = last == FenceState::Breached && state != FenceState::Sealed;
             if last != state {
-                Self::count(&mut self.changes, word(state));
+                Self::count(&mut self.changes, state.word());
             }
             let took = now.saturating_sub(since);
             let phase = match (last, state) {
@@ -112,18 +112,6 @@ impl Figures {
     /// Another guardian leads: what its fences do meanwhile is not timed here.
     pub(crate) fn forget_fences(&mut self) {
         self.stands.clear();
-    }
-}
-
-fn word(state: FenceState) -> &'static str {
-    match state {
-        FenceState::Intended => "intended",
-        FenceState::Committed => "committed",
-        FenceState::Pending => "pending",
-        FenceState::Sealed => "sealed",
-        FenceState::Breached => "breached",
-        FenceState::Releasing => "releasing",
-        FenceState::Released => "released",
     }
 }
 

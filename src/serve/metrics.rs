@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use rbd_guardian_core::guardian::gate::GateState;
 use rbd_guardian_core::guardian::status::{FenceStatus, Status};
-use rbd_guardian_core::model::record::FenceState;
 use serde_json::Value;
 
 use crate::serve::catalogue::NAMED;
@@ -192,15 +191,7 @@ fn members(status: &Status, found: &mut Families) {
 const STATES: [&str; 6] = ["intended", "committed", "pending", "sealed", "breached", "releasing"];
 
 fn fences(status: &Status, found: &mut Families) {
-    let state = |fence: &FenceStatus| match fence.record.state {
-        FenceState::Intended => "intended",
-        FenceState::Committed => "committed",
-        FenceState::Pending => "pending",
-        FenceState::Sealed => "sealed",
-        FenceState::Breached => "breached",
-        FenceState::Releasing => "releasing",
-        FenceState::Released => "released",
-    };
+    let state = |fence: &FenceStatus| fence.record.state.word();
     tally(found, "rbd_guardian_fences", &STATES, status.fences.iter().map(state));
     let since = |fence: &'_ FenceStatus| seconds(fence.record.since);
     let lines: Vec<_> = status

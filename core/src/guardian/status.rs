@@ -225,7 +225,7 @@ impl Guardian {
             } else if sealed && self.returned.contains_key(name) {
                 "returned-stale"
             } else {
-                crate::guardian::telling::code(fence.record().state)
+                fence.record().state.word()
             };
         }
         if self.refused.contains_key(&target) {

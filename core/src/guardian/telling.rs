@@ -94,7 +94,7 @@ impl Guardian {
                 | FenceState::Releasing
                 | FenceState::Released => format!("was {state}"),
             };
-            self.log(level, code(after), member, format!("{id} {after}: {text}"));
+            self.log(level, after.word(), member, format!("{id} {after}: {text}"));
             if after == FenceState::Breached && by_somebody {
                 self.breach_audit.begin(id.clone(), self.now.boot);
             }
@@ -102,18 +102,5 @@ impl Guardian {
                 self.undate(id);
             }
         }
-    }
-}
-
-/// A stable word for a state.
-pub(super) fn code(state: FenceState) -> &'static str {
-    match state {
-        FenceState::Intended => "intended",
-        FenceState::Committed => "committed",
-        FenceState::Pending => "pending",
-        FenceState::Sealed => "sealed",
-        FenceState::Breached => "breached",
-        FenceState::Releasing => "releasing",
-        FenceState::Released => "released",
     }
 }

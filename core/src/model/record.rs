@@ -503,6 +503,19 @@ impl FromStr for Key {
 }
 
 impl FenceState {
+    /// As in the ledger, in `status`, in the log's codes and in metrics: it never changes.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Intended => "intended",
+            Self::Committed => "committed",
+            Self::Pending => "pending",
+            Self::Sealed => "sealed",
+            Self::Breached => "breached",
+            Self::Releasing => "releasing",
+            Self::Released => "released",
+        }
+    }
+
     /// Does the fence stand: are entries of it in the blocklist, as far as is known? That is what everybody means by it
     /// (`status`, the service manager, a request that is asked again, the pools that stay guarded).
     pub fn stands(self) -> bool {
