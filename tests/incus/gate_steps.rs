@@ -182,8 +182,9 @@ impl<'s> Scene<'s> {
         self.site.cluster.member(self.lost).reboot().unwrap();
     }
 
-    fn is_released(&self, leader: &Guardian) {
-        leader.wait_for_status("the release", SOON * 2, |status| {
+    /// Whoever leads then: who has not seen Incus for seconds yields.
+    fn is_released(&self) {
+        self.leads("the release", |status| {
             member(status, self.lost)["state"] == "watching" && status["gate"]["open"] == json!([])
         });
         assert!(!self.site.site.blocklist().contains_key(&self.entry()), "{}", self.logs());
@@ -227,7 +228,8 @@ fn killed_at(scene: &Scene<'_>, opening: Kill, closing: Kill) {
     let ((), samples) = watched(scene.site, || {
         scene.is_taken(&stale);
         scene.returns_until(next, closing.0);
-        scene.is_released(scene.killed(next, closing.1));
+        scene.killed(next, closing.1);
+        scene.is_released();
     });
     scene.judge(&format!("killed {closing:?} of the closing"), from, &samples);
 }
@@ -307,7 +309,7 @@ fn unrecorded(scene: &Scene<'_>) {
         println!("and back: {} goes on by itself", leader.name());
         scene.is_taken(&stale);
         scene.returns();
-        scene.is_released(leader);
+        scene.is_released();
     });
     scene.judge("the ledger was silent", from, &samples);
 }
@@ -357,7 +359,7 @@ fn late(scene: &Scene<'_>) {
     let halted = monotonic();
     let next = scene.other(leader);
     next.wait_until_leading(SOON);
-    scene.is_released(next);
+    scene.is_released();
     let after = MEMBERS.map(|name| scene.config(name));
     leader.with_daemon(|daemon| daemon.cont()).unwrap();
     let why = leader.hears("gate-not-written", |line| line["member"] == taker);

@@ -1,6 +1,5 @@
 //! One Ceph daemon of a lab.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -43,8 +42,8 @@ impl Daemon {
 
     /// Makes its data folder and what is in it.
     pub(crate) fn make(&self) -> Result<()> {
-        let data = self.host.dir.join("data").join(self.role.name());
-        fs::create_dir(&data)?;
+        let folder = if matches!(self.role, Role::Mon(_)) { "memory" } else { "data" };
+        run(self.host.command("mkdir").arg(self.host.dir.join(folder).join(self.role.name())))?;
         let keyring = self.host.dir.join("data/keyring");
         let monmap = self.host.dir.join("data/monmap");
         let mut mkfs = self.host.command(self.program());

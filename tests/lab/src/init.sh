@@ -7,7 +7,16 @@ system=$2
 place=$3
 shift 3
 cd /
+# Monitors and Incus's database write through all the time: on a disk that stands still for seconds a guardian loses its lease and a
+# member its heartbeats.
+memory() {
+    mkdir "$dir/memory"
+    mount -t tmpfs tmpfs "$dir/memory"
+}
+# libfaketime leaves files there.
+mount -t tmpfs tmpfs /dev/shm
 outside=
+[ "$place" = root ] || memory
 case $place in
 beside)
     mount --rbind /dev "$system/dev"
@@ -41,6 +50,7 @@ root)
     pivot_root . host
     cd /
     outside=/host
+    memory
     ;;
 esac
 echo ready
@@ -49,9 +59,11 @@ verdict=
 read -r verdict || :
 
 kill -KILL -1 2>/dev/null || :
+umount --lazy "$dir/memory"
+[ "$place" != beside ] || umount --lazy "$system$dir"
 # By its name outside, where it is no mount point.
 dir=$outside$dir
-if [ "$verdict" = keep ]; then set -- "$dir/data" "$dir/run"; else set -- "$dir"; fi
+if [ "$verdict" = keep ]; then set -- "$dir/data" "$dir/memory" "$dir/run"; else set -- "$dir"; fi
 [ -z "$outside" ] || umount --lazy "$dir/layers"
 # What the lab's Incus members had as cgroups; an rmdir is refused as long as somebody dies in it.
 cgroups=$(sed -n 's/^cgroup2 \([^ ]*\) cgroup2 .*/\1/p' /proc/mounts | head -n 1)/${dir##*/}

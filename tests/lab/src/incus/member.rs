@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -56,6 +56,9 @@ impl Member {
         for folder in ["bin", "dev", "images", "log", "sys", "var"] {
             fs::create_dir_all(home.join(folder))?;
         }
+        let database = host.dir.join("memory").join(host.name());
+        run(host.command("mkdir").arg(&database))?;
+        symlink(database, home.join("var/database"))?;
         fs::create_dir_all(host.dir.join("incus/here"))?;
         let wrapper = home.join("bin/rbd");
         fs::write(&wrapper, RBD.replace("@HOME@", &home.display().to_string()))?;
