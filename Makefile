@@ -4,10 +4,10 @@ JOBS  ?= 2
 # The daemon can be halted at a step in tests, and in no build that is used.
 HALT  := --features rbd-guardian/halt
 
-.PHONY: help setup build demo test soak bench packages lint clean
+.PHONY: help setup build demo test soak bench bench-smoke packages lint clean
 
 help: ## show this
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 13
 
 setup: ## install what the lab needs (Debian packages, a kernel for VMs, the newest Ceph and Incus)
 	@tests/lab/setup
@@ -42,8 +42,12 @@ soak: ## the randomised rounds in full (hours), minutes with a released kernel c
 	GUARDIAN_WORLD=newest GUARDIAN_ROUNDS=20 GUARDIAN_STEPS=all tests/run sealed pending entries release fence hold watchers pools \
 		protected guardians daemon ledger librados ipv6 errors json keys crash rbd-guardian:incus
 
-bench: setup ## the table of speeds
+bench: setup ## the table of speeds (target/bench.json), and what the core needs for an input
 	$(CARGO) bench --locked --bench bench
+	$(CARGO) bench --locked -p rbd-guardian-core --bench core
+
+bench-smoke: setup ## each row once and small, so that none rots
+	GUARDIAN_BENCH=smoke $(CARGO) bench --locked --profile dev $(HALT) --bench bench
 
 packages: setup ## the .deb and .rpm with manual pages and completions, in target/packages
 	deploy/build-packages

@@ -23,13 +23,11 @@ use crate::{LIMIT, Row};
 
 const FENCES: u32 = 200;
 const CLIENTS: u32 = 25;
-/// Sweeps come twice a minute.
-const SWEEPS: Duration = Duration::from_secs(90);
 /// Monitor commands at the same time, so that few commits take them all.
 const ABREAST: usize = 512;
 
 /// Starts a guardian on a ledger with so many fences, whose entries stand.
-pub(crate) fn load(site: &Site, volumes: u32) -> Result<Row> {
+pub(crate) fn load(site: &Site, volumes: u32, sweeps: Duration) -> Result<Row> {
     let began = Instant::now();
     let daemon = spawn(site, "load")?;
     let held = wait_for("the guardian to hold its fences", LIMIT, || {
@@ -40,9 +38,9 @@ pub(crate) fn load(site: &Site, volumes: u32) -> Result<Row> {
         Ok((ready && status["epoch"].is_u64()).then_some(status))
     })?;
     let ready = began.elapsed().as_secs_f64();
-    let (before, end) = (Meter::read(site, &daemon)?, Instant::now() + SWEEPS);
+    let (before, end) = (Meter::read(site, &daemon)?, Instant::now() + sweeps);
     let mut most = 0.0_f64;
-    wait_for("sweeps", 2 * SWEEPS, || {
+    wait_for("sweeps", 2 * sweeps, || {
         most = most.max(resident(daemon.pid())?);
         Ok((Instant::now() >= end).then_some(()))
     })?;

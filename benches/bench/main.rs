@@ -1,11 +1,14 @@
 //! `make bench`: the figures of rbd-guardian beside those of what one would run instead, in one run on one lab.
-//! `cargo bench -- rest` measures the daemon at rest and under load alone.
+//! Each row is in `target/bench.json` as well. `make bench-smoke` runs each once and small, so that none rots.
+//! `cargo bench -- rest` measures the daemon at rest and under load alone, `cargo bench -- heal` healings on real Incus.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
+mod heal;
 mod inside;
+mod large_map;
 mod load;
 mod rest;
 mod table;
@@ -25,15 +28,11 @@ use crate::table::Row;
 const SCRIPT: &str = include_str!("clients.py");
 const PYTHON: &str = "/usr/bin/python3";
 const LIMIT: Duration = Duration::from_secs(120);
-const ROUNDS: u32 = 9;
 const ENTRIES: u32 = 16;
 const PGS: u32 = 256;
-/// In each of two more pools; with more than this a pool begins smaller and is split for a long time.
-const MORE_PGS: u32 = 1024;
-const REAL_IMAGES: u32 = 1000;
-const MADE_UP_IMAGES: u32 = 9000;
-const WATCHED: u32 = 200;
-const LOCKED: u32 = 50;
+/// The plain loop that a sweep is measured by.
+const LOOP: &str = include_str!("watchers.cc");
+const LOOPS: &str = "5";
 const STATUSES: u32 = 20;
 /// A little more than the second that monitors leave between commits.
 const QUIET: Duration = Duration::from_millis(1200);
@@ -44,6 +43,12 @@ fn main() -> Result<()> {
     if let ["inside", words @ ..] = words.as_slice() {
         return inside::run(words);
     }
+    if words.contains(&"heal") {
+        return table::report(&heal::rows()?);
+    }
+    if words.contains(&"map") {
+        return table::report(&[large_map::row()?]);
+    }
     let bench = Bench::start()?;
     let mut rows = Vec::new();
     if words.contains(&"rest") {
@@ -52,15 +57,56 @@ fn main() -> Result<()> {
         rows = bench.fence()?;
         rows.push(bench.barrier()?);
         rows.extend(bench.sweep_and_takeover()?);
+        rows.push(large_map::row()?);
     }
     bench.say("the daemon at rest");
-    rows.push(rest::rest(&bench.site, REAL_IMAGES + MADE_UP_IMAGES)?);
+    let size = Size::of_run();
+    rows.push(rest::rest(&bench.site, size.images + size.headers, size.rest)?);
     let filled = bench.inside(&["fill"])?;
     bench.say(&format!("the daemon on a full ledger: {filled}"));
-    rows.push(load::load(&bench.site, REAL_IMAGES + MADE_UP_IMAGES)?);
-    println!("\n{}\n", table::machine()?);
-    table::print(&rows);
-    Ok(())
+    rows.push(load::load(&bench.site, size.images + size.headers, size.rest)?);
+    drop(bench);
+    // Healings are Incus's own pace, a minute and more each.
+    if !size.smoke && !words.contains(&"rest") {
+        rows.extend(heal::rows()?);
+    }
+    table::report(&rows)
+}
+
+/// How much a run measures.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    smoke: bool,
+    rounds: u32,
+    /// In each of two more pools; with more than 1,024 a pool begins smaller and is split for a long time.
+    more_pgs: u32,
+    images: u32,
+    headers: u32,
+    watched: u32,
+    locked: u32,
+    rest: Duration,
+}
+
+impl Size {
+    /// What `GUARDIAN_BENCH=smoke` makes small.
+    fn of_run() -> Self {
+        if std::env::var("GUARDIAN_BENCH").is_ok_and(|size| size == "smoke") {
+            let (watched, locked, rest) = (20, 5, Duration::from_secs(10));
+            return Self {
+                smoke: true,
+                rounds: 1,
+                more_pgs: 64,
+                images: 40,
+                headers: 360,
+                watched,
+                locked,
+                rest,
+            };
+        }
+        // Two rounds of whatever the daemon does by itself: listings once a minute, sweeps twice.
+        let (watched, locked, rest) = (200, 50, Duration::from_secs(120));
+        Self { smoke: false, rounds: 9, more_pgs: 1024, images: 1000, headers: 9000, watched, locked, rest }
+    }
 }
 
 struct Bench {
@@ -93,7 +139,8 @@ impl Bench {
         // Each of its reports to the monitors is a commit, and comes each second in the lab. Without any for 30 s it counts as dead.
         self.lab().ceph(&["tell", "mgr.x", "config", "set", "mgr_tick_period", "20"])?;
         let (mut sealed, mut whole, mut single) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 1..=ROUNDS {
+        let rounds = Size::of_run().rounds;
+        for round in 1..=rounds {
             self.after_a_commit()?;
             let entry = self.entry(round, 0);
             single.push(seconds(&self.inside(&["add", &entry])?)?);
@@ -109,7 +156,7 @@ impl Bench {
                 self.site.epoch() - before
             ));
         }
-        let entries: Vec<_> = (0..ENTRIES).map(|n| self.entry(ROUNDS + 1, n)).collect();
+        let entries: Vec<_> = (0..ENTRIES).map(|n| self.entry(rounds + 1, n)).collect();
         let began = Instant::now();
         self.shell("for entry; do ceph osd blocklist add $entry; done", &entries)?;
         let tool = began.elapsed().as_secs_f64();
@@ -188,9 +235,9 @@ impl Bench {
     fn barrier(&self) -> Result<Row> {
         self.lab().ceph(&["tell", "mgr.x", "config", "set", "mgr_tick_period", "1"])?;
         for name in ["more", "many"] {
-            self.lab().pool(name, Pool::replicated(MORE_PGS, 1))?;
+            self.lab().pool(name, Pool::replicated(Size::of_run().more_pgs, 1))?;
         }
-        self.say(&format!("two pools of {MORE_PGS} PGs more"));
+        self.say("two pools more");
         let ours = self.inside(&["barrier"])?;
         let pgs = ours["pgs"].as_f64().context("no pgs")?;
         self.say(&format!("barriers: {ours}"));
@@ -229,28 +276,32 @@ impl Bench {
     }
 
     fn images(&self) -> Result<()> {
-        self.client("n1", &["make", "images", &REAL_IMAGES.to_string(), &MADE_UP_IMAGES.to_string()])?;
-        self.say(&format!("{REAL_IMAGES} images and the headers of {MADE_UP_IMAGES} more"));
+        let Size { images, headers, .. } = Size::of_run();
+        self.client("n1", &["make", "images", &images.to_string(), &headers.to_string()])?;
+        self.say(&format!("{images} images and the headers of {headers} more"));
         Ok(())
     }
 
     fn sweep(&self) -> Result<Vec<Row>> {
+        let Size { watched, locked, .. } = Size::of_run();
         let holder = self.hold()?;
+        let plain = self.plain_loop()?;
         let ours = self.inside(&["sweep"])?;
-        let librbd = self.client("n2", &["list", "images", &WATCHED.to_string()])?;
+        let librbd = self.client("n2", &["list", "images", &watched.to_string()])?;
         let began = Instant::now();
         let some: Vec<_> = (0..STATUSES).map(|number| format!("images/image-{number}")).collect();
         self.shell("for image; do rbd status $image; done", &some)?;
         let status = f64::from(STATUSES) / began.elapsed().as_secs_f64();
         drop(holder);
-        self.say(&format!("sweeps: {ours}"));
+        self.say(&format!("sweeps: {ours}, a plain loop: {plain}"));
 
-        ensure!(ours["watchers"] == WATCHED && ours["locks"].as_u64() >= Some(LOCKED.into()), "{ours}");
+        ensure!(ours["watchers"] == watched && ours["locks"].as_u64() >= Some(locked.into()), "{ours}");
+        ensure!(plain["watchers"] == watched, "{plain}");
         let images = ours["images"].as_f64().context("no images")?;
-        let (rate, librbd) = (images / seconds(&ours)?, f64::from(WATCHED) / seconds(&librbd)?);
+        let (rate, librbd) = (images / seconds(&ours)?, f64::from(watched) / seconds(&librbd)?);
         let row = |theirs: f64, instead: &str| Row {
             what: format!(
-                "sweep of watchers and lock owners, {images} images ({WATCHED} watched, {LOCKED} locked)"
+                "sweep of watchers and lock owners, {images} images ({watched} watched, {locked} locked)"
             ),
             ours: format!("{rate:.0} images/s, {} KiB resident", ours["kib"]),
             theirs: format!("{theirs:.0} images/s: {instead}"),
@@ -258,7 +309,10 @@ impl Bench {
             target: "≥ 20,000 images/s".to_owned(),
             met: rate >= 20_000.0,
         };
+        let plain = plain["images"].as_f64().context("no images")? / seconds(&plain)?;
+        let beside = row(plain, "a plain C++ loop of `list_watchers`, 512 under way");
         Ok(vec![
+            Row { target: "≥ 0.9 ×".to_owned(), met: rate >= 0.9 * plain, ..beside },
             row(librbd, "librbd, open read-only and `watchers_list`"),
             row(status, "`rbd status` in a shell loop"),
         ])
@@ -299,12 +353,32 @@ impl Bench {
         Ok(())
     }
 
+    /// Compiles the loop with what this machine has, and runs it where the sweep runs.
+    fn plain_loop(&self) -> Result<Value> {
+        let (source, program) = (self.lab().dir().join("watchers.cc"), self.lab().dir().join("watchers"));
+        std::fs::write(&source, LOOP)?;
+        let compiled = Command::new("g++")
+            .args(["-O2", "-std=c++17", "-o"])
+            .args([&program, &source])
+            .arg("-lrados")
+            .output()?;
+        ensure!(compiled.status.success(), "{compiled:?}");
+        answer(self.lab().host("guard").bounded(&program, LIMIT).args(["images", LOOPS]))
+    }
+
     fn hold(&self) -> Result<Child> {
         let mut holder = self
             .lab()
             .host("n1")
             .bounded(PYTHON, LIMIT)
-            .args(["-c", SCRIPT, "hold", "images", &WATCHED.to_string(), &LOCKED.to_string()])
+            .args([
+                "-c",
+                SCRIPT,
+                "hold",
+                "images",
+                &Size::of_run().watched.to_string(),
+                &Size::of_run().locked.to_string(),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -16,8 +16,6 @@ use serde_json::{Value, json};
 use crate::common::Site;
 use crate::{LIMIT, Row};
 
-/// Two rounds of whatever it does by itself: listings once a minute, sweeps twice.
-const REST: Duration = Duration::from_secs(120);
 const MEMBERS: [&str; 3] = ["n1", "n2", "n3"];
 const OSDS: [&str; 3] = ["osd.0", "osd.1", "osd.2"];
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -30,7 +28,7 @@ pub(crate) struct Meter {
 }
 
 /// Watches so many volumes, each of an instance of its own, whose images the pool `images` has.
-pub(crate) fn rest(site: &Site, volumes: u32) -> Result<Row> {
+pub(crate) fn rest(site: &Site, volumes: u32, rest: Duration) -> Result<Row> {
     let [api, socket, config] = paths(site);
     serve(UnixListener::bind(&api)?, volumes);
     let text = format!(
@@ -45,8 +43,8 @@ pub(crate) fn rest(site: &Site, volumes: u32) -> Result<Row> {
         Ok((status["platform"]["fresh"] == true && members == MEMBERS.len()).then_some(()))
     })?;
     let before = Meter::read(site, &daemon)?;
-    let end = Instant::now() + REST;
-    wait_for("rest", 2 * REST, || Ok((Instant::now() >= end).then_some(())))?;
+    let end = Instant::now() + rest;
+    wait_for("rest", 2 * rest, || Ok((Instant::now() >= end).then_some(())))?;
     let after = Meter::read(site, &daemon)?;
 
     let seconds = (after.at - before.at).as_secs_f64();

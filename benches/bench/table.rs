@@ -1,8 +1,10 @@
-//! The table, in Markdown.
+//! The table, in Markdown and in JSON.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 
 /// One line: what the guardian needs, what else one would run, and what was promised.
 pub(crate) struct Row {
@@ -14,7 +16,19 @@ pub(crate) struct Row {
     pub(crate) met: bool,
 }
 
-pub(crate) fn print(rows: &[Row]) {
+/// Prints them with the machine, and writes both to `target/bench.json`.
+pub(crate) fn report(rows: &[Row]) -> Result<()> {
+    let machine = machine()?;
+    println!("\n{machine}\n");
+    print(rows);
+    let line = |Row { what, ours, theirs, ratio, target, met }: &Row| json!({"what": what, "rbd_guardian": ours, "instead": theirs, "ratio": ratio, "target": target, "met": met});
+    let lines: Vec<Value> = rows.iter().map(line).collect();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench.json");
+    std::fs::write(file, format!("{:#}\n", json!({"machine": machine, "rows": lines})))?;
+    Ok(())
+}
+
+fn print(rows: &[Row]) {
     println!("| what | rbd-guardian | instead | ratio | target | |\n|---|---|---|---|---|---|");
     for Row { what, ours, theirs, ratio, target, met } in rows {
         let verdict = if *met { "met" } else { "**missed**" };
@@ -23,7 +37,7 @@ pub(crate) fn print(rows: &[Row]) {
 }
 
 /// Cores, memory, kernel, Ceph.
-pub(crate) fn machine() -> Result<String> {
+fn machine() -> Result<String> {
     let cores = std::thread::available_parallelism()?;
     let memory = std::fs::read_to_string("/proc/meminfo")?;
     let kib: u64 = memory.split_whitespace().nth(1).context("no MemTotal")?.parse()?;

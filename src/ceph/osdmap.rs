@@ -127,8 +127,12 @@ fn at(cluster: &Cluster, epoch: OsdEpoch) -> Result<Option<OsdMap>, CephReadErro
     }
 }
 
-/// An item that is not understood costs no other: it is noted, and where it matters stands for the worst it can mean.
-fn parse(json: &[u8]) -> Result<OsdDump, CephReadError> {
+/// From the monitors' answer. An item that is not understood costs no other: it is noted, and where it matters stands for the
+/// worst it can mean.
+///
+/// # Errors
+/// It is no osdmap.
+pub fn parse(json: &[u8]) -> Result<OsdDump, CephReadError> {
     // As it should be first: item by item takes three times as long.
     let raw = match serde_json::from_slice::<RawOsdMap<RawPool, RawOsd, String>>(json) {
         Ok(raw) => raw.by_item(),

@@ -9,6 +9,7 @@ pub mod guarded;
 pub mod guardian;
 pub mod history;
 pub mod json;
+pub mod monitor;
 pub mod pending;
 pub mod round;
 pub mod short_first;

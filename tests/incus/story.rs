@@ -3,14 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::common::dice::{Dice, number_from_env};
 use crate::common::guarded::{Guarded, HEALED, MEMBERS, SOON, alarm, fence};
+pub(crate) use crate::common::monitor::Monitor;
 use lab::incus::{Container, ContainerWriter, POOL, Watch};
 use lab::{Links, Topology, WriteLog as _, monotonic, wait_for};
 use serde_json::Value;
@@ -88,36 +86,6 @@ impl fmt::Display for Measured {
             "margin (first new watcher − seal) {margin:.2?}, {refused}, cut → running elsewhere {elsewhere:.1?} (heal tick {ticks}), \
              answers again → released {released:.1?}"
         )
-    }
-}
-
-/// What Incus tells of its doings, by one of its members.
-pub(crate) struct Monitor {
-    client: Child,
-    log: PathBuf,
-}
-
-impl Monitor {
-    pub(crate) fn start(site: &Guarded, name: &str) -> Self {
-        let log = site.path(&format!("log/monitor-{}.json", monotonic().as_millis()));
-        let mut client = site.cluster.member(name).client(HEALED * 3);
-        client.args(["monitor", "--type=logging", "--format=json", "--all-projects"]);
-        let client = client.stdout(Stdio::from(File::create(&log).unwrap())).spawn().unwrap();
-        Self { client, log }
-    }
-
-    /// When it said something like this, after an instant.
-    pub(crate) fn said(&self, after: Duration, what: impl Fn(&Value) -> bool) -> Vec<Duration> {
-        let text = fs::read_to_string(&self.log).unwrap();
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| what(line)).map(|line| Guarded::instant(&line)).filter(|at| *at > after).collect()
-    }
-}
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        let _ = self.client.kill();
-        let _ = self.client.wait();
     }
 }
 
