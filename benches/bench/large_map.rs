@@ -33,7 +33,10 @@ pub(crate) fn row() -> Result<Row> {
         let began = Instant::now();
         let parsed = osdmap::parse(dump.as_bytes())?;
         read.push(began.elapsed().as_secs_f64());
-        ensure!(parsed.osds.len() == OSDS as usize && parsed.map.blocklist.entries.len() == ENTRIES as usize);
+        // Each OSD has two addresses.
+        let read_whole = (2 * OSDS as usize, ENTRIES as usize);
+        let counts = (parsed.osds.len(), parsed.map.blocklist.entries.len());
+        ensure!(counts == read_whole, "OSD addresses and blocklist entries: {counts:?}");
         guardian.handle(now, Input::Maps(Ok(vec![parsed.map])));
         while guardian.next_effect(now).is_some() {}
         seconds.push(began.elapsed().as_secs_f64());

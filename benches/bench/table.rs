@@ -1,6 +1,6 @@
 //! The table, in Markdown and in JSON.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -23,8 +23,9 @@ pub(crate) fn report(rows: &[Row]) -> Result<()> {
     print(rows);
     let line = |Row { what, ours, theirs, ratio, target, met }: &Row| json!({"what": what, "rbd_guardian": ours, "instead": theirs, "ratio": ratio, "target": target, "met": met});
     let lines: Vec<Value> = rows.iter().map(line).collect();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench.json");
-    std::fs::write(file, format!("{:#}\n", json!({"machine": machine, "rows": lines})))?;
+    let folder = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    std::fs::write(folder.join("bench.json"), format!("{:#}\n", json!({"machine": machine, "rows": lines})))?;
     Ok(())
 }
 
