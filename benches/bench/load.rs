@@ -106,8 +106,9 @@ pub(crate) fn fill(cluster: &Cluster, deadline: &Deadline) -> Result<Value> {
             let until: std::collections::BTreeMap<String, _> =
                 entries.iter().map(|entry| (entry.to_string(), map.blocklist.until(*entry))).collect();
             let record = json!({
-                "id": FenceContent::new(None, entries).to_string(), "state": "sealed", "entries": until, "by": "root@guard",
-                "coverage": "known-clients", "proofs": proofs, "since": at, "sealed": at,
+                "id": FenceContent::new(None, entries).to_string(), "member": null, "state": "sealed", "entries": until,
+                "coverage": "known-clients", "in_doubt": [], "proofs": proofs, "by": "root@guard", "since": at, "sealed": at,
+                "breaches": [], "seen": [],
             });
             Ok(Change::Put(Record::Fence(serde_json::from_value::<FenceRecord>(record)?)))
         })

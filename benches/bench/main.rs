@@ -40,6 +40,9 @@ const QUIET: Duration = Duration::from_millis(1200);
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    if Size::of_run().smoke {
+        eprintln!("GUARDIAN_BENCH=smoke: each row once and small; what it says of targets means nothing");
+    }
     if let ["inside", words @ ..] = words.as_slice() {
         return inside::run(words);
     }
@@ -284,7 +287,7 @@ impl Bench {
 
     fn sweep(&self) -> Result<Vec<Row>> {
         let Size { watched, locked, .. } = Size::of_run();
-        let holder = self.hold()?;
+        let mut holder = self.hold()?;
         let plain = self.plain_loop()?;
         let ours = self.inside(&["sweep"])?;
         let librbd = self.client("n2", &["list", "images", &watched.to_string()])?;
@@ -292,7 +295,8 @@ impl Bench {
         let some: Vec<_> = (0..STATUSES).map(|number| format!("images/image-{number}")).collect();
         self.shell("for image; do rbd status $image; done", &some)?;
         let status = f64::from(STATUSES) / began.elapsed().as_secs_f64();
-        drop(holder);
+        drop(holder.stdin.take());
+        holder.wait()?;
         self.say(&format!("sweeps: {ours}, a plain loop: {plain}"));
 
         ensure!(ours["watchers"] == watched && ours["locks"].as_u64() >= Some(locked.into()), "{ours}");
