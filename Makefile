@@ -48,6 +48,7 @@ bench: setup ## the table of speeds (target/bench.json), and what the core needs
 
 bench-smoke: setup ## each row once and small, so that none rots
 	GUARDIAN_BENCH=smoke $(CARGO) bench --locked --profile dev $(HALT) --bench bench
+	GUARDIAN_BENCH=smoke $(CARGO) bench --locked --profile dev -p rbd-guardian-core --bench core -- --test
 
 packages: setup ## the .deb and .rpm with manual pages and completions, in target/packages
 	deploy/build-packages
