@@ -10,10 +10,12 @@ use std::{env, fs};
 use lab::{Lab, Topology, monotonic, wait_for};
 use nix::errno::Errno;
 use rbd_guardian::ceph::barrier::{Probes, barrier};
+use rbd_guardian::ceph::command::CephReadError;
 use rbd_guardian::ceph::rados::cluster::{Cluster, CommandError, Options};
 use rbd_guardian::ceph::rados::completion::{Completed, Header};
 use rbd_guardian::ceph::rados::error::ConnectError;
 use rbd_guardian::ceph::rados::ioctx::IoCtx;
+use rbd_guardian::ceph::sessions::{self, Session};
 use rbd_guardian::deadline::Deadline;
 use rbd_guardian_core::model::barrier::PoolToProve;
 use rbd_guardian_core::model::epoch::OsdEpoch;
@@ -83,6 +85,7 @@ fn inside_the_lab() -> Result<()> {
     omap_pages(&cluster, &facts)?;
     placement(&cluster, &facts)?;
     refused_connections(&facts)?;
+    questions_to_single_monitors_leave_nothing()?;
     calls_without_an_end(number(&facts["pool"])?)?;
     no_quorum(cluster)
 }
@@ -106,6 +109,49 @@ fn commands(cluster: &Cluster) -> Result<()> {
     assert_eq!(absent.err().map(|error| error.errno), Some(Errno::ENOENT));
     assert_eq!(IoCtx::open(cluster, 1 << 40).err(), Some(Errno::ENOENT));
     Ok(cluster.wait_for_latest_osdmap()?)
+}
+
+/// librados loses some 16 KiB with each command to a single monitor: a guardian asks each monitor for its sessions again and again, and grew
+/// by that for ever.
+fn questions_to_single_monitors_leave_nothing() -> Result<()> {
+    let own = || -> Result<u64> {
+        let status = fs::read_to_string("/proc/self/status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).ok_or("no RssAnon")?;
+        Ok(line.split_whitespace().next().ok_or("no number")?.parse()?)
+    };
+    let here = Cluster::connect(&options(10))?;
+    let asks_with = Some(env!("CARGO_BIN_EXE_rbd-guardian").into());
+    let apart = Cluster::connect(&Options { asks_with, ..options(10) })?;
+    let ask = |cluster: &Cluster, times: u32| -> Result<Vec<Session>> {
+        let mut known = Vec::new();
+        for _ in 0..times {
+            let mons = ["a"; 10].map(str::to_owned);
+            for (mon, answer) in sessions::ask(cluster, &mons).answers(&Deadline::after(SOON, Arc::default()))
+            {
+                known = answer.map_err(|error| format!("{mon}: {error}"))?.known;
+            }
+        }
+        Ok(known)
+    };
+    for cluster in [&here, &apart] {
+        let all = ask(cluster, 1)?;
+        // Both, and not the process that asked.
+        let of_here = [here.addresses()?, apart.addresses()?];
+        assert!(
+            of_here.iter().all(|own| all.iter().any(|session| *own == session.client.to_string())),
+            "{all:?}"
+        );
+    }
+    ask(&apart, 10)?;
+    let before = own()?;
+    ask(&apart, 50)?;
+    let more = own()?.saturating_sub(before);
+    println!("500 questions to a single monitor left {more} KiB");
+    assert!(more < 1024, "{more} KiB");
+    let nobody = ["z".to_owned()];
+    let answers = sessions::ask(&apart, &nobody).answers(&Deadline::after(SOON, Arc::default()));
+    assert!(matches!(answers.as_slice(), [(_, Err(CephReadError::Failed { .. }))]), "{answers:?}");
+    Ok(())
 }
 
 fn headers(cluster: &Cluster, facts: &Value) -> Result<()> {

@@ -1,12 +1,13 @@
 //! Reading through monitor commands.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ceph::rados::cluster::{Cluster, CommandError};
 use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
 
 /// Why something could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum CephReadError {
     /// The client may not do it.
     #[error(

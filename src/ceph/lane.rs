@@ -38,7 +38,7 @@ where
 }
 
 /// Without a thread the calls are dropped and so never answered: unknown, as for any other silence.
-fn start(run: impl FnOnce() + Send + 'static) {
+pub(super) fn start(run: impl FnOnce() + Send + 'static) {
     let _ = Builder::new().name("lane".to_owned()).stack_size(STACK_BYTES).spawn(run);
 }
 

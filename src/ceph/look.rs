@@ -77,16 +77,18 @@ pub fn clients(
     deadline: &Deadline,
 ) -> FoundClients {
     let mut found = FoundClients { unread: mons.unread.clone(), ..FoundClients::default() };
-    clients_of_mons(cluster, &mons.quorum, deadline, &mut found);
+    // They answer while images are read.
+    let asked = sessions::ask(cluster, &mons.quorum);
     let scope = SweepScope::of(pools);
     let silent = watchers::sweep(cluster, &scope, deadline, &mut |image| note(&image, &mut found));
     found.unread.extend(silent);
+    note_sessions(asked.answers(deadline), &mut found);
     found
 }
 
-/// Adds the clients each of these monitors knows.
-fn clients_of_mons(cluster: &Cluster, mons: &[String], deadline: &Deadline, found: &mut FoundClients) {
-    for (mon, answer) in sessions::sessions(cluster, mons, deadline) {
+/// Adds the clients that monitors know.
+fn note_sessions(answers: Vec<(String, sessions::Answer)>, found: &mut FoundClients) {
+    for (mon, answer) in answers {
         match answer {
             Ok(sessions) => {
                 for session in sessions.known {

@@ -2,6 +2,7 @@
 //!
 //! [`rados`] has the handles of librados, and all `unsafe` code of this folder; the rest is built on them.
 
+pub mod apart;
 pub mod audit;
 pub mod barrier;
 pub mod blocklist;

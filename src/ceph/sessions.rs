@@ -3,10 +3,14 @@
 //! Every librados and krbd client holds one, with one monitor, so all are asked. A monitor forgets a session
 //! about five minutes after it fell silent (`mon_session_timeout`, docs/facts/ceph.md#sessions).
 
+use std::io;
+use std::sync::mpsc::{Receiver, channel};
+
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::apart::{Apart, unasked};
 use super::command::{CephReadError, read_from};
 use super::item::{Item, shown};
 use super::lane;
@@ -14,8 +18,11 @@ use super::osdmap::AddrVec;
 use crate::ceph::rados::cluster::Cluster;
 use crate::deadline::Deadline;
 
+/// What a monitor is asked.
+pub(super) const COMMAND: &str = "sessions";
+
 /// One client's session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// Who the client instance is to the OSDs.
     pub client: ClientAddr,
@@ -24,7 +31,7 @@ pub struct Session {
 }
 
 /// The sessions of one monitor.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sessions {
     /// Sessions of clients.
     pub known: Vec<Session>,
@@ -32,27 +39,63 @@ pub struct Sessions {
     pub unknown: Vec<String>,
 }
 
+/// What one monitor answered.
+pub type Answer = Result<Sessions, CephReadError>;
+
+/// A question to monitors, under way.
+#[derive(Debug)]
+pub struct Asked {
+    mons: Vec<String>,
+    answers: Receiver<(usize, Answer)>,
+    _apart: Option<Apart>,
+}
+
+impl Asked {
+    /// What each monitor answers until then.
+    pub fn answers(self, deadline: &Deadline) -> Vec<(String, Answer)> {
+        let silent = || Err(CephReadError::NoAnswer { command: COMMAND.to_owned() });
+        let mut all: Vec<_> = self.mons.iter().map(|mon| (mon.clone(), silent())).collect();
+        while let Ok(Some((index, answer))) = deadline.receive(&self.answers) {
+            if let Some(of_mon) = all.get_mut(index) {
+                of_mon.1 = answer;
+            }
+        }
+        all
+    }
+}
+
 /// Asks each of these monitors, at the same time.
-pub fn sessions(
-    cluster: &Cluster,
-    mons: &[String],
-    deadline: &Deadline,
-) -> Vec<(String, Result<Sessions, CephReadError>)> {
+pub fn ask(cluster: &Cluster, mons: &[String]) -> Asked {
+    let mons = mons.to_vec();
+    let options = cluster.options();
+    let (answers, apart) =
+        match options.asks_with.as_ref().map(|program| Apart::start(program, options, &mons)) {
+            None => (ask_here(cluster, &mons), None),
+            Some(Ok((answers, apart))) => (answers, Some(apart)),
+            Some(Err(error)) => (nothing_asked(&mons, &error), None),
+        };
+    Asked { mons, answers, _apart: apart }
+}
+
+/// Asks over this connection.
+pub fn ask_here(cluster: &Cluster, mons: &[String]) -> Receiver<(usize, Answer)> {
     let calls = mons.iter().map(|mon| {
         let (cluster, mon) = (cluster.clone(), mon.clone());
         move || of_mon(&cluster, &mon)
     });
-    let answers = lane::each(calls.collect(), mons.len());
-    let silent = || Err(CephReadError::NoAnswer { command: "sessions".to_owned() });
-    let mut all: Vec<_> = mons.iter().map(|mon| (mon.clone(), silent())).collect();
-    while let Ok(Some((index, answer))) = deadline.receive(&answers) {
-        all[index].1 = answer;
+    lane::each(calls.collect(), mons.len())
+}
+
+fn nothing_asked(mons: &[String], error: &io::Error) -> Receiver<(usize, Answer)> {
+    let (to, answers) = channel();
+    for index in 0..mons.len() {
+        let _ = to.send((index, Err(unasked(error))));
     }
-    all
+    answers
 }
 
 fn of_mon(cluster: &Cluster, mon: &str) -> Result<Sessions, CephReadError> {
-    parse(&read_from(cluster, mon, &json!({"prefix": "sessions", "format": "json"}))?)
+    parse(&read_from(cluster, mon, &json!({"prefix": COMMAND, "format": "json"}))?)
 }
 
 fn parse(json: &[u8]) -> Result<Sessions, CephReadError> {
@@ -62,7 +105,7 @@ fn parse(json: &[u8]) -> Result<Sessions, CephReadError> {
         addrs: AddrVec,
     }
     let raw: Vec<Item<RawSession>> =
-        serde_json::from_slice(json).map_err(|e| CephReadError::unreadable("sessions", &e))?;
+        serde_json::from_slice(json).map_err(|e| CephReadError::unreadable(COMMAND, &e))?;
     let mut sessions = Sessions::default();
     for item in raw {
         match item {

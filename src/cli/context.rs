@@ -116,6 +116,8 @@ pub(super) fn options(common: &Common, config: &Config, timeout: Duration) -> Op
         id: common.id.clone().or_else(|| config.ceph.id.clone()),
         keyring: common.keyring.clone().or_else(|| config.ceph.keyring.clone()),
         timeout,
+        // A verb ends soon.
+        asks_with: None,
     }
 }
 

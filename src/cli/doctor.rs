@@ -305,7 +305,7 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, CliError> {
             "not in the quorum: its clients' sessions cannot be asked for",
         ));
     }
-    for (mon, answer) in sessions::sessions(&context.cluster, &mons.quorum, &deadline) {
+    for (mon, answer) in sessions::ask(&context.cluster, &mons.quorum).answers(&deadline) {
         let name = format!("sessions of mon.{mon}");
         checks.push(match answer {
             Ok(sessions) => {

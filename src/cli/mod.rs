@@ -39,7 +39,8 @@ use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::target::Target;
 use rbd_guardian_core::rules::plan::PlanRequest;
 
-use crate::ceph::rados::cluster::leave;
+use crate::ceph::apart;
+use crate::ceph::rados::cluster::{Options, leave};
 use crate::descriptors;
 use context::Context;
 use error::CliError;
@@ -398,6 +399,9 @@ pub fn command() -> clap::Command {
 /// Runs the verb the command line names.
 #[must_use]
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == apart::WORD) {
+        return ask_monitors();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -408,6 +412,23 @@ pub fn main() -> ExitCode {
         fault.exit()
     });
     leave(exit.into())
+}
+
+/// The command line of a process that a guardian starts to ask monitors.
+#[derive(Parser)]
+struct AskMonitors {
+    #[command(flatten)]
+    common: Common,
+    mons: Vec<String>,
+}
+
+fn ask_monitors() -> ExitCode {
+    let AskMonitors { common, mons } = AskMonitors::parse_from(std::env::args_os().skip(1));
+    descriptors::raise();
+    let Common { conf, cluster, id, keyring, timeout, .. } = common;
+    let options = Options { conf, cluster, id, keyring, timeout, asks_with: None };
+    let asked = output::keep().and_then(|()| apart::serve(&options, &mons, &mut output::answer()));
+    leave(asked.map_or(Exit::Failed, |()| Exit::Done).into())
 }
 
 /// Help and version go to stdout. A wrong command line gets one line: an operator reads it in a log or in a hurry.

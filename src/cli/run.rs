@@ -14,7 +14,10 @@ const CEPH_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(common: &Common) -> Result<Exit, CliError> {
     let config = Config::load(common.config.as_deref())?;
-    daemon::run(origin(common, &config), config)?;
+    let mut origin = origin(common, &config);
+    // This program as it runs: the file of its name may be that of another release by now.
+    origin.ceph.asks_with = Some("/proc/self/exe".into());
+    daemon::run(origin, config)?;
     Ok(Exit::Done)
 }
 

@@ -35,6 +35,9 @@ pub struct Options {
     /// The longest wait for the connection, for a mon's answer and for an OSD's; counted in whole seconds, upwards,
     /// and never less than one.
     pub timeout: Duration,
+    /// The guardian's program, to ask single monitors in a process of its own each time: what librados loses with such a question comes
+    /// back with the end of the process (docs/facts/ceph.md#sessions). If not given, they are asked over this connection.
+    pub asks_with: Option<PathBuf>,
 }
 
 /// Why a mon did not do what it was told. `ETIMEDOUT` means *unknown*: the command may still be carried out.
@@ -137,6 +140,11 @@ impl Cluster {
     pub fn patient_if_connected(&self) -> Option<Self> {
         // A connection that is being made is not there yet, and its thread may wait for monitors.
         self.0.patient.try_lock().ok()?.clone()
+    }
+
+    /// What it was made with.
+    pub(crate) fn options(&self) -> &Options {
+        &self.0.options
     }
 
     /// For calls that end before the connection does.

@@ -19,6 +19,8 @@ use crate::guard::{ASSERTED, Guard};
 const MOST: usize = 7;
 /// The same once all is calm: the one it uses, and one for PGs that were silent.
 const CALM: usize = 2;
+/// What an hour may leave over its first quarter. It left 24 while the daemon itself asked single monitors (docs/facts/ceph.md#sessions).
+const LEFT_MIB: usize = 4;
 /// What is told apart in what the test prints.
 const PART: Duration = Duration::from_secs(600);
 
@@ -159,7 +161,7 @@ fn a_guardian_is_no_bigger_after_an_hour_of_lost_connections_and_hung_osds() {
     let early = biggest[..biggest.len().div_ceil(4)].iter().max().unwrap();
     let last = biggest.last().unwrap();
     println!("{} cycles in {:.0?}; own MiB: {biggest:?}", biggest.len(), began.elapsed());
-    assert!(*last <= early + 16, "own MiB: {biggest:?}");
+    assert!(*last <= early + LEFT_MIB, "own MiB: {biggest:?}");
     assert_eq!(siege.scene.fence()["state"], "sealed");
     siege.guards.iter_mut().for_each(Guard::kill);
 }
