@@ -1,5 +1,5 @@
 //! The client against servers that do everything a member may do wrong, over real TLS.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 use std::fs::{self, Permissions};
 use std::future::Future;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use jiff::Timestamp;
 use rbd_guardian::deadline::within;
+use rbd_guardian::incus::api::{Instance, Operations};
 use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::{Accepted, Client};
 use rbd_guardian::incus::endpoint::Endpoint;
@@ -283,6 +284,76 @@ fn an_answer_without_end_is_not_kept() {
         let server = Server::start(pki.server(None), flood).await;
         let client = pki.client(&[&server.endpoint]).within(Duration::from_secs(120));
         assert_eq!(fails(&client).await.cause, RequestError::TooLarge { limit: 64 << 20 });
+    });
+}
+
+/// From here on [`peak`] counts.
+fn forget_peak() {
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+/// The most this process held, in MiB.
+fn peak() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() / 1024
+}
+
+/// What is read as it comes has no end either: neither operations without end, nor a text of theirs, nor spaces.
+#[test]
+fn a_listing_without_end_is_not_kept() {
+    run(async {
+        let pki = Pki::new();
+        let item = br#"{"id":"","err":""},"#;
+        let cases: [(&[u8], Vec<u8>); 3] = [
+            (br#"{"type":"sync","metadata":{"running":["#, item.repeat(50_000)),
+            (br#"{"type":"sync","metadata":{"running":[{"id":""#, vec![b'x'; 1 << 20]),
+            (b"", vec![b' '; 1 << 20]),
+        ];
+        for (begin, piece) in cases {
+            let sent = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&sent);
+            let flood = move |mut stream: Connection, _| {
+                let (piece, count) = (piece.clone(), Arc::clone(&count));
+                async move {
+                    let _ = stream.write_all(b"HTTP/1.1 200 X\r\n\r\n").await;
+                    let _ = stream.write_all(begin).await;
+                    while stream.write_all(&piece).await.is_ok() {
+                        count.fetch_add(piece.len(), Ordering::Relaxed);
+                    }
+                }
+            };
+            let server = Server::start(pki.server(None), flood).await;
+            let client = pki.client(&[&server.endpoint]).within(Duration::from_secs(120));
+            forget_peak();
+            let before = peak();
+            let error = client.get_large::<Operations>("/1.0/operations").await;
+            let error = error.map(|all| all.len()).unwrap_err();
+            let more = peak() - before;
+            println!(
+                "{}: {more} MiB of {} MiB sent: {error}",
+                begin.len(),
+                sent.load(Ordering::Relaxed) >> 20
+            );
+            assert!(matches!(error.cause, RequestError::TooLarge { .. }), "{error}");
+            assert!(more < 256, "{more} MiB");
+        }
+    });
+}
+
+/// Each item costs more than its bytes: a listing of the smallest items is refused for their number.
+#[test]
+fn a_listing_of_small_items_is_not_kept() {
+    run(async {
+        let pki = Pki::new();
+        let items = r#"{"name":"","type":""},"#.repeat(2_000_000);
+        let answer = format!(r#"{{"type":"sync","metadata":[{}]}}"#, items.trim_end_matches(','));
+        let server = Server::answers(&pki, http(200, "", &answer)).await;
+        let before = peak();
+        let read = pki.client(&[&server.endpoint]).get::<Vec<Instance>>("/1.0/instances").await;
+        let error = read.map(|all| all.len()).unwrap_err();
+        println!("{} MiB over {before} for {} MiB: {error}", peak() - before, answer.len() >> 20);
+        assert!(matches!(error.cause, RequestError::TooMany { .. }), "{error}");
     });
 }
 

@@ -209,6 +209,7 @@ async fn enroll_with(token: &Token, config: &IncusConfig) -> Result<Enrolled, En
             | RequestError::Setup(_)
             | RequestError::Status { .. }
             | RequestError::TooLarge { .. }
+            | RequestError::TooMany { .. }
             | RequestError::Withheld { .. }
             | RequestError::Garbage(_) => EnrollError::Incus(error),
         })?;

@@ -36,7 +36,10 @@ impl IncusError {
             | RequestError::Withheld { .. } => true,
             RequestError::Late { sent, .. } => !sent,
             RequestError::Status { code, .. } => (400..500).contains(code),
-            RequestError::Lost(_) | RequestError::TooLarge { .. } | RequestError::Garbage(_) => false,
+            RequestError::Lost(_)
+            | RequestError::TooLarge { .. }
+            | RequestError::TooMany { .. }
+            | RequestError::Garbage(_) => false,
         }
     }
 
@@ -52,6 +55,7 @@ impl IncusError {
             | RequestError::Setup(_)
             | RequestError::Forbidden(_)
             | RequestError::TooLarge { .. }
+            | RequestError::TooMany { .. }
             | RequestError::Garbage(_) => true,
         }
     }
@@ -96,6 +100,12 @@ pub enum RequestError {
     #[error("the answer is longer than {limit} bytes, which no answer to this should be: is this Incus?")]
     TooLarge {
         /// How long an answer may be.
+        limit: usize,
+    },
+    /// Its items would take many times its bytes.
+    #[error("the answer has more than {limit} items, which no answer to this should have: is this Incus?")]
+    TooMany {
+        /// How many an answer may have.
         limit: usize,
     },
     /// A change of the configuration was not sent: a member that counts as alive could not be told of it.

@@ -21,6 +21,14 @@ use super::tls;
 
 /// The longest answer: 10,000 instances with all their configuration stay well below.
 pub(super) const LONGEST: usize = 64 * 1024 * 1024;
+/// The longest answer that is read as it comes: commands in instances bring megabytes each.
+const LARGEST: usize = 512 * 1024 * 1024;
+/// How much of such an answer is parsed, texts cut: 10,000 operations.
+const PARSED: usize = 8 * 1024 * 1024;
+/// The longest text of such an answer: what is used of it are names and states.
+const LONGEST_TEXT: usize = 16 * 1024;
+/// The most items of an answer, of lists and of objects: the smallest take ten times their bytes. 100,000 volumes have fewer.
+const ITEMS: usize = 2_000_000;
 /// How much of what is no JSON is worth repeating.
 const EXCERPT: usize = 200;
 
@@ -89,10 +97,15 @@ pub(super) async fn exchange_large<T: DeserializeOwned + Send + 'static>(
         }
         let (sender, pieces) = tokio::sync::mpsc::channel(4);
         let reading = tokio::task::spawn_blocking(move || {
-            serde_json::from_reader::<_, Envelope<T>>(BufReader::new(Pieces { pieces, piece: Bytes::new() }))
+            serde_json::from_reader::<_, Envelope<T>>(BufReader::new(Pieces::of(pieces)))
         });
+        let mut seen = 0;
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|error| lost(&error))?.into_data() else { continue };
+            seen += data.len();
+            if seen > LARGEST {
+                return Err(RequestError::TooLarge { limit: LARGEST });
+            }
             // The parser has failed and needs no more.
             if sender.send(data).await.is_err() {
                 break;
@@ -100,7 +113,10 @@ pub(super) async fn exchange_large<T: DeserializeOwned + Send + 'static>(
         }
         drop(sender);
         let envelope = reading.await.map_err(|error| RequestError::Garbage(error.to_string()))?;
-        let envelope = envelope.map_err(|error| RequestError::Garbage(error.to_string()))?;
+        let envelope = envelope.map_err(|error| match error.io_error_kind() {
+            Some(_) => RequestError::TooLarge { limit: PARSED },
+            None => RequestError::Garbage(error.to_string()),
+        })?;
         if envelope.kind == "error" {
             let code = envelope.error_code.unwrap_or(status);
             return Err(RequestError::Status { code, message: envelope.error.unwrap_or_default() });
@@ -110,32 +126,83 @@ pub(super) async fn exchange_large<T: DeserializeOwned + Send + 'static>(
     .await
 }
 
-/// Pieces of a body, for a thread of their own.
+/// Pieces of a body, for a thread of their own. Long texts are cut, as the parser would hold them whole; and it is given no more than
+/// [`PARSED`].
 struct Pieces {
     pieces: tokio::sync::mpsc::Receiver<Bytes>,
-    piece: Bytes,
+    piece: io::Cursor<Vec<u8>>,
+    texts: Texts,
+    left: usize,
+}
+
+impl Pieces {
+    fn of(pieces: tokio::sync::mpsc::Receiver<Bytes>) -> Self {
+        Self { pieces, piece: io::Cursor::default(), texts: Texts::default(), left: PARSED }
+    }
 }
 
 impl io::Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
+        loop {
+            let read = io::Read::read(&mut self.piece, buffer)?;
+            if read > 0 {
+                return Ok(read);
+            }
             let Some(piece) = self.pieces.blocking_recv() else { return Ok(0) };
-            self.piece = piece;
+            let piece: Vec<u8> = piece.into_iter().filter(|byte| self.texts.keep(*byte)).collect();
+            self.left = self.left.checked_sub(piece.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+            self.piece = io::Cursor::new(piece);
         }
-        let here = self.piece.len().min(buffer.len());
-        buffer[..here].copy_from_slice(&self.piece.split_to(here));
-        Ok(here)
+    }
+}
+
+/// Where in JSON a byte is, as far as it takes to cut a long text.
+#[derive(Default)]
+struct Texts {
+    /// How long the text is so far.
+    inside: Option<usize>,
+    /// Of an escape, after its `\\`: how many bytes are to come. The first says how many.
+    escape: Option<u8>,
+    cut: bool,
+}
+
+impl Texts {
+    /// Is this byte kept? All but those of a long text's end.
+    fn keep(&mut self, byte: u8) -> bool {
+        let Some(length) = &mut self.inside else {
+            (self.inside, self.cut) = ((byte == b'"').then_some(0), false);
+            return true;
+        };
+        *length += 1;
+        // Neither a character nor an escape is cut in its middle.
+        let begins = self.escape.is_none() && byte & 0xc0 != 0x80;
+        self.cut |= begins && *length > LONGEST_TEXT;
+        self.escape = match self.escape {
+            None => (byte == b'\\').then_some(0),
+            Some(0) => (byte == b'u').then_some(4),
+            Some(left) => Some(left - 1).filter(|left| *left > 0),
+        };
+        if begins && byte == b'"' {
+            self.inside = None;
+            return true;
+        }
+        !self.cut
     }
 }
 
 async fn collected(body: Incoming) -> Result<Bytes, RequestError> {
-    whole(Limited::new(body, LONGEST)).await.map_err(|error| {
+    let body = whole(Limited::new(body, LONGEST)).await.map_err(|error| {
         if error.is::<LengthLimitError>() {
             RequestError::TooLarge { limit: LONGEST }
         } else {
             error.downcast_ref::<hyper::Error>().map_or_else(|| RequestError::Lost(error.to_string()), lost)
         }
-    })
+    })?;
+    // Also those of texts, as it is the number that counts.
+    if body.iter().filter(|byte| b"[{,".contains(byte)).count() > ITEMS {
+        return Err(RequestError::TooMany { limit: ITEMS });
+    }
+    Ok(body)
 }
 
 async fn converse<T>(
@@ -228,5 +295,31 @@ pub(super) fn lost(error: &hyper::Error) -> RequestError {
         RequestError::Garbage(error.to_string())
     } else {
         RequestError::Lost(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(json: &str) -> String {
+        let mut texts = Texts::default();
+        String::from_utf8(json.bytes().filter(|byte| texts.keep(*byte)).collect()).unwrap()
+    }
+
+    #[test]
+    fn only_the_ends_of_long_texts_are_cut() {
+        let short = r#"{"a\"b":["é\u00e9\\",{"c":null}],"d":"\\"}"#;
+        assert_eq!(kept(short), short);
+        let long = "x".repeat(LONGEST_TEXT);
+        for end in ["x", "é", "\\u00e9", "\\\"", "\\\\", "yé\\\"z"] {
+            for shift in 0..8 {
+                let text = format!(r#"["{}{}","b"]"#, &long[shift..], end.repeat(5));
+                let read: Vec<String> = serde_json::from_str(&kept(&text)).unwrap();
+                let whole: Vec<String> = serde_json::from_str(&text).unwrap();
+                assert!(whole[0].starts_with(&read[0]) && read[0].len() + 8 > LONGEST_TEXT, "{text}");
+                assert!(read[0].len() <= LONGEST_TEXT + 8 && read[1] == "b", "{text}");
+            }
+        }
     }
 }
