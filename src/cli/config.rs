@@ -1,6 +1,5 @@
 //! `config show`: what is configured, and where each value comes from. It needs no cluster.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
@@ -54,7 +53,7 @@ pub(super) fn run(common: &Common, args: &ConfigArgs) -> Result<Exit, CliError> 
         Format::Json => serde_json::to_string(&values).map_err(std::io::Error::from)?,
         Format::Table => shown(&values, &read),
     };
-    writeln!(output::answer(), "{answer}")?;
+    output::print(&format!("{answer}\n"))?;
     Ok(Exit::Done)
 }
 

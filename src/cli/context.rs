@@ -1,6 +1,5 @@
 //! What every verb has: the configuration, a connection, and so much time.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -101,11 +100,7 @@ pub(super) fn print<T: Serialize>(
         Format::Table => lines(text(answer).trim_end()).into_owned(),
     };
     printed.push('\n');
-    match output::answer().write_all(printed.as_bytes()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    Ok(output::print(&printed)?)
 }
 
 /// How to connect; what the command line says wins.

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::answer::{CoverageAnswer, EntryAnswer, barrier_text, coverage_text, entries_table};
 use super::context::{Context, print};
 use super::error::CliError;
+use super::output::tell;
 use super::{Common, Exit, FenceArgs, plan as plan_verb};
 use crate::cli::dispatch::{VerbOutcome, VerbStart, operator, otherwise};
 use crate::cli::standalone::{self, Timings};
@@ -95,7 +96,7 @@ pub(super) fn run(common: &Common, args: &FenceArgs) -> Result<Exit, CliError> {
             } else {
                 format!("; waiting for {} PGs: {}", pending.len(), pending.join(" "))
             };
-            eprintln!("rbd-guardian: {why}: {what} is {}, and {on}{waits}", fence.state);
+            tell!("rbd-guardian: {why}: {what} is {}, and {on}{waits}", fence.state);
             print(common.format(), &FenceShown::of(*fence).pending(pending), |_| String::new())?;
             Ok(Exit::Pending)
         }
@@ -122,7 +123,7 @@ fn alone(context: &Context, args: &FenceArgs) -> Result<Exit, CliError> {
     context.print(&answer, text)?;
     let (exit, word) = end(&fence, ended);
     if let Some(word) = word {
-        eprintln!("rbd-guardian: {word}");
+        tell!("rbd-guardian: {word}");
     }
     Ok(exit)
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::answer::table;
 use super::context::{Context, interrupted, print};
 use super::error::CliError;
+use super::output::tell;
 use super::seen::{Memory, memory};
 use super::{Common, Exit, GateArgs, GateVerb, machines};
 use crate::cli::dispatch::{self, VerbOutcome, VerbStart, operator};
@@ -105,7 +106,7 @@ async fn identities(client: &Client) {
 async fn install(client: &Client, force: bool) -> Result<Option<Exit>, CliError> {
     let (server, scriptlet) = stored(client).await?;
     if !server.environment.server_clustered || !server.api_extensions.iter().any(|name| name == EXTENSION) {
-        eprintln!(
+        tell!(
             "rbd-guardian: refused: the gate needs a cluster of Incus 6.0.3 or 6.6 and later on every member ({EXTENSION}), \
              this is {}: nothing was changed",
             server.environment.server_version
@@ -124,7 +125,7 @@ async fn install(client: &Client, force: bool) -> Result<Option<Exit>, CliError>
                 |standing: &Result<InstalledGate, String>| matches!(standing, Ok(InstalledGate::Runs(_)));
             if same && standings(client, |_| true).await?.values().all(runs) {
                 publish(client).await?;
-                eprintln!("rbd-guardian: every member runs this gate already");
+                tell!("rbd-guardian: every member runs this gate already");
                 return Ok(None);
             }
             site
@@ -135,7 +136,7 @@ async fn install(client: &Client, force: bool) -> Result<Option<Exit>, CliError>
     } else {
         "there was none before"
     };
-    eprintln!("rbd-guardian: installing instances.placement.scriptlet; {kept}");
+    tell!("rbd-guardian: installing instances.placement.scriptlet; {kept}");
     // First what it reads: without the members it takes seconds for each thousand instances.
     publish(client).await?;
     push(client, &compose(site.as_deref(), &new_push()?)).await?;
@@ -151,7 +152,7 @@ async fn remove(client: &Client, force: bool) -> Result<Option<Exit>, CliError> 
         push(client, site.as_deref().unwrap_or_default()).await?;
     }
     if let Some(threshold) = server.healing_threshold() {
-        eprintln!(
+        tell!(
             "rbd-guardian: warning: Incus heals after {}, and from now on nothing keeps it from doing so before the \
              member is sealed: `incus config set cluster.healing_threshold=0`, or install the gate again",
             humantime::format_duration(threshold)
@@ -211,7 +212,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const REMOVALS: usize = 3;
 
 fn edited(ours: &str, theirs: &str) -> Exit {
-    eprintln!(
+    tell!(
         "rbd-guardian: refused: the gate was changed by hand since it was installed (- as installed, + as it is):\n{}\
          rbd-guardian: nothing was changed; --force goes on without these changes",
         difference(ours, theirs)

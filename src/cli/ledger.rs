@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::answer::{Rows, table};
 use super::context::Context;
 use super::error::CliError;
+use super::output::tell;
 use super::{Exit, LedgerArgs, LedgerVerb};
 use crate::ceph::rados::lock::LeaseHolder;
 use crate::cli::output::say;
@@ -55,7 +56,7 @@ pub(super) fn run(context: &Context, args: &LedgerArgs) -> Result<Exit, CliError
         say(note);
     }
     if let Some(newer) = snapshot.newer() {
-        eprintln!(
+        tell!(
             "rbd-guardian: the ledger has form {newer} and this guardian knows {VERSION}: it shows what it \
              understands and writes nothing; update it"
         );

@@ -1,5 +1,4 @@
 //! The verbs. stdout is the answer, stderr everything else; exit codes are a contract (docs/design.md#command-line).
-#![allow(clippy::print_stdout, clippy::print_stderr)] // This module is the program's mouth.
 
 mod answer;
 mod config;
@@ -44,6 +43,7 @@ use crate::ceph::rados::cluster::{Options, leave};
 use crate::descriptors;
 use context::Context;
 use error::CliError;
+use output::tell;
 use replay::ReplayArgs;
 
 /// How a verb ended.
@@ -443,7 +443,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let line = line.replace(" tip: ", "; tip: ");
     let usage =
         usage.lines().next().map_or_else(String::new, |usage| format!("; usage: {}", optional(usage)));
-    eprintln!("rbd-guardian: {line}{usage}");
+    tell!("rbd-guardian: {line}{usage}");
     Exit::Usage.into()
 }
 

@@ -1,6 +1,7 @@
 //! Standard output and standard error of a verb. librados prints on the standard output now and then ("server name not found: …"), which would
 //! break what scripts read: so descriptor 1 leads to the log from the start, and what it led to is kept for the answer.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
@@ -40,7 +41,26 @@ pub(super) fn clear() -> io::Result<bool> {
     if !terminal {
         return Ok(true);
     }
-    match answer().write_all(b"\x1b[H\x1b[2J") {
+    print("\x1b[H\x1b[2J")
+}
+
+/// Prints a line on standard error as `eprintln!` does, and goes on if nobody reads it (`2>&1 | head -1`): what a verb does must not
+/// depend on that.
+macro_rules! tell {
+    ($($words:tt)*) => { $crate::cli::output::line(format_args!($($words)*)) };
+}
+pub(super) use tell;
+
+pub(super) fn line(words: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{words}");
+}
+
+/// Prints the answer. Tells whether anybody reads it.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn print(text: &str) -> io::Result<bool> {
+    match answer().write_all(text.as_bytes()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error),
@@ -49,5 +69,5 @@ pub(super) fn clear() -> io::Result<bool> {
 
 /// Prints a line for the operator on standard error.
 pub(super) fn say(what: &str) {
-    eprintln!("rbd-guardian: {}", lines(what));
+    line(format_args!("rbd-guardian: {}", lines(what)));
 }

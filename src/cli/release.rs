@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::answer::{EntryAnswer, entries_table};
 use super::context::{Context, print};
 use super::error::CliError;
+use super::output::tell;
 use super::{Common, Exit, ReleaseArgs};
 use crate::ceph::osdmap;
 use crate::cli::dispatch::{self, VerbOutcome, VerbStart, operator, otherwise};
@@ -111,16 +112,16 @@ fn alone(context: &Context, args: &ReleaseArgs) -> Result<Exit, CliError> {
     };
     context.print(&answer, text)?;
     for entry in release.in_doubt() {
-        eprintln!(
+        tell!(
             "rbd-guardian: a removal of {entry} was not acknowledged and may still take effect: do not rely on that entry for some minutes"
         );
     }
     if let Some(failure) = release.failure() {
-        eprintln!("rbd-guardian: {failure}");
+        tell!("rbd-guardian: {failure}");
         return Ok(Exit::Failed);
     }
     if let Err(fault) = ended {
-        eprintln!(
+        tell!(
             "rbd-guardian: {}; the removal of the host entries was not confirmed: run the command again",
             fault.cause()
         );

@@ -21,11 +21,10 @@ pub(super) struct ReplayArgs {
 pub(super) fn run(common: &Common, args: &ReplayArgs) -> Result<Exit, CliError> {
     let unread = |why: io::Error| CliError::NoRecording { file: args.file.clone(), why };
     let replayed = replay(File::open(&args.file).map_err(unread)?);
-    let mut out = output::answer();
-    match common.format() {
-        Format::Json => writeln!(out, "{:#}", answer(&replayed))?,
-        Format::Table => writeln!(out, "{}", text(&args.file, &replayed))?,
-    }
+    output::print(&match common.format() {
+        Format::Json => format!("{:#}\n", answer(&replayed)),
+        Format::Table => format!("{}\n", text(&args.file, &replayed)),
+    })?;
     Ok(match replayed {
         Ok(_) => Exit::Done,
         Err(Difference::Effect { .. } | Difference::State { .. }) => Exit::Failed,

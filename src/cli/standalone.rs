@@ -9,6 +9,7 @@ use rbd_guardian_core::fence::step::{Step, StepMachine, StepOutcome};
 use rbd_guardian_core::model::barrier::PoolProof;
 use serde::Serialize;
 
+use super::output::tell;
 use crate::ceph::barrier::Probes;
 use crate::ceph::look::CLIENTS_WITHIN;
 use crate::ceph::perform::{PACE, Performed, ROUND, StepReadError, Storage};
@@ -159,7 +160,7 @@ impl<'c> StandaloneExecutor<'c> {
         let again = std::mem::replace(&mut self.read_last, step == Step::ReadMap);
         let mut within = self.deadline.clone();
         match &step {
-            Step::FailOver(daemon) => eprintln!("rbd-guardian: failing over {daemon}"),
+            Step::FailOver(daemon) => tell!("rbd-guardian: failing over {daemon}"),
             Step::ReadDaemons => {
                 self.progress.say(|| "waiting for a standby elsewhere to become active".to_owned());
             }

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use super::answer::{Cell, EntryAnswer, barrier_text, table};
 use super::context::{Context, print};
 use super::error::CliError;
+use super::output::tell;
 use super::progress::Progress;
 use super::seen::{AnswerSource, Memory, core, is_more_than_storage, memory, who_leads};
 use super::{Common, Exit, Format, StatusArgs};
@@ -150,7 +151,7 @@ fn alone(mut context: Context, mut standby: Option<Value>, args: &StatusArgs) ->
             Ok((true, _)) if args.watch && !args.check => {}
             // A monitor election is no reason to stop watching.
             Err(fault) if args.watch && fault.exit() == Exit::CannotTell => {
-                eprintln!("rbd-guardian: {fault}")
+                tell!("rbd-guardian: {fault}")
             }
             Ok((_, exit)) => return Ok(exit),
             Err(fault) => return Err(fault),

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::answer::{Cell, table};
 use super::context::Context;
 use super::error::CliError;
+use super::output::tell;
 use super::seen::known;
 use super::{Exit, WatchersArgs};
 use crate::ceph::locks::LockOwner;
@@ -56,7 +57,7 @@ pub(super) fn run(context: &Context, args: &WatchersArgs) -> Result<Exit, CliErr
     context.print(&images, |images| text(images))?;
     for image in &images {
         for what in &image.unknown {
-            eprintln!(
+            tell!(
                 "rbd-guardian: not understood: image {}: {what}",
                 path(&image.pool, &image.namespace, &image.image)
             );

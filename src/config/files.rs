@@ -2,13 +2,17 @@
 //! earlier ones, key by key; their `[[member]]` tables come together.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use toml::{Table, Value};
 
 use crate::config::ConfigError;
+
+/// The longest file of a configuration: the sample has 4 KiB.
+const LONGEST: u64 = 1024 * 1024;
 
 /// The folder of the snippets, beside the main file.
 pub const SNIPPETS: &str = "conf.d";
@@ -35,17 +39,26 @@ pub struct MergedConfig {
 pub fn read(main: &Path, required: bool) -> Result<Vec<ConfigFile>, ConfigError> {
     let unreadable = |path: &Path, error: io::Error| ConfigError::Unreadable { path: shown(path), error };
     let mut files = Vec::new();
-    match fs::read_to_string(main) {
+    match text(main) {
         Ok(text) => files.push(ConfigFile { path: shown(main), text }),
         Err(error) if !required && error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(unreadable(main, error)),
     }
     let folder = main.parent().unwrap_or(Path::new("/")).join(SNIPPETS);
     for path in snippets(&folder).map_err(|error| unreadable(&folder, error))? {
-        let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
+        let text = text(&path).map_err(|error| unreadable(&path, error))?;
         files.push(ConfigFile { path: shown(&path), text });
     }
     Ok(files)
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST {
+        return Err(io::Error::other(format!("it is longer than {LONGEST} bytes: is it the right file?")));
+    }
+    Ok(text)
 }
 
 /// What an editor or a package manager leaves beside them (`x.toml~`, `x.toml.dpkg-new`, `.x.toml`) is no snippet.

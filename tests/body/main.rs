@@ -197,3 +197,84 @@ fn without_a_journald_it_runs_and_logs_to_stderr() {
         assert!(text.contains(&format!("\"code\":\"{code}\"")), "{text}");
     }
 }
+
+/// What a verb's descriptors lead to.
+fn pipe_without_a_reader() -> Stdio {
+    let (read, write) = nix::unistd::pipe().unwrap();
+    drop(read);
+    write.into()
+}
+
+/// `2>&1 | head -1` ends the reader while a fence goes on: its exit code is the one it would have had, and nothing panics.
+#[test]
+fn a_verb_whose_output_nobody_reads_ends_as_it_would_have() {
+    let body = Body::new("unread");
+    let verb = |words: &[&str]| {
+        let all = body.words();
+        let mut command = Command::new(&all[0]);
+        command.args(&all[1..all.len() - 1]).args(["--timeout", "1s"]).args(words).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let cases: [(&[&str], i32); 4] = [
+        (&["status"], 5),
+        (&["fence", "--address", "10.0.0.5"], 5),
+        (&["fence", "--forse"], 2),
+        (&["config", "show"], 0),
+    ];
+    for (words, code) in cases {
+        let unread = [
+            verb(words).status(),
+            verb(words).stderr(pipe_without_a_reader()).status(),
+            verb(words).stdout(pipe_without_a_reader()).status(),
+            verb(words).stdout(pipe_without_a_reader()).stderr(pipe_without_a_reader()).status(),
+        ];
+        let codes = unread.map(|ended| ended.unwrap().code());
+        // Closed, not only unread.
+        let closed = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"].map(|how| {
+            let asked = verb(words);
+            let mut shell = Command::new("sh");
+            shell
+                .arg("-c")
+                .arg(format!("exec \"$0\" \"$@\" {how}"))
+                .arg(asked.get_program())
+                .args(asked.get_args());
+            shell.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().code()
+        });
+        println!("{words:?}: {codes:?}, {closed:?}");
+        assert!(
+            codes.iter().chain(&closed).all(|ended| *ended == Some(code)),
+            "{words:?}: {codes:?}, {closed:?}"
+        );
+    }
+}
+
+#[test]
+fn a_daemon_with_closed_descriptors_lives() {
+    let mut body = Body::new("closed");
+    let words = body.words();
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"]).args(words).env_remove("JOURNAL_STREAM");
+    body.child = Some(command.spawn().unwrap());
+    body.lives();
+}
+
+#[test]
+fn a_configuration_without_end_is_refused_at_once() {
+    let body = Body::new("long");
+    let began = Instant::now();
+    let sparse = body.dir.join("sparse.toml");
+    File::create(&sparse).unwrap().set_len(1 << 40).unwrap();
+    for path in [Path::new("/dev/zero"), &sparse] {
+        let asked = Command::new(&body.words()[0])
+            .arg("--config")
+            .arg(path)
+            .args(["config", "show"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&asked.stderr).into_owned();
+        println!("{said}");
+        assert!(asked.status.code() == Some(2) && said.contains("longer than"), "{:?}: {said}", asked.status);
+    }
+    assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
+}
