@@ -364,6 +364,31 @@ fn every_guarantee_has_a_test_that_cites_it() {
     }
 }
 
+/// Each row of the table of threats names at least one test, and each that the page names is there.
+#[test]
+fn every_threat_has_a_test_that_is_there() {
+    let text = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let rows: Vec<_> = text.lines().skip_while(|line| !line.starts_with("|---")).skip(1).collect();
+    let rows: Vec<_> = rows.into_iter().take_while(|line| line.starts_with('|')).collect();
+    let (mut named, mut wrong) = (0, Vec::new());
+    for row in &rows {
+        let before = named;
+        for word in row.split('`') {
+            let Some((file, test)) = word.split_once(".rs::") else { continue };
+            named += 1;
+            let source = fs::read_to_string(root().join(format!("{file}.rs"))).unwrap_or_default();
+            if !source.contains(&format!("fn {test}(")) {
+                wrong.push(word.to_owned());
+            }
+        }
+        if named == before {
+            wrong.push(format!("no test: {row}"));
+        }
+    }
+    println!("{} threats, {named} tests", rows.len());
+    assert!(rows.len() > 10 && wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Cited are `docs/FILE.md` and `docs/FILE.md#section` anywhere, and what a link of a page names.
 #[test]
 fn every_document_that_is_cited_exists_and_has_the_section() {
