@@ -116,6 +116,12 @@ impl Guarded {
         self.first.verb(words)
     }
 
+    /// As [`Guardian::insist`].
+    #[track_caller]
+    pub fn insist(&self, words: &[&str]) -> Answer {
+        self.first.insist(words)
+    }
+
     /// Starts the daemon; it may take a while to lead.
     pub fn start_daemon(&self) {
         self.first.start();

@@ -79,6 +79,20 @@ impl Guardian {
         answer(words, &self.command(words).output().unwrap())
     }
 
+    /// Asks as an operator does: again while the answer is that nobody can tell yet (5), as where a disk stood still for
+    /// longer than the leader's lease. In the end it is done.
+    #[track_caller]
+    pub fn insist(&self, words: &[&str]) -> Answer {
+        let mut doubt = None;
+        let told = wait_for(&format!("{words:?} to be done"), SOON, || {
+            let answer = self.verb(words);
+            let told = (answer.exit != 5).then(|| answer.clone());
+            doubt = Some(answer);
+            Ok(told)
+        });
+        told.unwrap_or_else(|error| panic!("{error:#}: {doubt:#?}\n{}", self.log_text())).expect(0)
+    }
+
     /// The command line of a verb on its host.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = self.host.bounded(program(), LIMIT);

@@ -41,7 +41,7 @@ pub struct Site {
 }
 
 /// What a verb answered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Answer {
     pub exit: i32,
     pub json: Value,

@@ -95,7 +95,7 @@ fn inv2_inv6_a_guardian_without_incus_leads_beside_none_that_sees_and_releases_n
     guard.wait_until_leading(SOON);
     let began = monotonic();
     let words = ["release", lost, "--assert-powered-off", "--reason", "pulled the plug"];
-    let released = site.guardian(&words).expect(0).json;
+    let released = site.insist(&words).json;
     println!("released by one that sees Incus after {:.1?}: {}", monotonic() - began, released["state"]);
     assert!(!opened(&site, other, lost), "closed before it");
     assert!(!site.site.blocklist().contains_key(&format!("{}:0/0", site.site.ip(lost))));

@@ -112,7 +112,7 @@ fn inv2_who_cannot_be_fenced_is_not_healed_and_what_no_seal_covers_stays() {
     });
     let told = alarm(&status, "returned-stale", lost)["text"].to_string();
     assert!(told.contains("no uptime of it was recorded"), "{told}");
-    site.guardian(&["release", lost, "--assert-powered-off", "--reason", "seen to boot"]).expect(0);
+    site.insist(&["release", lost, "--assert-powered-off", "--reason", "seen to boot"]);
     site.wait_for_state(lost, "watching", SOON);
 }
 

@@ -101,7 +101,7 @@ fn nobody_sees_incus(site: &Guarded, both: [&Guardian; 2]) {
     }
     let other = site.lab().spare_address(9).to_string();
     let words = ["fence", "--address", &other, "--unknown-address", "--reason", "an operator knows more"];
-    let told = holds.verb(&words).expect(0).json;
+    let told = holds.insist(&words).json;
     assert_eq!(told["state"], "sealed", "{told:#}");
     // Past the time after which a lead that is lost would have been taken, several times over; `GUARDIAN_BLIND` seconds.
     let blind = Duration::from_secs(number_from_env("GUARDIAN_BLIND", 20));

@@ -168,7 +168,7 @@ fn a_lost_member(site: &Guarded, roles: &Roles) {
     assert_eq!(fence(&status, lost), Value::Null, "it fences nothing by itself: {status:#}");
 
     let asked = monotonic();
-    let sealed = site.guardian(&["fence", lost, "--reason", "its cable was pulled"]).expect(0).json;
+    let sealed = site.insist(&["fence", lost, "--reason", "its cable was pulled"]).json;
     println!("fence: {:?}", monotonic() - asked);
     assert_eq!((&sealed["state"], &sealed["member"]), (&json!("sealed"), &json!(lost)), "{sealed:#}");
     assert_eq!(sealed["coverage"]["verdict"], "whole-host", "{sealed:#}");

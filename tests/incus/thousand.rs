@@ -88,7 +88,7 @@ fn inv3_seals_are_written_and_removed_at_once_also_with_1000_instances() {
     refused.unwrap_or_else(|error| panic!("{error:#}, last: {said}"));
     let at = |code: &str| Guarded::instant(&site.hears(code, lost));
     let is_open = |status: &Value| status["gate"]["open"] == json!([lost]);
-    site.guardian(&["fence", lost]).expect(0);
+    site.insist(&["fence", lost]);
     site.wait_for_status("the gate to be open", SOON, is_open);
     println!("asked to be written {:?} after the seal", at("gate-open").saturating_sub(at("sealed")));
     println!("seen to be open {:?} after that", monotonic().saturating_sub(at("gate-open")));

@@ -445,27 +445,25 @@ impl Guardian {
             let asked = evidence.state.as_ref().map(|(asked, _)| *asked).max(evidence.answered);
             let online = member.status == MemberStatus::Online;
             let states = (held || online) && asked.is_none_or(|asked| now >= asked + every);
-            if states || self.answer_is_due(name, asked) {
-                due = Some((Lane::State(name.clone()), Effect::ReadMemberState(name.clone())));
-            } else if online && self.has_looked_lately() && self.networks_are_due(name) {
-                due = Some((Lane::Networks(name.clone()), Effect::ReadNetworks(name.clone())));
-            } else if !guarded
-                && evidence.healing_is_near(member, &view.thresholds, self.settings.lead)
-                && evidence.ping_is_due(now)
-            {
-                due = Some((Lane::Ping(name.clone()), Effect::Ping(name.clone())));
-            }
-            if due.as_ref().is_some_and(|(lane, _)| self.may_begin(lane)) {
+            let state = (states || self.answer_is_due(name, asked))
+                .then(|| (Lane::State(name.clone()), Effect::ReadMemberState(name.clone())));
+            let networks = (online && self.has_looked_lately() && self.networks_are_due(name))
+                .then(|| (Lane::Networks(name.clone()), Effect::ReadNetworks(name.clone())));
+            let near = evidence.healing_is_near(member, &view.thresholds, self.settings.lead);
+            let ping = (!guarded && near && evidence.ping_is_due(now))
+                .then(|| (Lane::Ping(name.clone()), Effect::Ping(name.clone())));
+            due = [state, networks, ping].into_iter().flatten().find(|(lane, _)| self.may_begin(lane));
+            if due.is_some() {
                 break;
             }
-            due = None;
         }
         let (lane, effect) = due?;
         if let Lane::Networks(name) = &lane {
             self.networks_read.insert(name.clone(), self.now.boot);
             self.begin_networks(name);
         }
-        self.take(lane).then_some(effect)
+        self.begin(lane);
+        Some(effect)
     }
 
     pub(super) fn networks_are_due(&self, name: &str) -> bool {
@@ -473,7 +471,9 @@ impl Guardian {
             evidence.is_lost() && self.fence_of(name).is_none()
         };
         let every = if self.evidence.iter().any(lost) { NETWORKS_OFTEN } else { NETWORKS_EVERY };
-        self.networks_read.get(name).is_none_or(|read| self.now.boot >= *read + every)
+        let awaited = self.interfaces_awaited();
+        let old = |read: Duration| self.now.boot >= read + every || awaited.is_some_and(|since| read < since);
+        self.networks_read.get(name).is_none_or(|read| old(*read))
     }
 
     /// Instances that could not be started while their member was sealed.

@@ -18,6 +18,7 @@ mod history;
 mod identity;
 pub mod io;
 mod known;
+mod moved_addresses;
 mod preconditions;
 mod reach;
 pub mod report;

@@ -169,6 +169,7 @@ impl Lane {
             | Self::Record
             | Self::Gate
             | Self::State(_)
+            | Self::Networks(_)
             | Self::Ping(_)
             | Self::Map
             | Self::Barrier
@@ -180,7 +181,6 @@ impl Lane {
             Self::Look | Self::Sweep | Self::Find => 2,
             // A release holds nobody up but its member.
             Self::Clients(_) | Self::Push | Self::Lock | Self::Start | Self::Retire => 30,
-            Self::Networks(_) => 60,
         })
     }
 }

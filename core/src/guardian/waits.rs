@@ -297,6 +297,11 @@ impl Guardian {
         {
             return Wait { code: PENDING, what, about: None, advice: vec!["ceph -s".to_owned()] };
         }
+        if let Some(since) = want.planned() {
+            let names = self.not_told_since(since).join(", ");
+            let what = format!("the interfaces of {names}, where one of its addresses may be by now");
+            return Wait { code: PENDING, what, about: None, advice: vec!["incus cluster list".to_owned()] };
+        }
         let why = self.look_failed.as_deref().unwrap_or("it has not answered yet");
         let by = if automatic { "the guardian" } else { "an operator" };
         let what = format!("a look at the storage, for a fence that {by} wants: {why}");

@@ -36,12 +36,20 @@ pub(super) struct FenceCandidate {
     since: Duration,
     /// When it was wanted first.
     wanted: Duration,
+    /// When it had a plan with a host entry first: live members are asked for their interfaces then.
+    #[serde(default)]
+    planned: Option<Duration>,
 }
 
 impl FenceCandidate {
     /// Who wants it.
     pub(super) fn by(&self) -> &str {
         &self.by
+    }
+
+    /// Since when it waits for the interfaces of live members.
+    pub(super) fn planned(&self) -> Option<Duration> {
+        self.planned
     }
 
     /// Was the storage looked at since it is wanted?
@@ -167,7 +175,16 @@ impl Guardian {
         let (by, overrides, requests) = (GUARDIAN.to_owned(), Overrides::default(), BTreeSet::new());
         self.want(
             target,
-            FenceCandidate { why, by, reason: None, overrides, requests, since: now, wanted: now },
+            FenceCandidate {
+                why,
+                by,
+                reason: None,
+                overrides,
+                requests,
+                since: now,
+                wanted: now,
+                planned: None,
+            },
         );
     }
 
@@ -185,7 +202,10 @@ impl Guardian {
         let (by, requests, since) = (record.by.clone(), BTreeSet::new(), self.now.boot);
         let reason = record.reason.clone();
         let overrides = record.overrides;
-        self.want(target, FenceCandidate { why, by, reason, overrides, requests, since, wanted: since });
+        self.want(
+            target,
+            FenceCandidate { why, by, reason, overrides, requests, since, wanted: since, planned: None },
+        );
     }
 
     /// What waits already goes on as well, and what it permits: in the words of who went over the brake or a doubt.
@@ -271,7 +291,10 @@ impl Guardian {
         }
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
         let (requests, since) = (BTreeSet::from([number]), self.now.boot);
-        self.want(target, FenceCandidate { why, by, reason, overrides, requests, since, wanted: since });
+        self.want(
+            target,
+            FenceCandidate { why, by, reason, overrides, requests, since, wanted: since, planned: None },
+        );
     }
 
     /// Is a look needed, because something wanted is newer than the last one? What waits for something else needs no
@@ -316,6 +339,7 @@ impl Guardian {
             .wants
             .iter()
             .filter(|(_, want)| want.since.is_zero() && self.may_judge_reach(want.wanted))
+            .filter(|(_, want)| want.planned.is_none_or(|since| self.not_told_since(since).is_empty()))
             .map(|(target, _)| target.clone())
             .collect();
         for target in ready {
@@ -355,7 +379,7 @@ impl Guardian {
         Some(plan(&request, &self.members(), &world, &self.settings.policy))
     }
 
-    fn plan_one(&mut self, target: Target, want: FenceCandidate) {
+    fn plan_one(&mut self, target: Target, mut want: FenceCandidate) {
         let Some(world) = self.world.clone().map(|world| self.with_memory(world)) else { return };
         let request = self.plan_request(target.clone(), want.overrides, &world);
         match plan(&request, &self.members(), &world, &self.settings.policy) {
@@ -365,6 +389,13 @@ impl Guardian {
                     fence.await_answer(want.requests);
                     fence.accept(want.overrides);
                     return;
+                }
+                if want.planned.is_none() && plan.entries.iter().copied().any(Entry::is_host) {
+                    want.planned = Some(self.now.boot);
+                    if !self.not_told_since(self.now.boot).is_empty() {
+                        self.wants.insert(target, want);
+                        return;
+                    }
                 }
                 self.last_fence = Some(self.now.boot);
                 let (fence, before) = self.identify(&plan.fence);

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use rbd_guardian_core::guardian::io::Input;
+use rbd_guardian_core::guardian::io::{Effect, Input};
 use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::guardian::settings::Settings;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
@@ -361,6 +361,72 @@ fn a_floating_address_that_moved_holds_no_fence_back_and_is_not_refused() {
     assert!(!refuses(&model, "10.0.0.50:0/7"), "it is n1's now");
     assert!(model.logs().iter().any(|line| line.starts_with("address-moved")), "{:#?}", model.logs());
     assert_eq!(record(&model).coverage, Coverage::WholeHost);
+}
+
+/// n2 is lost, and a moment after the others told their interfaces its second address moves to n1.
+fn moves_after_a_reading() -> Model {
+    let mut model = learning();
+    has(&mut model, "n2", &["10.0.0.2/24", "10.0.0.50/24"]);
+    model.run(3 * MINUTE);
+    model.lose("n2");
+    model.run(3 * SECOND);
+    let read = |model: &Model| {
+        let of_n1 = |effect: &&Effect| matches!(effect, Effect::ReadNetworks(name) if name == "n1");
+        model.effects.iter().filter(of_n1).count()
+    };
+    let before = read(&model);
+    model.until("n1 told its interfaces", |model| read(model) > before);
+    model.run(2 * SECOND);
+    has(&mut model, "n1", &["10.0.0.1/24", "10.0.0.50/24"]);
+    model
+}
+
+#[test]
+fn inv6_an_address_that_moved_a_moment_before_the_fence_is_not_refused() {
+    for asked in [false, true] {
+        let mut model = moves_after_a_reading();
+        if asked {
+            model.ask(1, fence("n2"));
+            model.until("answered", |model| !model.answers().is_empty());
+        } else {
+            model.heal_is_refused("n2");
+            model.until("the gate is open", |model| model.seals().contains("n2"));
+        }
+        assert!(refuses(&model, "10.0.0.2:0/200"));
+        assert!(!refuses(&model, "10.0.0.50:0/7"), "it is n1's now: asked: {asked}: {:#?}", model.logs());
+        assert_eq!(record(&model).coverage, Coverage::WholeHost);
+    }
+    // By the address alone, and by the operator's list.
+    let mut model = moves_after_a_reading();
+    model.ask(1, crate::fence_of(Target::Addresses([Entry::Host(ip("10.0.0.50"))].into())));
+    model.until("answered", |model| !model.answers().is_empty());
+    assert!(!refuses(&model, "10.0.0.50:0/7"), "{:#?}", model.logs());
+    let mut model = moves_after_a_reading();
+    says(&mut model, "n2", &["10.0.0.2", "10.0.0.50"]);
+    model.run(2 * SECOND);
+    model.heal_is_refused("n2");
+    model.until("the gate is open", |model| model.seals().contains("n2"));
+    assert!(!refuses(&model, "10.0.0.50:0/7"), "{:#?}", model.logs());
+}
+
+/// Unknown is not no, and a fence does not wait for it: what was known of its addresses stays.
+#[test]
+fn a_live_member_that_does_not_tell_its_interfaces_holds_no_fence_up() {
+    for hangs in [false, true] {
+        let mut model = moves_after_a_reading();
+        if hangs {
+            model.unanswered_networks.insert("n3".to_owned());
+        } else {
+            model.networks.remove("n3");
+        }
+        let began = model.boot;
+        model.ask(1, fence("n2"));
+        model.until("answered", |model| !model.answers().is_empty());
+        let took = model.boot - began;
+        assert!(took <= 3 * SECOND, "hangs: {hangs}: {took:?}");
+        assert!(refuses(&model, "10.0.0.2:0/1"), "{:#?}", model.logs());
+        assert!(!refuses(&model, "10.0.0.50:0/7"), "n1 told its own: {:#?}", model.logs());
+    }
 }
 
 #[test]

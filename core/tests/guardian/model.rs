@@ -54,6 +54,8 @@ pub(crate) struct Model {
     pub(crate) states: BTreeMap<String, MemberState>,
     /// Members that leave a question open, without an error.
     pub(crate) unanswered: BTreeSet<String>,
+    /// The same where they are asked for their interfaces.
+    pub(crate) unanswered_networks: BTreeSet<String>,
     pub(crate) reports: Vec<Report>,
     pub(crate) effects: Vec<Effect>,
     pub(crate) started: Vec<InstanceId>,
@@ -146,6 +148,7 @@ impl Model {
             uses: Vec::new(),
             states: BTreeMap::new(),
             unanswered: BTreeSet::new(),
+            unanswered_networks: BTreeSet::new(),
             reports: Vec::new(),
             effects: Vec::new(),
             started: Vec::new(),
@@ -547,6 +550,7 @@ impl Model {
                 let state = self.states.get(&name).cloned().filter(|_| !self.platform_down);
                 Input::MemberState(name, state.ok_or_else(silence))
             }
+            Effect::ReadNetworks(name) if self.unanswered_networks.contains(&name) => Input::Tick,
             Effect::ReadNetworks(name) => {
                 let networks = self.networks.get(&name).cloned().ok_or_else(silence);
                 Input::Networks(name, networks)

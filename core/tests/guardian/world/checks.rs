@@ -9,7 +9,7 @@ use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::epoch::GateEpoch;
 use rbd_guardian_core::model::fence_id::FenceId;
-use rbd_guardian_core::model::incus_snapshot::InstanceId;
+use rbd_guardian_core::model::incus_snapshot::{InstanceId, MemberStatus};
 use rbd_guardian_core::model::policy::minority;
 use rbd_guardian_core::model::record::{FenceRecord, FenceState};
 use rbd_guardian_core::model::target::Coverage;
@@ -67,6 +67,9 @@ impl World {
         self.inv4_the_dead();
         self.inv6_friends();
         self.waits_are_alarms();
+        if !self.is_prompt() {
+            self.prompt_since = self.boot;
+        }
     }
 
     /// What stays closed, pending or unreleased for a minute is an alarm.
@@ -355,6 +358,7 @@ impl World {
                 return;
             }
         }
+        self.inv6_floating(id, &record, entries);
         // What was sent and not answered may arrive: there is no way back.
         let sent = self.own.values().any(|own| own.fence == *id);
         let first = record.state == FenceState::Intended && record.by == "the guardian" && !sent;
@@ -379,6 +383,35 @@ impl World {
                 self.breaks(format!("INV-6: {held:?} are fenced at once"));
             }
         }
+    }
+
+    /// INV-6: an address that another member had before the intent is not added, where that member could tell.
+    fn inv6_floating(&mut self, id: &FenceId, record: &FenceRecord, entries: &[Entry]) {
+        let since = Duration::try_from(self.now().wall - record.since).unwrap_or_default();
+        // Times of records are whole seconds.
+        let intended = self.boot.saturating_sub(since + Duration::from_secs(1));
+        let could_tell = |name: &str| {
+            let since = self.prompt_since.max(self.hosts[name].answers_since);
+            self.is_prompt() && self.status(name) == MemberStatus::Online && since + ANSWERS < intended
+        };
+        let hit = self.hosts.iter().find_map(|(name, host)| {
+            let there = |entry: &&Entry| entry.is_host() && host.floating.contains(&entry.ip());
+            let entry = entries.iter().find(there)?;
+            let moved = self.moved_at.get(&entry.ip()).copied().unwrap_or_default();
+            (record.member.as_ref() != Some(name) && moved < intended && could_tell(name))
+                .then(|| format!("INV-6: {id} adds {entry}, which is on an interface of {name}"))
+        });
+        if let Some(text) = hit.filter(|_| !matches!(record.state, FenceState::Sealed | FenceState::Breached))
+        {
+            self.breaks(text);
+        }
+    }
+
+    /// Does Incus answer soon enough to be waited for?
+    fn is_prompt(&self) -> bool {
+        let faults = &self.faults;
+        let answers = self.settings.platform && faults.incus_hangs.is_none() && self.leader().is_some();
+        answers && faults.lag < LAG
     }
 
     /// INV-8: an intent is recorded before anything is sent.

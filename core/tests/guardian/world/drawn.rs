@@ -57,7 +57,9 @@ impl Shape {
             [Event::Lose(_), Event::Pass(_), Event::TakeOver(_), ..] => {
                 self.wrong_cluster |= on(Facet::SecondCluster);
             }
-            [Event::Lose(_), Event::Float(_), ..] => self.floating = true,
+            [Event::Lose(_), Event::Float(_), ..] | [Event::Lose(_), Event::Pass(_), Event::Float(_), ..] => {
+                self.floating = true;
+            }
             _ => {}
         }
     }

@@ -218,6 +218,7 @@ impl World {
                     host.floating.clear();
                 }
                 self.hosts.get_mut(&name).unwrap().floating.insert(ip(0, 200));
+                self.moved_at.insert(ip(0, 200), self.boot);
             }
             Event::Backup(n) if on(Facet::Backups) => self.backs_up(n),
             Event::Renumber(_) | Event::Float(_) | Event::Backup(_) => {}

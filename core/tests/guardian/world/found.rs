@@ -118,6 +118,19 @@ fn a_floating_address_holds_no_fence_back() {
     }
 }
 
+/// Live members told their interfaces when it was lost, and are asked once more for its fence.
+#[test]
+fn inv6_an_address_that_moves_between_the_last_reading_and_the_fence_is_not_refused() {
+    if on(Facet::Floating) {
+        for said in [false, true] {
+            let special = |shape: &mut Shape| (shape.floating, shape.said) = (true, said);
+            for between in 21..30 {
+                History::shaped(special, &[Lose(0), Pass(between), Float(1), Pass(45)]).holds();
+            }
+        }
+    }
+}
+
 #[test]
 fn inv6_nothing_is_learnt_from_another_cluster_of_the_same_name() {
     if on(Facet::SecondCluster) {

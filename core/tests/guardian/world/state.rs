@@ -190,6 +190,8 @@ pub(crate) struct World {
     /// Fences that an operator asserted away.
     pub(crate) asserted: BTreeSet<FenceId>,
     pub(crate) moved_at: BTreeMap<IpAddr, Duration>,
+    /// Since when Incus answers in good time.
+    pub(crate) prompt_since: Duration,
     /// Clients that the last sweep showed where they belong.
     pub(crate) shown: BTreeSet<ClientAddr>,
     pub(crate) cluster_shape: Shape,
@@ -270,6 +272,7 @@ impl World {
             boots_at_seal: BTreeMap::new(),
             asserted: BTreeSet::new(),
             moved_at: BTreeMap::new(),
+            prompt_since: Duration::ZERO,
             shown: BTreeSet::new(),
             cluster_shape: shape,
             gone: BTreeMap::new(),

@@ -10,7 +10,7 @@ impl Event {
     pub(crate) fn theme(rng: &mut Rng, shape: &mut Shape) -> Vec<Self> {
         let n = rng.u8(..);
         let other = n.wrapping_add(1);
-        let themes: [&[Self]; 18] = [
+        let themes: [&[Self]; 19] = [
             &[Self::Lose(n), Self::Pass(24 + n % 8), Self::TakeOver(2), Self::Pass(45)],
             &[
                 Self::Lock(n),
@@ -77,6 +77,8 @@ impl Event {
             ],
             &[Self::Stick(n), Self::Lose(n), Self::Pass(45), Self::Unstick, Self::Pass(20), Self::Reboot(n)],
             &[Self::Lose(0), Self::Float(other), Self::TakeOver(0), Self::Pass(45), Self::Reboot(0)],
+            // It moves between the last reading of interfaces and the fence.
+            &[Self::Lose(0), Self::Pass(21 + n % 12), Self::Float(other), Self::Pass(45), Self::Reboot(0)],
             &[
                 Self::Lose(n),
                 Self::Pass(45),
