@@ -91,9 +91,6 @@ pub struct Fence {
     /// What could not be read when clients were asked for last, for the release.
     #[serde(default)]
     unread: Vec<String>,
-    /// When a map or clients that were asked for could not be read; `None` since one could.
-    #[serde(default)]
-    unread_at: Option<Duration>,
     /// Operations that could start an instance when the gate was first seen closed for the release.
     #[serde(alias = "waits_for")]
     began_before: Option<BTreeSet<String>>,
@@ -214,7 +211,6 @@ impl Fence {
             trouble: None,
             sent: BTreeSet::new(),
             unread: Vec::new(),
-            unread_at: None,
             began_before: None,
             recorded_at: None,
             resumed,
@@ -508,9 +504,6 @@ impl Fence {
         if self.held.is_none() {
             self.held = self.stage.machine().next_step();
         }
-        if self.rests(ground.now.boot) {
-            return None;
-        }
         let removed = self.held.as_ref()?.removals().to_vec();
         for entry in removed {
             let new = !self.record.in_doubt.contains(&entry);
@@ -614,18 +607,14 @@ impl Fence {
     }
 
     /// Takes in what became of a step.
-    pub fn handle(&mut self, now: Duration, outcome: StepOutcome) {
+    pub fn handle(&mut self, outcome: StepOutcome) {
         self.in_flight = false;
         match &outcome {
             StepOutcome::Removed(sent) => self.note_removal_sent(sent),
-            StepOutcome::Map(map) => self.unread_at = map.is_none().then_some(now),
-            StepOutcome::Clients(clients) => {
-                (self.unread_at, self.unread) = (clients.is_none().then_some(now), Vec::new());
-            }
-            StepOutcome::Unread(unread) => {
-                (self.unread_at, self.unread) = (Some(now), unread.clone());
-            }
+            StepOutcome::Clients(_) => self.unread.clear(),
+            StepOutcome::Unread(unread) => self.unread.clone_from(unread),
             StepOutcome::FailedOver(..)
+            | StepOutcome::Map(_)
             | StepOutcome::Daemons(_)
             | StepOutcome::Added(_)
             | StepOutcome::Proved(_) => {}

@@ -1,9 +1,7 @@
 //! What a fence or a release waits for, as far as it knows itself.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use crate::fence::step::Step;
 use crate::fence::{Fence, FenceStage};
 use crate::model::barrier::PoolProof;
 use crate::model::record::FenceState;
@@ -11,16 +9,7 @@ use crate::model::record::FenceState;
 /// How many of a kind are named.
 const NAMED: usize = 4;
 
-/// Between two questions of which the first had no answer. One that fails at once would be asked as fast as it fails.
-const ASKS_AGAIN: Duration = Duration::from_secs(1);
-
 impl Fence {
-    /// Is the next step a question that could not be answered a moment ago?
-    pub(super) fn rests(&self, now: Duration) -> bool {
-        let reads = matches!(self.held, Some(Step::ReadMap | Step::ReadClients));
-        reads && self.unread_at.is_some_and(|at| now < at + ASKS_AGAIN)
-    }
-
     /// What its entries or its PGs wait for, and the same without what changes with each answer; `None` where every PG has
     /// answered.
     pub(crate) fn waits_for_storage(&self) -> Option<(String, String)> {

@@ -416,7 +416,7 @@ impl Guardian {
         };
         for (id, outcome) in outcomes {
             if let Some(fence) = self.fences.get_mut(&id) {
-                fence.handle(self.now.boot, outcome);
+                fence.handle(outcome);
             }
         }
     }
