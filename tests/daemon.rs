@@ -165,7 +165,7 @@ fn the_daemon_from_nothing_to_its_successor() {
     out_of_time_a_fence_is_pending_and_the_daemon_goes_on(&site, &first);
 
     // A verb goes through the daemon, and everybody knows the same afterwards.
-    let fence = first.insist(&["fence", "n1", "--reason", "cable pulled"]).json;
+    let fence = first.verb(&["fence", "n1", "--reason", "cable pulled"]).expect(0).json;
     println!("{fence:#}");
     assert_eq!((&fence["state"], &fence["member"]), (&json!("sealed"), &json!("n1")));
     let pool = fence["barrier"].as_array().unwrap().iter().find(|pool| pool["pool"] == "images").unwrap();
@@ -243,7 +243,7 @@ fn what_led_to_it_is_saved_and_replays_exactly() {
     daemon.start();
     daemon.until("leading", is_leading);
 
-    let fence = daemon.insist(&["fence", "n1", "--reason", "cable pulled"]).json;
+    let fence = daemon.verb(&["fence", "n1", "--reason", "cable pulled"]).expect(0).json;
     daemon.verb(&["fence", "n2"]).expect(4);
     let refused = daemon.recording("refused");
     an_entry_that_somebody_removes_is_put_back(&site, &daemon, &format!("{}:0/0", site.ip("n1")));
@@ -314,7 +314,7 @@ fn inv8_a_ledger_of_a_newer_version_is_refused_politely_and_one_of_an_older_vers
     let mut daemon = Daemon::new(&site, "first", "guard");
     daemon.start();
     daemon.until("leading", is_leading);
-    let fence = daemon.insist(&["fence", "n1", "--reason", "cable pulled"]).json;
+    let fence = daemon.verb(&["fence", "n1", "--reason", "cable pulled"]).expect(0).json;
     daemon.end();
 
     // Only what the first version of a fence's record had to have, and its entries.
@@ -373,12 +373,12 @@ fn inv8_a_ledger_of_a_newer_version_is_refused_politely_and_one_of_an_older_vers
 
 /// INV-6: for one fence, with a reason, on record.
 fn an_operator_goes_over_the_brake(daemon: &Daemon<'_>) {
-    daemon.insist(&["fence", "n1"]);
+    daemon.verb(&["fence", "n1"]).expect(0);
     let refused = daemon.verb(&["fence", "n2"]).expect(4).json;
     assert!(refused["refusals"][0]["reason"].as_str().unwrap().contains("--over-brake"), "{refused:#}");
     let unsaid = daemon.asks(&request("n2").replace(r#""by""#, r#""over_brake":true,"by""#)).unwrap();
     assert_eq!(unsaid["refused"][0]["code"], "no-reason", "{unsaid:#}");
-    daemon.insist(&["fence", "n2", "--over-brake", "--reason", "the rack burnt"]);
+    daemon.verb(&["fence", "n2", "--over-brake", "--reason", "the rack burnt"]).expect(0);
     let status = daemon.verb(&["status"]).expect(0).json;
     let mut fences = status["fences"].as_array().unwrap().iter();
     let over = fences.find(|fence| fence["over_brake"] == true).unwrap();
