@@ -16,7 +16,36 @@ use rbd_guardian_core::model::volume::ImageName;
 
 use super::events::Event;
 use super::facets::{Facet, on};
-use super::state::{DataPool, Shape, World, put};
+use super::state::{World, put};
+
+/// How a world is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) members: u8,
+    /// The data of images lies in a pool of its own, tagged for file systems, or excepted.
+    pub(crate) data: DataPool,
+    pub(crate) second_ips: bool,
+    /// A storage pool of Incus lies in another Ceph cluster, in an OSD pool of the same name.
+    pub(crate) second_cluster: bool,
+    /// All of Incus's images lie in another Ceph cluster, which has the name of the guardian's.
+    pub(crate) wrong_cluster: bool,
+    pub(crate) said: bool,
+    pub(crate) hyperconverged: bool,
+    pub(crate) floating: bool,
+    /// An mgr and an mds are active on members.
+    pub(crate) active: bool,
+}
+
+/// Where data of images lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DataPool {
+    WithTheImages,
+    Apart,
+    TaggedForFiles,
+    /// So tagged, and Incus does not name it.
+    InHeadersAlone,
+    Excepted,
+}
 
 /// An instance that is moved to another member while it runs.
 #[derive(Debug, Clone)]

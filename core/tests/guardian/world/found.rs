@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::History;
+use super::drawn::{DataPool, Shape};
 use super::events::Event::*;
 use super::facets::{Facet, on};
-use super::state::{DataPool, IMAGES, Shape, World};
+use super::state::{IMAGES, World};
 
 /// A listing that failed was asked for again in the moment it had failed, as long as a sweep showed a user that could not
 /// be judged without it.

@@ -22,8 +22,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastrand::Rng;
 
+use drawn::Shape;
 use events::Event;
-use state::{Shape, World};
+use state::World;
 
 /// A world and what happens in it.
 #[derive(Debug, Clone)]
@@ -42,7 +43,7 @@ impl History {
     fn shaped(special: impl FnOnce(&mut Shape), events: &[Event]) -> Self {
         let mut shape = Shape {
             members: 3,
-            data: state::DataPool::WithTheImages,
+            data: drawn::DataPool::WithTheImages,
             second_ips: false,
             second_cluster: false,
             wrong_cluster: false,
@@ -189,7 +190,7 @@ fn in_a_calm_world_nothing_is_fenced() {
         // Of a cluster with none of Incus's images one thing is said.
         assert_eq!(alarms.remove("wrong-cluster"), world.cluster_shape.wrong_cluster, "{alarms:?}");
         // Nor does an operator who excepts the pool of the data hear of anything else.
-        let excepted = world.cluster_shape.data == state::DataPool::Excepted;
+        let excepted = world.cluster_shape.data == drawn::DataPool::Excepted;
         assert_eq!(alarms.remove("pool-excepted"), excepted, "{alarms:?}");
         assert!(world.map().blocklist.entries.is_empty() && alarms.is_empty(), "{alarms:?}");
     }

@@ -21,7 +21,8 @@ use rbd_guardian_core::model::incus_snapshot::{
 use rbd_guardian_core::model::osdmap::{DataPools, PoolId};
 use rbd_guardian_core::model::volume::{Content, ImageName, StoragePool, Volume, VolumeKind};
 
-use super::state::{DATA, DataPool, Fate, HEALING, OFFLINE, Own, STEP, World, put};
+use super::drawn::DataPool;
+use super::state::{DATA, Fate, HEALING, OFFLINE, Own, STEP, World, put};
 
 /// A command that is not answered is given up then.
 const UNANSWERED: Duration = Duration::from_secs(5);

@@ -22,6 +22,7 @@ use rbd_guardian_core::model::record::{FenceState, Records};
 use rbd_guardian_core::model::volume::ImageName;
 
 use super::super::model::{id, start};
+use super::drawn::{DataPool, Shape};
 use super::facets::{Facet, on};
 
 /// Between two ticks.
@@ -199,35 +200,6 @@ pub(crate) struct World {
     pub(crate) gone: BTreeMap<ImageName, Duration>,
     /// Since when something waits and no alarm says so.
     pub(crate) silent_since: Option<Duration>,
-}
-
-/// How a world is made.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
-    pub(crate) members: u8,
-    /// The data of images lies in a pool of its own, tagged for file systems, or excepted.
-    pub(crate) data: DataPool,
-    pub(crate) second_ips: bool,
-    /// A storage pool of Incus lies in another Ceph cluster, in an OSD pool of the same name.
-    pub(crate) second_cluster: bool,
-    /// All of Incus's images lie in another Ceph cluster, which has the name of the guardian's.
-    pub(crate) wrong_cluster: bool,
-    pub(crate) said: bool,
-    pub(crate) hyperconverged: bool,
-    pub(crate) floating: bool,
-    /// An mgr and an mds are active on members.
-    pub(crate) active: bool,
-}
-
-/// Where data of images lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DataPool {
-    WithTheImages,
-    Apart,
-    TaggedForFiles,
-    /// So tagged, and Incus does not name it.
-    InHeadersAlone,
-    Excepted,
 }
 
 impl World {

@@ -2,8 +2,8 @@
 
 use fastrand::Rng;
 
+use super::drawn::Shape;
 use super::events::Event;
-use super::state::Shape;
 
 impl Event {
     /// What meets what, more often than it would by chance: two of these in each history.
