@@ -13,9 +13,11 @@ use lab::{Topology, WriteLog as _, monotonic, wait_for};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
-/// Between two sweeps, and how soon after one an alarm must be there.
+/// Between two sweeps.
 const EVERY: Duration = Duration::from_secs(2);
-const TOLD: Duration = Duration::from_secs(2);
+/// How soon an alarm must be there: a sweep, a second one that begins a second later, and after each a listing of Incus,
+/// which takes its time where the machine is busy.
+const TOLD: Duration = Duration::from_secs(15);
 
 /// Opens images as a writer does, and writes to each when asked: the first KiB, which ext4 leaves to boot loaders.
 /// Arguments: pool, images. Says its address, then for each line read an errno, 0 if all were written.
@@ -125,8 +127,7 @@ fn inv6_a_second_watcher_is_told_and_the_stale_one_alone_is_fenced() {
     let after = monotonic() - there;
     let alarms = told(&status, &stale.address);
     println!("told {after:?} after the second watcher was there: {:#}", alarms[0]);
-    // The sweep begins within its period; a moment for the test's own look.
-    assert!(after < EVERY + TOLD, "{after:?}");
+    assert!(after < TOLD, "{after:?}");
     let text = alarms[0]["text"].as_str().unwrap();
     assert!(alarms.len() == 1 && alarms[0]["member"] == "n2", "{alarms:#?}");
     for word in [&*i1, "member n2", "placed on n1"] {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::common::guarded::{Guarded, MEMBERS, SOON};
 use lab::incus::Member;
 use lab::{Topology, monotonic, wait_for};
+use rbd_guardian::incus::gate::refusal::{PlacementRefusal, RefusalReason, refusal};
 use serde_json::{Value, json};
 
 const INSTANCES: u32 = 1000;
@@ -83,7 +84,11 @@ fn inv3_seals_are_written_and_removed_at_once_also_with_1000_instances() {
     let refused = wait_for("the gate's refusal of a move", 2 * SOON, || {
         let error = live.incus(&["move", "c1", "--target", other]).expect_err("refused by the gate");
         said = format!("{error:#}");
-        Ok(said.contains("is not sealed").then_some(()))
+        // Incus 7 says so by a text of its own.
+        let unsealed = |one: PlacementRefusal| {
+            one.member.as_deref() == Some(lost) && one.why == RefusalReason::NotSealed
+        };
+        Ok(refusal(&said).is_some_and(unsealed).then_some(()))
     });
     refused.unwrap_or_else(|error| panic!("{error:#}, last: {said}"));
     let at = |code: &str| Guarded::instant(&site.hears(code, lost));
