@@ -23,3 +23,12 @@ fn every_recording_replays_exactly() {
     }
     assert!(count >= 3);
 }
+
+/// A guardian of one struct wrote it. It begins with a checkpoint in which all fields lie beside each other, in the middle of a
+/// fence.
+#[test]
+fn checkpoints_of_before_the_guardian_had_parts_are_read() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/flat-checkpoints.jsonl.gz");
+    let replayed = replay(fs::File::open(file).unwrap()).unwrap_or_else(|difference| panic!("{difference}"));
+    assert!(replayed.effects > 300, "{replayed:?}");
+}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rbd_guardian_core::guardian::gate::{GateContents, OVERRIDE, REMOVE, epoch, is_plausible, seals};
+use rbd_guardian_core::model::gate_keys::{GateContents, OVERRIDE, REMOVE, epoch, is_plausible, seals};
 use rbd_guardian_core::model::operator_request;
 use rbd_guardian_core::model::volume::StoragePool;
 use rbd_guardian_core::rules::refusal::gate_removal;

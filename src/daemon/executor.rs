@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use hyper::Uri;
 use rbd_guardian_core::fence::step::{Sent, Step, StepOutcome};
-use rbd_guardian_core::guardian::gate::GateContents;
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::guardian::report::Level;
 use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::gate_keys::GateContents;
 use rbd_guardian_core::model::image_users::{ImageUse, Locker};
 use rbd_guardian_core::model::incus_snapshot::IncusSnapshot;
 use rbd_guardian_core::model::osdmap::DataPools;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use ipnet::IpNet;
-use rbd_guardian_core::guardian::gate::GateContents;
 use rbd_guardian_core::guardian::io::Input;
+use rbd_guardian_core::model::gate_keys::GateContents;
 use rbd_guardian_core::model::incus_snapshot::{IncusSnapshot, InstanceId, MemberStatus};
 use serde_json::json;
 

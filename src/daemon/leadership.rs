@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rbd_guardian_core::guardian::book::AddressBook;
+use rbd_guardian_core::guardian::address_book::AddressBook;
 use rbd_guardian_core::guardian::io::Recorded;
 use rbd_guardian_core::model::addr::{EntityAddr, Entry};
 use rbd_guardian_core::model::record::{Change, Leader, Records, RequestRecord};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::{join, join_all, join4};
 use ipnet::IpNet;
-use rbd_guardian_core::guardian::gate::{KEYS, is_own};
+use rbd_guardian_core::model::gate_keys::{KEYS, is_own};
 use rbd_guardian_core::model::incus_snapshot::{
     Details, GateView, IncusSnapshot, Instance, InstanceId, MemberState, MemberStatus, MemberView, Operation,
     Thresholds,

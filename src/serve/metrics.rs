@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use rbd_guardian_core::guardian::gate::GateState;
 use rbd_guardian_core::guardian::status::{FenceStatus, Status};
+use rbd_guardian_core::model::gate_keys::GateState;
 use serde_json::Value;
 
 use crate::serve::catalogue::NAMED;

@@ -176,7 +176,7 @@ fn every_metric_of_the_catalogue_is_told() {
     let mut picture = crowd(30, 30, records());
     let status = picture.core.as_mut().unwrap();
     status.gate.state =
-        rbd_guardian_core::guardian::gate::GateState::Partial { missing: ["m3".to_owned()].into() };
+        rbd_guardian_core::model::gate_keys::GateState::Partial { missing: ["m3".to_owned()].into() };
     status.fences[0].pending = vec!["2.1f".to_owned()];
     status.epoch = Some(rbd_guardian_core::model::epoch::OsdEpoch(9));
     let other = json!({"entry": "10.9.9.9:0/0", "until": "2031-01-01T00:00:00Z", "origin": "unknown", "member": null});

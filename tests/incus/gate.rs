@@ -11,8 +11,8 @@ use rbd_guardian::incus::block_on;
 use rbd_guardian::incus::client::Client;
 use rbd_guardian::incus::gate::keys::{self, KeysWrite, put_keys};
 use rbd_guardian::incus::gate::refusal::{RefusalReason, refusal};
-use rbd_guardian_core::guardian::gate::{GateContents, epoch};
 use rbd_guardian_core::model::epoch::GateEpoch;
+use rbd_guardian_core::model::gate_keys::{GateContents, epoch};
 use serde_json::{Value, json};
 
 use crate::common::Answer;

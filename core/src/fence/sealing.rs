@@ -17,7 +17,7 @@ use crate::model::barrier::{PoolProof, PoolToProve};
 use crate::model::blocklist::Blocklist;
 use crate::model::ceph_snapshot::{Daemon, DaemonKind, Role};
 use crate::model::epoch::OsdEpoch;
-use crate::model::osdmap::{Guarded, OsdMap, PoolId};
+use crate::model::osdmap::{Guarded, OsdMap, PoolId, by_number};
 use crate::model::record::FenceState;
 use crate::rules::plan::Plan;
 
@@ -103,6 +103,7 @@ pub struct Sealing {
     asked: Option<OsdEpoch>,
     /// The last epoch of the last commit, and the first one after it that does not go on with it.
     broken: Option<(OsdEpoch, OsdEpoch)>,
+    #[serde(deserialize_with = "by_number")]
     proofs: BTreeMap<PoolId, PoolProof>,
     /// The map was read again after the last PG answered, and shows the same pools and entries.
     verified: bool,

@@ -1,5 +1,9 @@
 //! Who removed an entry of a held fence, as the audit channel of the cluster log has it. It is told with the breach
 //! and kept in the fence's record; that nobody is found changes nothing else.
+//!
+//! And when the fence was lifted, and until when (INV-3). The machine of a fence may see only some epochs: a look at the
+//! storage skips others, and a guardian that takes over begins with the newest. So the epochs between the last that held
+//! and the first that is known not to are read, as far back as the monitors keep them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,13 +12,14 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
-use crate::guardian::report::{Level, Report};
+use crate::guardian::context::Ctx;
+use crate::guardian::io::Effect;
+use crate::guardian::lanes::Lane;
+use crate::guardian::report::{Level, Reports};
 use crate::model::addr::Entry;
-use crate::model::ceph_snapshot::CephSnapshot;
+use crate::model::epoch::OsdEpoch;
 use crate::model::fence_id::FenceId;
-use crate::model::now::Now;
-use crate::model::osdmap::OsdMap;
-use crate::model::record::{Records, Removal};
+use crate::model::record::{FenceRecord, Removal};
 
 /// A line of the log comes with one of the next proposals of the monitors, after the removal itself.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -24,8 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const SKEW: SignedDuration = SignedDuration::from_secs(60);
 /// How long after a guardian recorded a removal of its own the monitors may log it.
 const LOGGED_WITHIN: SignedDuration = SignedDuration::from_secs(120);
-/// So many are kept in a record.
-const KEPT: usize = 16;
+/// So many removals are kept in a record.
+pub(super) const KEPT: usize = 16;
+/// How many epochs are read again at most: about as many as the monitors keep (`mon_min_osdmap_epochs`).
+const BACK: u32 = 500;
 
 /// A breach whose culprit is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -34,20 +41,13 @@ struct BreachSearch {
     next: Duration,
 }
 
-/// The breaches whose culprit is looked for. It owns nothing else, and answers with what is to be logged.
+/// The breaches of which not everything is known.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(transparent)]
 pub(super) struct BreachAudit {
     searches: BTreeMap<FenceId, BreachSearch>,
-}
-
-/// What it may look at, and the fences whose removals it records.
-pub(super) struct AuditContext<'a> {
-    pub(super) now: Now,
-    pub(super) records: &'a Records,
-    pub(super) fences: &'a mut BTreeMap<FenceId, Fence>,
-    pub(super) world: Option<&'a CephSnapshot>,
-    pub(super) map: Option<&'a OsdMap>,
+    /// Fences whose last breach is to be dated by the osdmaps around it, and whether those are being read.
+    #[serde(default)]
+    undated: BTreeMap<FenceId, bool>,
 }
 
 impl BreachAudit {
@@ -56,24 +56,54 @@ impl BreachAudit {
         self.searches.insert(id, BreachSearch { since: now, next: now });
     }
 
-    /// The fence for which the log is to be read now.
-    pub(super) fn due(&self, now: Duration) -> Option<&FenceId> {
-        self.searches.iter().find(|(_, search)| now >= search.next).map(|(id, _)| id)
+    /// The epochs of the last breach of this fence are to be read, unless it is known to the epoch.
+    pub(super) fn begin_dating(&mut self, fence: &Fence) -> bool {
+        let unknown = first_undated(fence.record()).is_some();
+        if unknown {
+            self.undated.insert(fence.id().clone(), false);
+        }
+        unknown
     }
 
-    /// The log was read.
+    /// The epoch after which osdmaps are to be read now.
+    pub(super) fn begin_maps(&mut self, ctx: Ctx<'_>) -> OsdEpoch {
+        let newest = ctx.map().map_or(OsdEpoch::default(), |map| map.epoch);
+        let mut after = newest;
+        for (id, asked) in &mut self.undated {
+            let first = ctx.fences.get(id).and_then(|fence| first_undated(fence.record()));
+            after = after.min(first.unwrap_or(newest));
+            *asked = true;
+        }
+        after
+    }
+
+    /// Osdmaps were read: the fences whose breaches they date.
+    pub(super) fn handle_maps(&mut self) -> Vec<FenceId> {
+        let (asked, later): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.undated).into_iter().partition(|(_, asked)| *asked);
+        self.undated = later;
+        asked.into_keys().collect()
+    }
+
+    pub(super) fn next_effect(&self, ctx: Ctx<'_>) -> Option<Effect> {
+        let (id, _) = self.searches.iter().find(|(_, search)| ctx.now.boot >= search.next)?;
+        ctx.may_begin(&Lane::Audit).then(|| Effect::ReadAudit(id.clone()))
+    }
+
+    /// The log was read. The removals of entries of this fence that are not the guardians' own.
     pub(super) fn handle_audit(
         &mut self,
-        ctx: AuditContext<'_>,
+        ctx: Ctx<'_>,
         id: &FenceId,
         removals: Result<Vec<Removal>, String>,
-    ) -> Vec<Report> {
+        reports: &mut Reports,
+    ) -> Vec<Removal> {
         let now = ctx.now;
         let Some(search) = self.searches.get(id).copied() else { return Vec::new() };
         // Those of guardians that led before, too: they had other addresses.
         let sent: Vec<(Entry, Timestamp)> = {
             let recorded = ctx.records.fences.values().map(|record| &record.sent);
-            let held = ctx.fences.values().map(|fence| &fence.record().sent);
+            let held = ctx.fences.all().map(|fence| &fence.record().sent);
             recorded.chain(held).flatten().map(|(entry, at)| (*entry, *at)).collect()
         };
         let guardians = |removal: &Removal| {
@@ -82,19 +112,15 @@ impl BreachAudit {
                 removal.entry == Some(*entry) && (-SKEW..=LOGGED_WITHIN).contains(&after(*at))
             })
         };
-        let Some(fence) = ctx.fences.get_mut(id) else {
+        let Some(fence) = ctx.fences.get(id) else {
             self.searches.remove(id);
             return Vec::new();
         };
-        let member = fence.member().map(str::to_owned);
-        let mut reports = Vec::new();
-        let mut log = |level, text| {
-            reports.push(Report::Log { level, code: "breached-by", member: member.clone(), text });
-        };
+        let mut log = |level, text| reports.log(level, "breached-by", fence.member(), text);
         let own: Vec<String> =
-            ctx.world.iter().flat_map(|world| &world.own).map(ToString::to_string).collect();
+            ctx.ceph.world.as_ref().iter().flat_map(|world| &world.own).map(ToString::to_string).collect();
         // The seal was recorded by a guardian's clock, the log is by the monitors'; the removal made the newest osdmap.
-        let behind = ctx.map.map_or(SignedDuration::ZERO, |map| now.wall.duration_since(map.modified));
+        let behind = ctx.map().map_or(SignedDuration::ZERO, |map| now.wall.duration_since(map.modified));
         let sealed = fence.record().sealed.and_then(|sealed| sealed.checked_sub(behind + SKEW).ok());
         let record = fence.record();
         let mut found: Vec<Removal> = Vec::new();
@@ -111,10 +137,9 @@ impl BreachAudit {
                 found.push(removal);
             }
         }
-        fence.note_removals(&found, KEPT);
         if !found.is_empty() {
             self.searches.remove(id);
-            found.into_iter().for_each(|removal| log(Level::Error, format!("{id}: {removal}")));
+            found.iter().for_each(|removal| log(Level::Error, format!("{id}: {removal}")));
         } else if now.boot >= search.since + PATIENCE {
             self.searches.remove(id);
             let why = trouble.unwrap_or_else(|| {
@@ -124,6 +149,15 @@ impl BreachAudit {
         } else {
             self.searches.insert(id.clone(), BreachSearch { next: now.boot + AGAIN, ..search });
         }
-        reports
+        found
     }
+}
+
+/// The epoch after which maps would tell more of the last breach; `None` where it is known to the epoch.
+fn first_undated(record: &FenceRecord) -> Option<OsdEpoch> {
+    let breach = record.breaches.last()?;
+    let held = breach.held?;
+    let last = breach.committed.unwrap_or(breach.gone);
+    let exact = held.later(1) == breach.gone && last <= breach.gone.later(1);
+    (!exact).then(|| held.earlier(1).max(last.earlier(BACK)).max(OsdEpoch(1)))
 }

@@ -12,10 +12,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
-use crate::guardian::Guardian;
+use crate::guardian::context::Ctx;
 use crate::guardian::io::Effect;
-use crate::guardian::pace::Lane;
-use crate::guardian::report::{Alarm, Level};
+use crate::guardian::lanes::Lane;
+use crate::guardian::report::{Alarm, Level, Reports};
+use crate::model::now::Now;
 use crate::model::record::FenceState;
 use crate::model::volume::{Expected, ImageName, Images};
 use crate::rules::unread::Unread;
@@ -29,7 +30,7 @@ const FIND_AGAIN: Duration = Duration::from_secs(10);
 /// The same while a gate waits for an image that was not found.
 const FIND_OFTEN: Duration = Duration::from_secs(1);
 /// A listing that failed is not asked for again sooner.
-const LIST_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const LIST_AGAIN: Duration = Duration::from_secs(1);
 /// For so long the automatic fences of a guardian that took over wait for that judgement, all together: where nobody can
 /// read the directories, guarding goes on, and the gate stays closed.
 const JUDGED_WITHIN: Duration = Duration::from_secs(10);
@@ -81,7 +82,7 @@ impl FoundImages {
     }
 
     /// A whole listing says which images there are: some of each pool are looked for, spread evenly by their names.
-    fn choose(&mut self, images: &Images, except: &[String]) {
+    pub(super) fn handle_listing(&mut self, images: &Images, except: &[String]) {
         let mut pools: BTreeMap<&str, Vec<&ImageName>> = BTreeMap::new();
         let exclusive = images.iter().filter(|(_, expected)| matches!(expected, Expected::Exclusive { .. }));
         for (image, _) in exclusive.filter(|(image, _)| !except.contains(&image.pool)) {
@@ -107,19 +108,20 @@ impl FoundImages {
         !pools.into_iter().all(looked)
     }
 
-    fn answered(
+    pub(super) fn handle_found(
         &mut self,
+        now: Now,
         began: Duration,
-        ended: Duration,
         missing: BTreeSet<ImageName>,
         unread: Vec<String>,
     ) {
         let asked = std::mem::take(&mut self.asking);
-        self.last = Some(ImageSearch { began, ended, asked, missing, unread });
+        self.last = Some(ImageSearch { began, ended: now.boot, asked, missing, unread });
     }
 
-    /// Judges the last look by a listing that began then. Does it have to wait for a newer one?
-    fn judge(&mut self, images: &Images, listed: Option<Duration>, now: Duration) -> bool {
+    /// Judges the last look by a listing that began after it. Does it have to wait for a newer one?
+    pub(super) fn judge(&mut self, ctx: Ctx<'_>) -> bool {
+        let (images, listed, now) = (&ctx.incus.images, ctx.incus.whole_began, ctx.now.boot);
         let Some(search) = &self.last else { return false };
         let unread = Unread::new(&search.unread);
         let mut pools: BTreeMap<&str, (usize, Vec<&ImageName>)> = BTreeMap::new();
@@ -152,17 +154,10 @@ impl FoundImages {
         false
     }
 
-    /// Images of a sealed member in these pools that no look since the seal has found, in words; `listed` is when the last
-    /// listing of Incus began.
-    pub(super) fn unfound(
-        &self,
-        fence: &Fence,
-        images: &Images,
-        guarded: &BTreeSet<&str>,
-        listed: Option<Duration>,
-    ) -> Vec<String> {
+    /// Images of a sealed member in these pools that no look since the seal has found, in words.
+    pub(super) fn unfound(&self, ctx: Ctx<'_>, fence: &Fence, guarded: &BTreeSet<&str>) -> Vec<String> {
         let (Some(member), Some(sealed)) = (fence.member(), fence.sealed_at()) else { return Vec::new() };
-        let its = images_of(member, images).filter(|image| guarded.contains(image.pool.as_str()));
+        let its = ctx.incus.images_of(member).filter(|image| guarded.contains(image.pool.as_str()));
         let Some(search) = self.last.as_ref().filter(|search| search.began >= sealed) else {
             let mut its = its;
             let wait = "a look into the directories of its pools that began after the seal".to_owned();
@@ -171,8 +166,8 @@ impl FoundImages {
         let not_read = Unread::new(&search.unread);
         // What an operator goes on without: an image that is not there can be written by nobody. Where it is another
         // cluster's, its pool is not covered, and that is known once a listing judged the look.
-        let accepted =
-            fence.record().overrides.accept_incomplete && listed.is_some_and(|listed| listed >= search.ended);
+        let listed = ctx.incus.whole_began.is_some_and(|listed| listed >= search.ended);
+        let accepted = fence.record().overrides.accept_incomplete && listed;
         let (mut words, mut missing) = (BTreeSet::new(), BTreeMap::<&str, Vec<&ImageName>>::new());
         let mut found: BTreeSet<&str> = BTreeSet::new();
         for image in its {
@@ -201,128 +196,79 @@ impl FoundImages {
         }
         words.into_iter().collect()
     }
-}
-
-fn images_of<'a>(member: &'a str, images: &'a Images) -> impl Iterator<Item = &'a ImageName> {
-    let its = move |expected: &Expected| matches!(expected, Expected::Exclusive { locations, .. } if locations.iter().any(|one| one == member));
-    images.iter().filter(move |(_, expected)| its(expected)).map(|(image, _)| image)
-}
-
-impl Guardian {
-    /// How Incus names the Ceph cluster of this guardian.
-    pub fn storage(&self) -> &str {
-        &self.settings.storage
-    }
-
-    /// Images in this Ceph cluster that belong to instances, by the last listing of Incus.
-    pub fn exclusive_images(&self) -> Vec<ImageName> {
-        let exclusive =
-            self.images.iter().filter(|(_, expected)| matches!(expected, Expected::Exclusive { .. }));
-        exclusive.map(|(image, _)| image.clone()).collect()
-    }
-
-    /// Incus was listed as a whole.
-    pub(super) fn listed(&mut self) {
-        self.found.choose(&self.images, &self.settings.policy.guarded.except);
-        self.judge_found();
-    }
-
-    /// The directories were read.
-    pub(super) fn note_found(&mut self, began: Duration, missing: BTreeSet<ImageName>, unread: Vec<String>) {
-        self.found.answered(began, self.now.boot, missing, unread);
-        self.judge_found();
-        self.swept();
-    }
-
-    fn judge_found(&mut self) {
-        let now = self.now.boot;
-        if self.found.judge(&self.images, self.whole_began, now) {
-            let again = self.schedule.whole_asked.map_or(now, |asked| asked + LIST_AGAIN).max(now);
-            self.schedule.whole = self.schedule.whole.min(again);
-        }
-    }
 
     /// Are images to be looked for now?
-    pub(super) fn find(&mut self) -> Option<Effect> {
-        let now = self.now.boot;
-        if self.map.is_none() || !self.may_begin(&Lane::Find) || self.whole_began.is_none() {
+    pub(super) fn next_effect(&mut self, ctx: Ctx<'_>) -> Option<Effect> {
+        let now = ctx.now.boot;
+        if ctx.map().is_none() || !ctx.may_begin(&Lane::Find) || ctx.incus.whole_began.is_none() {
             return None;
         }
-        let last = self.found.last.as_ref();
+        let last = self.last.as_ref();
         let again = last.is_none_or(|last| now >= last.began + FIND_OFTEN);
         let waits = |fence: &&Fence| {
             let new = fence.sealed_at().is_some_and(|sealed| last.is_none_or(|last| last.began < sealed));
             let sealed = fence.record().state == FenceState::Sealed && fence.member().is_some();
             sealed && !fence.is_clear() && (new || (again && !fence.unfound().is_empty()))
         };
-        let waiting: BTreeSet<&str> = self.fences.values().filter(waits).filter_map(Fence::member).collect();
-        let rested = |every| self.found.asked_at.is_none_or(|asked| now >= asked + every);
-        let absent = !self.found.absent.is_empty() || self.found.has_new_pools();
-        let unread = last.is_some_and(|last| !last.unread.is_empty()) && self.fences_wait_for_judgement();
+        let waiting: BTreeSet<&str> = ctx.fences.all().filter(waits).filter_map(Fence::member).collect();
+        let rested = |every| self.asked_at.is_none_or(|asked| now >= asked + every);
+        let absent = !self.absent.is_empty() || self.has_new_pools();
+        let unread = last.is_some_and(|last| !last.unread.is_empty()) && self.fences_wait(ctx);
         let due = rested(FIND_EVERY) || (absent && rested(FIND_AGAIN)) || (unread && rested(FIND_OFTEN));
         if waiting.is_empty() && !due {
             return None;
         }
-        let mut asked = self.found.sample.clone();
-        let its = |expected: &Expected| {
-            matches!(expected, Expected::Exclusive { locations, .. }
-                if locations.iter().any(|location| waiting.contains(location.as_str())))
-        };
-        if !waiting.is_empty() {
-            let its = self.images.iter().filter(|(_, expected)| its(expected));
-            asked.extend(its.map(|(image, _)| image.clone()));
-        }
-        self.found.asked_at = Some(now);
+        let mut asked = self.sample.clone();
+        asked.extend(waiting.iter().flat_map(|member| ctx.incus.images_of(member)).cloned());
+        self.asked_at = Some(now);
         if asked.is_empty() {
             return None;
         }
-        self.begin(Lane::Find);
-        self.found.asking.clone_from(&asked);
+        self.asking.clone_from(&asked);
         Some(Effect::Find(asked.into_iter().collect()))
     }
 
     /// A pool with images of a member that no look of this guardian has judged yet, in words.
-    fn unjudged(&self, name: &str) -> Option<String> {
-        if self.whole_began.is_none() {
+    fn unjudged(&self, ctx: Ctx<'_>, name: &str) -> Option<String> {
+        if ctx.incus.whole_began.is_none() {
             return Some("a listing of instances and volumes".to_owned());
         }
-        let except = &self.settings.policy.guarded.except;
-        let pools = images_of(name, &self.images).map(|image| &image.pool);
-        let pool =
-            pools.filter(|pool| !except.contains(pool)).find(|pool| !self.found.judged.contains(*pool))?;
+        let except = &ctx.settings.policy.guarded.except;
+        let pools = ctx.incus.images_of(name).map(|image| &image.pool);
+        let pool = pools.filter(|pool| !except.contains(pool)).find(|pool| !self.judged.contains(*pool))?;
         Some(format!("a look into the directory of pool '{pool}' that shows whether it has {name}'s images"))
     }
 
     /// What an automatic fence of a member waits for before it may begin, in words.
-    pub(super) fn waits_for_judgement(&self, name: &str) -> Option<String> {
-        let over = |since: Duration| self.now.boot >= since + JUDGED_WITHIN;
-        if self.found.waited.is_some_and(over) { None } else { self.unjudged(name) }
+    pub(super) fn waits_for_judgement(&self, ctx: Ctx<'_>, name: &str) -> Option<String> {
+        let over = |since: Duration| ctx.now.boot >= since + JUDGED_WITHIN;
+        if self.waited.is_some_and(over) { None } else { self.unjudged(ctx, name) }
     }
 
-    fn fences_wait_for_judgement(&self) -> bool {
-        self.found.waited.is_some_and(|since| self.now.boot < since + JUDGED_WITHIN)
+    fn fences_wait(&self, ctx: Ctx<'_>) -> bool {
+        self.waited.is_some_and(|since| ctx.now.boot < since + JUDGED_WITHIN)
     }
 
     /// May an automatic fence of this member begin, as far as the place of its images is concerned? The first that has
     /// to wait says so.
-    pub(super) fn may_judge_place(&mut self, name: &str) -> bool {
-        let Some(what) = self.unjudged(name) else { return true };
-        let since = *self.found.waited.get_or_insert(self.now.boot);
-        let over = self.now.boot >= since + JUDGED_WITHIN;
+    pub(super) fn may_judge_place(&mut self, ctx: Ctx<'_>, name: &str, reports: &mut Reports) -> bool {
+        let Some(what) = self.unjudged(ctx, name) else { return true };
+        let since = *self.waited.get_or_insert(ctx.now.boot);
+        let over = ctx.now.boot >= since + JUDGED_WITHIN;
         if over {
             let text = format!(
                 "no answer in {} s to {what}: its fence goes on without it, its gate does not",
                 JUDGED_WITHIN.as_secs()
             );
-            self.log(Level::Warn, "not-judged", Some(name.to_owned()), text);
+            reports.log(Level::Warn, "not-judged", Some(name), text);
         }
         over
     }
 
     /// Pools that lack what Incus lists there.
-    pub(super) fn wrong_clusters(&self) -> Vec<Alarm> {
-        let lasting = |absent: &MissingImages| self.now.boot.saturating_sub(absent.since) >= FIND_AGAIN;
-        let storage = &self.settings.storage;
+    pub(super) fn alarms(&self, ctx: Ctx<'_>) -> Vec<Alarm> {
+        let lasting = |absent: &MissingImages| ctx.now.boot.saturating_sub(absent.since) >= FIND_AGAIN;
+        let storage = &ctx.settings.storage;
         let alarm = |(pool, absent): (&String, &MissingImages)| Alarm {
             code: "wrong-cluster",
             member: None,
@@ -339,19 +285,19 @@ impl Guardian {
                 "rbd-guardian doctor".to_owned(),
             ],
         };
-        self.found.absent.iter().filter(|(_, absent)| lasting(absent)).map(alarm).collect()
+        self.absent.iter().filter(|(_, absent)| lasting(absent)).map(alarm).collect()
     }
 
     /// Pools with images of a member that lack what Incus lists there, in words.
-    pub(super) fn lost_pools_of(&self, name: &str) -> Vec<String> {
-        if self.found.absent.is_empty() {
+    pub(super) fn lost_pools_of(&self, ctx: Ctx<'_>, name: &str) -> Vec<String> {
+        if self.absent.is_empty() {
             return Vec::new();
         }
-        let pools: BTreeSet<&str> = images_of(name, &self.images).map(|image| image.pool.as_str()).collect();
-        let absent = self.found.absent.iter().filter(|(pool, _)| pools.contains(pool.as_str()));
+        let pools: BTreeSet<&str> = ctx.incus.images_of(name).map(|image| image.pool.as_str()).collect();
+        let absent = self.absent.iter().filter(|(pool, _)| pools.contains(pool.as_str()));
         let words = |(pool, absent): (&String, &MissingImages)| {
             let MissingImages { since, asked, missing, .. } = absent;
-            if self.now.boot.saturating_sub(*since) < FIND_AGAIN {
+            if ctx.now.boot.saturating_sub(*since) < FIND_AGAIN {
                 return format!(
                     "{missing} of {asked} images that Incus lists in pool '{pool}' have not been seen there yet, as right after \
                      an instance was created: they are looked for again within {} s",

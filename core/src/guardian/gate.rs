@@ -1,236 +1,446 @@
-//! The gate's keys: what they should be, what they are, and what to write.
-//!
-//! Each member's configuration says whose instances that member may take. So an unfinished write opens some targets
-//! only, and the gate is closed for a member when no configuration names it any more, as read back.
-//!
-//! Contents are compared as a whole and written as a whole, with an epoch that never repeats: the platform checks its
-//! tags in one transaction and writes in another, and equal contents have equal tags (docs/design.md#gate).
+//! The gate: which keys it should have, which are written next, who else wrote keys, and whether it is closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fence::preconditions::{GateClosed, Preconditions};
+use crate::fence::{Fence, GUARDIAN};
+use crate::guardian::context::Ctx;
+use crate::guardian::fences::Grounds;
+use crate::guardian::io::Effect;
+use crate::guardian::lanes::Lane;
+use crate::guardian::report::{Alarm, Level, Reports};
+use crate::guardian::trail::DueChange;
 use crate::model::epoch::GateEpoch;
-use crate::model::incus_snapshot::{GateView, IncusSnapshot, MemberStatus, MemberView};
-use crate::model::osdmap::OsdMap;
-use crate::model::policy::Policy;
-use crate::model::volume::StoragePool;
+use crate::model::gate_keys::{self, GateContents, GateState, REMOVE, SEAL};
+use crate::model::incus_snapshot::GateView;
+use crate::model::now::Now;
+use crate::model::record::{Change, GateRecord, Record};
 
-/// What all keys of the guardian begin with.
-pub const KEYS: &str = "user.rbd-guardian.";
-/// Followed by the name of another member: this one may take its instances. The value is the epoch of the write, and counts
-/// while no member has a newer one: what somebody puts back or writes late opens nothing.
-pub const SEAL: &str = "user.rbd-guardian.seal.";
-/// Raised by each write.
-pub const EPOCH: &str = "user.rbd-guardian.epoch";
-/// All members, separated by commas: so that the gate can count a member's instances instead of listing all.
-pub const MEMBERS: &str = "user.rbd-guardian.members";
-/// Storage whose every image a seal covers, and storage no other member can reach, separated by commas.
-pub const POOLS: &str = "user.rbd-guardian.pools";
-/// The operator's, in the configuration of project `default`: `off` lets everything through.
-pub const OVERRIDE: &str = "user.rbd-guardian.gate";
-
-/// An epoch that is so far above what was recorded was written by somebody else: a guardian raises it by one.
-const FAR: u64 = 1 << 32;
-
-/// What the gate is told, the same at every member.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GateContents {
-    /// Members whose instances may be placed elsewhere.
-    pub open: BTreeSet<String>,
-    pub members: BTreeSet<String>,
-    /// Covered storage, see [`covered`].
-    pub pools: BTreeSet<String>,
-}
-
-/// Where the gate stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
-pub enum GateState {
-    /// Nothing is known of it.
-    Unknown,
-    /// At no member.
-    Absent,
-    /// At some members only: those named heal without asking.
-    Partial {
-        /// Reachable members without it.
-        missing: BTreeSet<String>,
-    },
-    /// At every member that can be reached.
-    Installed,
-    /// Switched off by the operator.
-    Off,
-}
+/// How often the scriptlet is sent again to members that lack it.
+const PUSH_EVERY: Duration = Duration::from_secs(15);
+/// `gate remove` takes no longer than this. Afterwards missing keys are written again.
+const REMOVAL: Duration = Duration::from_secs(60);
 
 /// What was written to the gate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct GateWriter {
-    /// The keys each member was told last, where nothing speaks against their being there. A member that is not named
-    /// is told again.
-    pub told: BTreeMap<String, BTreeMap<String, String>>,
-    /// The keys of the last write, and the members where it failed and was not tried again.
+pub(super) struct Gate {
+    /// The keys that were last written at each member, unless a reading or a failure contradicts that. A member that is not
+    /// listed is written again.
+    told: BTreeMap<String, BTreeMap<String, String>>,
+    /// The keys of the last write, and the members where it failed and was not retried.
     #[serde(default)]
-    pub sent: BTreeMap<String, String>,
-    /// See there.
+    sent: BTreeMap<String, String>,
     #[serde(default)]
-    pub missed: BTreeSet<String>,
-    /// What somebody else wrote there, as it was logged.
-    pub foreign: BTreeMap<String, BTreeMap<String, String>>,
+    missed: BTreeSet<String>,
+    /// Keys that another writer left at a member, as they were logged.
+    foreign: BTreeMap<String, BTreeMap<String, String>>,
     /// The epoch of the last write.
-    pub epoch: GateEpoch,
-    /// The last epoch that was recorded before this guardian led: what was sent with it may arrive yet.
+    epoch: GateEpoch,
+    /// The last epoch recorded before this guardian led: writes with that epoch may still arrive.
     #[serde(default)]
-    pub before: GateEpoch,
-    /// When the last write ended: readings that began before tell nothing of it.
-    pub ended: Duration,
-    /// When the last write failed, if none succeeded since.
-    pub failed: Option<(Duration, String)>,
+    before: GateEpoch,
+    /// When the last write ended: readings that began earlier do not show it.
+    ended: Duration,
+    /// When and why the last write failed; `None` once one succeeded.
+    failed: Option<(Duration, String)>,
     /// When the scriptlet was sent last.
-    pub pushed: Option<Duration>,
-    /// When an operator said that the gate is being removed, until it is seen gone.
+    pushed: Option<Duration>,
+    /// When an operator announced the removal of the gate; `None` once a reading shows no gate.
     #[serde(default)]
-    pub removing: Option<Duration>,
+    removing: Option<Duration>,
 }
 
-impl GateWriter {
-    /// Is what each member has, as read back, this guardian's own? Or at least of before what this guardian wrote
-    /// elsewhere: beside a newer epoch it opens nothing, whatever else of before arrives there yet.
-    pub fn wrote_all(&self, gate: &GateView) -> bool {
-        let own = |name, found: &BTreeMap<_, _>| self.told.get(name) == Some(found);
-        let newest = gate.members.iter().any(|(name, found)| own(name, found) && epoch(found) == self.epoch);
-        gate.members.iter().all(|(name, found)| own(name, found) || (newest && epoch(found) < self.epoch))
+impl Gate {
+    /// `before`: the last epoch that an earlier guardian recorded.
+    pub(super) fn new(before: GateEpoch) -> Self {
+        Self { before, ..Self::default() }
     }
 
-    /// Does the last write close it for this member?
-    pub fn closes(&self, member: &str) -> bool {
-        !self.sent.contains_key(&format!("{SEAL}{member}"))
+    pub(super) fn epoch(&self) -> GateEpoch {
+        self.epoch
     }
-}
 
-impl GateContents {
-    /// As keys of a member's configuration.
-    pub fn keys(&self, epoch: GateEpoch) -> BTreeMap<String, String> {
-        // For members without a gate: nothing is left behind.
-        if *self == Self::default() {
-            return BTreeMap::new();
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failed.as_ref().map(|(_, why)| why.as_str())
+    }
+
+    /// An operator announces a change outside the guardian.
+    pub(super) fn handle_note(&mut self, now: Now, what: &str) {
+        self.removing = (what == REMOVE).then_some(now.boot);
+    }
+
+    /// A write ended; where it failed, and why.
+    pub(super) fn handle_put(&mut self, now: Now, failed: BTreeMap<String, String>, reports: &mut Reports) {
+        self.ended = now.boot;
+        self.told.retain(|name, _| !failed.contains_key(name));
+        self.missed.extend(failed.keys().cloned());
+        let why: Vec<String> = failed.into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        if why.is_empty() {
+            self.failed = None;
+        } else {
+            let why = why.join("; ");
+            if self.failed.is_none() {
+                reports.log(Level::Warn, "gate-not-written", None, why.clone());
+            }
+            self.failed = Some((now.boot, why));
         }
-        let listed = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(",");
-        let seals = self.open.iter().map(|member| (format!("{SEAL}{member}"), epoch.to_string()));
-        let lists = [(MEMBERS.to_owned(), listed(&self.members)), (POOLS.to_owned(), listed(&self.pools))];
-        let own = [(EPOCH.to_owned(), epoch.to_string())];
-        // The platform drops keys without a value.
-        seals.chain(lists).chain(own).filter(|(_, value)| !value.is_empty()).collect()
     }
 
-    /// From a member's keys; seals that open nothing are left out, as far as its own keys tell.
-    pub fn of(keys: &BTreeMap<String, String>) -> Self {
-        let listed = |key| {
-            let names = keys.get(key).into_iter().flat_map(|names| names.split(','));
-            names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    /// INV-7: keys that a deposed guardian wrote, or a tool that restored an old copy of a member's configuration, are not
+    /// backed by the ledger. They are written again.
+    pub(super) fn handle_view(&mut self, ctx: Ctx<'_>, reports: &mut Reports) {
+        let Some(gate) = ctx.incus.gate() else { return };
+        if ctx.incus.view_began <= self.ended || is_writing(ctx) {
+            return;
+        }
+        if ctx.gate_state() == GateState::Absent {
+            if gate.members.values().all(|keys| !keys.keys().any(|key| gate_keys::is_own(key))) {
+                self.removing = None;
+            }
+            // The operator took it out, and its keys; or is about to put it there.
+            self.told.clear();
+            self.missed.clear();
+            return;
+        }
+        // A write whose end nobody knew, and that is there: it was done (INV-9).
+        let (done, missed) = std::mem::take(&mut self.missed)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(|name| gate.members.get(name) == Some(&self.sent));
+        self.told.extend(done.into_iter().map(|name| (name, self.sent.clone())));
+        self.missed = missed;
+        let foreign: Vec<(String, String)> = gate
+            .members
+            .iter()
+            .filter_map(|(name, found)| Some((name.clone(), self.foreign(ctx, name, found)?)))
+            .collect();
+        self.told.retain(|name, _| gate.members.contains_key(name));
+        for (name, text) in foreign {
+            self.told.remove(&name);
+            reports.log(Level::Error, "gate-foreign-write", Some(&name), text);
+            let keys = gate.members.get(&name).cloned().unwrap_or_default();
+            self.foreign.insert(name, keys);
+        }
+    }
+
+    /// What somebody else wrote at a member and was not logged yet, in words.
+    fn foreign(&self, ctx: Ctx<'_>, name: &str, found: &BTreeMap<String, String>) -> Option<String> {
+        let told = self.told.get(name);
+        // What a guardian before this one wrote is known by what it recorded; what became of a write that
+        // failed, by nothing.
+        let logged = self.foreign.get(name) == Some(found);
+        if logged || told == Some(found) || (told.is_none() && self.epoch > GateEpoch::default()) {
+            return None;
+        }
+        // The operator's command takes them away, member by member.
+        if self.is_being_removed(ctx.now) && !found.keys().any(|key| gate_keys::is_own(key)) {
+            return None;
+        }
+        let recorded = ctx.recorded_gate_epoch().max(self.epoch);
+        let backed = || ctx.records.gate.as_ref().map(|gate| gate.open.clone()).unwrap_or_default();
+        let expected = told.map_or_else(backed, gate_keys::seals);
+        let seals: Vec<String> = gate_keys::seals(found).difference(&expected).cloned().collect();
+        let epoch = gate_keys::epoch(found);
+        if !seals.is_empty() {
+            let seals = seals.join(", ");
+            Some(format!("{name} has a seal key for {seals} that the ledger does not back: it is removed"))
+        } else if !gate_keys::is_plausible(epoch, recorded) {
+            Some(format!("{name} has epoch {epoch}, the ledger {recorded}: it is written again"))
+        } else {
+            told.map(|_| format!("somebody else changed the gate's keys at {name}: they are written again"))
+        }
+    }
+
+    /// What the gate should say; `None` when nothing may be written. `absent`: pools that do not count as covered.
+    fn contents(ctx: Ctx<'_>, absent: &BTreeSet<&str>) -> Option<GateContents> {
+        let view = ctx.incus.view()?;
+        match ctx.gate_state() {
+            GateState::Unknown => None,
+            // Left by a gate that was removed by hand: a seal key would open the next one.
+            GateState::Absent => Some(GateContents::default()),
+            GateState::Partial { .. } | GateState::Installed | GateState::Off => {
+                let (policy, storage) = (&ctx.settings.policy, &ctx.settings.storage);
+                let pools = gate_keys::covered(view, ctx.map()?, policy, storage, absent);
+                Some(GateContents {
+                    open: ctx.open(),
+                    members: view.members.keys().cloned().collect(),
+                    pools,
+                })
+            }
+        }
+    }
+
+    /// The members that lack the keys they should have, as far as is known.
+    fn untold(&self, ctx: Ctx<'_>, gate: &GateView, contents: &GateContents) -> BTreeSet<String> {
+        let absent = ctx.gate_state() == GateState::Absent;
+        let lacks = |name: &String, found: &BTreeMap<String, String>| {
+            if absent {
+                return !gate_keys::seals(found).is_empty();
+            }
+            // A guardian that takes over writes once whatever it finds: what another one read before is out of date
+            // then.
+            self.told.get(name) != Some(found) || *found != contents.keys(gate_keys::epoch(found))
         };
-        let epoch = keys.get(EPOCH);
-        let counts = |member: &String| keys.get(&format!("{SEAL}{member}")) == epoch;
-        let open = seals(keys).into_iter().filter(counts).collect();
-        Self { open, members: listed(MEMBERS), pools: listed(POOLS) }
+        gate.members.iter().filter(|(name, found)| lacks(name, found)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The epoch of the next write; `None` if the gate is right, as far as is known.
+    fn next_epoch(&self, ctx: Ctx<'_>, absent: &BTreeSet<&str>) -> Option<GateEpoch> {
+        if !ctx.settings.platform || is_writing(ctx) || ctx.incus.view_began <= self.ended || !ctx.is_fresh()
+        {
+            return None;
+        }
+        let gate = ctx.incus.gate()?;
+        let contents = Self::contents(ctx, absent)?;
+        let untold = self.untold(ctx, gate, &contents);
+        if untold.is_empty() || (self.is_being_removed(ctx.now) && !must_close(ctx, gate, &contents)) {
+            return None;
+        }
+        // Retrying the same write has a pause; any other write, closing the gate among them, is sent at once.
+        if ctx.lanes.rests(ctx.now, &Lane::Gate) && self.sent == contents.keys(self.epoch) {
+            return None;
+        }
+        // An epoch that this guardian recorded and has not written yet is used; one that was written never again, nor
+        // one of another guardian, whose write may arrive yet.
+        let recorded = ctx.recorded_gate_epoch();
+        let last = gate_keys::last_epoch(gate, recorded.max(self.epoch)).max(self.epoch).max(self.before);
+        // Where a write failed the same is tried again.
+        let missed =
+            |name: &String| self.missed.contains(name) && gate_keys::epoch(&gate.members[name]) != last;
+        let again = last == self.epoch && self.sent == contents.keys(last) && untold.iter().all(missed);
+        Some(if recorded > last || again { recorded } else { last.next() })
+    }
+
+    /// While an operator's command removes the gate, its keys are not written again.
+    fn is_being_removed(&self, now: Now) -> bool {
+        self.removing.is_some_and(|at| now.boot < at + REMOVAL)
+    }
+
+    /// The record that must be in the ledger before the next write.
+    pub(super) fn due_change(&self, ctx: Ctx<'_>, absent: &BTreeSet<&str>) -> Option<DueChange> {
+        let epoch = self.next_epoch(ctx, absent)?;
+        let open = ctx.open();
+        if is_recorded(ctx, epoch, &open) {
+            return None;
+        }
+        let why = if open.is_empty() {
+            "no member is open".to_owned()
+        } else {
+            format!("open: {}", open.iter().cloned().collect::<Vec<_>>().join(", "))
+        };
+        let change = Change::Put(Record::Gate(GateRecord { epoch, open }));
+        Some(DueChange { changes: vec![change], what: format!("gate epoch {epoch}"), why })
+    }
+
+    pub(super) fn next_effect(
+        &mut self,
+        ctx: Ctx<'_>,
+        absent: &BTreeSet<&str>,
+        reports: &mut Reports,
+    ) -> Option<Effect> {
+        let epoch = self.next_epoch(ctx, absent)?;
+        if !is_recorded(ctx, epoch, &ctx.open()) {
+            return None;
+        }
+        let contents = Self::contents(ctx, absent)?;
+        let gate = ctx.incus.gate()?;
+        let is_absent = ctx.gate_state() == GateState::Absent;
+        // All with one epoch: beside a newer one nothing opens.
+        let some = epoch == self.epoch || is_absent;
+        let all = || gate.members.keys().cloned().collect();
+        let at = if some { self.untold(ctx, gate, &contents) } else { all() };
+        let before = gate_keys::sealed_anywhere(gate);
+        for member in contents.open.difference(&before) {
+            let text = "its instances may be placed elsewhere".to_owned();
+            reports.log(Level::Info, "gate-open", Some(member), text);
+        }
+        let text = if is_absent {
+            "no gate is installed: its seal key is removed, and nothing holds up a healing"
+        } else {
+            "its instances stay where they are"
+        };
+        for member in before.difference(&contents.open) {
+            reports.log(Level::Info, "gate-closed", Some(member), text.to_owned());
+        }
+        let keys = contents.keys(epoch);
+        self.told.extend(at.iter().map(|name| (name.clone(), keys.clone())));
+        self.missed.retain(|name| !at.contains(name));
+        (self.sent, self.epoch) = (keys, epoch);
+        Some(Effect::PutGate { at, contents, epoch })
+    }
+
+    /// Sends the scriptlet to the members that lack it.
+    pub(super) fn next_push(&mut self, ctx: Ctx<'_>) -> Option<Effect> {
+        let GateState::Partial { .. } = ctx.gate_state() else { return None };
+        if !ctx.is_fresh()
+            || self.pushed.is_some_and(|pushed| ctx.now.boot < pushed + PUSH_EVERY)
+            || !ctx.may_begin(&Lane::Push)
+            || self.is_being_removed(ctx.now)
+        {
+            return None;
+        }
+        self.pushed = Some(ctx.now.boot);
+        Some(Effect::PushGate)
+    }
+
+    /// Is the gate closed for the member of this fence, by a reading that began after the last write?
+    pub(super) fn closed(&self, ctx: Ctx<'_>, state: &GateState, fence: &Fence) -> GateClosed {
+        let member = fence.member().unwrap_or_default();
+        let read = ctx.incus.view_began > self.ended;
+        // Only a write that closes it says that it cannot be closed, once it has ended.
+        let closes = !self.sent.contains_key(&format!("{SEAL}{member}"));
+        let refused = self.failed.is_some() && closes && !is_writing(ctx);
+        let unseen = ctx.incus.view_failed.as_deref().is_some() && !ctx.is_fresh();
+        let unwritten = || ctx.map().is_none() || *state == GateState::Unknown;
+        // A late write of an earlier guardian can still open what this one has not overwritten (INV-7).
+        let wrote = |gate| match state {
+            // It writes nothing there.
+            GateState::Unknown | GateState::Absent => true,
+            GateState::Partial { .. } | GateState::Installed | GateState::Off => self.wrote_all(gate),
+        };
+        let closed = |gate| !gate_keys::sealed_anywhere(gate).contains(member) && wrote(gate);
+        match ctx.incus.gate() {
+            _ if fence.member().is_none() => GateClosed::Yes,
+            // It reads no gate: the ledger's word is all there is.
+            _ if !ctx.settings.platform && ctx.is_named(member) => GateClosed::CannotTell,
+            _ if !ctx.settings.platform => GateClosed::Yes,
+            Some(gate) if read && closed(gate) => GateClosed::Yes,
+            Some(_) | None if refused || unseen => GateClosed::CannotTell,
+            Some(_) if unwritten() => GateClosed::CannotTell,
+            None if ctx.incus.view().is_some() => GateClosed::CannotTell,
+            Some(_) | None => GateClosed::NotYet,
+        }
+    }
+
+    /// The preconditions of the next step of this fence that the fence itself does not know.
+    pub(super) fn grounds(&self, ctx: Ctx<'_>, state: &GateState, fence: &Fence) -> Grounds {
+        let still_wanted = match fence.member() {
+            Some(member) if fence.record().by == GUARDIAN => {
+                let recorded_at = fence.recorded_at().filter(|_| ctx.records.fences.contains_key(fence.id()));
+                recorded_at.and_then(|recorded| ctx.is_lost_since(member, recorded))
+            }
+            Some(_) | None => Some(true),
+        };
+        let gate_closed = self.closed(ctx, state, fence);
+        let starting_known = ctx.incus.starting_known || fence.member().is_none() || !ctx.settings.platform;
+        Grounds { still_wanted, gate_closed, starting_known }
+    }
+
+    /// Everything that the next step of this fence may rely on.
+    pub(super) fn preconditions<'a>(&self, ctx: Ctx<'a>, fence: &Fence) -> Preconditions<'a> {
+        ctx.steps().preconditions(fence, self.grounds(ctx, &ctx.gate_state(), fence))
+    }
+
+    /// Does each member have, by the last reading, either the keys that this guardian wrote, or an epoch older than the one
+    /// it wrote elsewhere? Older keys open nothing, whatever write of earlier still arrives.
+    fn wrote_all(&self, gate: &GateView) -> bool {
+        let own = |name, found: &BTreeMap<_, _>| self.told.get(name) == Some(found);
+        let newest = gate
+            .members
+            .iter()
+            .any(|(name, found)| own(name, found) && gate_keys::epoch(found) == self.epoch);
+        let older = |found| newest && gate_keys::epoch(found) < self.epoch;
+        gate.members.iter().all(|(name, found)| own(name, found) || older(found))
     }
 }
 
-/// Where it stands, by a reading of all members.
-pub fn state(view: Option<&IncusSnapshot>, is_lost: impl Fn(&str) -> bool) -> GateState {
-    let Some((view, gate)) = view.and_then(|view| Some((view, view.gate.as_ref()?))) else {
-        return GateState::Unknown;
-    };
-    if gate.project.get(OVERRIDE).is_some_and(|value| value == "off") {
-        return GateState::Off;
+pub(super) fn alarms(ctx: Ctx<'_>) -> Vec<Alarm> {
+    let mut alarms = excepted_alarms(ctx);
+    alarms.extend(state_alarm(ctx));
+    if !ctx.settings.platform {
+        for name in ctx.fences.all().filter_map(Fence::member).filter(|name| ctx.is_named(name)) {
+            let text = "the gate lets its instances go, by the ledger, and this guardian has no [incus] to close \
+                        it: its release waits for a guardian that has";
+            let advice = "configure [incus] here, or start a guardian that has it";
+            alarms.push(Alarm::new("gate-unseen", Some(name), text.to_owned(), vec![advice.to_owned()]));
+        }
     }
-    let stands =
-        |scriptlet: &Result<String, String>| scriptlet.as_ref().is_ok_and(|marker| !marker.is_empty());
-    if !gate.scriptlets.values().any(stands) {
-        let told = gate.scriptlets.values().any(Result::is_ok);
-        return if told { GateState::Absent } else { GateState::Unknown };
+    let Some(gate) = ctx.incus.gate() else { return alarms };
+    if !gate.other_version.is_empty() {
+        let names = gate.other_version.iter().cloned().collect::<Vec<_>>().join(", ");
+        let text = format!("the gate at {names} is not that of this guardian's version, {}", crate::VERSION);
+        let advice = "once every guardian is of one version, with that: rbd-guardian gate install";
+        alarms.push(Alarm::new("gate-other-version", None, text, vec![advice.to_owned()]));
     }
-    let newest = gate.scriptlets.values().flatten().max();
-    let lacks = |(name, member): &(&String, &MemberView)| match gate.scriptlets.get(*name) {
-        // One that the cluster has lost cannot heal anybody.
-        _ if member.status == MemberStatus::Offline => false,
-        Some(Ok(marker)) => Some(marker) != newest || marker.is_empty(),
-        Some(Err(_)) | None => !is_lost(name),
-    };
-    let missing: BTreeSet<String> = view.members.iter().filter(lacks).map(|(name, _)| name.clone()).collect();
-    if missing.is_empty() { GateState::Installed } else { GateState::Partial { missing } }
+    if gate_keys::stray(gate).next().is_some() {
+        let text = format!(
+            "project default has {}: keys of the gate are without effect there",
+            gate_keys::stray(gate).collect::<Vec<_>>().join(", ")
+        );
+        let unset = |key| format!("incus project unset default {key}");
+        let advice = gate_keys::stray(gate).map(unset).collect();
+        alarms.push(Alarm::new("gate-stray-keys", None, text, advice));
+    }
+    alarms
 }
 
-/// What `gate remove` has recorded before it begins.
-pub const REMOVE: &str = "gate remove";
-
-/// Is this a key of the guardian's own in a member's configuration? Others there are the operator's.
-pub fn is_own(key: &str) -> bool {
-    [EPOCH, MEMBERS, POOLS].contains(&key) || key.starts_with(SEAL)
+fn state_alarm(ctx: Ctx<'_>) -> Option<Alarm> {
+    let alarm = |code, text: String, advice: String| Some(Alarm::new(code, None, text, vec![advice]));
+    let install = || "rbd-guardian gate install".to_owned();
+    match ctx.gate_state() {
+        GateState::Off => {
+            let key = gate_keys::OVERRIDE;
+            let text = format!("the gate is switched off ({key}=off): nothing holds up a healing");
+            alarm("gate-off", text, format!("incus project unset default {key}"))
+        }
+        GateState::Partial { missing } => {
+            let names = missing.into_iter().collect::<Vec<_>>().join(", ");
+            let text = format!(
+                "{names} would heal without asking the gate: lost members are fenced before healing meanwhile"
+            );
+            alarm("gate-partial", text, install())
+        }
+        GateState::Absent if ctx.incus.view().is_some_and(|view| view.thresholds.healing.is_some()) => {
+            let text = "healing is on and no gate is installed: lost members are fenced before healing";
+            alarm("gate-absent", text.to_owned(), install())
+        }
+        GateState::Absent | GateState::Unknown | GateState::Installed => None,
+    }
 }
 
-/// Keys in project `default` that are without effect there.
-pub fn stray(gate: &GateView) -> impl Iterator<Item = &str> {
-    gate.project.keys().map(String::as_str).filter(|key| *key != OVERRIDE)
+fn is_writing(ctx: Ctx<'_>) -> bool {
+    ctx.lanes.began(&Lane::Gate).is_some()
 }
 
-/// The epoch of a member's keys; 0 where there is none, or none that can be read.
-pub fn epoch(keys: &BTreeMap<String, String>) -> GateEpoch {
-    keys.get(EPOCH).and_then(|epoch| epoch.parse().ok()).map(GateEpoch).unwrap_or_default()
+fn is_recorded(ctx: Ctx<'_>, epoch: GateEpoch, open: &BTreeSet<String>) -> bool {
+    ctx.records.gate.as_ref().is_some_and(|gate| gate.epoch >= epoch && gate.open == *open)
 }
 
-/// May this epoch have come about by writes that were recorded, the last known of them with `recorded`?
-pub fn is_plausible(epoch: GateEpoch, recorded: GateEpoch) -> bool {
-    epoch.0.saturating_sub(recorded.0) <= FAR
+/// Does a key of any member open the gate for a member that must stay closed? While there is a gate, closing it comes before
+/// its removal (INV-3).
+fn must_close(ctx: Ctx<'_>, gate: &GateView, contents: &GateContents) -> bool {
+    ctx.gate_state() != GateState::Absent && !gate_keys::sealed_anywhere(gate).is_subset(&contents.open)
 }
 
-/// The last epoch that some member has, of those that are plausible.
-pub fn last_epoch(gate: &GateView, recorded: GateEpoch) -> GateEpoch {
-    let epochs = gate.members.values().map(epoch);
-    epochs.filter(|epoch| is_plausible(*epoch, recorded)).max().unwrap_or_default()
-}
-
-/// Members that a key names, whether it opens anything or not.
-pub fn seals(keys: &BTreeMap<String, String>) -> BTreeSet<String> {
-    keys.keys().filter_map(|key| key.strip_prefix(SEAL)).map(str::to_owned).collect()
-}
-
-/// Members that a key of any member names: for all others the gate is closed.
-pub fn sealed_anywhere(gate: &GateView) -> BTreeSet<String> {
-    gate.members.values().flat_map(seals).collect()
-}
-
-/// Drivers whose volumes are on one member alone; of others two members could write to one (`isRemote` in
-/// internal/server/storage/drivers, 6.0.4 and 7.3).
-pub const LOCAL: [&str; 4] = ["btrfs", "dir", "lvm", "zfs"];
-
-/// Pools of this storage cluster that storage pools keep images or their data in.
-pub fn named(view: &IncusSnapshot, storage: &str) -> BTreeSet<String> {
-    let here = |pool: &&StoragePool| pool.is_in(storage);
-    let pools = view.pools.iter().flatten().map(|(_, pool)| pool).filter(here);
-    pools.flat_map(|pool| pool.osd_pool.iter().chain(&pool.data_pool)).cloned().collect()
-}
-
-/// Storage pools of which every image, its data included, lies in a guarded pool of this storage cluster, those of single members, and
-/// guarded pools as the source of a disk names them (`ceph:CLUSTER/POOL`). None of them is `absent`: a pool that lacks the
-/// images that Incus lists there.
-pub fn covered(
-    view: &IncusSnapshot,
-    map: &OsdMap,
-    policy: &Policy,
-    storage: &str,
-    absent: &BTreeSet<&str>,
-) -> BTreeSet<String> {
-    let guarded = policy.guarded.pools(map);
-    let guarded = guarded.values().map(|pool| pool.name.as_str()).filter(|name| !absent.contains(name));
-    let guarded: BTreeSet<&str> = guarded.collect();
-    let data = |headers: &str| policy.guarded.excepted_data(headers, map).next().is_none();
-    let covered = view.pools.iter().flatten().filter(|(_, pool)| {
-        let parts = pool.osd_pool.iter().chain(&pool.data_pool);
-        let whole = pool.osd_pool.as_deref().is_some_and(data)
-            && parts.into_iter().all(|part| guarded.contains(part.as_str()));
-        LOCAL.contains(&pool.driver.as_str()) || (whole && pool.is_in(storage))
+/// Storage pools of this Ceph cluster with a part that the configuration excepts.
+fn excepted(ctx: Ctx<'_>) -> BTreeSet<(&str, &str)> {
+    let (guarded, storage) = (&ctx.settings.policy.guarded, &ctx.settings.storage);
+    let pools = ctx.incus.view().and_then(|view| view.pools.as_ref()).into_iter().flatten();
+    let here = pools.filter(|(_, pool)| pool.is_in(storage));
+    let parts = here.clone().flat_map(|(name, pool)| {
+        pool.osd_pool.iter().chain(&pool.data_pool).map(move |part| (name.as_str(), part.as_str()))
     });
-    let sources = guarded.iter().filter(|pool| data(pool)).map(|pool| format!("ceph:{storage}/{pool}"));
-    covered.map(|(name, _)| name.clone()).chain(sources).collect()
+    let parts = parts.filter(|(_, part)| guarded.except.iter().any(|excepted| excepted == part));
+    let of_headers = ctx.map().into_iter().flat_map(|map| {
+        let headers =
+            here.clone().filter_map(|(name, pool)| Some((name.as_str(), pool.osd_pool.as_deref()?)));
+        headers.flat_map(move |(name, osd_pool)| {
+            guarded.excepted_data(osd_pool, map).map(move |part| (name, part))
+        })
+    });
+    parts.chain(of_headers).collect()
+}
+
+fn excepted_alarms(ctx: Ctx<'_>) -> Vec<Alarm> {
+    let alarm = |(storage, part): (&str, &str)| {
+        let text = format!(
+            "storage pool {storage} keeps images in the pool '{part}', which ceph.except_pools excepts: it is not covered, and no \
+             instance on it is placed elsewhere"
+        );
+        let advice = vec![format!("take '{part}' out of ceph.except_pools, and reload")];
+        Alarm::new("pool-excepted", None, text, advice)
+    };
+    excepted(ctx).into_iter().map(alarm).collect()
 }

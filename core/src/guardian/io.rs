@@ -11,11 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::fence::step::{Sent, Step, StepOutcome};
-use crate::guardian::gate::GateContents;
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::ceph_snapshot::CephSnapshot;
 use crate::model::epoch::{GateEpoch, OsdEpoch};
 use crate::model::fence_id::FenceId;
+use crate::model::gate_keys::GateContents;
 use crate::model::image_users::ImageUse;
 use crate::model::incus_snapshot::{IncusSnapshot, InstanceId, MemberState, Notice};
 pub use crate::model::now::Now;

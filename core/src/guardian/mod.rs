@@ -1,45 +1,69 @@
-//! The guardian: what it knows, and what follows from it.
+//! The guardian: what it knows, and what it decides.
 //!
-//! Inputs come in ([`Guardian::handle`]), effects go out ([`Guardian::next_effect`]), and what is told is asked for
-//! ([`Guardian::next_report`]). Nothing is remembered as "to be done": each effect is derived from what the ledger
-//! holds and what was last read, so that a guardian that begins anywhere, also after another one died there, goes on
-//! the same way. At most one effect of a kind is on its way.
+//! Inputs come in ([`Guardian::handle`]), effects go out ([`Guardian::next_effect`]), and reports are drained with
+//! [`Guardian::next_report`]. There is no list of things to do: each effect is derived from what the ledger holds and what
+//! was last read. So a guardian can start anywhere, including where another one crashed. At most one effect of a kind is in
+//! flight.
+//!
+//! Each part owns its fields. It reads the rest through a [`Ctx`], and returns what another part must know. `Guardian` hands
+//! each input to the parts that it concerns, lets them draw conclusions in a fixed order, and asks them for effects in a
+//! fixed order.
 
-mod answers;
-mod beside;
-pub mod book;
-mod breach;
+/// Borrows what a part may read. A macro, because a method would borrow the part itself as well.
+macro_rules! context {
+    ($guardian:ident) => {
+        $crate::guardian::context::Ctx {
+            now: $guardian.now,
+            settings: &$guardian.settings,
+            records: &$guardian.records,
+            incus: &$guardian.incus,
+            ceph: &$guardian.ceph,
+            members: &$guardian.members,
+            book: &$guardian.book,
+            came_later: &$guardian.came_later,
+            fences: &$guardian.fences,
+            lanes: &$guardian.lanes,
+        }
+    };
+}
+
+pub mod address_book;
+mod alarm_log;
 mod breach_audit;
-mod chase;
+mod ceph_readings;
+mod context;
 mod disarm;
+mod fences;
+mod foreign_entries;
 mod found;
-pub mod gate;
+mod gate;
 mod history;
-mod identity;
+mod incus_readings;
+mod inputs;
+mod interfaces;
 pub mod io;
-mod known;
-mod moved_addresses;
-mod preconditions;
-mod reach;
+mod journal;
+mod lanes;
+mod members;
+mod new_clients;
+mod placements;
+mod plan_facts;
+mod questions;
 pub mod report;
-mod retire;
+mod restarts;
+mod retirement;
+mod returned;
+mod schedule;
 pub mod settings;
-pub mod sightings;
-pub mod status;
-
-mod effects;
-mod pace;
-mod readings;
 mod shared;
+pub mod status;
 pub mod sums;
-mod telling;
+mod sweep;
 mod trail;
+mod trigger;
 mod waits;
-mod wants;
-mod why;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,583 +71,504 @@ use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
 use crate::fence::preconditions::GateClosed;
-use crate::fence::step::StepOutcome;
-use crate::guardian::book::AddressBook;
-use crate::guardian::breach_audit::{AuditContext, BreachAudit};
-use crate::guardian::effects::Schedule;
-use crate::guardian::gate::{GateState, GateWriter};
-use crate::guardian::io::{Input, Now, Recorded, StaleLock};
-use crate::guardian::pace::{FailedEffect, Lane};
-use crate::guardian::readings::Sweep;
-use crate::guardian::report::{Level, Outcome, Report};
+use crate::guardian::address_book::{AddressBook, CameLater};
+use crate::guardian::alarm_log::AlarmLog;
+use crate::guardian::breach_audit::BreachAudit;
+use crate::guardian::ceph_readings::{CephReadings, Sweep};
+use crate::guardian::fences::{Fences, Grounds, StepContext};
+use crate::guardian::foreign_entries::ForeignEntries;
+use crate::guardian::found::FoundImages;
+use crate::guardian::gate::Gate;
+use crate::guardian::incus_readings::IncusReadings;
+use crate::guardian::interfaces::Interfaces;
+use crate::guardian::io::{Effect, Input, Now};
+use crate::guardian::journal::Journal;
+use crate::guardian::lanes::{Lane, Lanes};
+use crate::guardian::members::MemberEvidence;
+use crate::guardian::new_clients::NewClients;
+use crate::guardian::placements::RefusedPlacements;
+use crate::guardian::report::{Alarm, Level, Outcome, Report, Reports};
+use crate::guardian::restarts::Restarts;
+use crate::guardian::retirement::Retirement;
+use crate::guardian::schedule::Schedule;
 use crate::guardian::settings::Settings;
-use crate::guardian::shared::SharedSteps;
-use crate::guardian::trail::TrailNote;
-use crate::guardian::wants::{FenceCandidate, RefusedFence};
-use crate::model::ceph_snapshot::CephSnapshot;
+use crate::guardian::status::{Status, StatusContext};
+use crate::guardian::sums::Sums;
+use crate::guardian::sweep::SweepJudgement;
+use crate::guardian::trail::DueChange;
+use crate::guardian::trigger::FenceTrigger;
+use crate::guardian::waits::{WaitContext, Waits};
 use crate::model::fence_id::FenceId;
-use crate::model::incus_snapshot::{IncusSnapshot, InstanceId, MemberStatus};
+use crate::model::incus_snapshot::IncusSnapshot;
 use crate::model::member::Members;
-use crate::model::osdmap::OsdMap;
-use crate::model::pairs;
-use crate::model::record::{Change, FenceState, Record, Records, Removal};
+use crate::model::osdmap::{Guarded, OsdMap};
+use crate::model::overrides::Overrides;
+use crate::model::record::{FenceState, Records};
 use crate::model::target::Target;
-use crate::model::volume::Images;
-use crate::rules::entry_origin::OtherEntry;
-use crate::rules::loss_evidence::LossEvidence;
-use crate::rules::reboot_proof::NotProved;
-use crate::rules::single_writer::Conflict;
+use crate::model::volume::{Expected, ImageName};
+use crate::rules::plan::Plan;
+use crate::rules::refusal::Refusal;
 
-/// A reading of the platform is trusted for so long.
-const FRESH: Duration = Duration::from_secs(5);
-
-/// One guardian that leads.
+/// One guardian that leads. A checkpoint has the fields of all parts at one level, as before there were parts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Guardian {
     settings: Settings,
     pub(crate) now: Now,
-    /// As the ledger holds them.
+    /// What the ledger holds.
     records: Records,
-    /// The write that is on its way.
-    writing: Vec<Change>,
-    /// Why nothing can be recorded.
-    cannot_record: Option<String>,
-    /// The last reading, with what an earlier whole one said where this one is silent.
-    view: Option<Arc<IncusSnapshot>>,
-    /// When the last good reading began, and the last whole one; and why the last one failed.
-    view_began: Duration,
-    whole_began: Option<Duration>,
-    view_failed: Option<String>,
-    #[serde(with = "pairs")]
-    images: Images,
-    /// Apart in a checkpoint, as those of the fences are (`recording::maps`).
-    #[serde(skip)]
-    map: Option<Arc<OsdMap>>,
-    map_read: Duration,
-    /// Entries of the last map that no fence accounts for; `None` until they were told apart.
-    others: Option<Vec<OtherEntry>>,
-    map_failed: Option<String>,
-    /// Why the last look at the storage failed.
-    #[serde(default)]
-    look_failed: Option<String>,
-    world: Option<CephSnapshot>,
-    /// When the last look at the storage began that was answered.
-    looked_at: Option<Duration>,
-    /// When removals of client entries that have served were answered last.
-    retired: Option<Duration>,
-    /// Fences whose last breach is to be dated by the osdmaps around it, and whether those are being read.
-    #[serde(default)]
-    undated: BTreeMap<FenceId, bool>,
-    /// What each fence waits for, by the code of its alarm, and since when.
-    #[serde(default)]
-    waiting: BTreeMap<String, (String, Duration)>,
-    /// The same in words, derived once after each input.
-    #[serde(skip)]
-    waits: BTreeMap<String, waits::Wait>,
-    /// Since when the listing of instances or volumes fails, and which.
-    #[serde(default)]
-    unlisted: Option<(Duration, String)>,
-    /// The reading that is on its way, or was last, is of everything.
-    #[serde(default)]
-    whole_asked: bool,
-    /// Users of images that no monitor knows of, and since when.
-    #[serde(default, with = "pairs")]
-    ghosts: BTreeMap<crate::model::addr::ClientAddr, Duration>,
-    /// Breaches whose culprit is looked for.
-    #[serde(rename = "searches")]
-    breach_audit: BreachAudit,
-    sweep: Option<Sweep>,
-    /// Which images of Incus are in their pools.
-    #[serde(default)]
-    found: found::FoundImages,
-    /// Sweep and reading that the conflicts were judged by, so that each pair is judged once.
-    judged: Option<Duration>,
-    /// The sweep that a whole reading was asked for, to judge it by.
-    asked_for: Option<Duration>,
-    conflicts: Vec<Conflict>,
-    /// Those of the last sweep, told or not.
-    seen_before: Vec<Conflict>,
-    /// Clients that were stale in the sweep before.
-    stale_before: BTreeSet<crate::model::addr::ClientAddr>,
+    #[serde(flatten)]
+    incus: IncusReadings,
+    #[serde(flatten)]
+    ceph: CephReadings,
+    #[serde(flatten)]
+    members: MemberEvidence,
     book: AddressBook,
-    evidence: BTreeMap<String, LossEvidence>,
-    /// What a member that is back says that proves no reboot.
-    returned: BTreeMap<String, NotProved>,
-    /// Members whose machine nothing tells from another.
     #[serde(default)]
-    unidentified: BTreeSet<String>,
-    /// Each fence in force.
-    #[serde(rename = "cases")]
-    fences: BTreeMap<FenceId, Fence>,
-    #[serde(default)]
-    shared: SharedSteps,
-    #[serde(with = "pairs")]
-    wants: BTreeMap<Target, FenceCandidate>,
-    #[serde(with = "pairs")]
-    refused: BTreeMap<Target, RefusedFence>,
-    last_fence: Option<Duration>,
-    /// What operators do beside the guardian, and is to be recorded.
-    #[serde(default)]
-    notes: VecDeque<TrailNote>,
-    desk: GateWriter,
-    /// Placements the gate refused for good, and when.
-    not_placed: BTreeMap<String, Duration>,
-    stale_locks: BTreeSet<StaleLock>,
-    /// Instances to be started after a release, and how often that was tried.
-    #[serde(with = "pairs")]
-    to_start: BTreeMap<InstanceId, u32>,
-    #[serde(with = "pairs")]
-    busy: BTreeMap<Lane, Duration>,
-    /// What failed last, and is to rest before it is tried again.
-    #[serde(default, with = "pairs")]
-    failed: BTreeMap<Lane, FailedEffect>,
+    came_later: CameLater,
+    #[serde(flatten)]
+    interfaces: Interfaces,
+    #[serde(flatten)]
+    fences: Fences,
+    #[serde(flatten)]
+    lanes: Lanes,
     schedule: Schedule,
-    /// Operations of the last reading that could start an instance, and whether they could be read.
-    starting: BTreeSet<String>,
-    starting_known: bool,
-    /// When each member was asked for its interfaces.
-    networks_read: BTreeMap<String, Duration>,
-    /// What the readings of interfaces that are on their way will speak for.
+    #[serde(flatten)]
+    journal: Journal,
+    #[serde(flatten)]
+    trigger: FenceTrigger,
+    #[serde(rename = "desk")]
+    gate: Gate,
+    #[serde(flatten)]
+    sweep: SweepJudgement,
     #[serde(default)]
-    networks_ask: BTreeMap<String, beside::Beside>,
-    /// By member, what came to addresses of its interfaces later than their last reading, as the last look showed it.
-    #[serde(default)]
-    came_later: BTreeMap<String, BTreeMap<IpAddr, String>>,
+    found: FoundImages,
+    #[serde(flatten)]
+    new_clients: NewClients,
+    #[serde(flatten)]
+    breach_audit: BreachAudit,
+    #[serde(flatten)]
+    retirement: Retirement,
+    #[serde(flatten)]
+    restarts: Restarts,
+    #[serde(rename = "not_placed")]
+    placements: RefusedPlacements,
+    others: ForeignEntries,
+    #[serde(flatten)]
+    waits: Waits,
+    #[serde(flatten)]
+    alarm_log: AlarmLog,
+    /// Why this guardian no longer leads.
     deposed: Option<String>,
-    /// Alarms that were told, and last: code, member and meaning, and the words they were told in.
-    #[serde(default, with = "pairs")]
-    told: BTreeMap<(String, Option<String>, String), String>,
-    /// Since when each of them lasts.
-    #[serde(default, with = "pairs")]
-    told_since: BTreeMap<(String, Option<String>, String), Duration>,
-    /// Told already in what a checkpoint begins with.
+    /// Not in a checkpoint: they were reported before it was made.
     #[serde(skip)]
-    reports: VecDeque<Report>,
+    reports: Reports,
 }
 
 impl Guardian {
-    /// Begins with what the ledger holds.
+    /// Starts from what the ledger holds.
     pub fn new(settings: Settings, records: Records, now: Now) -> Self {
+        let before = records.gate.as_ref().map(|gate| gate.epoch).unwrap_or_default();
         let mut guardian = Self {
+            settings,
             now,
             records: Records::default(),
-            writing: Vec::new(),
-            cannot_record: None,
-            view: None,
-            view_began: Duration::ZERO,
-            whole_began: None,
-            view_failed: None,
-            images: Images::new(),
-            map: None,
-            map_read: Duration::ZERO,
-            others: None,
-            map_failed: None,
-            look_failed: None,
-            world: None,
-            looked_at: None,
-            retired: None,
-            undated: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            waits: BTreeMap::new(),
-            unlisted: None,
-            whole_asked: false,
-            ghosts: BTreeMap::new(),
-            breach_audit: BreachAudit::default(),
-            sweep: None,
-            found: found::FoundImages::default(),
-            judged: None,
-            asked_for: None,
-            conflicts: Vec::new(),
-            seen_before: Vec::new(),
-            stale_before: BTreeSet::new(),
+            incus: IncusReadings::default(),
+            ceph: CephReadings::default(),
+            members: MemberEvidence::default(),
             book: AddressBook::of_records(records.members.clone()),
-            evidence: BTreeMap::new(),
-            returned: BTreeMap::new(),
-            unidentified: BTreeSet::new(),
-            fences: BTreeMap::new(),
-            shared: SharedSteps::default(),
-            wants: BTreeMap::new(),
-            refused: BTreeMap::new(),
-            last_fence: None,
-            notes: VecDeque::new(),
-            desk: GateWriter::default(),
-            not_placed: BTreeMap::new(),
-            stale_locks: BTreeSet::new(),
-            to_start: BTreeMap::new(),
-            busy: BTreeMap::new(),
-            failed: BTreeMap::new(),
+            came_later: CameLater::new(),
+            interfaces: Interfaces::default(),
+            fences: Fences::default(),
+            lanes: Lanes::default(),
             schedule: Schedule::default(),
-            starting: BTreeSet::new(),
-            starting_known: false,
-            networks_read: BTreeMap::new(),
-            networks_ask: BTreeMap::new(),
-            came_later: BTreeMap::new(),
+            journal: Journal::default(),
+            trigger: FenceTrigger::default(),
+            gate: Gate::new(before),
+            sweep: SweepJudgement::default(),
+            found: FoundImages::default(),
+            new_clients: NewClients::default(),
+            breach_audit: BreachAudit::default(),
+            retirement: Retirement::default(),
+            restarts: Restarts::default(),
+            placements: RefusedPlacements::default(),
+            others: ForeignEntries::default(),
+            waits: Waits::default(),
+            alarm_log: AlarmLog::default(),
             deposed: None,
-            told: BTreeMap::new(),
-            told_since: BTreeMap::new(),
-            reports: VecDeque::new(),
-            settings,
+            reports: Reports::default(),
         };
         guardian.guard_what_was_proved(&records);
         guardian.hold(records);
-        guardian.desk.before = guardian.recorded_gate_epoch();
         guardian
     }
 
-    /// Takes over what the ledger holds: each fence in force.
+    /// Takes over what the ledger holds.
     fn hold(&mut self, records: Records) {
-        for record in records.fences.values() {
-            let in_force = record.state.is_in_force();
-            if record.state == FenceState::Intended && !self.fences.contains_key(&record.id) {
-                // Nothing is known to stand: planned anew, by the rules and daemons of now.
-                self.want_as_intended(record);
-            } else if in_force && !self.fences.contains_key(&record.id) {
-                let resumed = Fence::resume(record.clone(), &self.settings.policy);
-                if let Some(mut fence) = resumed {
-                    if record.state == FenceState::Sealed {
-                        let named = records.gate.iter().flat_map(|gate| &gate.open);
-                        let open = named.into_iter().any(|named| Some(named) == record.member.as_ref());
-                        fence.take_over_seal(&self.settings.boot_id, self.now.boot, open);
-                    }
-                    self.fences.insert(record.id.clone(), fence);
-                } else {
-                    self.log(Level::Error, "unreadable-fence", None, format!("{} is no fence ID", record.id));
-                }
-            }
-        }
+        self.trigger.resume(self.now, &records, |id| self.fences.has(id));
+        self.fences.resume(self.now, &self.settings, &records, &mut self.reports);
         self.records = records;
-        self.last_fence = self.last_fence.max(self.last_recorded(None));
     }
 
-    /// When the newest fence but this one was recorded: another guardian's cools down as well. Wall clocks differ, by no
-    /// more than a cool-down.
-    fn last_recorded(&self, but: Option<&FenceId>) -> Option<Duration> {
-        let others = self.records.fences.values().filter(|fence| Some(&fence.id) != but);
-        let since = others.map(|fence| fence.since).max()?;
-        let age = Duration::try_from(self.now.wall.duration_since(since)).unwrap_or_default();
-        self.now.boot.checked_sub(age)
-    }
-
-    /// Members, or bare fences by their IDs, whose fences stand by the ledger.
-    pub fn held_fences(&self) -> Vec<String> {
-        let held = self.records.fences.values().filter(|fence| fence.state.stands());
-        held.map(|fence| fence.name().to_owned()).collect()
-    }
-
-    /// The last reading of the platform, with what an earlier one said where it is silent.
-    pub fn view(&self) -> Option<&Arc<IncusSnapshot>> {
-        self.view.as_ref()
-    }
-
-    /// Other settings, from now on.
+    /// Takes other settings. The pools that readings have named stay guarded.
     pub fn reconfigure(&mut self, mut settings: Settings) {
         settings.policy.guarded.named.clone_from(&self.settings.policy.guarded.named);
         settings.policy.guarded.data.clone_from(&self.settings.policy.guarded.data);
-        for fence in self.fences.values_mut() {
-            fence.guard(&settings.policy.guarded);
-        }
+        self.fences.guard(&settings.policy.guarded);
         self.settings = settings;
     }
 
-    /// Takes in what happened.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.now = now;
-        let asked = self.end(&input);
+        let asked = self.lanes.end(now, &input);
+        let reports = &mut self.reports;
         match input {
             Input::Tick => {}
-            Input::Notice(notice) => self.note(&notice),
-            Input::View { began, view } => self.read_view(began, view),
-            Input::MemberState(name, state) => self.read_member_state(&name, state, asked),
-            Input::Answered(name) => self.answered(&name, asked),
-            Input::Networks(name, networks) => match networks {
-                Ok(networks) => self.read_networks(&name, &networks),
-                Err(_) => {
-                    self.networks_ask.remove(&name);
-                    self.networks_read.remove(&name);
-                }
-            },
-            Input::Pinged(name, answered) => {
-                self.evidence.entry(name).or_default().ping = Some((asked, answered));
-            }
-            Input::Looked(world) => self.looked(world, asked),
-            Input::Maps(maps) => self.read_maps(maps),
-            Input::Audit(id, removals) => self.audited(&id, removals),
+            Input::Notice(notice) => self.handle_notice(notice),
+            Input::View { began, view } => self.handle_view(began, view),
+            Input::MemberState(name, state) => self.handle_state(&name, state, asked),
+            Input::Answered(name) => self.members.handle_answer(asked, &name),
+            Input::Networks(name, networks) => self.handle_networks(&name, networks),
+            Input::Pinged(name, answered) => self.members.handle_ping(asked, name, answered),
+            Input::Looked(world) => self.handle_look(world, asked),
+            Input::Maps(maps) => self.handle_maps(maps),
+            Input::Audit(id, removals) => self.handle_audit(&id, removals),
             Input::Swept { began, uses, unread, data_pools } => {
                 self.guard_data(&data_pools, unread.is_empty());
-                self.sweep = Some(Sweep { began, ended: now.boot, uses, unread });
-                self.swept();
+                self.ceph.handle_sweep(Sweep { began, ended: now.boot, uses, unread });
+                self.judge_sweep();
             }
-            Input::Found { began, missing, unread } => self.note_found(began, missing, unread),
-            Input::Recorded(recorded) => self.recorded(recorded),
-            Input::Step(id, outcome) => self.note_outcome(id, outcome),
-            Input::Retired(id, sent) => self.sent_to_retire(&id, &sent),
-            Input::GatePut(failed) => self.gate_put(failed),
+            Input::Found { began, missing, unread } => {
+                self.found.handle_found(now, began, missing, unread);
+                self.judge_found();
+                self.judge_sweep();
+            }
+            Input::Recorded(recorded) => self.handle_recorded(recorded),
+            Input::Step(id, outcome) => self.handle_outcome(id, outcome),
+            Input::Retired(id, sent) => self.retirement.handle_sent(now, &id, &sent, reports),
+            Input::GatePut(failed) => {
+                self.gate.handle_put(now, failed, reports);
+                self.schedule.view = now.boot;
+            }
             Input::GatePushed(pushed) => {
                 if let Err(why) = pushed {
-                    self.log(Level::Warn, "gate-push-failed", None, why);
+                    reports.log(Level::Warn, "gate-push-failed", None, why);
                 }
-                self.schedule.view = self.now.boot;
+                self.schedule.view = now.boot;
             }
-            Input::LockBroken(lock, broken) => {
-                let name = lock.image.to_string();
-                match broken {
-                    Ok(()) => {
-                        self.log(
-                            Level::Info,
-                            "lock-broken",
-                            None,
-                            format!("{name}: lock of {} broken", lock.owner),
-                        );
-                    }
-                    Err(why) => self.log(Level::Warn, "lock-not-broken", None, format!("{name}: {why}")),
-                }
-                self.stale_locks.remove(&lock);
+            Input::LockBroken(lock, broken) => self.sweep.handle_lock_broken(&lock, broken, reports),
+            Input::Started(id, started) => {
+                self.restarts.handle_started(&id, started, reports);
+                self.schedule.whole = now.boot + Duration::from_secs(2);
             }
-            Input::Started(instance, started) => self.started(&instance, started),
-            Input::Request(number, request) => self.request(number, request),
+            Input::Request(number, request) => self.handle_request(number, request),
             Input::Deposed(why) => {
-                self.log(
-                    Level::Warn,
-                    "deposed",
-                    None,
-                    format!("this guardian does not lead any more: {why}"),
-                );
+                let text = format!("this guardian does not lead any more: {why}");
+                reports.log(Level::Warn, "deposed", None, text);
                 self.deposed = Some(why);
             }
         }
         self.settle();
     }
 
-    /// A step of a fence ended, perhaps for others that wait for the same.
-    fn note_outcome(&mut self, id: FenceId, outcome: StepOutcome) {
-        let outcomes: Vec<(FenceId, StepOutcome)> = match outcome {
-            StepOutcome::Map(map) => {
-                if let Some(map) = &map {
-                    self.note_map(Arc::clone(map));
-                }
-                self.shared.map_read().map(|id| (id, StepOutcome::Map(map.clone()))).collect()
-            }
-            StepOutcome::Proved(proofs) => {
-                let proved = self.shared.proved(&proofs).into_iter();
-                proved.map(|(id, proofs)| (id, StepOutcome::Proved(proofs))).collect()
-            }
-            outcome @ (StepOutcome::FailedOver(..)
-            | StepOutcome::Daemons(_)
-            | StepOutcome::Added(_)
-            | StepOutcome::Removed(_)
-            | StepOutcome::Clients(_)
-            | StepOutcome::Unread(_)) => vec![(id, outcome)],
-        };
-        for (id, outcome) in outcomes {
-            if let Some(fence) = self.fences.get_mut(&id) {
-                fence.handle(outcome);
-            }
-        }
-    }
-
-    /// Draws every conclusion that needs no effect.
+    /// Draws every conclusion that needs no effect. The order counts: a part uses what the parts before it concluded.
     fn settle(&mut self) {
-        let boot_id = self.settings.boot_id.clone();
-        let before: Vec<(FenceId, FenceState)> = self.states();
-        // Asked of those alone that wait for it.
-        let lifted = self.fences.values().filter(|fence| fence.is_lifted());
-        let gates: BTreeMap<FenceId, GateClosed> =
-            lifted.map(|fence| (fence.id().clone(), self.gate_closed(fence))).collect();
-        for fence in self.fences.values_mut() {
-            let gate = gates.get(fence.id()).copied().unwrap_or(GateClosed::Yes);
-            fence.update(self.now, &boot_id, gate);
-        }
-        self.tell_changes(&before);
-        self.tell_entries_apart();
-        self.want_what_is_lost();
+        self.update_fences();
+        self.others.update(context!(self));
+        self.trigger.update(context!(self), &mut self.reports);
         self.plan_what_is_wanted();
-        self.forget_placements();
+        self.placements.update(self.now);
         self.finish();
-        self.note_waits();
-        self.tell_alarms();
+        let ctx = context!(self);
+        let (gate, journal, trigger) = (&self.gate, &self.journal, &self.trigger);
+        let (found, interfaces) = (&self.found, &self.interfaces);
+        self.waits.update(WaitContext { ctx, gate, journal, trigger, found, interfaces });
+        let alarms = self.alarms();
+        self.alarm_log.update(self.now, alarms, &mut self.reports);
     }
 
-    fn recorded(&mut self, recorded: Recorded) {
-        let changes = std::mem::take(&mut self.writing);
-        self.note_recorded(recorded == Recorded::Written);
-        match recorded {
-            Recorded::Written => {
-                if self.cannot_record.take().is_some() {
-                    self.log(Level::Info, "recording", None, "the ledger can be written again".to_owned());
-                }
-                for change in changes {
-                    if let Change::Put(Record::Fence(record)) = &change
-                        && let Some(fence) = self.fences.get_mut(&record.id)
-                        && fence.note_recorded(self.now.boot)
-                    {
-                        self.schedule.view = self.now.boot;
-                    }
-                    self.records.apply(change);
-                }
+    fn update_fences(&mut self) {
+        let ctx = context!(self);
+        let state = ctx.gate_state();
+        // Only a fence whose entries were lifted waits for its gate to be closed.
+        let lifted = self.fences.all().filter(|fence| fence.is_lifted());
+        let gates: BTreeMap<FenceId, GateClosed> =
+            lifted.map(|fence| (fence.id().clone(), self.gate.closed(ctx, &state, fence))).collect();
+        let boot_id = &self.settings.boot_id;
+        for fence in self.fences.update(self.now, boot_id, &gates, &mut self.reports) {
+            let (id, state) = (fence.id(), fence.record().state);
+            let by_somebody = fence.record().breaches.last().and_then(|breach| breach.ended).is_none();
+            if state == FenceState::Breached && by_somebody {
+                self.breach_audit.begin(id.clone(), self.now.boot);
             }
-            Recorded::Deposed(by) => self.deposed = Some(format!("{by} leads")),
-            Recorded::Not { why, holds } => {
-                if self.cannot_record.is_none() {
-                    self.log(
-                        Level::Error,
-                        "cannot-record",
-                        None,
-                        format!("{why}: nothing is fenced or released"),
-                    );
-                }
-                self.cannot_record = Some(why);
-                if let Some(holds) = holds {
-                    self.hold(*holds);
-                }
+            if matches!(state, FenceState::Breached | FenceState::Sealed)
+                && self.breach_audit.begin_dating(fence)
+            {
+                self.schedule.read_maps();
             }
         }
     }
 
-    fn audited(&mut self, id: &FenceId, removals: Result<Vec<Removal>, String>) {
-        let Self { breach_audit, records, fences, world, map, reports, now, .. } = self;
-        let (world, map) = (world.as_ref(), map.as_deref());
-        let ctx = AuditContext { now: *now, records, fences, world, map };
-        reports.extend(breach_audit.handle_audit(ctx, id, removals));
-    }
-
-    fn gate_put(&mut self, failed: BTreeMap<String, String>) {
-        self.desk.ended = self.now.boot;
-        self.desk.told.retain(|name, _| !failed.contains_key(name));
-        self.desk.missed.extend(failed.keys().cloned());
-        let why: Vec<String> = failed.into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
-        if why.is_empty() {
-            self.desk.failed = None;
-        } else {
-            let why = why.join("; ");
-            if self.desk.failed.is_none() {
-                self.log(Level::Warn, "gate-not-written", None, why.clone());
-            }
-            self.desk.failed = Some((self.now.boot, why));
-        }
-        self.schedule.view = self.now.boot;
-    }
-
-    fn started(&mut self, instance: &InstanceId, started: Result<(), String>) {
-        match started {
-            Ok(()) => {
-                self.to_start.remove(instance);
-                self.log(Level::Info, "started", None, format!("instance {instance} started"));
-            }
-            Err(why) => {
-                self.log(
-                    Level::Warn,
-                    "not-started",
-                    None,
-                    format!("instance {instance} did not start: {why}"),
-                );
+    fn plan_what_is_wanted(&mut self) {
+        for (target, want) in
+            self.trigger.ready(context!(self), &self.interfaces, &mut self.found, &mut self.reports)
+        {
+            let ctx = context!(self);
+            let Some(plan) = trigger::plan_fence(ctx, &self.found, target.clone(), want.overrides) else {
+                continue;
+            };
+            match plan {
+                Ok(plan) => {
+                    self.trigger.accept(&target);
+                    let Some(want) =
+                        self.trigger.await_interfaces(ctx, &self.interfaces, target, &plan, want)
+                    else {
+                        continue;
+                    };
+                    let (records, ceph) = (&self.records, &self.ceph);
+                    let begun = self.trigger.begin(self.now, records, ceph, &mut self.fences, plan, want);
+                    let Some(fence) = begun else { continue };
+                    let text = format!("{} intended: {}", fence.id(), fence.record().evidence.join("; "));
+                    self.reports.log(Level::Info, "intended", fence.member(), text);
+                }
+                Err(reasons) => self.trigger.refuse(ctx, target, &want, reasons, &mut self.reports),
             }
         }
-        self.schedule.whole = self.now.boot + Duration::from_secs(2);
     }
 
-    /// Cases that are over, and requests that have their answer.
+    /// Removes fences that are over, and answers the requests that waited for a seal or a release.
     fn finish(&mut self) {
-        let mut over = Vec::new();
-        for (id, fence) in &mut self.fences {
-            let recorded = self.records.fences.get(id);
-            // INV-8: what is told is in the ledger.
-            let proofs = &fence.record().proofs;
-            let sealed = recorded
-                .is_some_and(|record| record.state == FenceState::Sealed && record.proofs == *proofs)
-                && fence.record().state == FenceState::Sealed;
-            if fence.is_over(recorded) {
-                over.push(id.clone());
-                for number in fence.take_requests() {
-                    self.reports.push_back(Report::Answer(
-                        number,
-                        Outcome::Released(Box::new(fence.record().clone())),
-                    ));
-                }
-            } else if sealed && fence.is_proved() && fence.release().is_none() {
-                for number in fence.take_requests() {
-                    let outcome = Outcome::Sealed(Box::new(fence.record().clone()), fence.proofs());
-                    self.reports.push_back(Report::Answer(number, outcome));
-                }
-            }
-        }
-        self.forget_failures();
-        for id in over {
-            let Some(fence) = self.fences.remove(&id) else { continue };
-            let member = fence.member().map(str::to_owned);
+        let (fences, incus) = (&self.fences, &self.incus);
+        let is_member = |name: &str| incus.view().is_none_or(|view| view.members.contains_key(name));
+        self.lanes.forget_failures(|id| fences.has(id), is_member);
+        for fence in self.fences.finish(&self.records, &mut self.reports) {
             for entry in &fence.record().refused_by {
-                let whose = self.whose(*entry);
+                let (id, whose) = (fence.id(), self.fences.whose(*entry));
                 let text = format!("{id} released, and {entry} refuses its host still: {whose}");
-                self.log(Level::Warn, "still-refused", member.clone(), text);
+                self.reports.log(Level::Warn, "still-refused", fence.member(), text);
             }
-            if let Some(member) = member {
-                self.returned.remove(&member);
-                // What spoke for the fence is spent; if it is still lost, the next reading says so.
-                self.evidence.insert(member.clone(), LossEvidence::default());
-                self.start_what_stopped(&member);
+            if let Some(member) = fence.member() {
+                self.members.end(member);
+                self.restarts.handle_release(context!(self), member, &mut self.schedule);
             }
         }
     }
 
-    /// Instances that were running and could not be started while their member was sealed.
-    fn start_what_stopped(&mut self, member: &str) {
-        let instances = self.view.iter().filter_map(|view| view.instances.as_ref()).flatten();
-        let here = instances.filter(|(_, instance)| instance.location == member);
-        self.to_start.extend(here.map(|(id, _)| (id.clone(), 0)));
-        (self.schedule.whole, self.schedule.started) = (self.now.boot, self.now.boot);
+    /// The next thing to do; `None`: nothing now. The caller asks after each input until it gets `None`.
+    pub fn next_effect(&mut self, now: Now) -> Option<Effect> {
+        self.now = now;
+        if self.deposed.is_some() {
+            return None;
+        }
+        let effect = self
+            .next_record()
+            .or_else(|| self.next_step())
+            .or_else(|| self.gate.next_effect(context!(self), &self.found.absent(), &mut self.reports))
+            .or_else(|| self.breach_audit.next_effect(context!(self)))
+            .or_else(|| self.retirement.next_effect(context!(self)))
+            .or_else(|| self.sweep.next_effect(context!(self)))
+            .or_else(|| self.next_reading())
+            .or_else(|| self.gate.next_push(context!(self)))
+            .or_else(|| self.next_question())
+            .or_else(|| self.restarts.next_effect(context!(self), &mut self.schedule))?;
+        self.lanes.begin(now, &effect);
+        Some(effect)
     }
 
-    fn fence_of(&self, member: &str) -> Option<&Fence> {
-        self.fences.values().find(|fence| fence.member() == Some(member))
+    /// The next write to the ledger.
+    fn next_record(&mut self) -> Option<Effect> {
+        let ctx = context!(self);
+        if !ctx.may_begin(&Lane::Record) {
+            return None;
+        }
+        let due = self.withdrawn();
+        let ctx = context!(self);
+        let due = due
+            .or_else(|| self.trigger.due_change(ctx))
+            .or_else(|| journal::due_fence(ctx))
+            .or_else(|| self.gate.due_change(ctx, &self.found.absent()))
+            .or_else(|| journal::due_members(ctx))
+            .or_else(|| self.journal.due_note(ctx))
+            .or_else(|| disarm::due_end(ctx, &mut self.reports))
+            .or_else(|| history::doubts_ended(ctx))
+            .or_else(|| self.retirement.due_change(ctx))
+            .or_else(|| history::forgotten(ctx))?;
+        Some(self.journal.begin(due))
     }
 
-    fn is_open(&self, member: &str) -> bool {
-        self.fences.values().any(|fence| fence.member() == Some(member) && self.opens_gate(fence))
+    /// Withdraws a fence whose member came back before anything was sent to Ceph.
+    fn withdrawn(&mut self) -> Option<DueChange> {
+        let ctx = context!(self);
+        let gone = |fence: &&Fence| fence.is_withdrawn(&self.gate.preconditions(ctx, fence));
+        let id = self.fences.all().find(gone).map(|fence| fence.id().clone())?;
+        let mut fence = self.fences.remove(&id)?;
+        let text = "it is back: nothing was fenced".to_owned();
+        self.reports.log(Level::Info, "withdrawn", fence.member(), text);
+        self.trigger.handle_withdrawal(self.now, &self.records, &id);
+        for number in fence.take_requests() {
+            let text = "the member came back before anything was sent: nothing was fenced".to_owned();
+            self.reports.answer(number, Outcome::Failed(text));
+        }
+        let changes = vec![history::undone(context!(self), fence.record().clone())];
+        Some(DueChange { changes, what: format!("{id} withdrawn"), why: "its member is back".to_owned() })
     }
 
-    /// Where maps are kept, always in the same order.
-    pub(crate) fn maps(&mut self) -> impl Iterator<Item = &mut Option<Arc<OsdMap>>> {
-        std::iter::once(&mut self.map).chain(self.fences.values_mut().flat_map(Fence::maps))
-    }
-
-    fn opens_gate(&self, fence: &Fence) -> bool {
-        fence.opens_gate(self.records.fences.get(fence.id()), self.map.as_deref())
-    }
-
-    fn is_online(&self, member: &str) -> bool {
-        let status =
-            self.view.as_ref().and_then(|view| view.members.get(member)).map(|member| &member.status);
-        self.view_is_fresh() && status == Some(&MemberStatus::Online)
-    }
-
-    /// Is there a reading by a member with quorum that can be trusted now?
-    fn view_is_fresh(&self) -> bool {
-        self.view.is_some() && self.now.boot.saturating_sub(self.view_began) < FRESH
-    }
-
-    /// The members and what is known of their addresses.
-    pub fn members(&self) -> Members {
-        self.book.members(&self.settings.members, self.view.as_deref())
-    }
-
-    fn gate_state(&self) -> GateState {
-        // Maintenance states hide that a member is lost; a fence tells.
-        let lost = |name: &str| {
-            self.fence_of(name).is_some() || self.evidence.get(name).is_some_and(LossEvidence::is_lost)
+    /// The next step of a fence or release.
+    fn next_step(&mut self) -> Option<Effect> {
+        let ctx = context!(self);
+        let state = ctx.gate_state();
+        let grounds: Vec<Grounds> =
+            self.fences.all().map(|fence| self.gate.grounds(ctx, &state, fence)).collect();
+        let ctx = StepContext {
+            now: self.now,
+            clock: self.ceph.clock(self.now),
+            policy: &self.settings.policy,
+            records: &self.records,
+            starting: &self.incus.starting,
+            lanes: &self.lanes,
         };
-        gate::state(self.view.as_deref(), lost)
+        self.fences.next_effect(ctx, &grounds)
     }
 
-    /// What is to be told next.
+    fn next_reading(&mut self) -> Option<Effect> {
+        let ctx = context!(self);
+        let look = self.trigger.needs_look(ctx)
+            || new_clients::look_is_due(ctx)
+            || self.interfaces.wait_for_look(ctx, self.trigger.interfaces_awaited());
+        if look && ctx.may_begin(&Lane::Look) {
+            return Some(Effect::Look);
+        }
+        if let Some((effect, whole)) = self.schedule.next_view(ctx) {
+            self.incus.ask(whole);
+            return Some(effect);
+        }
+        if self.schedule.begin_maps(ctx) {
+            return Some(Effect::ReadMaps { after: self.breach_audit.begin_maps(ctx) });
+        }
+        self.schedule.next_sweep(ctx).or_else(|| self.found.next_effect(ctx))
+    }
+
+    fn next_question(&mut self) -> Option<Effect> {
+        let ctx = context!(self);
+        let effect = questions::next(ctx, &self.trigger, &self.interfaces)?;
+        if let Effect::ReadNetworks(name) = &effect {
+            self.interfaces.begin(ctx, name);
+        }
+        Some(effect)
+    }
+
+    /// When to send the next [`Input::Tick`], by the boot clock.
+    pub fn wake_at(&self) -> Option<Duration> {
+        let busy = self.members.is_any_lost()
+            || !self.fences.is_empty()
+            || !self.trigger.wants().is_empty()
+            || self.incus.view().is_none();
+        let pace = if busy { Duration::from_millis(100) } else { Duration::from_millis(500) };
+        self.deposed.is_none().then(|| self.now.boot + pace)
+    }
+
+    /// The oldest report that was not drained yet.
     pub fn next_report(&mut self) -> Option<Report> {
-        self.reports.pop_front()
+        self.reports.next()
     }
 
-    fn log(&mut self, level: Level, code: &'static str, member: Option<String>, text: String) {
-        self.reports.push_back(Report::Log { level, code, member, text });
+    /// Everything that is wrong now, each with what an operator can do.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        let ctx = context!(self);
+        let mut alarms = self.members.alarms();
+        alarms.extend(self.fences.alarms(&self.members));
+        alarms.extend(restarts::alarms(ctx));
+        alarms.extend(self.trigger.alarms(ctx));
+        alarms.extend(self.ceph.alarms());
+        alarms.extend(self.others.alarms(ctx, &self.trigger));
+        alarms.extend(self.sweep.alarms());
+        alarms.extend(self.book.alarms());
+        alarms.extend(new_clients::alarms(ctx));
+        alarms.extend(self.found.alarms(ctx));
+        alarms.extend(self.waits.alarms(ctx, &self.trigger));
+        alarms.extend(disarm::alarm(ctx));
+        alarms.extend(gate::alarms(ctx));
+        alarms.extend(self.placements.alarms());
+        alarms.extend(self.journal.alarms());
+        if self.settings.platform {
+            alarms.extend(self.incus.alarms(self.now));
+        }
+        alarms.sort();
+        alarms.dedup();
+        alarms
     }
-}
 
-/// The record of a fence, as a change of the ledger.
-fn put(fence: &Fence) -> Change {
-    Change::Put(Record::Fence(fence.record().clone()))
+    pub fn status(&self, now: Now) -> Status {
+        let (gate, journal, trigger) = (&self.gate, &self.journal, &self.trigger);
+        let (waits, others) = (&self.waits, &self.others);
+        let context = StatusContext { ctx: context!(self), gate, journal, trigger, waits, others };
+        context.status(now, self.deposed.clone(), self.alarms())
+    }
+
+    /// Numbers for metrics.
+    pub fn sums(&self) -> Sums {
+        Sums::of(context!(self), self.sweep.conflicts(), self.new_clients.ghosts())
+    }
+
+    /// The state of each fence in force.
+    pub fn fence_states(&self) -> impl Iterator<Item = (&FenceId, FenceState)> {
+        self.fences.all().map(|fence| (fence.id(), fence.record().state))
+    }
+
+    /// Plans a fence by all that is known now, and changes nothing. `None` before the first look at Ceph.
+    pub fn plan(&self, target: Target, overrides: Overrides) -> Option<Result<Plan, Vec<Refusal>>> {
+        trigger::plan_fence(context!(self), &self.found, target, overrides)
+    }
+
+    /// What the guardian would do with this member without an operator now, and why, in sentences.
+    pub fn why(&self, name: &str) -> Vec<String> {
+        self.trigger.why(context!(self), &self.found, name)
+    }
+
+    /// Does the member answer the questions that were sent at or after `since`? `None` while that is unknown: no question was
+    /// sent, or its time to answer is not over. A member that may be fenced is asked every second.
+    pub fn answers_since(&self, member: &str, since: Duration) -> Option<bool> {
+        context!(self).answers_since(member, since)
+    }
+
+    pub fn members(&self) -> Members {
+        context!(self).addresses()
+    }
+
+    /// The fences that stand by the ledger: members by name, other fences by ID.
+    pub fn held_fences(&self) -> Vec<String> {
+        let held = self.records.fences.values().filter(|fence| fence.state.stands());
+        held.map(|fence| fence.name().to_owned()).collect()
+    }
+
+    /// The last reading of Incus; where it leaves something out, an earlier reading counts.
+    pub fn view(&self) -> Option<&Arc<IncusSnapshot>> {
+        self.incus.view()
+    }
+
+    /// The pools that a seal covers and that sweeps read.
+    pub fn guarded(&self) -> &Guarded {
+        &self.settings.policy.guarded
+    }
+
+    /// Does the ledger say that there is a gate?
+    pub fn knows_of_a_gate(&self) -> bool {
+        self.records.gate.is_some()
+    }
+
+    /// How Incus names the Ceph cluster of this guardian.
+    pub fn storage(&self) -> &str {
+        &self.settings.storage
+    }
+
+    /// Images in this Ceph cluster that belong to instances, by the last listing of Incus.
+    pub fn exclusive_images(&self) -> Vec<ImageName> {
+        let exclusive = |expected: &Expected| matches!(expected, Expected::Exclusive { .. });
+        let images = self.incus.images.iter().filter(|(_, expected)| exclusive(expected));
+        images.map(|(image, _)| image.clone()).collect()
+    }
+
+    /// Every place that keeps an osdmap, always in the same order: checkpoints keep the maps apart.
+    pub(crate) fn maps(&mut self) -> impl Iterator<Item = &mut Option<Arc<OsdMap>>> {
+        std::iter::once(&mut self.ceph.map).chain(self.fences.maps())
+    }
 }

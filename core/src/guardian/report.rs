@@ -1,5 +1,7 @@
 //! What the guardian tells: state changes as they happen, alarms as long as they last, answers to requests.
 
+use std::collections::VecDeque;
+
 use serde::Serialize;
 
 use crate::model::barrier::PoolProof;
@@ -53,6 +55,12 @@ pub enum Outcome {
     Failed(String),
 }
 
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(vec![refusal])
+    }
+}
+
 /// Something that is not as it should be, as long as it is not. Told when it begins and when it ends.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Alarm {
@@ -66,4 +74,29 @@ pub struct Alarm {
     pub about: Option<String>,
     /// What to do, as commands that can be typed, or in words.
     pub advice: Vec<String>,
+}
+
+impl Alarm {
+    /// One whose whole text stays the same.
+    pub(super) fn new(code: &'static str, member: Option<&str>, text: String, advice: Vec<String>) -> Self {
+        Self { code, member: member.map(str::to_owned), text, about: None, advice }
+    }
+}
+
+/// What is to be told, oldest first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reports(VecDeque<Report>);
+
+impl Reports {
+    pub(super) fn log(&mut self, level: Level, code: &'static str, member: Option<&str>, text: String) {
+        self.0.push_back(Report::Log { level, code, member: member.map(str::to_owned), text });
+    }
+
+    pub(super) fn answer(&mut self, number: u64, outcome: Outcome) {
+        self.0.push_back(Report::Answer(number, outcome));
+    }
+
+    pub(super) fn next(&mut self) -> Option<Report> {
+        self.0.pop_front()
+    }
 }

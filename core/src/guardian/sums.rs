@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::guardian::Guardian;
-use crate::model::fence_id::FenceId;
-use crate::model::record::FenceState;
+use crate::guardian::context::Ctx;
 
 /// Numbers that [`Status`](crate::guardian::status::Status) does not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,26 +25,21 @@ pub struct Sums {
     pub images: usize,
 }
 
-impl Guardian {
-    pub fn sums(&self) -> Sums {
-        let at = |boot: Duration| self.now.wall.checked_sub(self.now.boot.saturating_sub(boot)).ok();
-        let sweep = self.sweep.as_ref();
+impl Sums {
+    pub(super) fn of(ctx: Ctx<'_>, conflicts: usize, ghost_watches: usize) -> Self {
+        let at = |boot: Duration| ctx.now.wall.checked_sub(ctx.now.boot.saturating_sub(boot)).ok();
+        let (sweep, map) = (ctx.ceph.sweep.as_ref(), ctx.map());
         let unread = sweep.map_or(0, |sweep| sweep.unread.len());
-        Sums {
-            conflicts: self.conflicts.len(),
-            ghost_watches: self.ghosts.len(),
-            unreadable: unread + self.map.as_ref().map_or(0, |map| map.not_understood.len()),
-            images_in_use: sweep.map_or(0, |sweep| sweep.uses.len()),
+        Self {
+            conflicts,
+            ghost_watches,
+            unreadable: unread + map.map_or(0, |map| map.not_understood.len()),
+            images_in_use: ctx.ceph.uses().len(),
             swept: sweep.and_then(|sweep| at(sweep.ended)),
-            map_read: self.map.as_ref().and_then(|_| at(self.map_read)),
-            view_read: self.view.as_ref().and_then(|_| at(self.view_began)),
-            whole_read: self.whole_began.and_then(at),
-            images: self.images.len(),
+            map_read: map.and_then(|_| at(ctx.ceph.map_read)),
+            view_read: ctx.incus.view().and_then(|_| at(ctx.incus.view_began)),
+            whole_read: ctx.incus.whole_began.and_then(at),
+            images: ctx.incus.images.len(),
         }
-    }
-
-    /// Where each fence in force stands.
-    pub fn fence_states(&self) -> impl Iterator<Item = (&FenceId, FenceState)> {
-        self.fences.iter().map(|(id, fence)| (id, fence.record().state))
     }
 }

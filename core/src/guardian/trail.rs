@@ -3,21 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::fence::{Fence, GUARDIAN};
-use crate::guardian::report::{Level, Outcome, Report};
-use crate::guardian::{Guardian, Lane, gate};
-use crate::model::overrides::reason;
 use crate::model::record::{Change, FenceRecord, FenceState};
 
-/// What an operator does beside the guardian.
+/// What the ledger is to hold, and what the trail says of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct TrailNote {
-    number: u64,
-    what: String,
-    why: String,
-    sent: bool,
-    /// What it changes.
+pub(super) struct DueChange {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    changes: Vec<Change>,
+    pub(super) changes: Vec<Change>,
+    pub(super) what: String,
+    pub(super) why: String,
 }
 
 /// What is written of a fence, and whom it is about, who asked and why, or who removed an entry.
@@ -60,37 +54,4 @@ pub(super) fn of(fence: &Fence, recorded: Option<&FenceRecord>) -> (String, Stri
         }
     };
     (what, format!("{whom}: {why}"))
-}
-
-impl Guardian {
-    pub(super) fn note_what(&mut self, number: u64, what: &str, said: Option<String>, by: &str) {
-        let why = reason(said.as_deref()).unwrap_or("no reason given");
-        self.log(Level::Warn, "operator", None, format!("{by}: {what} ({why})"));
-        self.desk.removing = (what == gate::REMOVE).then_some(self.now.boot);
-        self.note_change(number, Vec::new(), what, format!("{by}: {why}"));
-    }
-
-    /// An operator's change is to be recorded; it counts from then on.
-    pub(super) fn note_change(&mut self, number: u64, changes: Vec<Change>, what: &str, why: String) {
-        self.notes.push_back(TrailNote { number, what: what.to_owned(), why, sent: false, changes });
-    }
-
-    pub(super) fn note_to_record(&mut self) -> Option<(Vec<Change>, String, String)> {
-        let note = self.notes.front_mut()?;
-        // Who removes the gate begins when this is recorded: a write on its way would come after the removal.
-        if note.what == gate::REMOVE && self.busy.contains_key(&Lane::Gate) {
-            return None;
-        }
-        note.sent = true;
-        Some((note.changes.clone(), note.what.clone(), note.why.clone()))
-    }
-
-    /// A write ended. A note that was not written is sent again.
-    pub(super) fn note_recorded(&mut self, written: bool) {
-        let Some(note) = self.notes.front_mut().filter(|note| note.sent) else { return };
-        note.sent = false;
-        if written && let Some(note) = self.notes.pop_front() {
-            self.reports.push_back(Report::Answer(note.number, Outcome::Noted));
-        }
-    }
 }

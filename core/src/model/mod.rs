@@ -8,6 +8,7 @@ pub mod blocklist;
 pub mod ceph_snapshot;
 pub mod epoch;
 pub mod fence_id;
+pub mod gate_keys;
 pub mod image_users;
 pub mod incus_snapshot;
 pub mod listed;

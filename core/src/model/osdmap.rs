@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::addr::{Entry, host_keys};
 use crate::model::blocklist::Blocklist;
@@ -29,7 +30,21 @@ pub struct OsdMap {
     /// a whole.
     #[serde(default)]
     pub not_understood: Vec<String>,
+    #[serde(deserialize_with = "by_number")]
     pub pools: BTreeMap<PoolId, Pool>,
+}
+
+/// For `#[serde(deserialize_with)]`: the keys of a JSON object are texts, and stay so inside of a flattened struct.
+///
+/// # Errors
+/// The deserializer's, or a key that is no number.
+pub fn by_number<'de, T, D>(deserializer: D) -> Result<BTreeMap<PoolId, T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let all = BTreeMap::<String, T>::deserialize(deserializer)?.into_iter();
+    all.map(|(id, value)| Ok((id.parse().map_err(D::Error::custom)?, value))).collect()
 }
 
 /// One pool.

@@ -159,6 +159,11 @@ impl Expected {
             Expected::AnyMember | Expected::Unknown { .. } => &[],
         }
     }
+
+    /// Is it for instances that are located at this member?
+    pub fn is_at(&self, member: &str) -> bool {
+        matches!(self, Expected::Exclusive { locations, .. } if locations.iter().any(|one| one == member))
+    }
 }
 
 /// All images Incus has a use for.

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rbd_guardian_core::guardian::book::AddressBook;
-use rbd_guardian_core::guardian::sightings::{ForeignClients, Sightings};
+use rbd_guardian_core::guardian::address_book::{AddressBook, ForeignClients, Sightings};
 use rbd_guardian_core::model::image_users::ImageUse;
 use rbd_guardian_core::model::incus_snapshot::{
     Details, IncusSnapshot, Instance, InstanceKind, MemberStatus, MemberView,

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use rbd_guardian_core::guardian::gate::POOLS;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::guardian::report::Alarm;
+use rbd_guardian_core::model::gate_keys::POOLS;
 use rbd_guardian_core::model::incus_snapshot::Instance;
 use rbd_guardian_core::model::operator_request::Request;
 use rbd_guardian_core::model::overrides::Overrides;

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rbd_guardian_core::guardian::gate::{self, EPOCH, SEAL};
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::model::epoch::GateEpoch;
+use rbd_guardian_core::model::gate_keys::{self, EPOCH, SEAL};
 use rbd_guardian_core::model::incus_snapshot::{MemberStatus, Notice};
 use rbd_guardian_core::model::operator_request::Request;
 
@@ -30,7 +30,7 @@ fn every_member_is_told_the_same_with_one_epoch_the_lost_one_too() {
     let keys = ["n1", "n2", "n3"].map(|name| model.keys(name).clone());
     assert!(keys[0] == keys[1] && keys[0] == keys[2], "{keys:#?}");
     assert_eq!(keys[0][&seal("n2")], keys[0][EPOCH], "a seal counts beside the epoch it was written with");
-    assert_eq!(gate::epoch(&keys[0]), model.ledger.gate.as_ref().unwrap().epoch);
+    assert_eq!(gate_keys::epoch(&keys[0]), model.ledger.gate.as_ref().unwrap().epoch);
 }
 
 #[test]
@@ -77,23 +77,23 @@ fn inv7_contents_that_were_there_before_are_written_again() {
     model.remove_entry("10.0.0.2:0/0");
     model.until("sealed again", |model| model.keys_of("n3") != Some(&before) && model.seals().contains("n2"));
     model.run(5 * SECOND);
-    let last = gate::epoch(model.keys("n3"));
+    let last = gate_keys::epoch(model.keys("n3"));
     *model.keys("n3") = before.clone();
     model.run(5 * SECOND);
     let now = model.keys("n3").clone();
-    assert!(gate::epoch(&now) > last && now.contains_key(&seal("n2")), "{before:#?} {now:#?}");
+    assert!(gate_keys::epoch(&now) > last && now.contains_key(&seal("n2")), "{before:#?} {now:#?}");
     assert_eq!(foreign(&model).len(), 1);
 }
 
 #[test]
 fn a_member_that_lost_its_keys_or_joined_is_told_again_and_all_others_with_it() {
     let mut model = sealed("n2");
-    let before = gate::epoch(model.keys("n1"));
+    let before = gate_keys::epoch(model.keys("n1"));
     model.keys("n3").clear();
     model.until("told", |model| model.keys_of("n3").is_some_and(|keys| keys.contains_key(&seal("n2"))));
     let [one, other] = ["n1", "n3"].map(|name| model.keys(name).clone());
     assert_eq!(one, other, "what has an older epoch than another one opens nothing");
-    assert!(gate::epoch(&one) > before);
+    assert!(gate_keys::epoch(&one) > before);
     model.run(5 * SECOND);
     assert_eq!(foreign(&model).len(), 1);
 }
@@ -138,7 +138,7 @@ fn no_epoch_that_somebody_sets_keeps_the_gate_from_being_written() {
         model.keys("n1").insert(EPOCH.to_owned(), epoch.clone());
         model.run(5 * SECOND);
         let recorded = model.ledger.gate.as_ref().unwrap().epoch;
-        assert_eq!(gate::epoch(model.keys("n1")), recorded, "{epoch}");
+        assert_eq!(gate_keys::epoch(model.keys("n1")), recorded, "{epoch}");
         assert!(recorded < GateEpoch(100), "{epoch}: {recorded}");
         assert_eq!(foreign(&model).len(), 1, "{epoch}");
         // And for one that finds it.
@@ -170,7 +170,9 @@ fn a_gate_that_is_removed_and_installed_again_is_no_foreign_write() {
     model.view.gate.as_mut().unwrap().scriptlets = scriptlets;
     model.run(10 * SECOND);
     assert_eq!(foreign(&model), Vec::<String>::new());
-    assert!(["n1", "n2", "n3"].iter().all(|name| gate::epoch(model.keys_of(name).unwrap()) > GateEpoch(50)));
+    assert!(
+        ["n1", "n2", "n3"].iter().all(|name| gate_keys::epoch(model.keys_of(name).unwrap()) > GateEpoch(50))
+    );
 }
 
 /// What `gate remove --force` does while a member is sealed: the scriptlet goes first, seen at one member after the other, then
@@ -182,12 +184,12 @@ fn a_gate_that_is_removed_under_a_held_fence_accuses_nobody_and_leaves_no_keys()
     model.run(5 * SECOND);
     let (before, told) = (writes(&model), model.logs().len());
     let note = Request::Note {
-        what: gate::REMOVE.to_owned(),
+        what: gate_keys::REMOVE.to_owned(),
         reason: Some("moving house".to_owned()),
         by: "root@h".to_owned(),
     };
     model.ask(7, note);
-    model.until("recorded", |model| model.audit.iter().any(|what| what == gate::REMOVE));
+    model.until("recorded", |model| model.audit.iter().any(|what| what == gate_keys::REMOVE));
     // A reading may show the scriptlet of before, and keys of after.
     model.keys("n1").clear();
     model.run(3 * SECOND);
@@ -214,9 +216,9 @@ fn a_gate_that_is_removed_under_a_held_fence_accuses_nobody_and_leaves_no_keys()
 fn inv3_a_breach_closes_a_gate_that_is_being_removed_and_one_that_stays_is_told_again() {
     let mut model = sealed("n2");
     model.until("open", |model| model.seals().contains("n2"));
-    let note = Request::Note { what: gate::REMOVE.to_owned(), reason: None, by: "root@h".to_owned() };
+    let note = Request::Note { what: gate_keys::REMOVE.to_owned(), reason: None, by: "root@h".to_owned() };
     model.ask(7, note);
-    model.until("recorded", |model| model.audit.iter().any(|what| what == gate::REMOVE));
+    model.until("recorded", |model| model.audit.iter().any(|what| what == gate_keys::REMOVE));
     let before = writes(&model);
     model.remove_entry("10.0.0.2:0/0");
     model.until("closed", |model| writes(model) > before && !model.seals().contains("n2"));
@@ -279,7 +281,7 @@ fn inv7_no_epoch_is_written_that_another_guardian_recorded() {
     let (mut model, _) = opening_on_its_way();
     let recorded = model.ledger.gate.as_ref().unwrap().epoch;
     model.until("open", |model| model.seals().contains("n2"));
-    assert!(gate::epoch(model.keys("n1")) > recorded, "with that one, something else may arrive yet");
+    assert!(gate_keys::epoch(model.keys("n1")) > recorded, "with that one, something else may arrive yet");
 }
 
 /// What it reads is closed. Its own writes, which alone keep the late ones from arriving, take their time.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rbd_guardian_core::fence::step::{Sent, Step, StepOutcome};
-use rbd_guardian_core::guardian::gate;
 use rbd_guardian_core::guardian::io::{Effect, Input, Now, Recorded};
 use rbd_guardian_core::guardian::report::{Outcome, Report};
 use rbd_guardian_core::guardian::settings::Settings;
@@ -15,6 +14,7 @@ use rbd_guardian_core::model::barrier::{PoolProof, PoolToProve};
 use rbd_guardian_core::model::blocklist::Blocklist;
 use rbd_guardian_core::model::ceph_snapshot::{CephSnapshot, Clients, Daemon, SeenAt};
 use rbd_guardian_core::model::epoch::OsdEpoch;
+use rbd_guardian_core::model::gate_keys;
 use rbd_guardian_core::model::image_users::ImageUse;
 use rbd_guardian_core::model::incus_snapshot::{
     Details, GateView, IncusSnapshot, Instance, InstanceId, InstanceKind, MemberState, MemberStatus,
@@ -466,7 +466,7 @@ impl Model {
     }
 
     pub(crate) fn seals(&self) -> BTreeSet<String> {
-        gate::sealed_anywhere(self.view.gate.as_ref().unwrap())
+        gate_keys::sealed_anywhere(self.view.gate.as_ref().unwrap())
     }
 
     fn send(&mut self, entries: &[Entry], until: Option<Timestamp>) -> Vec<(Entry, Sent)> {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use rbd_guardian_core::fence::step::Step;
-use rbd_guardian_core::guardian::gate::POOLS;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::guardian::settings::Settings;
+use rbd_guardian_core::model::gate_keys::POOLS;
 use rbd_guardian_core::model::osdmap::{Guarded, Pool};
 use rbd_guardian_core::model::policy::Policy;
 

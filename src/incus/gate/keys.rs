@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rbd_guardian_core::guardian::gate::{EPOCH, GateContents, KEYS, LOCAL, is_own, is_plausible};
+use rbd_guardian_core::model::gate_keys::{EPOCH, GateContents, KEYS, LOCAL, is_own, is_plausible};
 use rbd_guardian_core::model::volume::StoragePool;
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rbd_guardian_core::fence::step::Step;
-use rbd_guardian_core::guardian::gate::GateContents;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::model::addr::{ClientAddr, Entry};
 use rbd_guardian_core::model::epoch::GateEpoch;
 use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::gate_keys::GateContents;
 use rbd_guardian_core::model::incus_snapshot::{InstanceId, MemberStatus};
 use rbd_guardian_core::model::policy::minority;
 use rbd_guardian_core::model::record::{FenceRecord, FenceState};

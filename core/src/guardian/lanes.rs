@@ -4,14 +4,15 @@
 //! wants it: a question that fails at once would otherwise be asked as fast as it fails. The pause counts from when the
 //! last try began, so that a question that took long to fail is asked again at once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::fence::step::{Sent, Step, StepOutcome};
-use crate::guardian::Guardian;
-use crate::guardian::io::{Effect, Input, Recorded};
+use crate::guardian::io::{Effect, Input, Now, Recorded};
 use crate::model::fence_id::FenceId;
+use crate::model::pairs;
 
 /// Effects of one lane never overlap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -193,35 +194,40 @@ impl FailedEffect {
     }
 }
 
-impl Guardian {
+/// What is on its way, and what failed last and is to rest before it is tried again.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Lanes {
+    #[serde(with = "pairs")]
+    busy: BTreeMap<Lane, Duration>,
+    #[serde(default, with = "pairs")]
+    failed: BTreeMap<Lane, FailedEffect>,
+}
+
+impl Lanes {
+    /// When the effect of this lane began that is on its way.
+    pub(super) fn began(&self, lane: &Lane) -> Option<Duration> {
+        self.busy.get(lane).copied()
+    }
+
     /// Is nothing of this lane on its way, and the pause after its last failure over?
-    pub(super) fn may_begin(&self, lane: &Lane) -> bool {
-        !self.busy.contains_key(lane) && !self.rests(lane)
+    pub(super) fn may_begin(&self, now: Now, lane: &Lane) -> bool {
+        !self.busy.contains_key(lane) && !self.rests(now, lane)
     }
 
     /// Did it fail, and is it to rest?
-    pub(super) fn rests(&self, lane: &Lane) -> bool {
-        self.failed.get(lane).is_some_and(|failed| self.now.boot < failed.began + failed.pause(lane))
+    pub(super) fn rests(&self, now: Now, lane: &Lane) -> bool {
+        self.failed.get(lane).is_some_and(|failed| now.boot < failed.began + failed.pause(lane))
     }
 
-    /// Begins an effect of this lane, if one may begin.
-    pub(super) fn take(&mut self, lane: Lane) -> bool {
-        let may = self.may_begin(&lane);
-        if may {
-            self.begin(lane);
-        }
-        may
-    }
-
-    /// An effect of this lane begins.
-    pub(super) fn begin(&mut self, lane: Lane) {
-        self.busy.insert(lane, self.now.boot);
+    /// An effect begins.
+    pub(super) fn begin(&mut self, now: Now, effect: &Effect) {
+        self.busy.insert(Lane::of(effect), now.boot);
     }
 
     /// Takes note of what this input ends; when that was asked for.
-    pub(super) fn end(&mut self, input: &Input) -> Duration {
-        let Some((lane, has_failed)) = Lane::ended(input) else { return self.now.boot };
-        let began = self.busy.remove(&lane).unwrap_or(self.now.boot);
+    pub(super) fn end(&mut self, now: Now, input: &Input) -> Duration {
+        let Some((lane, has_failed)) = Lane::ended(input) else { return now.boot };
+        let began = self.busy.remove(&lane).unwrap_or(now.boot);
         if has_failed {
             let times = self.failed.get(&lane).map_or(0, |failed| failed.times).saturating_add(1);
             self.failed.insert(lane, FailedEffect { began, times });
@@ -232,13 +238,16 @@ impl Guardian {
     }
 
     /// Forgets the steps of fences that are over, and questions to members that are gone.
-    pub(super) fn forget_failures(&mut self) {
-        let (fences, view) = (&self.fences, &self.view);
+    pub(super) fn forget_failures(
+        &mut self,
+        is_fence: impl Fn(&FenceId) -> bool,
+        is_member: impl Fn(&str) -> bool,
+    ) {
         self.failed.retain(|lane, _| {
             if let Lane::State(name) | Lane::Networks(name) | Lane::Ping(name) = lane {
-                return view.as_ref().is_none_or(|view| view.members.contains_key(name));
+                return is_member(name);
             }
-            lane.fence().is_none_or(|id| fences.contains_key(id))
+            lane.fence().is_none_or(&is_fence)
         });
     }
 }

@@ -5,14 +5,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::fence::step::Sent;
-use crate::guardian::Guardian;
+use crate::guardian::context::Ctx;
 use crate::guardian::io::Effect;
-use crate::guardian::pace::Lane;
-use crate::guardian::report::Level;
+use crate::guardian::lanes::Lane;
+use crate::guardian::report::{Level, Reports};
+use crate::guardian::trail::DueChange;
 use crate::model::addr::Entry;
 use crate::model::fence_id::FenceId;
+use crate::model::now::Now;
 use crate::model::record::{Change, FenceRecord, FenceState, Key, Record};
 
 /// So many removals are sent at once: each is in one proposal of the monitors with the others.
@@ -20,41 +23,47 @@ const AT_ONCE: usize = 100;
 /// Between two rounds.
 const EVERY: Duration = Duration::from_secs(10);
 
-impl Guardian {
+/// The removals of client entries.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Retirement {
+    /// When removals were answered last.
+    retired: Option<Duration>,
+}
+
+impl Retirement {
     /// Released fences whose time is over, with the entries of dead clients that stand. What another fence holds stays.
-    fn due(&self) -> impl Iterator<Item = (&FenceRecord, BTreeSet<Entry>)> {
-        let now = self.now.wall;
-        let retain = self.settings.policy.retain_client_entries;
+    fn due<'a>(&self, ctx: Ctx<'a>) -> impl Iterator<Item = (&'a FenceRecord, BTreeSet<Entry>)> + use<'a> {
+        let now = ctx.now.wall;
+        let retain = ctx.settings.policy.retain_client_entries;
         let over = move |released: Timestamp| {
             let since = SignedDuration::try_from(retain).unwrap_or(SignedDuration::MAX);
             !retain.is_zero() && now.duration_since(released) >= since
         };
-        let released = self.records.fences.values().filter(move |record| {
+        let released = ctx.records.fences.values().filter(move |record| {
             record.state == FenceState::Released
                 && record.released.is_some_and(over)
                 && !record.dead.is_empty()
         });
-        let standing = |record: &FenceRecord| {
-            let stands =
-                |entry: &Entry| self.map.as_ref().is_none_or(|map| map.blocklist.until(*entry).is_some());
+        let standing = move |record: &FenceRecord| {
+            let stands = |entry: &Entry| ctx.map().is_none_or(|map| map.blocklist.until(*entry).is_some());
             let held = |entry: &Entry| {
-                let others = self.records.fences.values().filter(|other| other.state.is_in_force());
-                self.fences.values().any(|fence| fence.accounts_for(*entry))
+                let others = ctx.records.fences.values().filter(|other| other.state.is_in_force());
+                ctx.fences.all().any(|fence| fence.accounts_for(*entry))
                     || others.into_iter().any(|other| other.entries.contains_key(entry))
             };
             let dead = record.dead.iter().copied().map(Entry::Client);
             dead.filter(stands).filter(|entry| !held(entry)).take(AT_ONCE).collect::<BTreeSet<_>>()
         };
-        let idle = self.map.is_some() && self.retired.is_none_or(|at| self.map_read > at);
+        let idle = ctx.map().is_some() && self.retired.is_none_or(|at| ctx.ceph.map_read > at);
         released
-            .filter(move |record| idle && !self.fences.contains_key(&record.id))
+            .filter(move |record| idle && !ctx.fences.has(&record.id))
             .map(move |record| (record, standing(record)))
     }
 
     /// A removal is recorded before it is sent, and what is gone when it is.
-    pub(super) fn retirement(&self) -> Option<(Vec<Change>, String, String)> {
+    pub(super) fn due_change(&self, ctx: Ctx<'_>) -> Option<DueChange> {
         let (record, standing) = self
-            .due()
+            .due(ctx)
             .find(|(record, standing)| standing.is_empty() || !standing.is_subset(&record.in_doubt))?;
         let mut record = record.clone();
         let why = format!("released at {}, and its clients are dead", record.released.unwrap_or_default());
@@ -67,42 +76,43 @@ impl Guardian {
             format!("{} forgets its clients: their entries are gone", record.id)
         } else {
             record.in_doubt.extend(&standing);
-            let clock = self.map.as_ref().map_or(self.now.wall, |map| map.clock(self.now.wall));
+            let clock = ctx.ceph.clock(ctx.now);
             standing.iter().for_each(|entry| record.note_sent(*entry, clock));
             format!("{} removes {} client entries", record.id, standing.len())
         };
         let over = record.entries.is_empty() && record.in_doubt.is_empty();
         let change =
             if over { Change::Remove(Key::Fence(record.id)) } else { Change::Put(Record::Fence(record)) };
-        Some((vec![change], what, why))
+        Some(DueChange { changes: vec![change], what, why })
     }
 
-    pub(super) fn retire(&mut self) -> Option<Effect> {
-        if !self.may_begin(&Lane::Retire) || self.retired.is_some_and(|at| self.now.boot < at + EVERY) {
+    pub(super) fn next_effect(&self, ctx: Ctx<'_>) -> Option<Effect> {
+        if !ctx.may_begin(&Lane::Retire) || self.retired.is_some_and(|at| ctx.now.boot < at + EVERY) {
             return None;
         }
         let recorded = |(record, standing): &(&FenceRecord, BTreeSet<Entry>)| {
             !standing.is_empty() && standing.is_subset(&record.in_doubt)
         };
         let (id, entries) =
-            self.due().find(recorded).map(|(record, standing)| (record.id.clone(), standing))?;
-        self.begin(Lane::Retire);
+            self.due(ctx).find(recorded).map(|(record, standing)| (record.id.clone(), standing))?;
         Some(Effect::Retire(id, entries.into_iter().collect()))
     }
 
     /// What became of it is read from the map; what is not gone is sent again.
-    pub(super) fn sent_to_retire(&mut self, id: &FenceId, sent: &[(Entry, Sent)]) {
-        self.retired = Some(self.now.boot);
+    pub(super) fn handle_sent(
+        &mut self,
+        now: Now,
+        id: &FenceId,
+        sent: &[(Entry, Sent)],
+        reports: &mut Reports,
+    ) {
+        self.retired = Some(now.boot);
         for (entry, sent) in sent {
             match sent {
                 Sent::Acknowledged | Sent::Unknown => {}
                 Sent::Refused(why) => {
-                    self.log(
-                        Level::Warn,
-                        "not-retired",
-                        None,
-                        format!("{id}: {entry} was not removed: {why}"),
-                    );
+                    let text = format!("{id}: {entry} was not removed: {why}");
+                    reports.log(Level::Warn, "not-retired", None, text);
                 }
             }
         }
