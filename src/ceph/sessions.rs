@@ -55,7 +55,9 @@ impl Asked {
     pub fn answers(self, deadline: &Deadline) -> Vec<(String, Answer)> {
         let silent = || Err(CephReadError::NoAnswer { command: COMMAND.to_owned() });
         let mut all: Vec<_> = self.mons.iter().map(|mon| (mon.clone(), silent())).collect();
-        while let Ok(Some((index, answer))) = deadline.receive(&self.answers) {
+        let awaited = std::iter::from_fn(|| deadline.receive(&self.answers).ok().flatten());
+        // What came while something else took all the time counts as well.
+        for (index, answer) in awaited.chain(self.answers.try_iter()) {
             if let Some(of_mon) = all.get_mut(index) {
                 of_mon.1 = answer;
             }
