@@ -146,7 +146,6 @@ fn questions_to_single_monitors_leave_nothing() -> Result<()> {
     let before = own()?;
     ask(&apart, 50)?;
     let more = own()?.saturating_sub(before);
-    println!("500 questions to a single monitor left {more} KiB");
     assert!(more < 1024, "{more} KiB");
     let nobody = ["z".to_owned()];
     let answers = sessions::ask(&apart, &nobody).answers(&Deadline::after(SOON, Arc::default()));

@@ -107,7 +107,7 @@ pub fn serve(options: &Options, mons: &[String], out: &mut impl Write) -> io::Re
 }
 
 /// Why monitors could not be asked.
-pub(super) fn unasked(error: &dyn Display) -> CephReadError {
+fn unasked(error: &dyn Display) -> CephReadError {
     CephReadError::Failed { command: sessions::COMMAND.to_owned(), status: error.to_string() }
 }
 

@@ -3,14 +3,13 @@
 //! Every librados and krbd client holds one, with one monitor, so all are asked. A monitor forgets a session
 //! about five minutes after it fell silent (`mon_session_timeout`, docs/facts/ceph.md#sessions).
 
-use std::io;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::apart::{Apart, unasked};
+use super::apart::Apart;
 use super::command::{CephReadError, read_from};
 use super::item::{Item, shown};
 use super::lane;
@@ -70,12 +69,12 @@ impl Asked {
 pub fn ask(cluster: &Cluster, mons: &[String]) -> Asked {
     let mons = mons.to_vec();
     let options = cluster.options();
-    let (answers, apart) =
-        match options.asks_with.as_ref().map(|program| Apart::start(program, options, &mons)) {
-            None => (ask_here(cluster, &mons), None),
-            Some(Ok((answers, apart))) => (answers, Some(apart)),
-            Some(Err(error)) => (nothing_asked(&mons, &error), None),
-        };
+    let apart = options.asks_with.as_ref().and_then(|program| Apart::start(program, options, &mons).ok());
+    // No descriptor or process is left for another: a fence or release is worth the memory that is lost.
+    let (answers, apart) = match apart {
+        Some((answers, apart)) => (answers, Some(apart)),
+        None => (ask_here(cluster, &mons), None),
+    };
     Asked { mons, answers, _apart: apart }
 }
 
@@ -86,14 +85,6 @@ pub fn ask_here(cluster: &Cluster, mons: &[String]) -> Receiver<(usize, Answer)>
         move || of_mon(&cluster, &mon)
     });
     lane::each(calls.collect(), mons.len())
-}
-
-fn nothing_asked(mons: &[String], error: &io::Error) -> Receiver<(usize, Answer)> {
-    let (to, answers) = channel();
-    for index in 0..mons.len() {
-        let _ = to.send((index, Err(unasked(error))));
-    }
-    answers
 }
 
 fn of_mon(cluster: &Cluster, mon: &str) -> Result<Sessions, CephReadError> {

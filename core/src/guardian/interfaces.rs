@@ -41,7 +41,7 @@ const READ_EVERY: Duration = Duration::from_secs(600);
 const READ_OFTEN: Duration = Duration::from_secs(20);
 
 /// A member that has not told its interfaces for this long is not waited for.
-const TOLD_WITHIN: Duration = Duration::from_secs(1);
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 
 /// The readings of interfaces.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -5,7 +5,7 @@
 //! was last read. So a guardian can start anywhere, including where another one crashed. At most one effect of a kind is in
 //! flight.
 //!
-//! Each part owns its fields. It reads the rest through a [`Ctx`], and returns what another part must know. `Guardian` hands
+//! Each part owns its fields. It reads the rest through a `Ctx`, and returns what another part must know. `Guardian` hands
 //! each input to the parts that it concerns, lets them draw conclusions in a fixed order, and asks them for effects in a
 //! fixed order.
 
