@@ -436,7 +436,7 @@ impl Fence {
     }
 
     /// It was withdrawn: the member came back before anything was sent.
-    pub fn is_withdrawn(&self, ground: &Preconditions<'_>) -> bool {
+    pub fn is_withdrawn(&self, still_wanted: Option<bool>) -> bool {
         let sent = match &self.stage {
             // Begun by a guardian that died: what stands may be its doing, unless it stood before.
             FenceStage::Fencing(fence) if self.resumed => {
@@ -447,7 +447,7 @@ impl Fence {
             FenceStage::Fencing(_) => false,
             FenceStage::Releasing(_) => true,
         };
-        !self.began && !sent && ground.still_wanted == Some(false)
+        !self.began && !sent && still_wanted == Some(false)
     }
 
     /// Nothing is left to do, and the ledger says so.
@@ -591,8 +591,8 @@ impl Fence {
             FenceStage::Fencing(_) => recorded.state != FenceState::Released,
         };
         // Entries of a fence that was begun before a restart are completed, whatever became of the member since.
-        let begun =
-            self.began || (self.resumed && !self.is_withdrawn(ground) && ground.still_wanted.is_some());
+        let begun = self.began
+            || (self.resumed && !self.is_withdrawn(ground.still_wanted) && ground.still_wanted.is_some());
         doubted && expected && (begun || ground.still_wanted == Some(true))
     }
 

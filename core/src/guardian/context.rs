@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fence::Fence;
+use crate::fence::{Fence, GUARDIAN};
 use crate::guardian::address_book::{AddressBook, CameLater, ForeignClients};
 use crate::guardian::ceph_readings::CephReadings;
 use crate::guardian::fences::{Fences, StepContext};
@@ -133,6 +133,18 @@ impl<'a> Ctx<'a> {
             return Some(false);
         }
         (self.answers_since(member, recorded) == Some(false)).then_some(true)
+    }
+
+    /// Is this fence still wanted, by questions sent after its intent was recorded? One that an operator asked for always is.
+    pub(super) fn is_still_wanted(&self, fence: &Fence) -> Option<bool> {
+        match fence.member() {
+            Some(member) if fence.record().by == GUARDIAN => {
+                let recorded_at =
+                    fence.recorded_at().filter(|_| self.records.fences.contains_key(fence.id()));
+                recorded_at.and_then(|recorded| self.is_lost_since(member, recorded))
+            }
+            Some(_) | None => Some(true),
+        }
     }
 
     /// Clients that belong to no member.

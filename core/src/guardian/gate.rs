@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fence::Fence;
 use crate::fence::preconditions::{GateClosed, Preconditions};
-use crate::fence::{Fence, GUARDIAN};
 use crate::guardian::context::Ctx;
 use crate::guardian::fences::Grounds;
 use crate::guardian::io::Effect;
@@ -316,13 +316,7 @@ impl Gate {
 
     /// The preconditions of the next step of this fence that the fence itself does not know.
     pub(super) fn grounds(&self, ctx: Ctx<'_>, state: &GateState, fence: &Fence) -> Grounds {
-        let still_wanted = match fence.member() {
-            Some(member) if fence.record().by == GUARDIAN => {
-                let recorded_at = fence.recorded_at().filter(|_| ctx.records.fences.contains_key(fence.id()));
-                recorded_at.and_then(|recorded| ctx.is_lost_since(member, recorded))
-            }
-            Some(_) | None => Some(true),
-        };
+        let still_wanted = ctx.is_still_wanted(fence);
         let gate_closed = self.closed(ctx, state, fence);
         let starting_known = ctx.incus.starting_known || fence.member().is_none() || !ctx.settings.platform;
         Grounds { still_wanted, gate_closed, starting_known }

@@ -398,7 +398,7 @@ impl Guardian {
     /// Withdraws a fence whose member came back before anything was sent to Ceph.
     fn withdrawn(&mut self) -> Option<DueChange> {
         let ctx = context!(self);
-        let gone = |fence: &&Fence| fence.is_withdrawn(&self.gate.preconditions(ctx, fence));
+        let gone = |fence: &&Fence| fence.is_withdrawn(ctx.is_still_wanted(fence));
         let id = self.fences.all().find(gone).map(|fence| fence.id().clone())?;
         let mut fence = self.fences.remove(&id)?;
         let text = "it is back: nothing was fenced".to_owned();

@@ -533,15 +533,7 @@ impl FenceState {
 
 impl fmt::Display for FenceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Intended => "intended",
-            Self::Committed => "committed",
-            Self::Pending => "pending",
-            Self::Sealed => "sealed",
-            Self::Breached => "breached",
-            Self::Releasing => "releasing",
-            Self::Released => "released",
-        })
+        f.write_str(self.word())
     }
 }
 

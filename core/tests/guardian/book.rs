@@ -1,6 +1,6 @@
 //! The operator's list of a member's addresses is complete: each place of the book where one could be learnt beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -25,18 +25,11 @@ fn ip(text: &str) -> IpAddr {
 
 /// `n2`, of which the operator names one address, and what else its record has.
 fn book(change: impl FnOnce(&mut MemberRecord)) -> AddressBook {
-    let mut record = MemberRecord {
-        name: "n2".to_owned(),
-        addresses: BTreeMap::from([(ip(SAID), [Source::Operator].into())]),
-        clients: BTreeSet::new(),
-        others: Some(BTreeSet::new()),
-        interfaces: None,
-        beside: BTreeMap::new(),
-        machine: None,
-        uptime: None,
-    };
-    change(&mut record);
-    AddressBook::of_records(BTreeMap::from([(record.name.clone(), record)]))
+    let mut book = AddressBook::default();
+    let record = book.of("n2");
+    record.addresses = BTreeMap::from([(ip(SAID), [Source::Operator].into())]);
+    change(record);
+    book
 }
 
 fn addresses(book: &AddressBook) -> Vec<IpAddr> {
