@@ -184,6 +184,38 @@ fn inv6_a_key_for_the_members_alone_blocklists_nothing_else() {
     verb(&[&["release", "n1"], ASSERTED.as_slice()].concat()).expect(0);
 }
 
+/// A member adds entries as librbd does, and lifts none: `profile rbd` has `osd blocklist` with `blocklistop=add` alone
+/// (`MonCap::expand_profile`).
+#[test]
+fn inv3_a_members_key_removes_no_entry() {
+    let site = Site::small();
+    site.lab.pool("images", Pool::replicated(8, 2)).unwrap();
+    let keyring = site.lab.dir().join("member.keyring");
+    let caps = ["mon", "profile rbd", "osd", "profile rbd pool=images"];
+    let mut create = site.lab.host("admin").bounded("ceph", LIMIT);
+    create.args(["auth", "get-or-create", "client.member", "-o"]).arg(&keyring).args(caps);
+    assert!(create.status().unwrap().success());
+    let blocklist = |words: &[&str]| {
+        let mut command = site.lab.host("n1").bounded("ceph", LIMIT);
+        command.args(["--id", "member", "--keyring"]).arg(&keyring).args(["osd", "blocklist"]);
+        command.args(words).output().unwrap()
+    };
+    site.guardian(&["fence", "n1", "--although-reachable", "--reason", "test"]).expect(0);
+    let held = site.blocklist();
+    let n2 = site.ip("n2");
+    let other = format!("{n2}:0/4711");
+    let taken = blocklist(&["add", &other]);
+    assert!(taken.status.success(), "the key works: {taken:?}");
+    let host = format!("{}:0/0", site.ip("n1"));
+    for words in [vec!["rm", &host], vec!["rm", &other], vec!["clear"], vec!["range", "rm", &host]] {
+        let refused = blocklist(&words);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("EACCES"), "{words:?}: {refused:?}");
+    }
+    let now = site.blocklist();
+    assert!(held.iter().all(|entry| now.contains_key(entry.0)), "{held:?} {now:?}");
+}
+
 /// With 16, librados once ended the process: `munmap_chunk(): invalid pointer`.
 #[test]
 fn with_too_few_descriptors_it_says_so_and_a_pending_seal_names_them() {

@@ -184,7 +184,7 @@ fn submit(io: &IoCtx) -> Result<Channels> {
         let object = if tag % 2 == 0 { "rbd_directory".to_owned() } else { format!("absent.{tag}") };
         io.stat(&object, tag, &stat)?;
         io.header(&object, true, tag, &header)?;
-        io.omap_page(&object, "", 10, tag, &page)?;
+        io.omap_page(&object, c"", 10, tag, &page)?;
         // Refused by a comparison, so that nothing changes; what it compares with is freed at once.
         let mut refused = OmapWrite::default();
         refused.unchanged.insert(format!("key.{tag}"), vec![b'x'; 1000]);

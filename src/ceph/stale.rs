@@ -1,5 +1,6 @@
 //! Taking the exclusive lock of an image away from a client that is fenced.
 
+use std::ffi::CString;
 use std::sync::mpsc::channel;
 
 use nix::errno::Errno;
@@ -67,7 +68,9 @@ pub fn break_lock(cluster: &Cluster, stale: Stale<'_>, deadline: &Deadline) -> R
 /// The directory has no single entry to be asked for: pages begin after a key, so this one begins a little before it.
 fn image_id(io: &IoCtx, image: &str, deadline: &Deadline) -> Result<Option<String>, BreakLockError> {
     let key = format!("{NAME_KEY}{image}");
-    let mut after: String = key.chars().take(key.chars().count() - 1).collect();
+    let mut after = key.clone().into_bytes();
+    after.pop();
+    let mut after = CString::new(after).map_err(|_| failed(Errno::EINVAL))?;
     loop {
         let (to, pages) = channel();
         io.omap_page(DIRECTORY, &after, PAGE, 0, &to).map_err(failed)?;
@@ -83,9 +86,9 @@ fn image_id(io: &IoCtx, image: &str, deadline: &Deadline) -> Result<Option<Strin
                 return Ok(encoded_text(value).filter(|_| *name == key));
             }
         }
-        match page.entries.last() {
-            Some((last, _)) if page.more => after.clone_from(last),
-            Some(_) | None => return Ok(None),
+        match page.next {
+            Some(next) => after = next,
+            None => return Ok(None),
         }
     }
 }

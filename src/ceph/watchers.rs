@@ -4,6 +4,7 @@
 //! and nothing is watched (INV-10).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::Duration;
@@ -78,6 +79,8 @@ const NAMESPACES: &str = "rbd_namespace";
 /// An image's header: watchers, lock.
 pub(super) const HEADER: &str = "rbd_header.";
 pub(super) const NAME_KEY: &str = "name_";
+/// Before the first of them.
+const BEFORE_NAMES: &CStr = c"name_";
 
 /// Sweeps all pools at the same time, so that one that does not answer holds up no other, and hands over each image
 /// as its answer comes; an image deleted meanwhile is left out. Memory is bounded by the requests under way, not
@@ -260,8 +263,8 @@ impl PoolSweep {
         mut entry: impl FnMut(String, Vec<u8>) -> Result<(), ListingStop>,
     ) -> Result<(), ListingStop> {
         let (to, from) = channel();
-        let ask = |after: &str| io.omap_page(object, after, PAGE, 0, &to).map_err(ListingStop::Failed);
-        ask(NAME_KEY)?;
+        let ask = |after: &CStr| io.omap_page(object, after, PAGE, 0, &to).map_err(ListingStop::Failed);
+        ask(BEFORE_NAMES)?;
         loop {
             let page = match self.deadline.receive(&from).map_err(|_| ListingStop::Late)? {
                 Some(Completed { result: Ok(page), .. }) => page,
@@ -270,16 +273,17 @@ impl PoolSweep {
                 Some(Completed { result: Err(Errno::EPERM), .. }) => return Err(ListingStop::Denied(object)),
                 Some(Completed { result: Err(errno), .. }) => return Err(ListingStop::Failed(errno)),
             };
-            let more = page.more && page.entries.last().is_some_and(|(key, _)| key.starts_with(NAME_KEY));
-            if let (true, Some((last, _))) = (more, page.entries.last()) {
-                ask(last)?;
+            let names = page.entries.last().is_some_and(|(key, _)| key.starts_with(NAME_KEY));
+            let next = page.next.filter(|_| names);
+            if let Some(next) = &next {
+                ask(next)?;
             }
             for (key, value) in page.entries {
                 if let Some(name) = key.strip_prefix(NAME_KEY) {
                     entry(name.to_owned(), value)?;
                 }
             }
-            if !more {
+            if next.is_none() {
                 return Ok(());
             }
         }

@@ -171,6 +171,7 @@ fn kept(context: &Context) -> Result<Option<Ledger>, CliError> {
     match ledger.glance(&within) {
         Ok(snapshot) => Ok((watched || snapshot.records().leader.is_some()).then_some(ledger)),
         Err(error) if watched => Err(error.into()),
+        Err(error @ LedgerReadError::TooLarge { .. }) => Err(error.into()),
         // A key that is for fences alone, as it was before there were ledgers; or one that is fenced itself, which the
         // plan refuses in better words.
         Err(

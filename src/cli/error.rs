@@ -126,15 +126,11 @@ impl CliError {
                 }
                 ConnectError::Unreachable { .. } | ConnectError::UnknownMonitors { .. } => Exit::CannotTell,
             },
+            Self::NoLedger(error) if error.is_transient() => Exit::CannotTell,
             Self::NoLedger(error) => match error {
                 LedgerOpenError::NoPool { .. }
                 | LedgerOpenError::ErasureCoded { .. }
                 | LedgerOpenError::OneCopy { .. } => Exit::Usage,
-                LedgerOpenError::Unread(_) | LedgerOpenError::Late(_) | LedgerOpenError::Unusable { .. }
-                    if error.is_transient() =>
-                {
-                    Exit::CannotTell
-                }
                 LedgerOpenError::Unread(_) | LedgerOpenError::Late(_) | LedgerOpenError::Unusable { .. } => {
                     Exit::Failed
                 }
@@ -143,6 +139,7 @@ impl CliError {
             Self::Ledger(
                 ledger::LedgerReadError::Denied { .. }
                 | ledger::LedgerReadError::Blocklisted { .. }
+                | ledger::LedgerReadError::TooLarge { .. }
                 | ledger::LedgerReadError::Failed { .. },
             ) => Exit::Failed,
             Self::NotAsked(error) => match error {

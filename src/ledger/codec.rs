@@ -1,9 +1,12 @@
 //! Records as bytes: JSON with the version of its form.
 
+use std::ffi::CStr;
+
 use rbd_guardian_core::model::record::{Key, Record, VERSION};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub const OBJECT: &str = "ledger";
 /// The namespace that the guardian's key may write to.
 pub const NAMESPACE: &str = "rbd-guardian";
 
@@ -17,11 +20,16 @@ pub(super) const TRAIL: &str = "trail";
 pub(super) const AUDIT: &str = "audit/";
 /// Before the ID of each request.
 pub(super) const REQUEST: &str = "request/";
+/// Before the first of them.
+pub(super) const BEFORE_REQUESTS: &CStr = c"request/";
 /// Behind each entry of the trail, and before every other key.
-pub(super) const AFTER_AUDIT: &str = "audit/~";
+pub(super) const AFTER_AUDIT: &CStr = c"audit/~";
 
 /// Behind the records that may be many or large, and before all others.
-pub(super) const AFTER_FENCES: &str = "fence/~";
+pub(super) const AFTER_FENCES: &CStr = c"fence/~";
+
+/// A value that is longer is not understood, whatever it says, and not kept: a fence of 1,000 entries has some 100 KB.
+pub(super) const LONGEST: usize = 1 << 20;
 
 /// `{"v":2}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

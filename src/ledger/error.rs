@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use rbd_guardian_core::model::record::Leader;
 
-use super::codec::NAMESPACE;
+use super::codec::{NAMESPACE, OBJECT};
 use crate::ceph::command::CephReadError;
 use crate::ceph::rados::errno::words;
 use crate::deadline::DeadlineError;
@@ -82,6 +82,18 @@ pub enum LedgerReadError {
         pool: String,
         /// Which end came.
         late: DeadlineError,
+    },
+    /// No guardian wrote so much.
+    #[error(
+        "the ledger in pool '{pool}' has more than {} MiB, which no guardian wrote: see which keys do not belong there \
+         (`rados -p {pool} -N {NAMESPACE} listomapkeys {OBJECT}`), remove each (`rados … rmomapkey {OBJECT} KEY`), and \
+         see who may write there (`ceph auth ls`)",
+        limit >> 20
+    )]
+    TooLarge {
+        pool: String,
+        /// Bytes.
+        limit: usize,
     },
     /// Anything else.
     #[error("cannot read the ledger in pool '{pool}': {errno}")]

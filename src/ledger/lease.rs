@@ -8,8 +8,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rbd_guardian_core::rules::leader_fitness::Readiness;
 
+use super::codec::OBJECT;
 use super::error::{LeaseError, LedgerReadError};
-use super::store::{Ledger, OBJECT};
+use super::store::Ledger;
 use crate::ceph::lane;
 use crate::ceph::rados::errno::{BLOCKLISTED, ErrnoMeaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;

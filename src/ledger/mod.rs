@@ -23,9 +23,9 @@ mod snapshot;
 mod store;
 mod write;
 
-pub use codec::NAMESPACE;
+pub use codec::{NAMESPACE, OBJECT};
 pub use error::{LeaseError, LedgerOpenError, LedgerReadError, LedgerWriteError};
 pub use lease::Lease;
 pub use snapshot::Snapshot;
-pub use store::{AUDIT_ENTRIES, DEFAULT_POOL, Ledger, LedgerConfig, OBJECT};
+pub use store::{AUDIT_ENTRIES, DEFAULT_POOL, Ledger, LedgerConfig};
 pub use write::{Bid, Leadership, TrailEntry};

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use rbd_guardian_core::model::record::{Change, Key, Record, Records, VERSION};
 use serde::de::IgnoredAny;
 
-use super::codec::{AUDIT, Decoded, LEADER, META, Meta, REQUEST, TRAIL, Trail, decode, decode_record};
+use super::codec::{
+    AUDIT, Decoded, LEADER, LONGEST, META, Meta, REQUEST, TRAIL, Trail, decode, decode_record,
+};
 use super::error::LedgerWriteError;
 use crate::ceph::rados::omap::OmapWrite;
 
@@ -21,12 +23,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(super) fn new(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+    #[cfg(test)]
+    fn new(entries: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
         let mut snapshot = Self::default();
-        for (key, bytes) in entries {
-            snapshot.set(key, bytes);
-        }
+        snapshot.extend(entries);
         snapshot
+    }
+
+    /// Takes what was read.
+    pub(super) fn extend(&mut self, entries: impl IntoIterator<Item = (String, Vec<u8>)>) {
+        for (key, bytes) in entries {
+            self.set(key, bytes);
+        }
     }
 
     /// What was understood. Of a record of a newer form, what this guardian knows of it.
@@ -54,7 +62,7 @@ impl Snapshot {
         self.raw.len() as u64 + self.trail_entries()
     }
 
-    /// How long all keys and values of the records are together.
+    /// How long all keys and understood values are together.
     pub fn bytes(&self) -> usize {
         self.raw.iter().map(|(key, value)| key.len() + value.len()).sum()
     }
@@ -114,13 +122,16 @@ impl Snapshot {
             self.newer.remove(&key);
         }
         self.records.requests.clear();
-        for (key, bytes) in entries {
-            self.set(key, bytes);
-        }
+        self.extend(entries);
     }
 
+    /// Takes what was read of a key. Of what is not a record, only that it is there.
     fn set(&mut self, key: String, bytes: Vec<u8>) {
         if key.starts_with(AUDIT) {
+            return;
+        }
+        if bytes.len() > LONGEST {
+            self.not_understood(key, format!("{} bytes long, which no record is", bytes.len()));
             return;
         }
         let (v, understood) = match key.as_str() {
@@ -129,9 +140,8 @@ impl Snapshot {
             TRAIL => self.keep(decode(&bytes), |snapshot, trail| snapshot.trail = trail),
             // It may mean more than what is known of it: it is not done. It says nothing of what guardians wrote.
             key if key.starts_with(REQUEST) && decode::<IgnoredAny>(&bytes).v > VERSION => {
-                self.unread
-                    .insert(key.to_owned(), "a request of a newer guardian: it is left alone".to_owned());
-                self.raw.insert(key.to_owned(), bytes);
+                let why = "a request of a newer guardian: it is left alone".to_owned();
+                self.not_understood(key.to_owned(), why);
                 return;
             }
             _ => match key.parse::<Key>() {
@@ -141,15 +151,23 @@ impl Snapshot {
                 Err(error) => (decode::<IgnoredAny>(&bytes).v, Err(error.to_string())),
             },
         };
-        match understood {
-            Ok(()) => drop(self.unread.remove(&key)),
-            Err(why) if v > VERSION => drop(self.unread.insert(key.clone(), format!("form {v}: {why}"))),
-            Err(why) => drop(self.unread.insert(key.clone(), why)),
-        }
         if v > VERSION {
             self.newer.insert(key.clone(), v);
         }
-        self.raw.insert(key, bytes);
+        match understood {
+            Ok(()) => {
+                self.unread.remove(&key);
+                self.raw.insert(key, bytes);
+            }
+            Err(why) if v > VERSION => self.not_understood(key, format!("form {v}: {why}")),
+            Err(why) => self.not_understood(key, why),
+        }
+    }
+
+    /// The bytes are not kept: nothing is ever written over them.
+    fn not_understood(&mut self, key: String, why: String) {
+        self.unread.insert(key.clone(), why);
+        self.raw.insert(key, Vec::new());
     }
 
     fn keep<T>(&mut self, decoded: Decoded<T>, keep: impl FnOnce(&mut Self, T)) -> (u32, Result<(), String>) {

@@ -1,18 +1,22 @@
 //! Opening the ledger, and reading it.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::channel;
+use std::ffi::{CStr, CString};
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use rbd_guardian_core::model::record::Audit;
 use rbd_guardian_core::rules::silence::Silence;
 
-use super::codec::{AFTER_AUDIT, AFTER_FENCES, AUDIT, Decoded, NAMESPACE, REQUEST, audit_key, decode};
+use super::codec::{
+    AFTER_AUDIT, AFTER_FENCES, AUDIT, BEFORE_REQUESTS, LONGEST, NAMESPACE, OBJECT, REQUEST, audit_key, decode,
+};
 use super::error::{LedgerOpenError, LedgerReadError};
 use super::snapshot::Snapshot;
 use crate::ceph::rados::cluster::Cluster;
-use crate::ceph::rados::completion::OmapPage;
+use crate::ceph::rados::completion::{Completed, OmapPage};
 use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;
 use crate::ceph::{lane, pools};
@@ -20,7 +24,6 @@ use crate::deadline::{Deadline, DeadlineError};
 
 /// The pool that `deploy/ceph/create-key` makes.
 pub const DEFAULT_POOL: &str = "rbd-guardian";
-pub const OBJECT: &str = "ledger";
 /// How many entries the audit trail keeps, if nothing else is configured.
 pub const AUDIT_ENTRIES: u64 = 1000;
 
@@ -51,6 +54,11 @@ pub struct Ledger {
 
 /// Entries asked for at once; OSDs answer with 1,024 at most (`osd_max_omap_entries_per_request`).
 const PAGE: u64 = 1024;
+/// Entries asked for at first, when nothing tells how long they are: an OSD takes up to 90 MiB for one
+/// (`osd_max_write_size`), and all of a page are in memory at once. Each page may have so many times the last one's.
+const FEW: u64 = 8;
+/// The most that is kept of the records, in bytes.
+const MOST: usize = 64 << 20;
 
 impl Ledger {
     /// Finds the pool and judges it. Creates nothing: that is the first leader's.
@@ -109,24 +117,34 @@ impl Ledger {
         self.read_after(AFTER_AUDIT, deadline)
     }
 
-    fn read_after(&self, key: &str, deadline: &Deadline) -> Result<Snapshot, LedgerReadError> {
+    fn read_after(&self, key: &CStr, deadline: &Deadline) -> Result<Snapshot, LedgerReadError> {
+        let mut first = FEW;
         loop {
-            let mut entries = Vec::new();
-            let mut after = key.to_owned();
-            let mut version = None;
-            loop {
-                let page = self.page(&after, PAGE, deadline)?;
-                if *version.get_or_insert(page.version) != page.version {
-                    // Written meanwhile: pages of two moments make no snapshot.
-                    break;
+            let mut snapshot = Snapshot::default();
+            let mut last: Option<OmapPage> = None;
+            let mut changed = false;
+            first = self.pages(key, first, deadline, |page| {
+                changed = last.as_ref().is_some_and(|last| last.version != page.version);
+                if changed {
+                    return ControlFlow::Break(());
                 }
-                entries.extend(page.entries);
-                match entries.last() {
-                    Some((last, _)) if page.more => after.clone_from(last),
-                    Some(_) | None => return Ok(Snapshot::new(entries)),
+                // Worked off one page later, when it is known not to be in vain.
+                if let Some(before) = last.replace(page) {
+                    snapshot.extend(before.entries);
                 }
+                if snapshot.bytes() > MOST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            // Pages of two moments make no snapshot.
+            if changed {
+                continue;
             }
+            snapshot.extend(last.unwrap_or_default().entries);
+            return if snapshot.bytes() > MOST { Err(self.too_large()) } else { Ok(snapshot) };
         }
+    }
+
+    fn too_large(&self) -> LedgerReadError {
+        LedgerReadError::TooLarge { pool: self.config.pool.clone(), limit: MOST }
     }
 
     /// Reads what is small: who leads, the address book, the gate, requests. Fences are left out, so nothing may be
@@ -143,9 +161,21 @@ impl Ledger {
     /// # Errors
     /// See [`LedgerReadError`].
     pub fn requests(&self, snapshot: &mut Snapshot, deadline: &Deadline) -> Result<(), LedgerReadError> {
-        let page = self.page(REQUEST, PAGE, deadline)?;
-        let requests = page.entries.into_iter().filter(|(key, _)| key.starts_with(REQUEST));
-        snapshot.renew_requests(requests.collect());
+        let (mut requests, mut bytes) = (Vec::new(), 0);
+        self.pages(BEFORE_REQUESTS, FEW, deadline, |page| {
+            for (key, value) in page.entries {
+                if !key.starts_with(REQUEST) || bytes > MOST {
+                    return ControlFlow::Break(());
+                }
+                bytes += key.len() + value.len().min(LONGEST);
+                requests.push((key, value));
+            }
+            ControlFlow::Continue(())
+        })?;
+        if bytes > MOST {
+            return Err(self.too_large());
+        }
+        snapshot.renew_requests(requests);
         Ok(())
     }
 
@@ -161,43 +191,76 @@ impl Ledger {
     ) -> Result<Vec<Audit>, LedgerReadError> {
         let trail = snapshot.trail();
         let from = trail.next.saturating_sub(last).max(trail.first);
-        let mut after = from.checked_sub(1).map_or_else(|| AUDIT.to_owned(), audit_key);
+        let before = from.checked_sub(1).map_or_else(|| AUDIT.to_owned(), audit_key);
         let mut found = Vec::new();
-        loop {
-            let page = self.page(&after, PAGE, deadline)?;
-            let audits = page.entries.iter().take_while(|(key, _)| key.starts_with(AUDIT));
-            let before = found.len();
-            for (key, bytes) in audits {
-                let Decoded { value, .. } = decode::<Audit>(bytes);
-                found.extend(value.ok());
-                after.clone_from(key);
+        self.pages(&CString::new(before).unwrap_or_default(), FEW, deadline, |page| {
+            for (key, value) in page.entries {
+                if !key.starts_with(AUDIT) {
+                    return ControlFlow::Break(());
+                }
+                if value.len() <= LONGEST {
+                    found.extend(decode::<Audit>(&value).value);
+                }
             }
-            if !page.more || found.len() == before {
-                return Ok(found);
-            }
-        }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
     }
 
-    fn page(&self, after: &str, max: u64, deadline: &Deadline) -> Result<OmapPage, LedgerReadError> {
-        let pool = || self.config.pool.clone();
-        let failed = |errno: Errno| match meaning(errno) {
-            ErrnoMeaning::Denied => LedgerReadError::Denied { pool: pool() },
-            ErrnoMeaning::Silence => LedgerReadError::Silent { pool: pool(), late: DeadlineError::Over },
-            ErrnoMeaning::Blocklisted => LedgerReadError::Blocklisted { pool: pool() },
-            ErrnoMeaning::Rejected | ErrnoMeaning::MadeUp | ErrnoMeaning::Other => {
-                LedgerReadError::Failed { pool: pool(), errno }
+    /// Reads on from a key, page by page, until `take` has enough; how many entries the next page could have had. Where
+    /// values are longer than any of ours, pages are short.
+    fn pages(
+        &self,
+        after: &CStr,
+        first: u64,
+        deadline: &Deadline,
+        mut take: impl FnMut(OmapPage) -> ControlFlow<()>,
+    ) -> Result<u64, LedgerReadError> {
+        let mut max = first;
+        let mut asked = Some(self.ask_page(after, max)?);
+        while let Some(pages) = asked {
+            let page = self.page(&pages, deadline)?;
+            let long = page.entries.iter().any(|(_, value)| value.len() > LONGEST);
+            max = if long { 1 } else { PAGE.min(max * FEW) };
+            // Asked before the last one is worked off: the less is between two pages, the more often they are of one moment.
+            asked = page.next.as_deref().map(|next| self.ask_page(next, max)).transpose()?;
+            if take(page).is_break() {
+                break;
             }
-        };
-        let (to, results) = channel();
-        self.io.omap_page(OBJECT, after, max, 0, &to).map_err(failed)?;
-        drop(to);
-        let done =
-            deadline.receive(&results).map_err(|late| LedgerReadError::Silent { pool: pool(), late })?;
+        }
+        Ok(max)
+    }
+
+    fn ask_page(&self, after: &CStr, max: u64) -> Result<Receiver<Completed<OmapPage>>, LedgerReadError> {
+        let (to, pages) = channel();
+        self.io.omap_page(OBJECT, after, max, 0, &to).map_err(|errno| self.unread(errno))?;
+        Ok(pages)
+    }
+
+    fn page(
+        &self,
+        pages: &Receiver<Completed<OmapPage>>,
+        deadline: &Deadline,
+    ) -> Result<OmapPage, LedgerReadError> {
+        let pool = || self.config.pool.clone();
+        let done = deadline.receive(pages).map_err(|late| LedgerReadError::Silent { pool: pool(), late })?;
         match done.map(|done| done.result) {
             Some(Ok(page)) => Ok(page),
             Some(Err(Errno::ENOENT)) => Ok(OmapPage::default()),
-            Some(Err(errno)) => Err(failed(errno)),
+            Some(Err(errno)) => Err(self.unread(errno)),
             None => Err(LedgerReadError::Silent { pool: pool(), late: DeadlineError::Over }),
+        }
+    }
+
+    fn unread(&self, errno: Errno) -> LedgerReadError {
+        let pool = self.config.pool.clone();
+        match meaning(errno) {
+            ErrnoMeaning::Denied => LedgerReadError::Denied { pool },
+            ErrnoMeaning::Silence => LedgerReadError::Silent { pool, late: DeadlineError::Over },
+            ErrnoMeaning::Blocklisted => LedgerReadError::Blocklisted { pool },
+            ErrnoMeaning::Rejected | ErrnoMeaning::MadeUp | ErrnoMeaning::Other => {
+                LedgerReadError::Failed { pool, errno }
+            }
         }
     }
 }

@@ -8,10 +8,11 @@ use nix::errno::Errno;
 use rbd_guardian_core::model::addr::ClientAddr;
 use rbd_guardian_core::model::record::{Audit, Change, Key, Leader, Record, RequestRecord};
 
+use super::codec::OBJECT;
 use super::codec::{LEADER, META, Meta, TRAIL, Trail, audit_key, encode, encode_record};
 use super::error::LedgerWriteError;
 use super::snapshot::Snapshot;
-use super::store::{Ledger, OBJECT};
+use super::store::Ledger;
 use crate::ceph::rados::errno::{BLOCKLISTED, ErrnoMeaning, meaning};
 use crate::ceph::rados::omap::OmapWrite;
 use crate::deadline::Deadline;

@@ -16,7 +16,7 @@
 //!
 //! A callback that was queued already still runs inside `rados_shutdown`, while the client it needs exists.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::Arc;
@@ -62,10 +62,10 @@ pub struct Header {
 /// Some entries of an omap, in key order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OmapPage {
-    /// Key and value; keys that are not UTF-8 are not RBD's and are converted lossily.
+    /// Key and value; keys that are not UTF-8 are neither RBD's nor the ledger's and are converted lossily.
     pub entries: Vec<(String, Vec<u8>)>,
-    /// Whether there are entries after the last one.
-    pub more: bool,
+    /// After which key the next page begins, if there is one. The last key as it is, which need not be UTF-8.
+    pub next: Option<CString>,
     /// The object's version that was read: pages of one version belong together.
     pub version: u64,
 }

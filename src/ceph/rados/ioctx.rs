@@ -1,6 +1,6 @@
 //! A pool, and the asynchronous reads made on it; [`omap`](crate::ceph::rados::omap) and [`lease`](crate::ceph::rados::lock) add the writes.
 
-use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uchar, c_void};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::{ptr, slice};
@@ -129,12 +129,12 @@ impl IoCtx {
     pub fn omap_page(
         &self,
         object: &str,
-        after: &str,
+        after: &CStr,
         max: u64,
         tag: u64,
         to: &Sender<Completed<OmapPage>>,
     ) -> Result<(), Errno> {
-        let (object, after) = (c_string(object)?, c_string(after)?);
+        let object = c_string(object)?;
         Pending::submit(&self.handle, OmapReply::default(), tag, to, |context| {
             let completion = match Completion::new(context, on_omap) {
                 Ok(completion) => completion,
@@ -265,14 +265,26 @@ unsafe extern "C" fn on_omap(completion: ceph_sys::rados_completion_t, arg: *mut
         Pending::<OmapReply>::complete(arg, |reply| {
             check(rc)?;
             check(reply.rc)?;
-            Ok(OmapPage { entries: read_entries(&reply.entries)?, more: reply.more != 0, version })
+            let mut page = read_page(&reply.entries)?;
+            page.next.take_if(|_| reply.more == 0);
+            Ok(OmapPage { version, ..page })
         });
     }
 }
 
-/// Copies the entries of an operation that is complete.
-fn read_entries(entries: &Entries) -> Result<Vec<(String, Vec<u8>)>, Errno> {
-    let mut found = Vec::new();
+/// What librados is to begin after. It takes a string that ends with NUL: a key with one inside, which nobody but an
+/// attacker writes, is passed over with all others that begin like it.
+fn after(key: &[u8]) -> CString {
+    let key = match key.split(|byte| *byte == 0).next() {
+        Some(start) if start.len() < key.len() => [start, &[1]].concat(),
+        Some(_) | None => key.to_vec(),
+    };
+    CString::new(key).unwrap_or_default()
+}
+
+/// Copies the entries of an operation that is complete, as if there were more after the last one.
+fn read_page(entries: &Entries) -> Result<OmapPage, Errno> {
+    let (mut page, mut last) = (OmapPage::default(), None);
     loop {
         let (mut key, mut value): (*mut c_char, *mut c_char) = (ptr::null_mut(), ptr::null_mut());
         let (mut key_len, mut value_len) = (0, 0);
@@ -287,13 +299,14 @@ fn read_entries(entries: &Entries) -> Result<Vec<(String, Vec<u8>)>, Errno> {
             )
         })?;
         if key.is_null() {
-            return Ok(found);
+            return Ok(OmapPage { next: last.map(after), ..page });
         }
         // SAFETY: librados says so many bytes are there, and they live as long as the iterator.
         let key = unsafe { borrowed(key.cast::<u8>(), key_len) };
         // SAFETY: as above.
         let value = unsafe { borrowed(value.cast::<u8>(), value_len) };
-        found.push((String::from_utf8_lossy(key).into_owned(), value.to_vec()));
+        page.entries.push((String::from_utf8_lossy(key).into_owned(), value.to_vec()));
+        last = Some(key);
     }
 }
 
@@ -324,4 +337,17 @@ unsafe fn borrowed<'a, T>(start: *const T, len: usize) -> &'a [T] {
     }
     // SAFETY: by contract.
     unsafe { slice::from_raw_parts(start, len) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_go_on_after_any_key() {
+        assert_eq!(after(b"name_a").as_bytes(), b"name_a");
+        assert_eq!(after(b"name_\xff").as_bytes(), b"name_\xff");
+        assert_eq!(after(b"name_\0b").as_bytes(), b"name_\x01", "behind all that begin with name_ and NUL");
+        assert_eq!(after(b"").as_bytes(), b"");
+    }
 }

@@ -18,7 +18,7 @@ pub struct OmapWrite {
     /// Make the object if it is absent; else that is `ENOENT`.
     pub create: bool,
     /// Keys that must have these values still, else nothing is done (`ECANCELED`). An absent key compares as empty:
-    /// the OSD takes a default value for it (`CEPH_OSD_OP_OMAP_CMP` in `PrimaryLogPG::do_osd_ops`; tests/ledger.rs).
+    /// the OSD takes a default value for it (`CEPH_OSD_OP_OMAP_CMP` in `PrimaryLogPG::do_osd_ops`; tests/ledger/main.rs).
     pub unchanged: BTreeMap<String, Vec<u8>>,
     /// Keys and their new values.
     pub set: BTreeMap<String, Vec<u8>>,

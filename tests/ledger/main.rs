@@ -3,8 +3,12 @@
 //! The first test starts the lab, runs the second one inside of it, and looks at the result with the verbs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
 
+#[path = "../common/mod.rs"]
 mod common;
+#[path = "../inside/mod.rs"]
 mod inside;
+
+mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -146,6 +150,7 @@ fn inside_the_lab() -> Result<()> {
     silence_is_unknown_and_ends(&a)?;
     the_load_is_read_in_time(&a)?;
     a_snapshot_is_of_one_moment(&a, &b)?;
+    strangers::what_others_write_costs_no_record(&a)?;
     what_is_newer_or_damaged_is_not_written(&a)
 }
 
@@ -210,7 +215,7 @@ impl Guardian {
         let mut io = IoCtx::open(&self.cluster, self.pool)?;
         io.set_namespace(NAMESPACE)?;
         let (to, results) = channel();
-        io.omap_page(OBJECT, "", 1000, 0, &to)?;
+        io.omap_page(OBJECT, c"", 1000, 0, &to)?;
         let page = results.recv_timeout(LONG)?.result?;
         Ok(page.entries.iter().filter(|(key, _)| key.starts_with("audit/")).count() as u64)
     }
