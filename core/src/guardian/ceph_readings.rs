@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::guardian::report::{Alarm, Level, Reports};
@@ -56,6 +56,13 @@ impl CephReadings {
     /// The monitors' clock, by which blocklist entries expire.
     pub(super) fn clock(&self, now: Now) -> Timestamp {
         self.map.as_ref().map_or(now.wall, |map| map.clock(now.wall))
+    }
+
+    /// Is it longer ago than that? By this host's clock and by the monitors': either may be years off, and be set
+    /// meanwhile.
+    pub(super) fn is_over(&self, now: Now, at: Timestamp, after: Duration) -> bool {
+        let after = SignedDuration::try_from(after).unwrap_or(SignedDuration::MAX);
+        [now.wall, self.clock(now)].iter().all(|clock| clock.duration_since(at) >= after)
     }
 
     pub(super) fn daemons(&self) -> &[Daemon] {

@@ -16,9 +16,14 @@ use crate::rules::refusal::Refusal;
 /// Longer is no planned work.
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
-/// What an operator decided, as long as it counts: it is in the ledger, and its time is not over.
+/// By how much the clocks of two guardians' hosts may differ.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// What an operator decided, as long as it counts: it is in the ledger, and its time is not over. Nor is it before its
+/// time: a clock that was set back by a year would let no fence begin by itself for that year.
 pub(super) fn disarmed(ctx: Ctx<'_>) -> Option<&DisarmRecord> {
-    ctx.records.disarm.as_ref().filter(|disarm| ctx.now.wall < disarm.until)
+    let now = ctx.now.wall;
+    ctx.records.disarm.as_ref().filter(|disarm| now + SKEW >= disarm.since && now < disarm.until)
 }
 
 pub(super) fn handle_disarm(
@@ -53,7 +58,13 @@ pub(super) fn handle_arm(ctx: Ctx<'_>, said: Option<String>, by: &str) -> Result
 /// Its time is over: the record goes. That it does not count any more needs no record.
 pub(super) fn due_end(ctx: Ctx<'_>, reports: &mut Reports) -> Option<DueChange> {
     let disarm = ctx.records.disarm.as_ref().filter(|_| disarmed(ctx).is_none())?;
-    let why = format!("the time that {} disarmed it for is over ({})", disarm.by, disarm.until);
+    let DisarmRecord { since, until, by, .. } = disarm;
+    let now = ctx.now.wall;
+    let why = if now < *since {
+        format!("by the clock of this host ({now}), {by} disarmed it only at {since}: the clock was set back")
+    } else {
+        format!("the time that {by} disarmed it for is over ({until})")
+    };
     reports.log(Level::Info, "armed", None, format!("fences begin by themselves again: {why}"));
     Some(armed(why))
 }

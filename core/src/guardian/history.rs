@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jiff::SignedDuration;
-
 use crate::guardian::context::Ctx;
 use crate::guardian::trail::DueChange;
 use crate::model::addr::Entry;
@@ -65,8 +63,7 @@ pub(super) fn forgotten(ctx: Ctx<'_>) -> Option<DueChange> {
         record.entries.keys().filter(stands).copied().collect::<BTreeSet<Entry>>()
     };
     let served = |record: &&FenceRecord| {
-        let age = ctx.now.wall.duration_since(ended(record));
-        age >= SignedDuration::try_from(KEPT).unwrap_or(SignedDuration::MAX)
+        ctx.ceph.is_over(ctx.now, ended(record), KEPT)
             && record.in_doubt.is_empty()
             && standing(record).is_empty()
     };

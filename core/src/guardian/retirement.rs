@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::fence::step::Sent;
@@ -33,12 +33,9 @@ pub(super) struct Retirement {
 impl Retirement {
     /// Released fences whose time is over, with the entries of dead clients that stand. What another fence holds stays.
     fn due<'a>(&self, ctx: Ctx<'a>) -> impl Iterator<Item = (&'a FenceRecord, BTreeSet<Entry>)> + use<'a> {
-        let now = ctx.now.wall;
         let retain = ctx.settings.policy.retain_client_entries;
-        let over = move |released: Timestamp| {
-            let since = SignedDuration::try_from(retain).unwrap_or(SignedDuration::MAX);
-            !retain.is_zero() && now.duration_since(released) >= since
-        };
+        let over =
+            move |released: Timestamp| !retain.is_zero() && ctx.ceph.is_over(ctx.now, released, retain);
         let released = ctx.records.fences.values().filter(move |record| {
             record.state == FenceState::Released
                 && record.released.is_some_and(over)

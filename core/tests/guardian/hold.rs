@@ -310,10 +310,10 @@ fn inv4_client_entries_go_after_their_time_only_where_a_reboot_proved_the_client
     model.bring_back("n2", 20 * SECOND);
     model.until("released", |model| record(model).state == FenceState::Released);
     assert_eq!(record(&model).dead, [client("10.0.0.2:0/200")].into());
-    model.boot += SERVED - 2 * 86_400 * SECOND;
+    model.pass(SERVED - 2 * 86_400 * SECOND);
     model.run(60 * SECOND);
     assert!(!retired(&model), "not yet");
-    model.boot += 2 * 86_400 * SECOND;
+    model.pass(2 * 86_400 * SECOND);
     model.until("removed", retired);
     assert!(model.map().blocklist.refuses(late));
     model.until("recorded", |model| record(model).dead.is_empty());
@@ -334,7 +334,7 @@ fn a_record_goes_with_its_last_entry_and_one_that_another_fence_holds_stays() {
     let target = Target::Addresses([Entry::Client(client("10.0.0.2:0/200"))].into());
     model.ask(1, fence_of(target));
     model.until("sealed", |model| !model.answers().is_empty());
-    model.boot += SERVED;
+    model.pass(SERVED);
     model.until("forgotten", |model| model.ledger.fences.len() == 1);
     model.run(60 * SECOND);
     assert!(!retired(&model), "the other fence's");
@@ -347,7 +347,7 @@ fn a_record_goes_with_its_last_entry_and_one_that_another_fence_holds_stays() {
     );
     model.until("released", |model| record(model).state == FenceState::Released);
     assert_eq!((record(&model).dead.len(), retired(&model)), (1, false));
-    model.boot += SERVED;
+    model.pass(SERVED);
     model.until("removed", retired);
     model.until("forgotten", |model| model.ledger.fences.is_empty());
 }
@@ -361,7 +361,7 @@ fn nothing_is_retired_while_it_cannot_be_recorded() {
     model.until("released", |model| record(model).state == FenceState::Released);
     model.run(5 * SECOND);
     model.ledger_down = true;
-    model.boot += SERVED;
+    model.pass(SERVED);
     model.run(60 * SECOND);
     assert!(!retired(&model));
     model.ledger_down = false;

@@ -15,6 +15,7 @@ mod forms;
 mod found;
 mod gates;
 mod hold;
+mod host_clock;
 mod identity;
 mod many;
 mod model;
