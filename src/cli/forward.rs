@@ -75,8 +75,8 @@ fn of_now(ledger: &Ledger, mut request: Request, deadline: &Deadline) -> Result<
 /// it waits is not released by it.
 fn meant(records: &Records, name: &str) -> Timestamp {
     let held = |fence: &&FenceRecord| is_named(fence, name) && fence.state.is_in_force();
-    let since = records.fences.values().filter(held).map(|fence| fence.since).max();
-    since.unwrap_or(Timestamp::UNIX_EPOCH)
+    let newest = records.fences.values().filter(held).max_by_key(|fence| fence.order());
+    newest.map_or(Timestamp::UNIX_EPOCH, |fence| fence.since)
 }
 
 /// A request that was left in the ledger.
@@ -239,7 +239,7 @@ pub(super) enum RequestStage {
 
 pub(super) fn came(request: &Request, records: &Records) -> RequestStage {
     let newest = |is: &dyn Fn(&FenceRecord) -> bool| {
-        records.fences.values().filter(|fence| is(fence)).max_by_key(|fence| fence.since)
+        records.fences.values().filter(|fence| is(fence)).max_by_key(|fence| fence.order())
     };
     match request {
         Request::Fence { target, .. } => match newest(&|fence| is_of(fence, target)) {

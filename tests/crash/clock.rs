@@ -1,7 +1,10 @@
 //! INV-3 under monitors whose wall clock steps: entries end by it, whatever anybody else's says.
 
+use std::ffi::OsString;
+use std::fs;
+
 use jiff::Timestamp;
-use lab::{Pool, Topology, WriteLog as _, monotonic, wait_for};
+use lab::{Pool, Topology, WriteLog as _, monotonic, own_clock, wait_for};
 use serde_json::Value;
 
 use crate::breach::made;
@@ -95,4 +98,40 @@ fn inv3_a_clock_of_the_monitors_that_steps_never_ends_a_fence_unseen() {
     scene.is_sealed(&record);
     assert_eq!(scene.writer.taken_after(after, 4).unwrap(), 0, "its own entry stood all the time");
     println!("{}", scene.trail());
+}
+
+/// The guardian's own host: what it holds stands, and it releases and fences, whatever its wall clock says and however it
+/// got there. Tickets of cephx end by that clock too.
+#[test]
+fn inv3_inv4_a_guardian_whose_clock_is_set_holds_releases_and_fences() {
+    let site = Site::small();
+    site.lab.pool(POOL, Pool::replicated(16, 2)).unwrap();
+    MEMBERS.iter().for_each(|member| site.lab.image(POOL, member, 8).unwrap());
+    let scene = Scene::new(&site, 4);
+    let mut guard = Guard::new(&site, "first", "guard", &MEMBERS);
+    let file = site.lab.dir().join("guardian.clock");
+    fs::write(&file, "+0").unwrap();
+    guard.within(own_clock(&file).into_iter().map(OsString::from).collect(), "[daemon]\n");
+    guard.start();
+    guard.wait_until_leading();
+    guard.verb(&["fence", "n1"]).expect(0);
+    scene.is_sealed(&scene.fence());
+    for seconds in [2 * YEAR, -2 * YEAR, 900, 0] {
+        let next = file.with_extension("next");
+        fs::write(&next, format!("{seconds:+}")).unwrap();
+        fs::rename(&next, &file).unwrap();
+        let mut rounds = 0;
+        let record = wait_for("a fence by that clock", LIMIT, || {
+            rounds += 1;
+            guard.verb(&[&["release", "n1"], ASSERTED.as_slice()].concat()).expect(0);
+            guard.verb(&["fence", "n1"]).expect(0);
+            let record = scene.fence();
+            let since: Timestamp = record["since"].as_str().unwrap().parse()?;
+            Ok(((since.duration_since(Timestamp::now()).as_secs() - seconds).abs() < 60).then_some(record))
+        });
+        let record = record.unwrap_or_else(|error| panic!("{seconds} s: {error:#}\n{}", guard.log()));
+        scene.is_sealed(&record);
+        println!("{seconds:+} s: sealed, {rounds} fences until it went by that clock");
+    }
+    assert!(guard.logged("breached").is_empty() && guard.logged("deposed").is_empty(), "{}", guard.log());
 }

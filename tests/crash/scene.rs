@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use lab::{Errno, Pool, Topology, WriteLog as _, Writer, monotonic, wait_for};
+use rbd_guardian_core::model::fence_id::FenceId;
 use serde_json::Value;
 
 use crate::common::history::ip_of;
@@ -62,9 +62,11 @@ impl<'s> Scene<'s> {
     pub(crate) fn fence(&self) -> Value {
         let ledger = self.ledger();
         let fences = ledger["fences"].as_array().unwrap().iter();
-        let since =
-            |fence: &&Value| fence["since"].as_str().and_then(|since| since.parse::<Timestamp>().ok());
-        fences.filter(|fence| fence["member"] == "n1").max_by_key(since).cloned().unwrap_or_default()
+        let order = |fence: &&Value| {
+            let id = FenceId::from(fence["fence"].as_str().unwrap());
+            id.read().unwrap().made
+        };
+        fences.filter(|fence| fence["member"] == "n1").max_by_key(order).cloned().unwrap_or_default()
     }
 
     /// Waits until the ledger has `n1`'s fence in this state.

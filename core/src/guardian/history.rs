@@ -76,11 +76,11 @@ pub(super) fn forgotten(ctx: Ctx<'_>) -> Option<DueChange> {
     if all().count() <= MOST {
         return None;
     }
-    let oldest = all().min_by_key(|record| ended(record))?;
+    let oldest = all().min_by_key(|record| record.order())?;
     let of_member = |record: &&FenceRecord| record.id != oldest.id && record.member == oldest.member;
-    let heir = all().filter(of_member).min_by_key(|record| ended(record));
+    let heir = all().filter(of_member).min_by_key(|record| record.order());
     let heir =
-        heir.or_else(|| all().filter(|record| record.id != oldest.id).min_by_key(|record| ended(record)))?;
+        heir.or_else(|| all().filter(|record| record.id != oldest.id).min_by_key(|record| record.order()))?;
     let mut heir = heir.clone();
     for entry in standing(oldest) {
         heir.entries.entry(entry).or_insert(map.blocklist.until(entry));

@@ -209,6 +209,13 @@ pub struct FenceRecord {
 const SENT: usize = 128;
 
 impl FenceRecord {
+    /// Greater for the fence that was recorded later, whatever the clock said then: the time in an ID is later than those
+    /// of all fences that the ledger held. In milliseconds since 1970; of an ID without one, when it was recorded.
+    pub fn order(&self) -> u64 {
+        let made = self.id.read().ok().and_then(|id| id.made);
+        made.unwrap_or_else(|| u64::try_from(self.since.as_millisecond()).unwrap_or_default())
+    }
+
     /// The member; of a fence of bare addresses its ID.
     pub fn name(&self) -> &str {
         self.member.as_deref().unwrap_or(self.id.as_str())

@@ -60,7 +60,7 @@ pub fn todo(record: &RequestRecord, epoch: LeaderEpoch, now: Timestamp) -> Reque
 /// What the ledger's fences say of a request that another leader took.
 pub fn settle(request: &Request, fences: &BTreeMap<FenceId, FenceRecord>) -> Settled {
     let newest = |matches: &dyn Fn(&FenceRecord) -> bool| {
-        fences.values().filter(|fence| matches(fence)).max_by_key(|fence| fence.since)
+        fences.values().filter(|fence| matches(fence)).max_by_key(|fence| fence.order())
     };
     match request {
         Request::Fence { target, .. } => {
@@ -191,5 +191,25 @@ mod tests {
             assert_eq!(settle(&fence_request(), &fences(state)), Settled::Nothing, "{state}");
         }
         assert_eq!(settle(&fence_request(), &BTreeMap::new()), Settled::Nothing);
+    }
+
+    /// Released while the clock was a year ahead, and fenced again when it was right: the later one is meant.
+    #[test]
+    fn inv5_the_newest_fence_is_the_one_recorded_last_whatever_the_clocks_said() {
+        let host: Entry = Entry::Host([10, 0, 0, 1].into());
+        let fence = |made: u64, since: &str, state: &str| -> FenceRecord {
+            let made = Some(made);
+            let id = FenceContent { made, ..FenceContent::new(Some("n1"), &[host].into()) }.to_string();
+            let json = serde_json::json!({"id": id, "member": "n1", "state": state, "by": "a", "since": since,
+                "entries": {"10.0.0.1:0/0": null}, "in_doubt": [], "breaches": [], "seen": []});
+            serde_json::from_value(json).unwrap()
+        };
+        let ahead = fence(1_800_000_000_000, "2027-01-15T08:00:00Z", "released");
+        let later = fence(1_800_000_000_001, "2026-01-15T08:00:00Z", "sealed");
+        let fences = [ahead, later].map(|fence| (fence.id.clone(), fence)).into();
+        let (fence, reason, by) = ("n1".to_owned(), None, "root@elsewhere".to_owned());
+        let release = Request::Release { fence, since: None, assert_powered_off: true, reason, by };
+        assert_eq!(settle(&release, &fences), Settled::Nothing, "it is not released");
+        assert_eq!(settle(&fence_request(), &fences), Settled::GoesOn);
     }
 }

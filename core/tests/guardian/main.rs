@@ -8,6 +8,7 @@ mod bare;
 mod blocklist;
 mod book;
 mod chase;
+mod clocks;
 mod disarm;
 mod fences;
 mod five;

@@ -263,24 +263,6 @@ impl Model {
         self.view.gate = Some(gate);
     }
 
-    pub(crate) fn now(&self) -> Now {
-        Now { boot: self.boot, wall: self.true_time() + self.stepped }
-    }
-
-    fn true_time(&self) -> Timestamp {
-        start() + (self.boot - Duration::from_secs(1000))
-    }
-
-    pub(crate) fn storage_clock(&self) -> Timestamp {
-        self.true_time() + self.ahead
-    }
-
-    /// The monitors drop what is over by their clock, as at each of their ticks (`OSDMonitor::tick`).
-    pub(crate) fn drop_what_is_over(&mut self) {
-        let now = self.storage_clock();
-        self.change(|map| map.blocklist.entries.retain(|_, until| *until >= now));
-    }
-
     pub(crate) fn map(&self) -> &OsdMap {
         self.maps.last().unwrap()
     }
@@ -358,12 +340,6 @@ impl Model {
             self.step();
         }
         panic!("never: {what}\n{:#?}\n{:#?}", self.guardian.status(self.now()), self.logs());
-    }
-
-    /// Nobody looks for so long; then comes an osdmap.
-    pub(crate) fn pass(&mut self, time: Duration) {
-        self.boot += time;
-        self.change(|_| ());
     }
 
     pub(crate) fn run(&mut self, time: Duration) {

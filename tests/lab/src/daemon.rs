@@ -25,7 +25,8 @@ pub struct Daemon {
 
 /// The environment in which a program reads its wall clock through libfaketime, which looks into this file once a second.
 /// Its monotonic clock is left alone: a step of the wall clock moves no other.
-fn stepped(clock: &Path) -> Vec<String> {
+#[must_use]
+pub fn own_clock(clock: &Path) -> Vec<String> {
     [
         "LD_PRELOAD=/usr/$LIB/faketime/libfaketimeMT.so.1".to_owned(),
         format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
@@ -121,7 +122,7 @@ impl Daemon {
         args.extend_from_slice(options);
         self.process = Some(match &self.clock {
             Some(clock) => {
-                let mut words = stepped(clock);
+                let mut words = own_clock(clock);
                 words.push(self.program());
                 words.extend(args);
                 self.host.spawn(&name, "env", words)?

@@ -39,7 +39,7 @@ mod world;
 mod writer;
 
 pub use crate::content::Content;
-pub use crate::daemon::Daemon;
+pub use crate::daemon::{Daemon, own_clock};
 pub use crate::disk::Device;
 pub use crate::host::Host;
 pub use crate::idle::IdleClient;
