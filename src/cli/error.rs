@@ -167,9 +167,9 @@ impl CliError {
             }
             Self::Setup(_) => Exit::Usage,
             Self::Daemon(DaemonError::Door(ControlSocketError::Taken(_))) => Exit::Refused,
-            Self::Daemon(
-                DaemonError::Door(_) | DaemonError::Log(_) | DaemonError::System(_) | DaemonError::Files(_),
-            ) => Exit::Failed,
+            Self::Daemon(DaemonError::Log(_) | DaemonError::System(_) | DaemonError::Files(_)) => {
+                Exit::Failed
+            }
             Self::Ask(_) => Exit::CannotTell,
             Self::Enroll(error) => match error {
                 EnrollError::BadToken(_)

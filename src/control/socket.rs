@@ -44,29 +44,57 @@ pub enum ControlSocketError {
     /// Another daemon answers on it.
     #[error("another guardian runs on this host already: it answers on {}", .0.display())]
     Taken(PathBuf),
-    /// It cannot be made.
-    #[error("cannot make the control socket {}: {error}", .path.display())]
-    Unusable { path: PathBuf, error: io::Error },
 }
 
 impl ControlSocket {
-    /// Opens it, for its owner alone. One that nobody answers on any more is replaced.
-    pub(crate) fn open(path: &Path) -> Result<Self, ControlSocketError> {
+    /// Opens it, for its owner alone. One that nobody answers on any more is replaced. Where it cannot be made, on a full
+    /// disk say, it is tried again: a guardian guards without it, and operators reach it through the ledger. `tell` hears
+    /// how that went.
+    ///
+    /// # Errors
+    /// Another guardian has it.
+    pub(crate) fn open(path: &Path, tell: fn(bool, &str)) -> Result<Self, ControlSocketError> {
         if StdUnixStream::connect(path).is_ok() {
             return Err(ControlSocketError::Taken(path.to_owned()));
         }
-        let listener =
-            listen(path).map_err(|error| ControlSocketError::Unusable { path: path.to_owned(), error })?;
         let (to, asks) = channel(QUEUE);
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, to));
-        Ok(Self { path: path.to_owned(), asks, _serving: serving })
+        let first = listen(path);
+        let path = path.to_owned();
+        let place = path.clone();
+        serving.spawn(async move {
+            let listener = match first {
+                Ok(listener) => listener,
+                Err(error) => made_later(&place, &error, tell).await,
+            };
+            serve(listener, to).await;
+        });
+        Ok(Self { path, asks, _serving: serving })
     }
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn made_later(path: &Path, error: &io::Error, tell: fn(bool, &str)) -> UnixListener {
+    let shown = path.display();
+    tell(
+        false,
+        &format!(
+            "cannot make the control socket {shown}: {error}; it is tried again each {} s, and verbs on this host go \
+             through the ledger meanwhile",
+            PATIENCE.as_secs()
+        ),
+    );
+    loop {
+        crate::deadline::rest(PATIENCE).await;
+        if let Ok(listener) = listen(path) {
+            tell(true, &format!("the control socket {shown} is there now"));
+            return listener;
+        }
     }
 }
 

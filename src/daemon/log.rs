@@ -162,6 +162,12 @@ pub(super) fn served(well: bool, text: &str) {
     line(level, code, None, text);
 }
 
+/// What became of the control socket.
+pub(super) fn reachable(well: bool, text: &str) {
+    let (level, code) = if well { (Level::Info, "socket") } else { (Level::Warn, "no-socket") };
+    line(level, code, None, text);
+}
+
 fn keep(line: &LogLine) {
     let name = match line.level {
         Level::Debug => return,

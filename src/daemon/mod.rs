@@ -57,7 +57,7 @@ pub fn run(origin: ConfigSource, config: Config) -> Result<(), DaemonError> {
     let identity = Identity::find(&config.daemon)?;
     let ended = on_one_thread(async {
         let signals = Signals::listen()?;
-        let mut door = ControlSocket::open(&config.daemon.socket)?;
+        let mut door = ControlSocket::open(&config.daemon.socket, log::reachable)?;
         let listen = config.serve.listen;
         let mut driver = EventLoop::new(origin, identity, config);
         if let Some(listen) = listen {

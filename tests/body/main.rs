@@ -184,6 +184,43 @@ fn a_journald_that_hangs_keeps_nobody_waiting() {
     drop(socket);
 }
 
+/// A guardian guards all the same, and is there for operators as soon as there is room.
+#[test]
+fn on_a_full_disk_it_runs_without_its_socket_and_makes_it_later() {
+    let mut body = Body::new("full");
+    let log = body.dir.join("log");
+    let run = body.dir.join("run");
+    fs::create_dir(&run).unwrap();
+    let config = body.dir.join("config.toml");
+    let text = fs::read_to_string(&config).unwrap().replace("/sock\"", "/run/sock\"");
+    fs::write(&config, text).unwrap();
+    let words = body.words();
+    let mut command = Command::new("unshare");
+    // Each file and socket takes an inode: there is one for the folder, and one more.
+    let script = "mount -t tmpfs -o nr_inodes=2 none \"$0\" && touch \"$0/full\" && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", script]).arg(&run).args(&words);
+    let stderr: Stdio = File::create(&log).unwrap().into();
+    body.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap());
+    let said = |code: &str| {
+        let began = Instant::now();
+        loop {
+            let text = fs::read_to_string(&log).unwrap();
+            if text.contains(&format!("\"code\":\"{code}\"")) {
+                return text;
+            }
+            assert!(began.elapsed() < LONG, "{code}: {text}");
+            thread::yield_now();
+        }
+    };
+    let text = said("no-socket");
+    assert!(text.contains("No space left on device") && text.contains("through the ledger"), "{text}");
+    let pid = body.child.as_ref().unwrap().id();
+    fs::remove_file(format!("/proc/{pid}/root/{}/full", run.display())).unwrap();
+    said("socket");
+    assert!(Path::new(&format!("/proc/{pid}/root/{}/sock", run.display())).exists());
+    assert!(body.ends().success());
+}
+
 #[test]
 fn without_a_journald_it_runs_and_logs_to_stderr() {
     let mut body = Body::new("none");
