@@ -257,6 +257,18 @@ fn inv6_the_storm_brake_counts_other_fenced_members() {
     assert!(case.member("n1").is_ok());
 }
 
+/// Of none of its addresses a host entry is made: it is fenced by its clients alone.
+#[test]
+fn inv6_the_storm_brake_counts_a_member_without_a_host_entry() {
+    let mut case = Case::new();
+    case.blocklisted("10.0.0.2:0/0", 1800);
+    let target = Target::Member("n1".into());
+    let mut request = PlanRequest { overrides: case.overrides, ..PlanRequest::of(target) };
+    request.known.clients.insert(case.sees("10.0.0.1:0/7"));
+    request.known.single.insert(ip("10.0.0.1"), "it may be another host's".into());
+    assert_eq!(only_code(plan(&request, &case.members, &case.world, &case.policy)), "storm-brake");
+}
+
 #[test]
 fn unread_sources_matter_only_where_the_host_is_not_fenced() {
     let mut case = Case::new();

@@ -310,7 +310,11 @@ fn every_record_comes_back_as_it_was(a: &Guardian) -> Result<()> {
         Entry::Client(ClientAddr { ip: "fd77::5".parse()?, nonce: 9 }),
     ];
     let records = [
-        Record::Gate(GateRecord { epoch: GateEpoch(7), open: ["n2".to_owned()].into() }),
+        Record::Gate(GateRecord {
+            epoch: GateEpoch(7),
+            open: ["n2".to_owned()].into(),
+            ..GateRecord::default()
+        }),
         Record::Member(member("n1", [client(1, 7), client(1, 8)])),
         Record::Fence(fence("F-1", entries)),
         Record::Request(RequestRecord {

@@ -19,7 +19,7 @@ use crate::model::gate_keys::{self, GateState};
 use crate::model::member::Members;
 use crate::model::now::Now;
 use crate::model::osdmap::OsdMap;
-use crate::model::record::Records;
+use crate::model::record::{GateRecord, Records};
 use crate::model::volume::ImageName;
 
 /// For how long a member that did not answer counts as silent.
@@ -104,9 +104,11 @@ impl<'a> Ctx<'a> {
         self.records.gate.as_ref().map_or(GateEpoch::default(), |gate| gate.epoch)
     }
 
-    /// Does the ledger say that the gate names this member?
-    pub(super) fn is_named(&self, member: &str) -> bool {
-        self.records.gate.as_ref().is_some_and(|gate| gate.open.contains(member))
+    /// May the gate name the member of this fence, by the ledger? Also where it was to be closed, as nobody recorded that this
+    /// was done.
+    pub(super) fn may_be_named(&self, fence: &Fence) -> bool {
+        let named = |gate: &GateRecord| fence.member().is_some_and(|member| gate.open.contains(member));
+        self.records.gate.as_ref().is_some_and(|gate| named(gate) || gate.closing.contains(fence.id()))
     }
 
     pub(super) fn answers_since(&self, member: &str, since: Duration) -> Option<bool> {

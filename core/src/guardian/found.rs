@@ -76,9 +76,15 @@ struct MissingImages {
 }
 
 impl FoundImages {
-    /// Pools that do not count as covered.
-    pub(super) fn absent(&self) -> BTreeSet<&str> {
-        self.absent.keys().map(String::as_str).collect()
+    /// Pools that do not count as covered: those that lack images, and those of which no look was judged yet while the gate is
+    /// open by an operator's word. A guardian that takes over does not know what the one before found; of other fences that
+    /// one had found each image.
+    pub(super) fn uncovered(&self, ctx: Ctx<'_>) -> BTreeSet<&str> {
+        let unjudged = self.sample.iter().map(|image| image.pool.as_str());
+        let mut unjudged = unjudged.filter(|pool| !self.judged.contains(*pool)).peekable();
+        let accepted = |fence: &Fence| fence.record().overrides.accept_incomplete && ctx.opens_gate(fence);
+        let opens = unjudged.peek().is_some() && ctx.fences.all().any(accepted);
+        self.absent.keys().map(String::as_str).chain(unjudged.filter(|_| opens)).collect()
     }
 
     /// A whole listing says which images there are: some of each pool are looked for, spread evenly by their names.

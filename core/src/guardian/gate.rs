@@ -153,8 +153,8 @@ impl Gate {
         }
     }
 
-    /// What the gate should say; `None` when nothing may be written. `absent`: pools that do not count as covered.
-    fn contents(ctx: Ctx<'_>, absent: &BTreeSet<&str>) -> Option<GateContents> {
+    /// What the gate should say; `None` when nothing may be written. `uncovered`: pools that do not count as covered.
+    fn contents(ctx: Ctx<'_>, uncovered: &BTreeSet<&str>) -> Option<GateContents> {
         let view = ctx.incus.view()?;
         match ctx.gate_state() {
             GateState::Unknown => None,
@@ -162,7 +162,7 @@ impl Gate {
             GateState::Absent => Some(GateContents::default()),
             GateState::Partial { .. } | GateState::Installed | GateState::Off => {
                 let (policy, storage) = (&ctx.settings.policy, &ctx.settings.storage);
-                let pools = gate_keys::covered(view, ctx.map()?, policy, storage, absent);
+                let pools = gate_keys::covered(view, ctx.map()?, policy, storage, uncovered);
                 Some(GateContents {
                     open: ctx.open(),
                     members: view.members.keys().cloned().collect(),
@@ -187,13 +187,13 @@ impl Gate {
     }
 
     /// The epoch of the next write; `None` if the gate is right, as far as is known.
-    fn next_epoch(&self, ctx: Ctx<'_>, absent: &BTreeSet<&str>) -> Option<GateEpoch> {
+    fn next_epoch(&self, ctx: Ctx<'_>, uncovered: &BTreeSet<&str>) -> Option<GateEpoch> {
         if !ctx.settings.platform || is_writing(ctx) || ctx.incus.view_began <= self.ended || !ctx.is_fresh()
         {
             return None;
         }
         let gate = ctx.incus.gate()?;
-        let contents = Self::contents(ctx, absent)?;
+        let contents = Self::contents(ctx, uncovered)?;
         let untold = self.untold(ctx, gate, &contents);
         if untold.is_empty() || (self.is_being_removed(ctx.now) && !must_close(ctx, gate, &contents)) {
             return None;
@@ -219,8 +219,8 @@ impl Gate {
     }
 
     /// The record that must be in the ledger before the next write.
-    pub(super) fn due_change(&self, ctx: Ctx<'_>, absent: &BTreeSet<&str>) -> Option<DueChange> {
-        let epoch = self.next_epoch(ctx, absent)?;
+    pub(super) fn due_change(&self, ctx: Ctx<'_>, uncovered: &BTreeSet<&str>) -> Option<DueChange> {
+        let epoch = self.next_epoch(ctx, uncovered)?;
         let open = ctx.open();
         if is_recorded(ctx, epoch, &open) {
             return None;
@@ -230,21 +230,24 @@ impl Gate {
         } else {
             format!("open: {}", open.iter().cloned().collect::<Vec<_>>().join(", "))
         };
-        let change = Change::Put(Record::Gate(GateRecord { epoch, open }));
+        let closes = |fence: &&Fence| fence.member().is_some_and(|member| !open.contains(member));
+        let named = ctx.fences.all().filter(|fence| ctx.may_be_named(fence));
+        let closing = named.filter(closes).map(|fence| fence.id().clone()).collect();
+        let change = Change::Put(Record::Gate(GateRecord { epoch, open, closing }));
         Some(DueChange { changes: vec![change], what: format!("gate epoch {epoch}"), why })
     }
 
     pub(super) fn next_effect(
         &mut self,
         ctx: Ctx<'_>,
-        absent: &BTreeSet<&str>,
+        uncovered: &BTreeSet<&str>,
         reports: &mut Reports,
     ) -> Option<Effect> {
-        let epoch = self.next_epoch(ctx, absent)?;
+        let epoch = self.next_epoch(ctx, uncovered)?;
         if !is_recorded(ctx, epoch, &ctx.open()) {
             return None;
         }
-        let contents = Self::contents(ctx, absent)?;
+        let contents = Self::contents(ctx, uncovered)?;
         let gate = ctx.incus.gate()?;
         let is_absent = ctx.gate_state() == GateState::Absent;
         // All with one epoch: beside a newer one nothing opens.
@@ -304,7 +307,7 @@ impl Gate {
         match ctx.incus.gate() {
             _ if fence.member().is_none() => GateClosed::Yes,
             // It reads no gate: the ledger's word is all there is.
-            _ if !ctx.settings.platform && ctx.is_named(member) => GateClosed::CannotTell,
+            _ if !ctx.settings.platform && ctx.may_be_named(fence) => GateClosed::CannotTell,
             _ if !ctx.settings.platform => GateClosed::Yes,
             Some(gate) if read && closed(gate) => GateClosed::Yes,
             Some(_) | None if refused || unseen => GateClosed::CannotTell,
@@ -344,8 +347,9 @@ pub(super) fn alarms(ctx: Ctx<'_>) -> Vec<Alarm> {
     let mut alarms = excepted_alarms(ctx);
     alarms.extend(state_alarm(ctx));
     if !ctx.settings.platform {
-        for name in ctx.fences.all().filter_map(Fence::member).filter(|name| ctx.is_named(name)) {
-            let text = "the gate lets its instances go, by the ledger, and this guardian has no [incus] to close \
+        let named = ctx.fences.all().filter(|fence| ctx.may_be_named(fence));
+        for name in named.filter_map(Fence::member) {
+            let text = "by the ledger the gate may let its instances go, and this guardian has no [incus] to close \
                         it: its release waits for a guardian that has";
             let advice = "configure [incus] here, or start a guardian that has it";
             alarms.push(Alarm::new("gate-unseen", Some(name), text.to_owned(), vec![advice.to_owned()]));

@@ -362,7 +362,10 @@ impl Guardian {
         let effect = self
             .next_record()
             .or_else(|| self.next_step())
-            .or_else(|| self.gate.next_effect(context!(self), &self.found.absent(), &mut self.reports))
+            .or_else(|| {
+                let ctx = context!(self);
+                self.gate.next_effect(ctx, &self.found.uncovered(ctx), &mut self.reports)
+            })
             .or_else(|| self.breach_audit.next_effect(context!(self)))
             .or_else(|| self.retirement.next_effect(context!(self)))
             .or_else(|| self.sweep.next_effect(context!(self)))
@@ -385,7 +388,7 @@ impl Guardian {
         let due = due
             .or_else(|| self.trigger.due_change(ctx))
             .or_else(|| journal::due_fence(ctx))
-            .or_else(|| self.gate.due_change(ctx, &self.found.absent()))
+            .or_else(|| self.gate.due_change(ctx, &self.found.uncovered(ctx)))
             .or_else(|| journal::due_members(ctx))
             .or_else(|| self.journal.due_note(ctx))
             .or_else(|| disarm::due_end(ctx, &mut self.reports))

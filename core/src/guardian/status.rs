@@ -179,9 +179,10 @@ impl StatusContext<'_> {
                     .cloned()
                     .unwrap_or_else(|| [Source::Operator].into())
             };
+            let status = ctx.incus.member(&name).map(|member| member.status.clone());
             MemberLine {
-                status: ctx.incus.member(&name).map(|member| member.status.clone()),
-                health: evidence.health(ctx.is_fresh(), ctx.now.boot),
+                health: evidence.health(status.as_ref(), ctx.is_fresh(), ctx.now.boot),
+                status,
                 state: self.state_of(&name, &evidence),
                 addresses: ips
                     .into_iter()

@@ -166,17 +166,17 @@ pub fn named(view: &IncusSnapshot, storage: &str) -> BTreeSet<String> {
 }
 
 /// Storage pools of which every image, its data included, lies in a guarded pool of this storage cluster, those of single members, and
-/// guarded pools as the source of a disk names them (`ceph:CLUSTER/POOL`). None of them is `absent`: a pool that lacks the
+/// guarded pools as the source of a disk names them (`ceph:CLUSTER/POOL`). None of them is `uncovered`: a pool that lacks the
 /// images that Incus lists there.
 pub fn covered(
     view: &IncusSnapshot,
     map: &OsdMap,
     policy: &Policy,
     storage: &str,
-    absent: &BTreeSet<&str>,
+    uncovered: &BTreeSet<&str>,
 ) -> BTreeSet<String> {
     let guarded = policy.guarded.pools(map);
-    let guarded = guarded.values().map(|pool| pool.name.as_str()).filter(|name| !absent.contains(name));
+    let guarded = guarded.values().map(|pool| pool.name.as_str()).filter(|name| !uncovered.contains(name));
     let guarded: BTreeSet<&str> = guarded.collect();
     let data = |headers: &str| policy.guarded.excepted_data(headers, map).next().is_none();
     let covered = view.pools.iter().flatten().filter(|(_, pool)| {

@@ -324,6 +324,10 @@ pub struct GateRecord {
     pub epoch: GateEpoch,
     /// Members whose instances may be placed elsewhere, as of that write.
     pub open: BTreeSet<String>,
+    /// Fences of members that it was open for and that this write closes it for. Nobody records that it was done: they are
+    /// here as long as they are in force.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub closing: BTreeSet<FenceId>,
 }
 
 /// An operator lets no fence begin by itself for a while.

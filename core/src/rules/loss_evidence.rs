@@ -107,10 +107,16 @@ impl LossEvidence {
         self.offline_since.is_some()
     }
 
-    /// What it comes to now.
-    pub fn health(&self, view_is_fresh: bool, now: Duration) -> Health {
+    /// What it comes to now, while Incus shows this status. One of maintenance hides whether it is reached: a guardian that
+    /// takes over after the healing never saw it offline, and goes by its last answer.
+    pub fn health(&self, status: Option<&MemberStatus>, view_is_fresh: bool, now: Duration) -> Health {
         let seen = self.clients_seen.is_some_and(|seen| now.saturating_sub(seen) < CLIENT_LAPSES);
-        match (view_is_fresh, self.is_lost()) {
+        let is_masked = matches!(
+            status,
+            Some(MemberStatus::Evacuating | MemberStatus::Evacuated | MemberStatus::Restoring)
+        );
+        let is_silent = is_masked && matches!(self.state, Some((_, Err(_))));
+        match (view_is_fresh, self.is_lost() || is_silent) {
             (false, _) => Health::Unknown,
             (true, false) => Health::Healthy,
             (true, true) if seen => Health::ControlPlaneOnly,
@@ -225,10 +231,10 @@ mod tests {
     #[test]
     fn the_dangerous_case_is_told_from_silence() {
         let mut evidence = LossEvidence { clients_seen: Some(secs(10)), ..LossEvidence::default() };
-        assert_eq!(evidence.health(true, secs(11)), Health::Healthy);
+        assert_eq!(evidence.health(None, true, secs(11)), Health::Healthy);
         evidence.note_status(&MemberStatus::Offline, secs(11));
-        assert_eq!(evidence.health(true, secs(12)), Health::ControlPlaneOnly);
-        assert_eq!(evidence.health(true, secs(60)), Health::Silent);
-        assert_eq!(evidence.health(false, secs(60)), Health::Unknown);
+        assert_eq!(evidence.health(None, true, secs(12)), Health::ControlPlaneOnly);
+        assert_eq!(evidence.health(None, true, secs(60)), Health::Silent);
+        assert_eq!(evidence.health(None, false, secs(60)), Health::Unknown);
     }
 }

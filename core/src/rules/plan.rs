@@ -140,7 +140,7 @@ pub fn plan(
     refusals.extend(fenced_itself(world));
     refusals.extend(protected(&entries, policy));
     refusals.extend(pools(world, policy));
-    let brake = brake(&entries, members, world, policy, &request.held);
+    let brake = brake(member, &entries, members, world, policy, &request.held);
     over.brake = overrides.brake && brake.is_some();
     refusals.extend(brake.filter(|_| !over.brake));
     let hosts = host_ips(&entries);
@@ -306,7 +306,9 @@ fn pools(world: &CephSnapshot, policy: &Policy) -> Vec<Refusal> {
     tiered.collect()
 }
 
+/// A member counts also where no host entry is made of any of its addresses.
 fn brake(
+    target: Option<&Member>,
     entries: &BTreeSet<Entry>,
     members: &Members,
     world: &CephSnapshot,
@@ -314,7 +316,10 @@ fn brake(
     held: &BTreeSet<String>,
 ) -> Option<Refusal> {
     let ips: BTreeSet<IpAddr> = entries.iter().map(|entry| entry.ip()).collect();
-    let targeted = |member: &Member| member.addresses.iter().any(|ip| ips.contains(ip));
+    let targeted = |member: &Member| {
+        target.is_some_and(|target| target.name == member.name)
+            || member.addresses.iter().any(|ip| ips.contains(ip))
+    };
     let whole = |ip: &IpAddr| world.map.blocklist.hosts(*ip).next().is_some();
     let fenced = |member: &Member| held.contains(&member.name) || member.addresses.iter().any(whole);
     let target_count = members.0.iter().filter(|member| targeted(member)).count();

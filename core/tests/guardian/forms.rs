@@ -188,7 +188,7 @@ fn changes() -> Vec<Change> {
     let records = records();
     let fence = records.fences.values().next().unwrap().clone();
     let member = records.members.values().next().unwrap().clone();
-    let gate = GateRecord { epoch: GateEpoch(7), open: ["n2".to_owned()].into() };
+    let gate = GateRecord { epoch: GateEpoch(7), open: ["n2".to_owned()].into(), ..GateRecord::default() };
     let keys =
         [Key::Gate, Key::Disarm, Key::Member("n2".into()), Key::Fence("F".into()), Key::Request("r".into())];
     let put = [Record::Gate(gate), Record::Member(member), Record::Fence(fence)].map(Change::Put);

@@ -5,10 +5,12 @@ use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::model::addr::Entry;
 use rbd_guardian_core::model::fence_id::FenceId;
+use rbd_guardian_core::model::incus_snapshot::MemberStatus;
 use rbd_guardian_core::model::operator_request::Request;
 use rbd_guardian_core::model::overrides::Overrides;
 use rbd_guardian_core::model::record::{FenceRecord, FenceState};
 use rbd_guardian_core::model::target::Target;
+use rbd_guardian_core::rules::loss_evidence::Health;
 use rbd_guardian_core::rules::refusal::Refusal;
 
 use crate::model::Model;
@@ -167,4 +169,20 @@ fn inv7_a_form_that_is_free_of_doubt_is_taken_whatever_the_operator_permits() {
     let Outcome::Sealed(record, _) = sealed else { panic!("{sealed:?}") };
     assert!(!record.overrides.doubt && !record.entries.contains_key(&host));
     assert!(model.ledger.fences[&id].in_doubt.contains(&host), "still");
+}
+
+/// Healing gives a lost member a status of maintenance: who takes over afterwards never saw it offline.
+#[test]
+fn a_member_that_was_healed_is_not_healthy_for_a_guardian_that_takes_over() {
+    let mut model = sealed("n2");
+    model.view.members.get_mut("n2").unwrap().status = MemberStatus::Evacuated;
+    model.view.members.get_mut("n3").unwrap().status = MemberStatus::Evacuated;
+    model.restart("boot-2");
+    model.run(40 * SECOND);
+    let health = |name: &str| {
+        let status = model.guardian.status(model.now());
+        status.members.iter().find(|line| line.name == name).unwrap().health
+    };
+    assert_ne!(health("n2"), Health::Healthy);
+    assert_eq!(health("n3"), Health::Healthy, "an operator evacuated it");
 }
