@@ -10,6 +10,7 @@ use rbd_guardian_core::model::epoch::GateEpoch;
 use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::gate_keys::GateContents;
 use rbd_guardian_core::model::incus_snapshot::{InstanceId, MemberStatus};
+use rbd_guardian_core::model::osdmap::OsdMap;
 use rbd_guardian_core::model::policy::minority;
 use rbd_guardian_core::model::record::{FenceRecord, FenceState};
 use rbd_guardian_core::model::target::Coverage;
@@ -26,6 +27,8 @@ const TAMPERED: Duration = Duration::from_secs(20);
 const ANSWERS: Duration = Duration::from_secs(2);
 /// Where readings take longer a guardian that takes over goes on before it knows where the images are.
 const LAG: Duration = Duration::from_secs(1);
+/// In responsive time, from the last PG's answer to the seal.
+const COUNTED: Duration = Duration::from_secs(20);
 /// After this an alarm says what is waited for.
 const SILENT: Duration = Duration::from_secs(60);
 
@@ -38,6 +41,7 @@ impl World {
     /// What an effect relies on is there.
     pub(crate) fn before(&mut self, effect: &Effect) {
         match effect {
+            Effect::Record { changes, .. } => self.inv8_new_ids(changes),
             Effect::PutGate { contents, epoch, .. } => self.inv2_inv8_opening(contents, *epoch),
             Effect::Fence(id, Step::Add(entries)) => {
                 self.inv8_recorded(id, entries);
@@ -67,6 +71,7 @@ impl World {
         self.inv4_the_dead();
         self.inv6_friends();
         self.waits_are_alarms();
+        self.inv1_answers_count();
         if !self.is_prompt() {
             self.prompt_since = self.boot;
         }
@@ -96,6 +101,32 @@ impl World {
                 }
             }
             Some(_) | None => self.silent_since = None,
+        }
+    }
+
+    /// INV-1 is of use only where it is reached: a fence is sealed soon after each PG has answered once since the entries
+    /// stand, however late, whatever maps come meanwhile, and though some answer nobody any more.
+    fn inv1_answers_count(&mut self) {
+        let waits = |fence: &&FenceRecord| matches!(fence.state, FenceState::Committed | FenceState::Pending);
+        let waiting: Vec<FenceRecord> = self.ledger.fences.values().filter(waits).cloned().collect();
+        let told = |fence: &&FenceRecord| {
+            let stands =
+                |map: &&OsdMap| fence.entries.keys().all(|entry| map.blocklist.until(*entry).is_some());
+            let since = self.maps.iter().rev().take_while(stands).last().map(|map| map.epoch);
+            let pools = self.guardian.guarded().pools(self.map());
+            let mut pgs = pools.iter().flat_map(|(id, pool)| (0..pool.pg_num).map(|pg| (*id, pg)));
+            since.is_some_and(|since| pgs.all(|pg| self.told.get(&pg).is_some_and(|told| *told >= since)))
+        };
+        let told: Vec<FenceId> = waiting.iter().filter(told).map(|fence| fence.id.clone()).collect();
+        self.all_told_since.retain(|id, _| told.contains(id));
+        for id in told {
+            let since = *self.all_told_since.entry(id.clone()).or_insert(self.responsive);
+            if self.responsive.saturating_sub(since) > COUNTED {
+                let state = self.ledger.fences[&id].state;
+                self.breaks(format!(
+                    "never sealed: {id} is {state:?}, and every PG has answered {COUNTED:?} ago"
+                ));
+            }
         }
     }
 
@@ -321,7 +352,8 @@ impl World {
         let hit = self.clients.iter().filter(|client| client.alive).find_map(|client| {
             let (entry, own) = self.own_entry(client.addr)?;
             let came = self.moved_at.get(&client.addr.ip).copied().unwrap_or_default();
-            let later = came > own.at;
+            // What came a moment before the intent may be known nowhere, and the entry comes a moment after it.
+            let later = came + Duration::from_secs(2) > own.at;
             let friend = own.member.as_ref().is_some_and(|member| *member != client.host);
             (friend && !later).then(|| {
                 format!("INV-6: {entry} of {} refuses {} of {}", own.fence, client.addr, client.host)
@@ -344,10 +376,13 @@ impl World {
     fn inv6_target(&mut self, id: &FenceId, entries: &[Entry]) {
         let Some(record) = self.ledger.fences.get(id).cloned() else { return };
         let Some(member) = record.member.clone() else { return };
+        let since = Duration::try_from(self.now().wall - record.since).unwrap_or_default();
+        // Times of records are whole seconds.
+        let intended = self.boot.saturating_sub(since);
         for (name, host) in &self.hosts {
             let hit = |entry: &&Entry| entry.is_host() && host.ips.contains(&entry.ip());
-            let later =
-                |ip| self.moved_at.get(&ip).is_some_and(|at| *at + Duration::from_secs(1) > self.boot);
+            // What came a moment before the intent may be known nowhere.
+            let later = |ip| self.moved_at.get(&ip).is_some_and(|at| *at + Duration::from_secs(1) > intended);
             if let Some(entry) = entries.iter().find(hit)
                 && *name != member
                 && !later(entry.ip())

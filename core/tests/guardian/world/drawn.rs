@@ -34,6 +34,8 @@ pub(crate) struct Shape {
     pub(crate) floating: bool,
     /// An mgr and an mds are active on members.
     pub(crate) active: bool,
+    /// A profile attaches a volume to each VM.
+    pub(crate) profiles: bool,
 }
 
 /// Where data of images lies.
@@ -77,15 +79,17 @@ impl Shape {
             hyperconverged: rng.bool(),
             floating: rng.bool(),
             active: rng.bool(),
+            profiles: rng.bool(),
         }
     }
 
     /// Shows what these events are about.
     pub(crate) fn suits(&mut self, theme: &[Event]) {
         match theme {
-            [Event::Lose(_), Event::Pass(_), Event::TakeOver(_), ..] => {
+            [Event::Lose(_) | Event::Fence(..), Event::Pass(_), Event::TakeOver(_), ..] => {
                 self.wrong_cluster |= on(Facet::SecondCluster);
             }
+            [Event::Partial(_), ..] => self.profiles = true,
             [Event::Lose(_), Event::Float(_), ..] | [Event::Lose(_), Event::Pass(_), Event::Float(_), ..] => {
                 self.floating = true;
             }
@@ -154,7 +158,10 @@ impl World {
 
     /// INV-6: no host entry while a daemon that others depend on is active there.
     pub(crate) fn inv6_active_daemons(&mut self, entries: &[Entry]) {
-        let hit = entries.iter().filter(|entry| entry.is_host()).find_map(|entry| {
+        // One that came there a moment ago may be known nowhere.
+        let later = |ip| self.moved_at.get(&ip).is_some_and(|at| *at + Duration::from_secs(1) > self.boot);
+        let hosts = entries.iter().filter(|entry| entry.is_host() && !later(entry.ip()));
+        let hit = hosts.into_iter().find_map(|entry| {
             let active = |daemon: &&Daemon| daemon.role == Role::Active && daemon.ips.contains(&entry.ip());
             self.daemons
                 .iter()
@@ -177,7 +184,7 @@ impl World {
                 && self.members[*name].maintenance.is_none()
         };
         let target = self.members.keys().find(free).cloned();
-        let moving = self.migrations.iter().any(|one| one.guest == *guest);
+        let moving = self.is_moving(guest);
         let (Some(target), true) = (target, self.answers(&location) && self.guests[guest].running && !moving)
         else {
             return;
@@ -197,6 +204,10 @@ impl World {
             number,
         });
         self.announced();
+    }
+
+    pub(crate) fn is_moving(&self, guest: &InstanceId) -> bool {
+        self.migrations.iter().any(|one| one.guest == *guest)
     }
 
     /// Those that have had their time end, where both members still answer; the others fail.

@@ -69,7 +69,7 @@ pub(crate) enum Event {
     IncusHangs(u8),
     /// It answers.
     IncusBack,
-    /// Readings lack instances, volumes, operations.
+    /// Readings lack instances, volumes, operations, who uses what profiles attach.
     Partial(u8),
     /// The ledger cannot be written.
     LedgerDown,
@@ -105,19 +105,25 @@ pub(crate) enum Event {
     FailsAtOnce(bool),
     /// Another guardian takes over: on this host, or on another one, or one without Incus.
     TakeOver(u8),
+    /// Osdmaps come each second, as in a cluster in which much goes on, or no longer.
+    Churn(bool),
     /// Incus announces that something changed.
     Changed,
     /// A pool gets more PGs.
     Split(u8),
     /// Somebody removes the images of an instance that does not run, and Incus lists it still.
     Gone(u8),
+    /// A foreign host opens the volume that a profile attaches, while nobody can read who uses it.
+    Export(u8),
+    /// An instance is deleted, and one of the same name is made on another member.
+    Anew(u8),
 }
 
 impl Event {
     /// Most of the time members are lost and come back while something else does not work.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let n = rng.u8(..);
-        match rng.u8(..101) {
+        match rng.u8(..103) {
             0..22 => Self::Pass(rng.u8(1..=20)),
             22..30 => Self::Pass(rng.u8(20..=45)),
             30..37 => Self::Lose(n),
@@ -147,7 +153,7 @@ impl Event {
             78 => Self::Unstick,
             79 => Self::IncusHangs(rng.u8(1..30)),
             80..82 => Self::IncusBack,
-            82 => Self::Partial(rng.u8(..8)),
+            82 => Self::Partial(rng.u8(..16)),
             83 => Self::LedgerDown,
             84..86 => Self::LedgerBack,
             86 => Self::MonitorsSilent,
@@ -162,9 +168,12 @@ impl Event {
             95 => Self::Lag(rng.u8(..40)),
             96 => Self::SlowChanges(rng.u8(..60)),
             97 => Self::TakeOver(n),
+            98 if rng.bool() => Self::Churn(rng.bool()),
             98 => Self::Changed,
             99 => Self::Split(n),
-            _ => Self::Gone(n),
+            100 => Self::Gone(n),
+            101 => Self::Export(n),
+            _ => Self::Anew(n),
         }
     }
 }
@@ -265,8 +274,7 @@ impl World {
             Event::Stick(n) => {
                 let pool = if n % 2 == 0 { IMAGES } else { DATA };
                 let pgs = self.map().pools[&pool].pg_num;
-                let epoch = self.map().epoch;
-                self.stuck.entry((pool, u32::from(n / 2) % pgs)).or_insert(epoch);
+                self.sticks(pool, u32::from(n / 2) % pgs);
             }
             Event::SlowPg(n, seconds) if on(Facet::LatePgs) => {
                 let pool = if n % 2 == 0 { IMAGES } else { DATA };
@@ -307,6 +315,10 @@ impl World {
                 self.faults.no_instances = what & 1 != 0;
                 self.faults.no_volumes = what & 2 != 0;
                 self.faults.no_operations = what & 4 != 0;
+                self.faults.no_profiles = what & 8 != 0;
+                if !self.faults.no_profiles {
+                    self.ends_exports();
+                }
             }
             Event::LedgerDown => self.faults.ledger_down = true,
             Event::LedgerBack => self.faults.ledger_down = false,
@@ -338,6 +350,7 @@ impl World {
                 1 if on(Facet::WithoutIncus) => self.takes_over("boot-3", false),
                 _ => self.takes_over("boot-2", true),
             },
+            Event::Churn(churn) => self.faults.churn = churn,
             Event::Changed => self.announced(),
             Event::Split(n) => {
                 let pool = if n % 2 == 0 { IMAGES } else { DATA };
@@ -345,9 +358,19 @@ impl World {
                     let pool = map.pools.get_mut(&pool).unwrap();
                     pool.pg_num = (pool.pg_num * 2).min(16);
                 });
+                // All of it is asked again.
+                self.told.retain(|(id, _), _| *id != pool);
             }
             Event::Gone(n) if on(Facet::SecondCluster) => self.loses_images(n),
             Event::Gone(_) => {}
+            Event::Export(n) => {
+                let vm = self.guest_at(&self.nth_member(n), 1);
+                vm.into_iter().for_each(|vm| self.exports(&vm));
+            }
+            Event::Anew(n) => {
+                let guest = self.guest_at(&self.nth_member(n), usize::from(n / 16));
+                guest.into_iter().for_each(|guest| self.made_anew(&guest));
+            }
         }
         self.holds();
     }
@@ -574,6 +597,7 @@ impl World {
     pub(crate) fn calms_down(&mut self) {
         self.log.push(format!("{:?}: all is calm", self.time()));
         self.faults = super::state::Faults::default();
+        self.ends_exports();
         self.stuck.clear();
         self.late_pgs.clear();
         if !self.settings.platform {

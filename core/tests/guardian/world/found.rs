@@ -91,6 +91,15 @@ fn inv2_a_guardian_without_incus_releases_nobody_whose_gate_is_open() {
     }
 }
 
+/// The gate was to be closed, and nobody answered: that the ledger names no member any more says nothing.
+#[test]
+fn inv2_a_gate_that_nobody_saw_closed_holds_a_release_without_incus_up() {
+    if on(Facet::WithoutIncus) {
+        History::of(&[Lose(0), Pass(45), Reboot(0), Lose(0), Lose(1), Pass(15), TakeOver(1), Pass(27)])
+            .holds();
+    }
+}
+
 #[test]
 fn inv1_every_pool_that_images_lie_in_is_proved() {
     if on(Facet::DataPools) {
@@ -147,6 +156,15 @@ fn inv2_no_gate_opens_where_the_images_are_in_another_cluster_of_the_same_name()
             History::shaped(special, &[Lose(1), Pass(60)]).holds();
             History::shaped(special, &[Lose(1), Pass(60), Fence(1, true), Pass(60)]).holds();
         }
+    }
+}
+
+/// It does not know yet that the images are elsewhere, and the fence is one that an operator accepted as it is.
+#[test]
+fn inv2_a_guardian_that_takes_over_counts_no_pool_as_covered_before_it_looked_into_it() {
+    if on(Facet::SecondCluster) {
+        let special = |shape: &mut Shape| shape.wrong_cluster = true;
+        History::shaped(special, &[Fence(0, true), Pass(37), TakeOver(2), Pass(10)]).holds();
     }
 }
 

@@ -22,8 +22,13 @@ pub(crate) struct LatePg {
 impl LatePg {
     /// The map it has at this time.
     fn epoch(&self, now: Duration) -> OsdEpoch {
+        self.told(now).max(self.epoch)
+    }
+
+    /// The newest that it has told anybody.
+    fn told(&self, now: Duration) -> OsdEpoch {
         let answered = self.asked.iter().filter(|(at, _)| *at + self.delay <= now);
-        answered.map(|(_, epoch)| *epoch).max().unwrap_or_default().max(self.epoch)
+        answered.map(|(_, epoch)| *epoch).max().unwrap_or_default()
     }
 
     /// When it will have answered an operation of this epoch; asked now where it was not before.
@@ -37,10 +42,20 @@ impl LatePg {
 }
 
 impl World {
-    /// A PG becomes slow.
+    /// A PG becomes slow, unless it answers nobody.
     pub(crate) fn slows(&mut self, pool: PoolId, pg: u32, delay: Duration) {
+        if self.stuck.contains_key(&(pool, pg)) {
+            return;
+        }
         let (epoch, asked) = (self.map().epoch, Vec::new());
         self.late_pgs.entry((pool, pg)).or_insert(LatePg { delay, epoch, asked });
+    }
+
+    /// A PG answers nobody any more, and keeps the map that it has.
+    pub(crate) fn sticks(&mut self, pool: PoolId, pg: u32) {
+        let late = self.late_pgs.remove(&(pool, pg)).map(|late| late.epoch(self.boot));
+        let epoch = late.unwrap_or(self.map().epoch);
+        self.stuck.entry((pool, pg)).or_insert(epoch);
     }
 
     /// PGs that do not have the newest map, and which they have.
@@ -63,13 +78,19 @@ impl World {
             let mut pending: Vec<u32> =
                 self.stuck.keys().filter(|(id, _)| *id == pool.id).map(|(_, pg)| *pg).collect();
             let late = self.late_pgs.iter_mut().filter(|((id, pg), _)| *id == pool.id && *pg < pool.pg_num);
-            for ((_, pg), late) in late {
+            for ((id, pg), late) in late {
                 let takes = late.answers(epoch, now).saturating_sub(now);
                 if takes > within {
                     pending.push(*pg);
+                    let told = late.told(now);
+                    self.told.entry((*id, *pg)).and_modify(|epoch| *epoch = told.max(*epoch)).or_insert(told);
                 } else {
                     after = after.max(takes);
                 }
+            }
+            for pg in (0..pool.pg_num).filter(|pg| !pending.contains(pg)) {
+                let told = self.told.entry((pool.id, pg)).or_default();
+                *told = epoch.max(*told);
             }
             proofs.push(PoolProof { pending: pending.into_iter().collect(), pool, trouble: None });
         }

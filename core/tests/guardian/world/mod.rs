@@ -16,6 +16,7 @@ mod pace;
 mod perform;
 mod state;
 mod themes;
+mod volumes;
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,6 +52,7 @@ impl History {
             hyperconverged: false,
             floating: false,
             active: false,
+            profiles: false,
         };
         special(&mut shape);
         Self { shape, events: events.to_vec() }
@@ -158,7 +160,7 @@ fn drawn_holds(seed: u64) {
 
 #[test]
 fn inv1_to_inv9_hold_in_worlds_drawn_at_random() {
-    let (first, worlds) = (number("GUARDIAN_SEED", 0), number("GUARDIAN_WORLDS", 30));
+    let (first, worlds) = (number("GUARDIAN_SEED", 0), number("GUARDIAN_WORLDS", 300));
     let began = std::time::Instant::now();
     let next = AtomicU64::new(first);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -15,11 +15,10 @@ use rbd_guardian_core::model::epoch::OsdEpoch;
 use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::image_users::ImageUse;
 use rbd_guardian_core::model::incus_snapshot::{
-    Details, GateView, IncusSnapshot, Instance, InstanceId, InstanceKind, MemberState, MemberView, Notice,
-    Thresholds,
+    Details, GateView, IncusSnapshot, Instance, InstanceId, MemberState, MemberView, Notice, Thresholds,
 };
 use rbd_guardian_core::model::osdmap::{DataPools, PoolId};
-use rbd_guardian_core::model::volume::{Content, ImageName, StoragePool, Volume, VolumeKind};
+use rbd_guardian_core::model::volume::{ImageName, StoragePool};
 
 use super::drawn::DataPool;
 use super::state::{DATA, Fate, HEALING, OFFLINE, Own, STEP, World, put};
@@ -65,6 +64,9 @@ impl World {
     /// Lets a second go by.
     pub(crate) fn step(&mut self) {
         let end = self.boot + STEP;
+        if self.faults.churn {
+            self.change(|_| {});
+        }
         self.goes_on();
         self.handle(Input::Tick);
         for _ in 0..3000 {
@@ -100,6 +102,7 @@ impl World {
         self.pace = super::pace::Pace::default();
         self.guardian_since = self.boot;
         self.due.clear();
+        self.told.clear();
     }
 
     fn perform(&mut self, effect: Effect) -> (Duration, Input) {
@@ -110,7 +113,8 @@ impl World {
                 Err(after) => (after, Input::View { began, view: Err(silence()) }),
                 Ok(()) => {
                     let faults = &self.faults;
-                    if whole && !faults.no_instances && !faults.no_volumes && !faults.no_operations {
+                    let lacks = faults.no_instances || faults.no_volumes || faults.no_operations;
+                    if whole && !lacks && !faults.no_profiles {
                         let shown = std::mem::take(&mut self.shown);
                         let clients = self.clients.iter_mut().filter(|one| shown.contains(&one.addr));
                         clients.for_each(|one| one.known = true);
@@ -437,23 +441,6 @@ impl World {
             serde_json::from_value(pool).unwrap()
         };
         [("remote".to_owned(), pool("ceph")), ("away".to_owned(), pool("faraway"))].into()
-    }
-
-    fn volumes(&self) -> Vec<Volume> {
-        let one = |(name, guest): (&InstanceId, &super::state::Guest)| Volume {
-            pool: guest.pool.clone(),
-            project: name.project.clone(),
-            name: name.name.clone(),
-            kind: VolumeKind::Instance(guest.kind),
-            content: match guest.kind {
-                InstanceKind::Container => Content::Filesystem,
-                InstanceKind::VirtualMachine => Content::Block,
-            },
-            shared: false,
-            used_by: BTreeSet::new(),
-            unknown: Vec::new(),
-        };
-        self.guests.iter().map(one).collect()
     }
 
     /// Healing asked the gate, and it refused: the guardian hears of it unless Incus hangs.

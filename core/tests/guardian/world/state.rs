@@ -121,6 +121,8 @@ pub(crate) struct Faults {
     pub(crate) no_instances: bool,
     pub(crate) no_volumes: bool,
     pub(crate) no_operations: bool,
+    /// Nobody can read who uses what profiles attach.
+    pub(crate) no_profiles: bool,
     pub(crate) ledger_down: bool,
     /// The storage's monitors answer no question.
     pub(crate) monitors_silent: bool,
@@ -132,6 +134,8 @@ pub(crate) struct Faults {
     pub(crate) unwritable: BTreeSet<String>,
     /// What becomes of the next changes of the blocklist.
     pub(crate) next_sent: VecDeque<Fate>,
+    /// Osdmaps come each second, of which none is about the blocklist.
+    pub(crate) churn: bool,
     /// What fails does so at once, instead of after its time.
     pub(crate) at_once: bool,
     /// Answers of reads take this long.
@@ -162,6 +166,10 @@ pub(crate) struct World {
     /// PGs that answer nobody, and the epoch they have.
     pub(crate) stuck: BTreeMap<(PoolId, u32), OsdEpoch>,
     pub(crate) late_pgs: BTreeMap<(PoolId, u32), super::late::LatePg>,
+    /// The newest epoch that each PG has told this guardian.
+    pub(crate) told: BTreeMap<(PoolId, u32), OsdEpoch>,
+    /// Since when every PG has told what a fence waits for, in responsive time.
+    pub(crate) all_told_since: BTreeMap<FenceId, Duration>,
     pub(crate) pace: super::pace::Pace,
     pub(crate) locks: BTreeMap<ImageName, rbd_guardian_core::model::image_users::Locker>,
     pub(crate) migrations: Vec<super::drawn::Migration>,
@@ -188,6 +196,8 @@ pub(crate) struct World {
     pub(crate) broken: Option<String>,
     /// Reboots of each member when its fence was sealed first.
     pub(crate) boots_at_seal: BTreeMap<FenceId, u32>,
+    /// When the fence of each ID began.
+    pub(crate) fences_began: BTreeMap<FenceId, Timestamp>,
     /// Fences that an operator asserted away.
     pub(crate) asserted: BTreeSet<FenceId>,
     pub(crate) moved_at: BTreeMap<IpAddr, Duration>,
@@ -222,6 +232,8 @@ impl World {
             maps: vec![first_map(shape)],
             stuck: BTreeMap::new(),
             late_pgs: BTreeMap::new(),
+            told: BTreeMap::new(),
+            all_told_since: BTreeMap::new(),
             pace: super::pace::Pace::default(),
             locks: BTreeMap::new(),
             migrations: Vec::new(),
@@ -242,6 +254,7 @@ impl World {
             free_since: BTreeMap::new(),
             broken: None,
             boots_at_seal: BTreeMap::new(),
+            fences_began: BTreeMap::new(),
             asserted: BTreeSet::new(),
             moved_at: BTreeMap::new(),
             prompt_since: Duration::ZERO,
@@ -353,8 +366,7 @@ impl World {
     pub(crate) fn new_client(&mut self, host: &str, nth: usize) -> usize {
         let ips = &self.hosts[host].ips;
         let ip = ips[nth % ips.len()];
-        self.numbers += 1;
-        let nonce = 1000 + u32::try_from(self.numbers).unwrap();
+        let nonce = self.nonce_at(ip);
         self.clients.push(Client {
             addr: ClientAddr { ip, nonce },
             host: host.to_owned(),
@@ -407,6 +419,10 @@ impl World {
                 self.opens(kernel, image_of(&format!("{name}.block")));
             }
         }
+        if let Some(volume) = self.attached(guest) {
+            let qemu = self.new_client(&location, 1);
+            self.opens(qemu, volume);
+        }
     }
 
     /// It ends cleanly: its host closes its images.
@@ -423,13 +439,15 @@ impl World {
     }
 
     pub(crate) fn images_of(&self, guest: &InstanceId) -> Vec<ImageName> {
-        match self.guests[guest].kind {
+        let mut images = match self.guests[guest].kind {
             InstanceKind::Container => vec![image_of(&format!("container_{}", guest.name))],
             InstanceKind::VirtualMachine => {
                 let name = format!("virtual-machine_{}", guest.name);
                 vec![image_of(&name), image_of(&format!("{name}.block"))]
             }
-        }
+        };
+        images.extend(self.attached(guest));
+        images
     }
 
     /// The member whose instance it is, and the instance.
