@@ -263,9 +263,10 @@ fn what_was_released_is_forgotten_after_its_time_and_never_more_than_so_many_are
     model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
     let old = newest(&model, Some("n2")).clone();
     for number in 0..300u32 {
-        let released = model.now().wall - Duration::from_secs(u64::from(number) * 60);
+        let earlier = Duration::from_secs(u64::from(number) * 60);
+        let (since, released) = (old.since - earlier, Some(model.now().wall - earlier));
         let id = FenceId::from(format!("F-OLD{number}"));
-        let copy = FenceRecord { id: id.clone(), released: Some(released), ..old.clone() };
+        let copy = FenceRecord { id: id.clone(), since, released, ..old.clone() };
         model.ledger.fences.insert(id, copy);
     }
     let late = entry("10.0.0.2:0/999");
