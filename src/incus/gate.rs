@@ -6,6 +6,8 @@
 pub mod keys;
 pub mod place;
 pub mod refusal;
+#[cfg(test)]
+mod waiting;
 
 use std::fmt;
 

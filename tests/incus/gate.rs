@@ -50,7 +50,12 @@ fn configuration(site: &Guarded) -> (Value, Vec<Value>) {
 /// Tells one member that it may take the instances of these, on these pools.
 pub(crate) fn tell(site: &Guarded, at: &str, open: &[&str], pools: &[&str]) -> KeysWrite {
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
-    let contents = GateContents { open: names(open), members: names(&MEMBERS), pools: names(pools) };
+    let contents = GateContents {
+        open: names(open),
+        members: names(&MEMBERS),
+        pools: names(pools),
+        ..GateContents::default()
+    };
     let client = Client::open(&site.incus()).unwrap();
     let put = async || {
         let (told, _) = keys::read(&client).await.unwrap();

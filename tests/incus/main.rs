@@ -13,6 +13,7 @@ mod false_api;
 mod faults;
 mod found;
 mod gate;
+mod gate_alone;
 mod gate_eye;
 mod gate_steps;
 mod leads;

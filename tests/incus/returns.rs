@@ -46,9 +46,11 @@ fn inv6_who_incus_would_leave_alone_is_not_fenced_and_who_is_stranded_is_told_wh
     without_the_storage(&site, lost, &writers);
     stage("Ceph cut for longer than both thresholds");
 
-    // Sealed, and back before the next tick of healing.
+    // Sealed, and back before its healing, which would take its instances in the moment in which it is sealed.
+    site.cluster.set(&[("cluster.healing_threshold", LATER)]).unwrap();
     site.lab().cut_links(lost, Links::Incus).unwrap();
-    site.wait_for_state(lost, "sealed", HEALED);
+    site.wait_for_state(lost, "suspect", SOON);
+    site.guardian(&["fence", lost, "--reason", "its link is cut"]).expect(0);
     site.lab().heal_links(lost, Links::Incus).unwrap();
     site.cluster.wait_for_status(lost, "Online", SOON).unwrap();
     let online = monotonic();

@@ -94,6 +94,12 @@ pub struct Fence {
     /// Operations that could start an instance when the gate was first seen closed for the release.
     #[serde(alias = "waits_for")]
     began_before: Option<BTreeSet<String>>,
+    /// When this guardian planned it (boot clock); `None` for one that the ledger held.
+    #[serde(default)]
+    planned_at: Option<Duration>,
+    /// Would it be planned so again, by what live members told since it was planned? `None` until that is known.
+    #[serde(default)]
+    confirmed: Option<bool>,
     /// When the intent was in the ledger (boot clock).
     recorded_at: Option<Duration>,
     /// Something was sent that may have changed the blocklist.
@@ -141,7 +147,7 @@ impl Fence {
             sent: BTreeMap::new(),
             refused_by: BTreeSet::new(),
         };
-        Self::of(id, record, plan, false)
+        Self { planned_at: Some(now.boot), ..Self::of(id, record, plan, false) }
     }
 
     /// What of its entries stands before anything is sent.
@@ -212,6 +218,8 @@ impl Fence {
             sent: BTreeSet::new(),
             unread: Vec::new(),
             began_before: None,
+            planned_at: None,
+            confirmed: None,
             recorded_at: None,
             resumed,
             began: resumed && record.state != FenceState::Intended,
@@ -267,9 +275,25 @@ impl Fence {
         self.trouble.as_ref().map(|(why, _)| why.as_str())
     }
 
-    /// When the intent was in the ledger (boot clock).
-    pub fn recorded_at(&self) -> Option<Duration> {
-        self.recorded_at
+    /// When this guardian planned it, or had it in the ledger anew: what is read since tells whether it is still wanted.
+    pub fn decided_at(&self) -> Option<Duration> {
+        self.planned_at.or(self.recorded_at)
+    }
+
+    /// Since when live members are asked whether one of its addresses is theirs by now, which no entry may be sent before
+    /// (INV-6); `None` where there is nothing to ask, or it was asked.
+    pub fn confirms_since(&self) -> Option<Duration> {
+        let unsent = self.record.state == FenceState::Intended && !self.began;
+        self.planned_at.filter(|_| unsent && self.confirmed.is_none() && !self.plan.hosts().is_empty())
+    }
+
+    /// Would it be planned so again, by what live members told? What is on its way already is not asked for.
+    pub fn is_confirmed(&self) -> Option<bool> {
+        if self.confirms_since().is_some() { None } else { Some(self.confirmed != Some(false)) }
+    }
+
+    pub fn confirm(&mut self, holds: bool) {
+        self.confirmed = Some(holds);
     }
 
     /// Clients that appeared since, as the last look showed them.
@@ -435,7 +459,7 @@ impl Fence {
             && map.is_some_and(|map| self.uncovered(recorded, map).is_empty())
     }
 
-    /// It was withdrawn: the member came back before anything was sent.
+    /// It is no longer wanted, or not in this form, and nothing was sent.
     pub fn is_withdrawn(&self, still_wanted: Option<bool>) -> bool {
         let sent = match &self.stage {
             // Begun by a guardian that died: what stands may be its doing, unless it stood before.

@@ -125,27 +125,36 @@ impl<'a> Ctx<'a> {
         self.answers_since(member, since.max(lately)) == Some(false)
     }
 
-    /// Is the member still lost, by questions sent after the intent was recorded? `None` until both Incus and the member
-    /// itself were asked.
-    pub(super) fn is_lost_since(&self, member: &str, recorded: Duration) -> Option<bool> {
-        if !self.is_fresh() || self.incus.view_began < recorded {
+    /// Is a fence that was decided then still to be begun? `None` until both its cluster and the member itself were asked.
+    ///
+    /// Both are asked after the decision, because an announcement may arrive late: the member may be back since. They are
+    /// asked while the intent is recorded.
+    pub(super) fn is_lost_since(&self, member: &str, decided: Duration) -> Option<bool> {
+        if !self.is_fresh() || self.incus.view_began < decided {
             return None;
         }
         if !self.members.is_lost(member) {
             return Some(false);
         }
-        (self.answers_since(member, recorded) == Some(false)).then_some(true)
+        (self.answers_since(member, decided) == Some(false)).then_some(true)
     }
 
-    /// Is this fence still wanted, by questions sent after its intent was recorded? One that an operator asked for always is.
+    /// Is this fence, whose intent is in the ledger, still wanted as it was planned, by questions sent since? The member of one
+    /// that an operator asked for is not asked whether it is lost.
     pub(super) fn is_still_wanted(&self, fence: &Fence) -> Option<bool> {
-        match fence.member() {
+        let is_recorded = self.records.fences.contains_key(fence.id());
+        let lost = match fence.member() {
             Some(member) if fence.record().by == GUARDIAN => {
-                let recorded_at =
-                    fence.recorded_at().filter(|_| self.records.fences.contains_key(fence.id()));
-                recorded_at.and_then(|recorded| self.is_lost_since(member, recorded))
+                let decided_at = fence.decided_at().filter(|_| is_recorded);
+                decided_at.and_then(|decided| self.is_lost_since(member, decided))
             }
             Some(_) | None => Some(true),
+        };
+        match (lost, fence.is_confirmed()) {
+            (Some(false), _) => Some(false),
+            (_, Some(false)) => is_recorded.then_some(false),
+            (Some(true), Some(true)) => Some(true),
+            (Some(true) | None, Some(true) | None) => None,
         }
     }
 

@@ -275,10 +275,6 @@ impl Fences {
         self.fences.values_mut().find(|fence| is_standing_for(fence, planned))
     }
 
-    pub(super) fn stands_for(&self, planned: &FenceContent) -> bool {
-        self.fences.values().any(|fence| is_standing_for(fence, planned))
-    }
-
     /// An operator takes over the fence of this member; `None`: the member has no fence.
     pub(super) fn handle_fence_request(&mut self, request: &FenceRequest) -> Option<Result<(), Refusal>> {
         let Target::Member(name) = &request.target else { return None };

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::fence::Fence;
 use crate::fence::preconditions::{GateClosed, Preconditions};
+use crate::guardian::awaited::AwaitedSeals;
 use crate::guardian::context::Ctx;
 use crate::guardian::fences::Grounds;
+use crate::guardian::found::FoundImages;
 use crate::guardian::io::Effect;
 use crate::guardian::lanes::Lane;
 use crate::guardian::report::{Alarm, Level, Reports};
@@ -51,6 +53,21 @@ pub(super) struct Gate {
     /// When an operator announced the removal of the gate; `None` once a reading shows no gate.
     #[serde(default)]
     removing: Option<Duration>,
+}
+
+/// What other parts know that the gate is told.
+#[derive(Debug)]
+pub(super) struct ForGate<'a> {
+    /// Pools that do not count as covered.
+    uncovered: BTreeSet<&'a str>,
+    /// Members whose seal is waited for, and how many looks that takes at most.
+    awaited: BTreeMap<String, u32>,
+}
+
+impl<'a> ForGate<'a> {
+    pub(super) fn of(ctx: Ctx<'_>, found: &'a FoundImages, awaited: &AwaitedSeals) -> Self {
+        Self { uncovered: found.uncovered(ctx), awaited: awaited.at_gate(ctx) }
+    }
 }
 
 impl Gate {
@@ -153,8 +170,8 @@ impl Gate {
         }
     }
 
-    /// What the gate should say; `None` when nothing may be written. `uncovered`: pools that do not count as covered.
-    fn contents(ctx: Ctx<'_>, uncovered: &BTreeSet<&str>) -> Option<GateContents> {
+    /// What the gate should say; `None` when nothing may be written.
+    fn contents(ctx: Ctx<'_>, told: &ForGate<'_>) -> Option<GateContents> {
         let view = ctx.incus.view()?;
         match ctx.gate_state() {
             GateState::Unknown => None,
@@ -162,11 +179,12 @@ impl Gate {
             GateState::Absent => Some(GateContents::default()),
             GateState::Partial { .. } | GateState::Installed | GateState::Off => {
                 let (policy, storage) = (&ctx.settings.policy, &ctx.settings.storage);
-                let pools = gate_keys::covered(view, ctx.map()?, policy, storage, uncovered);
+                let pools = gate_keys::covered(view, ctx.map()?, policy, storage, &told.uncovered);
                 Some(GateContents {
                     open: ctx.open(),
                     members: view.members.keys().cloned().collect(),
                     pools,
+                    awaited: told.awaited.clone(),
                 })
             }
         }
@@ -187,13 +205,13 @@ impl Gate {
     }
 
     /// The epoch of the next write; `None` if the gate is right, as far as is known.
-    fn next_epoch(&self, ctx: Ctx<'_>, uncovered: &BTreeSet<&str>) -> Option<GateEpoch> {
+    fn next_epoch(&self, ctx: Ctx<'_>, told: &ForGate<'_>) -> Option<GateEpoch> {
         if !ctx.settings.platform || is_writing(ctx) || ctx.incus.view_began <= self.ended || !ctx.is_fresh()
         {
             return None;
         }
         let gate = ctx.incus.gate()?;
-        let contents = Self::contents(ctx, uncovered)?;
+        let contents = Self::contents(ctx, told)?;
         let untold = self.untold(ctx, gate, &contents);
         if untold.is_empty() || (self.is_being_removed(ctx.now) && !must_close(ctx, gate, &contents)) {
             return None;
@@ -219,17 +237,21 @@ impl Gate {
     }
 
     /// The record that must be in the ledger before the next write.
-    pub(super) fn due_change(&self, ctx: Ctx<'_>, uncovered: &BTreeSet<&str>) -> Option<DueChange> {
-        let epoch = self.next_epoch(ctx, uncovered)?;
+    pub(super) fn due_change(&self, ctx: Ctx<'_>, told: &ForGate<'_>) -> Option<DueChange> {
+        let epoch = self.next_epoch(ctx, told)?;
         let open = ctx.open();
         if is_recorded(ctx, epoch, &open) {
             return None;
         }
-        let why = if open.is_empty() {
+        let mut why = if open.is_empty() {
             "no member is open".to_owned()
         } else {
             format!("open: {}", open.iter().cloned().collect::<Vec<_>>().join(", "))
         };
+        if !told.awaited.is_empty() {
+            let names = told.awaited.keys().cloned().collect::<Vec<_>>().join(", ");
+            why += &format!("; a healing waits for the seal of {names}");
+        }
         let closes = |fence: &&Fence| fence.member().is_some_and(|member| !open.contains(member));
         let named = ctx.fences.all().filter(|fence| ctx.may_be_named(fence));
         let closing = named.filter(closes).map(|fence| fence.id().clone()).collect();
@@ -240,14 +262,14 @@ impl Gate {
     pub(super) fn next_effect(
         &mut self,
         ctx: Ctx<'_>,
-        uncovered: &BTreeSet<&str>,
+        told: &ForGate<'_>,
         reports: &mut Reports,
     ) -> Option<Effect> {
-        let epoch = self.next_epoch(ctx, uncovered)?;
+        let epoch = self.next_epoch(ctx, told)?;
         if !is_recorded(ctx, epoch, &ctx.open()) {
             return None;
         }
-        let contents = Self::contents(ctx, uncovered)?;
+        let contents = Self::contents(ctx, told)?;
         let gate = ctx.incus.gate()?;
         let is_absent = ctx.gate_state() == GateState::Absent;
         // All with one epoch: beside a newer one nothing opens.

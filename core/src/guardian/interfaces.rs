@@ -6,10 +6,11 @@
 //! interfaces are read again the address gets no host entry (INV-6). The ledger keeps what a reading speaks for, so that a
 //! guardian that takes over knows no more than the one before.
 //!
-//! Addresses move: a floating one goes to another member at the very moment at which its own is lost. So once a fence has a
-//! plan with a host entry, every member that is online is asked for its interfaces, and the fence is planned again by their
-//! answers before its intent is recorded. One that does not answer in its time holds no fence up: its addresses stay as they
-//! were known.
+//! Addresses move: a floating one goes to another member at the very moment at which its own is lost. So members that are
+//! online tell their interfaces often while one is lost, and a fence is planned by that. An answer of before the plan says
+//! nothing of an address that moved a moment ago, however young it is: each of them is asked once more after the plan, while
+//! the intent is recorded, and the first entry waits for the answers. A fence that they contradict is withdrawn and planned
+//! again. One that does not answer in its time holds no fence up: its addresses stay as they were known.
 //!
 //! A host that runs no daemon and uses no image cannot be told from the member.
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::fence::Fence;
 use crate::guardian::address_book::{AddressBook, Beside, CameLater};
 use crate::guardian::context::Ctx;
 use crate::guardian::lanes::Lane;
@@ -54,11 +56,12 @@ pub(super) struct Interfaces {
 }
 
 impl Interfaces {
-    /// Is this member to be asked now? `awaited`: since when a fence waits for the interfaces of live members.
-    pub(super) fn are_due(&self, ctx: Ctx<'_>, awaited: Option<Duration>, name: &str) -> bool {
+    /// Is this member to be asked now?
+    pub(super) fn are_due(&self, ctx: Ctx<'_>, name: &str) -> bool {
         let lost = ctx.members.evidence.iter().filter(|(_, evidence)| evidence.is_lost());
         let mut unfenced = lost.filter(|(name, _)| ctx.fences.of(name).is_none());
         let every = if unfenced.next().is_some() { READ_OFTEN } else { READ_EVERY };
+        let awaited = ctx.fences.all().filter_map(Fence::confirms_since).max();
         let old = |read: Duration| ctx.now.boot >= read + every || awaited.is_some_and(|since| read < since);
         self.networks_read.get(name).is_none_or(|read| old(*read))
     }
@@ -79,10 +82,10 @@ impl Interfaces {
     }
 
     /// Does a reading of interfaces that is due wait for a look at the storage?
-    pub(super) fn wait_for_look(&self, ctx: Ctx<'_>, awaited: Option<Duration>) -> bool {
+    pub(super) fn wait_for_look(&self, ctx: Ctx<'_>) -> bool {
         let Some(view) = ctx.incus.fresh(ctx.now) else { return false };
         let online = view.members.iter().filter(|(_, member)| member.status == MemberStatus::Online);
-        !has_looked_lately(ctx) && online.into_iter().any(|(name, _)| self.are_due(ctx, awaited, name))
+        !has_looked_lately(ctx) && online.into_iter().any(|(name, _)| self.are_due(ctx, name))
     }
 
     /// A reading of a member's interfaces begins now: what was seen before it.

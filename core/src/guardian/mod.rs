@@ -29,6 +29,7 @@ macro_rules! context {
 
 pub mod address_book;
 mod alarm_log;
+mod awaited;
 mod breach_audit;
 mod ceph_readings;
 mod context;
@@ -69,16 +70,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fence::Fence;
 use crate::fence::preconditions::GateClosed;
+use crate::fence::{Fence, GUARDIAN};
 use crate::guardian::address_book::{AddressBook, CameLater};
 use crate::guardian::alarm_log::AlarmLog;
+use crate::guardian::awaited::AwaitedSeals;
 use crate::guardian::breach_audit::BreachAudit;
 use crate::guardian::ceph_readings::{CephReadings, Sweep};
 use crate::guardian::fences::{Fences, Grounds, StepContext};
 use crate::guardian::foreign_entries::ForeignEntries;
 use crate::guardian::found::FoundImages;
-use crate::guardian::gate::Gate;
+use crate::guardian::gate::{ForGate, Gate};
 use crate::guardian::incus_readings::IncusReadings;
 use crate::guardian::interfaces::Interfaces;
 use crate::guardian::io::{Effect, Input, Now};
@@ -138,6 +140,8 @@ pub struct Guardian {
     trigger: FenceTrigger,
     #[serde(rename = "desk")]
     gate: Gate,
+    #[serde(default)]
+    awaited: AwaitedSeals,
     #[serde(flatten)]
     sweep: SweepJudgement,
     #[serde(default)]
@@ -184,6 +188,7 @@ impl Guardian {
             journal: Journal::default(),
             trigger: FenceTrigger::default(),
             gate: Gate::new(before),
+            awaited: AwaitedSeals::default(),
             sweep: SweepJudgement::default(),
             found: FoundImages::default(),
             new_clients: NewClients::default(),
@@ -276,6 +281,8 @@ impl Guardian {
         self.others.update(context!(self));
         self.trigger.update(context!(self), &mut self.reports);
         self.plan_what_is_wanted();
+        self.confirm_intents();
+        self.awaited.update(context!(self), &self.trigger, &self.journal);
         self.placements.update(self.now);
         self.finish();
         let ctx = context!(self);
@@ -309,9 +316,7 @@ impl Guardian {
     }
 
     fn plan_what_is_wanted(&mut self) {
-        for (target, want) in
-            self.trigger.ready(context!(self), &self.interfaces, &mut self.found, &mut self.reports)
-        {
+        for (target, want) in self.trigger.ready(context!(self), &mut self.found, &mut self.reports) {
             let ctx = context!(self);
             let Some(plan) = trigger::plan_fence(ctx, &self.found, target.clone(), want.overrides) else {
                 continue;
@@ -319,11 +324,6 @@ impl Guardian {
             match plan {
                 Ok(plan) => {
                     self.trigger.accept(&target);
-                    let Some(want) =
-                        self.trigger.await_interfaces(ctx, &self.interfaces, target, &plan, want)
-                    else {
-                        continue;
-                    };
                     let (records, ceph) = (&self.records, &self.ceph);
                     let begun = self.trigger.begin(self.now, records, ceph, &mut self.fences, plan, want);
                     let Some(fence) = begun else { continue };
@@ -331,6 +331,22 @@ impl Guardian {
                     self.reports.log(Level::Info, "intended", fence.member(), text);
                 }
                 Err(reasons) => self.trigger.refuse(ctx, target, &want, reasons, &mut self.reports),
+            }
+        }
+    }
+
+    /// Judges each intent by what live members told since it was planned (INV-6).
+    fn confirm_intents(&mut self) {
+        let ctx = context!(self);
+        let told = |fence: &&Fence| {
+            let since = fence.confirms_since();
+            since.is_some_and(|since| self.interfaces.not_told_since(ctx, since).is_empty())
+        };
+        let judge = |fence: &Fence| (fence.id().clone(), trigger::confirms(ctx, &self.found, fence));
+        let judged: Vec<_> = ctx.fences.all().filter(told).map(judge).collect();
+        for (id, holds) in judged {
+            if let Some(fence) = self.fences.get_mut(&id) {
+                fence.confirm(holds);
             }
         }
     }
@@ -362,10 +378,7 @@ impl Guardian {
         let effect = self
             .next_record()
             .or_else(|| self.next_step())
-            .or_else(|| {
-                let ctx = context!(self);
-                self.gate.next_effect(ctx, &self.found.uncovered(ctx), &mut self.reports)
-            })
+            .or_else(|| self.next_gate_write())
             .or_else(|| self.breach_audit.next_effect(context!(self)))
             .or_else(|| self.retirement.next_effect(context!(self)))
             .or_else(|| self.sweep.next_effect(context!(self)))
@@ -388,7 +401,7 @@ impl Guardian {
         let due = due
             .or_else(|| self.trigger.due_change(ctx))
             .or_else(|| journal::due_fence(ctx))
-            .or_else(|| self.gate.due_change(ctx, &self.found.uncovered(ctx)))
+            .or_else(|| self.gate.due_change(ctx, &ForGate::of(ctx, &self.found, &self.awaited)))
             .or_else(|| journal::due_members(ctx))
             .or_else(|| self.journal.due_note(ctx))
             .or_else(|| disarm::due_end(ctx, &mut self.reports))
@@ -398,21 +411,36 @@ impl Guardian {
         Some(self.journal.begin(due))
     }
 
-    /// Withdraws a fence whose member came back before anything was sent to Ceph.
+    /// Withdraws a fence of which nothing was sent to Ceph, if its member came back or a live member has an address of it.
     fn withdrawn(&mut self) -> Option<DueChange> {
         let ctx = context!(self);
         let gone = |fence: &&Fence| fence.is_withdrawn(ctx.is_still_wanted(fence));
         let id = self.fences.all().find(gone).map(|fence| fence.id().clone())?;
         let mut fence = self.fences.remove(&id)?;
+        self.trigger.handle_withdrawal(self.now, &self.records, &id);
+        let is_lost = fence.member().is_none_or(|name| self.members.is_lost(name));
+        if fence.is_confirmed() == Some(false) && (is_lost || fence.record().by != GUARDIAN) {
+            let text =
+                "by what members told since, it would be planned otherwise: it is planned again".to_owned();
+            self.reports.log(Level::Info, "withdrawn", fence.member(), text.clone());
+            self.trigger.plan_again(self.now, &mut fence);
+            let changes = vec![history::undone(context!(self), fence.record().clone())];
+            return Some(DueChange { changes, what: format!("{id} withdrawn"), why: text });
+        }
         let text = "it is back: nothing was fenced".to_owned();
         self.reports.log(Level::Info, "withdrawn", fence.member(), text);
-        self.trigger.handle_withdrawal(self.now, &self.records, &id);
         for number in fence.take_requests() {
             let text = "the member came back before anything was sent: nothing was fenced".to_owned();
             self.reports.answer(number, Outcome::Failed(text));
         }
         let changes = vec![history::undone(context!(self), fence.record().clone())];
         Some(DueChange { changes, what: format!("{id} withdrawn"), why: "its member is back".to_owned() })
+    }
+
+    fn next_gate_write(&mut self) -> Option<Effect> {
+        let ctx = context!(self);
+        let told = ForGate::of(ctx, &self.found, &self.awaited);
+        self.gate.next_effect(ctx, &told, &mut self.reports)
     }
 
     /// The next step of a fence or release.
@@ -435,8 +463,9 @@ impl Guardian {
     fn next_reading(&mut self) -> Option<Effect> {
         let ctx = context!(self);
         let look = self.trigger.needs_look(ctx)
+            || self.awaited.is_look_due(ctx)
             || new_clients::look_is_due(ctx)
-            || self.interfaces.wait_for_look(ctx, self.trigger.interfaces_awaited());
+            || self.interfaces.wait_for_look(ctx);
         if look && ctx.may_begin(&Lane::Look) {
             return Some(Effect::Look);
         }

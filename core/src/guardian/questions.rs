@@ -27,8 +27,7 @@ pub(super) fn next(ctx: Ctx<'_>, trigger: &FenceTrigger, interfaces: &Interfaces
         let online = member.status == MemberStatus::Online;
         let states = (held || online) && asked.is_none_or(|asked| now >= asked + every);
         let state = states || trigger.answer_is_due(ctx, name, asked);
-        let networks =
-            online && has_looked_lately(ctx) && interfaces.are_due(ctx, trigger.interfaces_awaited(), name);
+        let networks = online && has_looked_lately(ctx) && interfaces.are_due(ctx, name);
         let near = evidence.healing_is_near(member, &view.thresholds, ctx.settings.lead);
         let ping = !guarded && near && evidence.ping_is_due(now);
         let due = [

@@ -6,13 +6,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::fence::{Fence, GUARDIAN};
+use crate::guardian::awaited::is_prepared;
 use crate::guardian::ceph_readings::CephReadings;
 use crate::guardian::context::Ctx;
 use crate::guardian::disarm::disarmed;
 use crate::guardian::fences::{FenceRequest, Fences, last_recorded};
 use crate::guardian::found::FoundImages;
 use crate::guardian::history::undone;
-use crate::guardian::interfaces::Interfaces;
 use crate::guardian::plan_facts::{known_of, may_judge_reach, reachable};
 use crate::guardian::report::{Alarm, Level, Outcome, Reports};
 use crate::guardian::settings::{OnConflict, Trigger};
@@ -54,9 +54,9 @@ pub(super) struct FenceCandidate {
     requests: BTreeSet<u64>,
     since: Duration,
     wanted: Duration,
-    /// When it had a plan with a host entry first: live members are asked for their interfaces then.
+    /// Live members were asked for their interfaces for it, and it is planned by what they told.
     #[serde(default)]
-    pub(super) planned: Option<Duration>,
+    asked: bool,
 }
 
 impl FenceCandidate {
@@ -124,7 +124,7 @@ impl FenceTrigger {
                 requests: BTreeSet::new(),
                 since: now.boot,
                 wanted: now.boot,
-                planned: None,
+                asked: false,
             };
             self.want(target_of(record), candidate);
         }
@@ -136,12 +136,28 @@ impl FenceTrigger {
         self.last_fence = last_recorded(now, records, Some(id));
     }
 
+    /// It was withdrawn because it would be planned otherwise by now: it is.
+    pub(super) fn plan_again(&mut self, now: Now, fence: &mut Fence) {
+        let (requests, record) = (fence.take_requests(), fence.record());
+        let candidate = FenceCandidate {
+            why: record.evidence.first().cloned().unwrap_or_default(),
+            by: record.by.clone(),
+            reason: record.reason.clone(),
+            overrides: record.overrides,
+            requests,
+            since: Duration::ZERO,
+            wanted: now.boot,
+            asked: true,
+        };
+        self.want(target_of(record), candidate);
+    }
+
     pub(super) fn handle_request(&mut self, now: Now, request: FenceRequest) {
         let FenceRequest { number, target, overrides, reason, by } = request;
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
         let (requests, since) = (BTreeSet::from([number]), now.boot);
-        let (wanted, planned) = (since, None);
-        self.want(target, FenceCandidate { why, by, reason, overrides, requests, since, wanted, planned });
+        let (wanted, asked) = (since, false);
+        self.want(target, FenceCandidate { why, by, reason, overrides, requests, since, wanted, asked });
     }
 
     /// `twice`: clients that use only images of instances placed elsewhere, in this sweep and the one before.
@@ -176,12 +192,12 @@ impl FenceTrigger {
                 && fence.record().by == GUARDIAN
                 && fence.member() == Some(member)
         };
-        let intended = ctx.fences.all().find(unsent).and_then(Fence::recorded_at);
+        let intended = ctx.fences.all().find(unsent).and_then(Fence::decided_at);
         let asks_on = ctx.members.get(member).is_some_and(LossEvidence::is_asked_on)
             || self.wants_member(member)
             || intended.is_some();
         let old = |asked: Duration| {
-            ctx.now.boot >= asked + ASK_EVERY || intended.is_some_and(|recorded| asked < recorded)
+            ctx.now.boot >= asked + ASK_EVERY || intended.is_some_and(|decided| asked < decided)
         };
         asks_on && asked.is_none_or(old)
     }
@@ -219,13 +235,14 @@ impl FenceTrigger {
             reports.log(Level::Info, "suspect", name_of(&target), format!("to be fenced: {why}"));
         }
         let (by, overrides, requests) = (GUARDIAN.to_owned(), Overrides::default(), BTreeSet::new());
-        let (reason, since, wanted, planned) = (None, now, now, None);
-        self.want(target, FenceCandidate { why, by, reason, overrides, requests, since, wanted, planned });
+        let since = if is_prepared(ctx, &target) { Duration::ZERO } else { now };
+        let (reason, wanted, asked) = (None, now, false);
+        self.want(target, FenceCandidate { why, by, reason, overrides, requests, since, wanted, asked });
     }
 
     /// How long no further member is fenced without an operator: several members lost within moments look like a fault of
     /// Incus's view rather than of the members.
-    fn cools_down(&self, ctx: Ctx<'_>) -> Duration {
+    pub(super) fn cools_down(&self, ctx: Ctx<'_>) -> Duration {
         let until = self.last_fence.map_or(Duration::ZERO, |last| last + ctx.settings.cool_down);
         until.saturating_sub(ctx.now.boot)
     }
@@ -269,7 +286,6 @@ impl FenceTrigger {
     pub(super) fn ready(
         &mut self,
         ctx: Ctx<'_>,
-        interfaces: &Interfaces,
         found: &mut FoundImages,
         reports: &mut Reports,
     ) -> Vec<(Target, FenceCandidate)> {
@@ -279,9 +295,6 @@ impl FenceTrigger {
             self.wants.retain(|target, want| !by_itself(target, want));
         }
         let looked_for = |want: &FenceCandidate| want.is_looked_for() && may_judge_reach(ctx, want.wanted);
-        let told = |want: &FenceCandidate| {
-            want.planned.is_none_or(|since| interfaces.not_told_since(ctx, since).is_empty())
-        };
         let mut may = |target: &Target, want: &FenceCandidate| match target {
             Target::Member(name) if by_itself(target, want) => found.may_judge_place(ctx, name, reports),
             Target::Member(_) | Target::Addresses(_) => true,
@@ -289,7 +302,7 @@ impl FenceTrigger {
         let ready: Vec<Target> = self
             .wants
             .iter()
-            .filter(|(target, want)| looked_for(want) && told(want) && may(target, want))
+            .filter(|(target, want)| looked_for(want) && may(target, want))
             .map(|(target, _)| target.clone())
             .collect();
         ready.into_iter().filter_map(|target| self.wants.remove_entry(&target)).collect()
@@ -298,32 +311,6 @@ impl FenceTrigger {
     /// A plan of this target is no longer refused.
     pub(super) fn accept(&mut self, target: &Target) {
         self.refused.remove(target);
-    }
-
-    /// Since when a fence that is wanted waits for the interfaces of live members; of several the last.
-    pub(super) fn interfaces_awaited(&self) -> Option<Duration> {
-        self.wants.values().filter_map(|want| want.planned).max()
-    }
-
-    /// Keeps a fence whose first plan has a host entry until live members have told their interfaces (INV-6); gives back one
-    /// that need not wait.
-    pub(super) fn await_interfaces(
-        &mut self,
-        ctx: Ctx<'_>,
-        interfaces: &Interfaces,
-        target: Target,
-        plan: &Plan,
-        mut want: FenceCandidate,
-    ) -> Option<FenceCandidate> {
-        let is_new = want.planned.is_none() && !ctx.fences.stands_for(&plan.fence);
-        if is_new && plan.entries.iter().copied().any(Entry::is_host) {
-            want.planned = Some(ctx.now.boot);
-            if !interfaces.not_told_since(ctx, ctx.now.boot).is_empty() {
-                self.wants.insert(target, want);
-                return None;
-            }
-        }
-        Some(want)
     }
 
     /// Makes a fence of a plan, unless one for the same target exists already.
@@ -354,6 +341,9 @@ impl FenceTrigger {
         };
         let mut fence = Fence::new(plan, why, want.by, want.reason, now);
         fence.await_answer(want.requests);
+        if want.asked {
+            fence.confirm(true);
+        }
         if let Some(world) = ceph.world.as_ref() {
             fence.note_standing(&world.map.blocklist);
         }
@@ -548,7 +538,7 @@ fn about_to_be_healed(ctx: Ctx<'_>) -> Vec<(Target, String)> {
 /// Members that look lost and are not fenced, if they are more than a minority: a cluster that lost that many has no
 /// quorum and could not say so, so its view is wrong. Incus shows this for seconds when it had no leader for a while: the
 /// heartbeats of all are old until the next ones are written (docs/facts/incus.md#healing).
-fn doubtful(ctx: Ctx<'_>) -> Vec<&str> {
+pub(super) fn doubtful(ctx: Ctx<'_>) -> Vec<&str> {
     let Some(view) = ctx.incus.view() else { return Vec::new() };
     let lost = |name: &&String| ctx.members.is_lost(name) && ctx.fences.of(name).is_none();
     let lost: Vec<&str> = view.members.keys().filter(lost).map(String::as_str).collect();
@@ -581,6 +571,15 @@ pub(super) fn plan_fence(
     let reachable = if is_begun(ctx, &target) { BTreeMap::new() } else { reachable(ctx) };
     let request = PlanRequest { target, overrides, in_doubt, held, reachable, known };
     Some(plan(&request, &ctx.addresses(), &world, &ctx.settings.policy))
+}
+
+/// Would this fence be planned with all of its host entries, by what live members told since it was? Rules that concern other
+/// fences, or that it went over, were judged when it was planned; whether its member is back is asked beside this.
+pub(super) fn confirms(ctx: Ctx<'_>, found: &FoundImages, fence: &Fence) -> bool {
+    let reachable = fence.record().overrides.reachable || fence.record().by == GUARDIAN;
+    let overrides = Overrides { accept_incomplete: true, brake: true, doubt: true, reachable, unknown: true };
+    let plan = plan_fence(ctx, found, target_of(fence.record()), overrides);
+    plan.is_none_or(|plan| plan.is_ok_and(|plan| fence.hosts().is_subset(&plan.hosts())))
 }
 
 /// Adds the clients that members had while they were healthy: Ceph may show none of a lost member.

@@ -164,6 +164,11 @@ impl WaitContext<'_> {
         if ground.recorded.is_none() {
             return wait(self.ledger(), &["ceph -s", "rbd-guardian doctor"]);
         }
+        if let Some(since) = fence.confirms_since() {
+            let names = self.interfaces.not_told_since(self.ctx, since).join(", ");
+            let what = format!("the interfaces of {names}, where one of its addresses may be by now");
+            return wait(what, &["incus cluster list"]);
+        }
         if fence.record().state == FenceState::Intended && ground.still_wanted.is_none() {
             let what = format!("a reading by which its member is lost still; {}", self.ctx.incus.trouble());
             return wait(what, &["incus cluster list", "at once: rbd-guardian fence MEMBER"]);
@@ -341,11 +346,6 @@ impl WaitContext<'_> {
             && let Some(what) = self.found.waits_for_judgement(self.ctx, name)
         {
             return Wait { code: PENDING, what, about: None, advice: vec!["ceph -s".to_owned()] };
-        }
-        if let Some(since) = want.planned {
-            let names = self.interfaces.not_told_since(self.ctx, since).join(", ");
-            let what = format!("the interfaces of {names}, where one of its addresses may be by now");
-            return Wait { code: PENDING, what, about: None, advice: vec!["incus cluster list".to_owned()] };
         }
         let why = self.ctx.ceph.look_failed.as_deref().unwrap_or("it has not answered yet");
         let by = if automatic { "the guardian" } else { "an operator" };

@@ -21,6 +21,9 @@ pub const KEYS: &str = "user.rbd-guardian.";
 /// Followed by the name of another member: this one may take its instances. The value is the epoch of the write, and counts
 /// while no member has a newer one: what somebody puts back or writes late opens nothing.
 pub const SEAL: &str = "user.rbd-guardian.seal.";
+/// Followed by the name of a lost member whose seal may come any moment: how often the gate looks for it before it refuses to
+/// heal an instance of that member.
+pub const WAIT: &str = "user.rbd-guardian.wait.";
 /// Raised by each write.
 pub const EPOCH: &str = "user.rbd-guardian.epoch";
 /// All members, separated by commas: so that the gate can count a member's instances instead of listing all.
@@ -41,6 +44,9 @@ pub struct GateContents {
     pub members: BTreeSet<String>,
     /// Covered storage, see [`covered`].
     pub pools: BTreeSet<String>,
+    /// Members whose seal is waited for within a healing, and how many looks that takes at most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub awaited: BTreeMap<String, u32>,
 }
 
 /// Where the gate stands.
@@ -72,9 +78,10 @@ impl GateContents {
         let listed = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(",");
         let seals = self.open.iter().map(|member| (format!("{SEAL}{member}"), epoch.to_string()));
         let lists = [(MEMBERS.to_owned(), listed(&self.members)), (POOLS.to_owned(), listed(&self.pools))];
+        let waits = self.awaited.iter().map(|(member, looks)| (format!("{WAIT}{member}"), looks.to_string()));
         let own = [(EPOCH.to_owned(), epoch.to_string())];
         // The platform drops keys without a value.
-        seals.chain(lists).chain(own).filter(|(_, value)| !value.is_empty()).collect()
+        seals.chain(waits).chain(lists).chain(own).filter(|(_, value)| !value.is_empty()).collect()
     }
 
     /// From a member's keys; seals that open nothing are left out, as far as its own keys tell.
@@ -86,7 +93,11 @@ impl GateContents {
         let epoch = keys.get(EPOCH);
         let counts = |member: &String| keys.get(&format!("{SEAL}{member}")) == epoch;
         let open = seals(keys).into_iter().filter(counts).collect();
-        Self { open, members: listed(MEMBERS), pools: listed(POOLS) }
+        let looks = |(key, looks): (&String, &String)| {
+            Some((key.strip_prefix(WAIT)?.to_owned(), looks.parse().ok()?))
+        };
+        let awaited = keys.iter().filter_map(looks).collect();
+        Self { open, members: listed(MEMBERS), pools: listed(POOLS), awaited }
     }
 }
 
@@ -120,7 +131,7 @@ pub const REMOVE: &str = "gate remove";
 
 /// Is this a key of the guardian's own in a member's configuration? Others there are the operator's.
 pub fn is_own(key: &str) -> bool {
-    [EPOCH, MEMBERS, POOLS].contains(&key) || key.starts_with(SEAL)
+    [EPOCH, MEMBERS, POOLS].contains(&key) || key.starts_with(SEAL) || key.starts_with(WAIT)
 }
 
 /// Keys in project `default` that are without effect there.

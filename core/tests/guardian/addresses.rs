@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::io::{Effect, Input};
 use rbd_guardian_core::guardian::report::Outcome;
 use rbd_guardian_core::guardian::settings::Settings;
@@ -407,6 +408,25 @@ fn inv6_an_address_that_moved_a_moment_before_the_fence_is_not_refused() {
     model.heal_is_refused("n2");
     model.until("the gate is open", |model| model.seals().contains("n2"));
     assert!(!refuses(&model, "10.0.0.50:0/7"), "{:#?}", model.logs());
+}
+
+/// Live members are asked for their interfaces after the plan (INV-6): while the intent is recorded, and not before.
+#[test]
+fn inv6_the_intent_is_recorded_while_live_members_tell_their_interfaces_and_no_entry_is_sent_before() {
+    let mut model = learning();
+    model.run(3 * MINUTE);
+    model.lose("n2");
+    model.run(25 * SECOND);
+    model.unanswered_networks.insert("n3".to_owned());
+    model.heal_is_refused("n2");
+    let announced = model.boot;
+    model.until("recorded", |model| !model.ledger.fences.is_empty());
+    assert!(model.boot - announced < SECOND, "{:?}", model.boot - announced);
+    let sent = |effect: &Effect| matches!(effect, Effect::Fence(_, Step::Add(_)));
+    assert!(!model.effects.iter().any(sent));
+    model.until("an entry is sent", |model| model.effects.iter().any(sent));
+    let took = model.boot - announced;
+    assert!((2 * SECOND..3 * SECOND).contains(&took), "n3 has 2 s to tell: {took:?}");
 }
 
 /// Unknown is not no, and a fence does not wait for it: what was known of its addresses stays.

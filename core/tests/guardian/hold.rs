@@ -383,8 +383,8 @@ fn inv7_a_withdrawn_fence_forgets_nothing_that_an_earlier_one_left() {
         model.run(5 * SECOND);
         model.lose("n2");
         model.run(3 * SECOND);
-        model.heal_is_refused("n2");
         model.bring_back("n2", 200_000 * SECOND);
+        model.heal_is_refused("n2");
         model.until("withdrawn", |model| model.audit.iter().any(|what| what.ends_with("withdrawn")));
         assert_eq!(model.ledger.fences.len(), 1, "{doubt}");
         let after = record(&model);

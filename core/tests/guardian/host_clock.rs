@@ -30,7 +30,7 @@ fn inv3_a_held_fence_stands_and_ends_as_ever_whatever_the_hosts_clock_says() {
         let held = entries(&model);
         model.stepped = years(number);
         model.run(120 * SECOND);
-        assert_eq!((&*model.state("n2"), &entries(&model)), ("sealed", &held), "{number} years");
+        assert_eq!((model.state("n2"), &entries(&model)), ("sealed", &held), "{number} years");
         assert!(!model.alarms().contains("breached"), "{:#?}", model.logs());
         // Still the proof of a reboot, and no other.
         model.bring_back("n2", 1_000_000 * SECOND);
