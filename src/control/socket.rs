@@ -91,7 +91,10 @@ async fn made_later(path: &Path, error: &io::Error, tell: fn(bool, &str)) -> Uni
     );
     loop {
         crate::deadline::rest(PATIENCE).await;
-        if let Ok(listener) = listen(path) {
+        // Another guardian may have been started meanwhile: its socket is left alone.
+        if StdUnixStream::connect(path).is_err()
+            && let Ok(listener) = listen(path)
+        {
             tell(true, &format!("the control socket {shown} is there now"));
             return listener;
         }

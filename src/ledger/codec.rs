@@ -28,8 +28,9 @@ pub(super) const AFTER_AUDIT: &CStr = c"audit/~";
 /// Behind the records that may be many or large, and before all others.
 pub(super) const AFTER_FENCES: &CStr = c"fence/~";
 
-/// A value that is longer is not understood, whatever it says, and not kept: a fence of 1,000 entries has some 100 KB.
-pub(super) const LONGEST: usize = 1 << 20;
+/// A value that is longer is not understood, whatever it says, and not kept; nor is it written. A fence of 1,000 entries has
+/// some 100 KB.
+pub(super) const LONGEST: usize = 16 << 20;
 
 /// `{"v":2}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,9 +70,13 @@ pub(super) struct Decoded<T> {
 /// The bytes of a value.
 ///
 /// # Errors
-/// It has no JSON form; none of our types is like that.
+/// It is longer than [`LONGEST`], or has no JSON form; none of our types is like that.
 pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, String> {
-    serde_json::to_vec(&Versioned { v: VERSION, record }).map_err(|error| error.to_string())
+    let bytes = serde_json::to_vec(&Versioned { v: VERSION, record }).map_err(|error| error.to_string())?;
+    if bytes.len() > LONGEST {
+        return Err(format!("a record of {} bytes, of {LONGEST} at most", bytes.len()));
+    }
+    Ok(bytes)
 }
 
 /// A value from its bytes.

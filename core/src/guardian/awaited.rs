@@ -46,7 +46,7 @@ impl AwaitedSeals {
         }
         let may_come = |name: &str| journal.failure().is_none() && seal_may_come(ctx, trigger, name);
         for (name, evidence) in ctx.members.evidence.iter().filter(|(_, evidence)| evidence.is_lost()) {
-            let announced = evidence.healing.max(evidence.heal_refused);
+            let announced = evidence.healing_since.max(evidence.heal_refused);
             let over = announced.is_some_and(|at| ctx.now.boot >= at + WAITS);
             match self.0.get(name) {
                 None if !over && may_come(name) => {

@@ -20,7 +20,8 @@ const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 const SKEW: Duration = Duration::from_secs(60);
 
 /// What an operator decided, as long as it counts: it is in the ledger, and its time is not over. Nor is it before its
-/// time: a clock that was set back by a year would let no fence begin by itself for that year.
+/// time: a clock that was set back by a year would let no fence begin by itself for that year. It stays in the ledger then,
+/// for a guardian whose clock is right.
 pub(super) fn disarmed(ctx: Ctx<'_>) -> Option<&DisarmRecord> {
     let now = ctx.now.wall;
     ctx.records.disarm.as_ref().filter(|disarm| now + SKEW >= disarm.since && now < disarm.until)
@@ -57,14 +58,8 @@ pub(super) fn handle_arm(ctx: Ctx<'_>, said: Option<String>, by: &str) -> Result
 
 /// Its time is over: the record goes. That it does not count any more needs no record.
 pub(super) fn due_end(ctx: Ctx<'_>, reports: &mut Reports) -> Option<DueChange> {
-    let disarm = ctx.records.disarm.as_ref().filter(|_| disarmed(ctx).is_none())?;
-    let DisarmRecord { since, until, by, .. } = disarm;
-    let now = ctx.now.wall;
-    let why = if now < *since {
-        format!("by the clock of this host ({now}), {by} disarmed it only at {since}: the clock was set back")
-    } else {
-        format!("the time that {by} disarmed it for is over ({until})")
-    };
+    let disarm = ctx.records.disarm.as_ref().filter(|disarm| ctx.now.wall >= disarm.until)?;
+    let why = format!("the time that {} disarmed it for is over ({})", disarm.by, disarm.until);
     reports.log(Level::Info, "armed", None, format!("fences begin by themselves again: {why}"));
     Some(armed(why))
 }
@@ -74,7 +69,19 @@ fn armed(why: String) -> DueChange {
 }
 
 pub(super) fn alarm(ctx: Ctx<'_>) -> Option<Alarm> {
-    let DisarmRecord { until, by, reason, .. } = disarmed(ctx)?;
+    let DisarmRecord { since, until, by, reason } = ctx.records.disarm.as_ref()?;
+    if ctx.now.wall >= *until {
+        return None;
+    }
+    if disarmed(ctx).is_none() {
+        let text = format!(
+            "{by} disarmed the guardians at {since} ({reason}), which is still to come by the clock of this host ({}): \
+             fences begin by themselves",
+            ctx.now.wall
+        );
+        let advice = vec!["correct the clock of this host, or disarm again".to_owned()];
+        return Some(Alarm::new("disarmed", None, text, advice));
+    }
     let text = format!("no fence begins by itself until {until}: {by} disarmed the guardians ({reason})");
     let advice = vec!["when the work is done: rbd-guardian arm".to_owned()];
     Some(Alarm::new("disarmed", None, text, advice))

@@ -89,12 +89,12 @@ impl MemberEvidence {
             };
             for (name, evidence) in &mut self.evidence {
                 if evidence.is_lost() && due(name) == Some(true) {
-                    evidence.healing = Some(now.boot);
+                    evidence.note_healing(now.boot);
                 }
             }
             return;
         };
-        self.of(member).healing = Some(now.boot);
+        self.of(member).note_healing(now.boot);
     }
 
     pub(super) fn handle_heal_refused(&mut self, now: Now, member: &str) {
@@ -135,7 +135,7 @@ impl MemberEvidence {
             evidence.note_evacuation(&member.status, healing || view.operations.is_none(), began);
             let due = view.thresholds.healing.zip(member.heartbeat_age).is_some_and(|(at, age)| age >= at);
             if healing && due && evidence.is_lost() {
-                evidence.healing = Some(now.boot);
+                evidence.note_healing(now.boot);
             }
         }
         self.evidence.retain(|name, _| view.members.contains_key(name));

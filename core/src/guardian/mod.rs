@@ -316,7 +316,9 @@ impl Guardian {
     }
 
     fn plan_what_is_wanted(&mut self) {
-        for (target, want) in self.trigger.ready(context!(self), &mut self.found, &mut self.reports) {
+        for (target, want) in
+            self.trigger.ready(context!(self), &self.interfaces, &mut self.found, &mut self.reports)
+        {
             let ctx = context!(self);
             let Some(plan) = trigger::plan_fence(ctx, &self.found, target.clone(), want.overrides) else {
                 continue;

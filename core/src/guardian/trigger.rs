@@ -13,6 +13,7 @@ use crate::guardian::disarm::disarmed;
 use crate::guardian::fences::{FenceRequest, Fences, last_recorded};
 use crate::guardian::found::FoundImages;
 use crate::guardian::history::undone;
+use crate::guardian::interfaces::Interfaces;
 use crate::guardian::plan_facts::{known_of, may_judge_reach, reachable};
 use crate::guardian::report::{Alarm, Level, Outcome, Reports};
 use crate::guardian::settings::{OnConflict, Trigger};
@@ -57,6 +58,10 @@ pub(super) struct FenceCandidate {
     /// Live members were asked for their interfaces for it, and it is planned by what they told.
     #[serde(default)]
     asked: bool,
+    /// A guardian that died recorded its intent, and may have sent some of it: the same plan made again is carried out to its
+    /// end, so live members are asked before it is made.
+    #[serde(default)]
+    resumed: bool,
 }
 
 impl FenceCandidate {
@@ -125,6 +130,7 @@ impl FenceTrigger {
                 since: now.boot,
                 wanted: now.boot,
                 asked: false,
+                resumed: true,
             };
             self.want(target_of(record), candidate);
         }
@@ -148,6 +154,7 @@ impl FenceTrigger {
             since: Duration::ZERO,
             wanted: now.boot,
             asked: true,
+            resumed: false,
         };
         self.want(target_of(record), candidate);
     }
@@ -156,8 +163,11 @@ impl FenceTrigger {
         let FenceRequest { number, target, overrides, reason, by } = request;
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
         let (requests, since) = (BTreeSet::from([number]), now.boot);
-        let (wanted, asked) = (since, false);
-        self.want(target, FenceCandidate { why, by, reason, overrides, requests, since, wanted, asked });
+        let (wanted, asked, resumed) = (since, false, false);
+        self.want(
+            target,
+            FenceCandidate { why, by, reason, overrides, requests, since, wanted, asked, resumed },
+        );
     }
 
     /// `twice`: clients that use only images of instances placed elsewhere, in this sweep and the one before.
@@ -236,8 +246,11 @@ impl FenceTrigger {
         }
         let (by, overrides, requests) = (GUARDIAN.to_owned(), Overrides::default(), BTreeSet::new());
         let since = if is_prepared(ctx, &target) { Duration::ZERO } else { now };
-        let (reason, wanted, asked) = (None, now, false);
-        self.want(target, FenceCandidate { why, by, reason, overrides, requests, since, wanted, asked });
+        let (reason, wanted, asked, resumed) = (None, now, false, false);
+        self.want(
+            target,
+            FenceCandidate { why, by, reason, overrides, requests, since, wanted, asked, resumed },
+        );
     }
 
     /// How long no further member is fenced without an operator: several members lost within moments look like a fault of
@@ -286,6 +299,7 @@ impl FenceTrigger {
     pub(super) fn ready(
         &mut self,
         ctx: Ctx<'_>,
+        interfaces: &Interfaces,
         found: &mut FoundImages,
         reports: &mut Reports,
     ) -> Vec<(Target, FenceCandidate)> {
@@ -295,6 +309,8 @@ impl FenceTrigger {
             self.wants.retain(|target, want| !by_itself(target, want));
         }
         let looked_for = |want: &FenceCandidate| want.is_looked_for() && may_judge_reach(ctx, want.wanted);
+        let told =
+            |want: &FenceCandidate| !want.resumed || interfaces.not_told_since(ctx, want.wanted).is_empty();
         let mut may = |target: &Target, want: &FenceCandidate| match target {
             Target::Member(name) if by_itself(target, want) => found.may_judge_place(ctx, name, reports),
             Target::Member(_) | Target::Addresses(_) => true,
@@ -302,7 +318,7 @@ impl FenceTrigger {
         let ready: Vec<Target> = self
             .wants
             .iter()
-            .filter(|(target, want)| looked_for(want) && may(target, want))
+            .filter(|(target, want)| looked_for(want) && told(want) && may(target, want))
             .map(|(target, _)| target.clone())
             .collect();
         ready.into_iter().filter_map(|target| self.wants.remove_entry(&target)).collect()

@@ -13,8 +13,11 @@ pub struct LossEvidence {
     pub offline_since: Option<Duration>,
     /// Healing asked for one of its instances and the gate refused.
     pub heal_refused: Option<Duration>,
-    /// Its healing was announced, or instances of it turned up elsewhere.
+    /// Its healing was announced or listed last, or instances of it turned up elsewhere.
     pub healing: Option<Duration>,
+    /// When that healing was announced first: it is listed for as long as it lasts.
+    #[serde(default)]
+    pub healing_since: Option<Duration>,
     /// An instance of it is placed elsewhere now, though it never was online to give it away.
     pub moved: Option<String>,
     /// Whether its host answered a ping, and when it was asked.
@@ -52,6 +55,8 @@ const CLIENT_LAPSES: Duration = Duration::from_secs(30);
 const PING_LASTS: Duration = Duration::from_secs(5);
 /// A reading is not of one instant: what healing has moved in the last of them counts as placed where it was for so long.
 const EVACUATION_SETTLES: Duration = Duration::from_secs(10);
+/// What is listed again within this time is one healing.
+const SAME_HEALING: Duration = Duration::from_secs(10);
 /// An announcement of healing counts for so long: the next tick of healing makes a new one (docs/facts/incus.md#healing).
 const HEALING_LASTS: Duration = Duration::from_secs(75);
 
@@ -73,6 +78,15 @@ impl LossEvidence {
                 *self = Self { state: self.state.take(), clients_seen: self.clients_seen, ..Self::default() };
             }
         }
+    }
+
+    /// Its healing was announced, or is listed. The ticks of healing are a minute apart (docs/facts/incus.md#healing).
+    pub fn note_healing(&mut self, now: Duration) {
+        let is_new = self.healing.is_none_or(|last| now > last + SAME_HEALING);
+        if is_new || self.healing_since.is_none() {
+            self.healing_since = Some(now);
+        }
+        self.healing = Some(now);
     }
 
     /// As [`LossEvidence::note_status`]; `healing`: whether a healing is under way, or may be.

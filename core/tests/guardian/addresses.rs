@@ -411,6 +411,21 @@ fn inv6_an_address_that_moved_a_moment_before_the_fence_is_not_refused() {
 }
 
 /// Live members are asked for their interfaces after the plan (INV-6): while the intent is recorded, and not before.
+/// A guardian dies while it fences a member: some of its entries stand, and meanwhile an address moved on.
+#[test]
+fn inv6_what_a_dead_guardian_began_is_not_completed_at_an_address_that_moved() {
+    let mut model = moves_after_a_reading();
+    model.unanswered_networks.insert("n1".to_owned());
+    model.heal_is_refused("n2");
+    model.until("recorded", |model| !model.ledger.fences.is_empty());
+    assert!(!model.changed_storage());
+    crate::hold::list(&mut model, "10.0.0.2:0/0", 150_000_000);
+    model.restart("boot-2");
+    model.unanswered_networks.clear();
+    model.until("the gate is open", |model| model.seals().contains("n2"));
+    assert!(!refuses(&model, "10.0.0.50:0/7"), "it is n1's now: {:#?}", model.logs());
+}
+
 #[test]
 fn inv6_the_intent_is_recorded_while_live_members_tell_their_interfaces_and_no_entry_is_sent_before() {
     let mut model = learning();

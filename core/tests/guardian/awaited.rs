@@ -4,6 +4,7 @@ use rbd_guardian_core::fence::step::Step;
 use rbd_guardian_core::guardian::io::Effect;
 use rbd_guardian_core::guardian::settings::Trigger;
 use rbd_guardian_core::model::gate_keys::{EPOCH, SEAL, WAIT};
+use rbd_guardian_core::model::incus_snapshot::{Operation, OperationKind};
 
 use crate::model::{Model, settings};
 use crate::{SECOND, healthy};
@@ -120,6 +121,21 @@ fn the_guardian_takes_its_word_back_while_nobody_knows_yet_whether_the_seal_come
     let took = model.boot - announced;
     assert!((3 * SECOND..=4 * SECOND).contains(&took), "{took:?}");
     assert_eq!(model.state("n2"), "committed");
+}
+
+/// Incus lists the healing for as long as it lasts.
+#[test]
+fn a_healing_that_goes_on_is_waited_for_no_longer_than_one_that_is_announced() {
+    let mut model = lost(healthy());
+    model.silent = [3].into();
+    let (id, location) = ("heal".to_owned(), "n1".to_owned());
+    let heal = Operation { id, kind: OperationKind::Heal, location, instances: [].into() };
+    model.view.operations = Some(vec![heal]);
+    model.view.members.get_mut("n2").unwrap().heartbeat_age = Some(90 * SECOND);
+    let announced = model.boot;
+    model.until("told", |model| looks(model, "n2").is_none());
+    let took = model.boot - announced;
+    assert!((3 * SECOND..=6 * SECOND).contains(&took), "{took:?}");
 }
 
 /// From the announcement to the first entry nothing is read that was read while the member was lost: a silent monitor

@@ -26,12 +26,22 @@ mod tests {
 
     /// An instance of n1, which is lost, is to be placed elsewhere; from each of these looks on the members are told this.
     fn place(site: Option<&str>, reason: &str, pool: &str, told: &BTreeMap<u32, Value>) -> Value {
+        place_under("n3", site, reason, pool, told)
+    }
+
+    fn place_under(
+        leader: &str,
+        site: Option<&str>,
+        reason: &str,
+        pool: &str,
+        told: &BTreeMap<u32, Value>,
+    ) -> Value {
         let told: Vec<Value> =
             told.iter().map(|(from, told)| json!({"from": from, "members": told})).collect();
         let world = json!({
             "scriptlet": compose(site, "1"),
             "lost": "n1",
-            "leader": "n3",
+            "leader": leader,
             "reason": reason,
             "devices": {"root": {"type": "disk", "path": "/", "pool": pool}},
             "told": told,
@@ -77,6 +87,13 @@ mod tests {
         let waits = || [(0, told(4, false, 40)), (1, told(5, true, 0))].into();
         assert_eq!(refused(&place(None, "relocation", "remote", &waits())), 0);
         assert_eq!(refused(&place(None, "evacuation", "elsewhere", &waits())), 0);
+    }
+
+    /// Another server that stands still would hold up the healing.
+    #[test]
+    fn where_the_leader_is_no_target_nobody_waits() {
+        let waits = [(0, told(4, false, 40)), (1, told(5, true, 0))].into();
+        assert_eq!(refused(&place_under("n9", None, "evacuation", "remote", &waits)), 0);
     }
 
     /// A number that no guardian wrote, and one that was put back beside a newer epoch.
