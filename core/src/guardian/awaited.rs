@@ -71,7 +71,7 @@ impl AwaitedSeals {
         awaited && ctx.ceph.looked_at.is_none_or(|at| ctx.now.boot >= at + PREPARE_EVERY)
     }
 
-    /// What the gate is told of that. Whose instances may go, nobody waits for.
+    /// The members that the gate waits for, each with the number of looks. A member whose gate is open needs no wait.
     pub(super) fn at_gate(&self, ctx: Ctx<'_>) -> BTreeMap<String, u32> {
         let closed = self.named().filter(|name| !ctx.is_open(name));
         closed.map(|name| (name.clone(), LOOKS)).collect()

@@ -55,7 +55,7 @@ pub(super) struct Gate {
     removing: Option<Duration>,
 }
 
-/// What other parts know that the gate is told.
+/// What the gate's keys say beside the open members: other parts of the guardian decide it.
 #[derive(Debug)]
 pub(super) struct ForGate<'a> {
     /// Pools that do not count as covered.

@@ -6,11 +6,12 @@
 //! interfaces are read again the address gets no host entry (INV-6). The ledger keeps what a reading speaks for, so that a
 //! guardian that takes over knows no more than the one before.
 //!
-//! Addresses move: a floating one goes to another member at the very moment at which its own is lost. So members that are
-//! online tell their interfaces often while one is lost, and a fence is planned by that. An answer of before the plan says
-//! nothing of an address that moved a moment ago, however young it is: each of them is asked once more after the plan, while
-//! the intent is recorded, and the first entry waits for the answers. A fence that they contradict is withdrawn and planned
-//! again. One that does not answer in its time holds no fence up: its addresses stay as they were known.
+//! Addresses move: a floating one goes to another member at the very moment at which its own is lost. So while a
+//! member is lost, the guardian often asks the online members for their interfaces, and plans a fence by their answers. An
+//! answer from before the plan does not show an address that moved a moment ago, however young the answer is. So the guardian
+//! asks each of them once more after the plan, while it records the intent, and the first entry waits for the answers. If they
+//! contradict the plan, the fence is withdrawn and planned again. A member that does not answer in its time does not hold the
+//! fence up: its addresses stay as they were known.
 //!
 //! A host that runs no daemon and uses no image cannot be told from the member.
 
