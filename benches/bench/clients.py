@@ -34,7 +34,8 @@ def make(ioctx, real, made_up):
         ioctx.operate_read_op(op, pattern)
         keys, values = zip(*entries)
     for start in range(0, made_up, PAGE):
-        ids = [f"madeup{number:08x}" for number in range(start, min(start + PAGE, made_up))]
+        numbers = range(start, min(start + PAGE, made_up))
+        ids = [f"madeup{number:08x}" for number in numbers]
         under_way = []
         for image in ids:
             with rados.WriteOpCtx() as op:
@@ -43,7 +44,9 @@ def make(ioctx, real, made_up):
         for completion in under_way:
             completion.wait_for_complete()
         with rados.WriteOpCtx() as op:
-            entries = {f"name_{image}": text(image) for image in ids} | {f"id_{image}": text(image) for image in ids}
+            names = [f"container_c{number}" for number in numbers]
+            entries = {f"name_{name}": text(image) for name, image in zip(names, ids)}
+            entries |= {f"id_{image}": text(name) for name, image in zip(names, ids)}
             ioctx.set_omap(op, tuple(entries), tuple(entries.values()))
             ioctx.operate_write_op(op, "rbd_directory")
     return {"images": real + made_up}

@@ -8,7 +8,7 @@ use rbd_guardian::ceph::barrier::{Probes, barrier};
 use rbd_guardian::ceph::look::look;
 use rbd_guardian::ceph::osdmap;
 use rbd_guardian::ceph::rados::cluster::{Cluster, Options};
-use rbd_guardian::ceph::watchers::{SweepScope, sweep};
+use rbd_guardian::ceph::watchers::{SweepScope, all, sweep};
 use rbd_guardian::deadline::Deadline;
 use rbd_guardian_core::model::barrier::PoolToProve;
 use rbd_guardian_core::model::osdmap::Guarded;
@@ -73,7 +73,7 @@ fn sweeps(cluster: &Cluster, deadline: &Deadline) -> Result<Value> {
     for _ in 0..SWEEPS {
         (images, watchers, locks) = (0, 0, 0);
         let began = Instant::now();
-        let unread = sweep(cluster, &scope, deadline, &mut |image| {
+        let unread = sweep(cluster, &scope, &all(), deadline, &mut |image| {
             images += 1;
             watchers += image.watchers.len();
             locks += image.locks.len();

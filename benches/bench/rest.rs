@@ -1,4 +1,5 @@
-//! The daemon at rest: what it needs of memory, of a core and of the cluster while nothing happens to 10,000 volumes.
+//! The daemon at rest: what it needs of memory, of a core and of the cluster while nothing happens to 10,000 volumes, a tenth of
+//! which are in use.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -18,6 +19,8 @@ use crate::{LIMIT, Row};
 
 const MEMBERS: [&str; 3] = ["n1", "n2", "n3"];
 const OSDS: [&str; 3] = ["osd.0", "osd.1", "osd.2"];
+/// The first sweep is over by then.
+const FIRST_SWEEP: Duration = Duration::from_secs(5);
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What of the kernel and of the OSDs counts up.
@@ -42,6 +45,9 @@ pub(crate) fn rest(site: &Site, volumes: u32, rest: Duration) -> Result<Row> {
         let members = status["members"].as_array().map_or(0, Vec::len);
         Ok((status["platform"]["fresh"] == true && members == MEMBERS.len()).then_some(()))
     })?;
+    // The first sweep reads every image.
+    let swept = Instant::now() + FIRST_SWEEP;
+    wait_for("the first sweep", LIMIT, || Ok((Instant::now() >= swept).then_some(())))?;
     let before = Meter::read(site, &daemon)?;
     let end = Instant::now() + rest;
     wait_for("rest", 2 * rest, || Ok((Instant::now() >= end).then_some(())))?;
@@ -52,12 +58,12 @@ pub(crate) fn rest(site: &Site, volumes: u32, rest: Duration) -> Result<Row> {
     let mib = resident(daemon.pid())? / 1024.0;
     let ops = (after.ops - before.ops) / seconds;
     Ok(Row {
-        what: format!("the daemon at rest, {volumes} volumes"),
+        what: format!("the daemon at rest, {volumes} volumes, a tenth of them in use"),
         ours: format!("{mib:.0} MiB resident, {core:.2} % of a core, {ops:.0} ops/s"),
         theirs: "nothing".to_owned(),
         ratio: "—".to_owned(),
-        target: "< 40 MB, < 1 %".to_owned(),
-        met: mib * 1.048_576 < 40.0 && core < 1.0,
+        target: "< 40 MB, < 0.5 %, < 60 ops/s".to_owned(),
+        met: mib * 1.048_576 < 40.0 && core < 0.5 && ops < 60.0,
     })
 }
 
@@ -109,6 +115,11 @@ pub(crate) fn resident(pid: Pid) -> Result<f64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
+/// A tenth of all instances, so that what is in use tells apart from what there is.
+fn runs(n: u32) -> bool {
+    n % 10 == 0
+}
+
 /// An Incus of three members on a socket, as long as this program runs.
 fn serve(listener: UnixListener, volumes: u32) {
     let sync = |metadata: Value| {
@@ -126,10 +137,11 @@ fn serve(listener: UnixListener, volumes: u32) {
     };
     let instance = |n: u32| {
         let root = json!({"root": {"path": "/", "pool": "remote", "type": "disk"}});
-        json!({"name": format!("c{n}"), "project": "default", "type": "container", "status": "Running",
+        let (status, power) = if runs(n) { ("Running", "RUNNING") } else { ("Stopped", "STOPPED") };
+        json!({"name": format!("c{n}"), "project": "default", "type": "container", "status": status,
                "location": MEMBERS[n as usize % MEMBERS.len()], "architecture": "x86_64", "profiles": ["default"],
-               "config": {"volatile.last_state.power": "RUNNING", "image.os": "Debian", "image.release": "trixie"},
-               "expanded_config": {"volatile.last_state.power": "RUNNING", "image.os": "Debian"},
+               "config": {"volatile.last_state.power": power, "image.os": "Debian", "image.release": "trixie"},
+               "expanded_config": {"volatile.last_state.power": power, "image.os": "Debian"},
                "devices": {}, "expanded_devices": root})
     };
     let answers = [

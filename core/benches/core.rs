@@ -108,7 +108,7 @@ impl World {
             Effect::ReadNetworks(name) => Input::Networks(name, Ok(BTreeSet::new())),
             Effect::Look => Input::Looked(Ok(self.look())),
             Effect::ReadMaps { .. } => Input::Maps(Ok(vec![self.map.clone()])),
-            Effect::Sweep => Input::Swept {
+            Effect::Sweep(_) => Input::Swept {
                 began,
                 uses: self.uses.clone(),
                 unread: Vec::new(),

@@ -80,7 +80,8 @@ pub fn clients(
     // They answer while images are read.
     let asked = sessions::ask(cluster, &mons.quorum);
     let scope = SweepScope::of(pools);
-    let silent = watchers::sweep(cluster, &scope, deadline, &mut |image| note(&image, &mut found));
+    let silent =
+        watchers::sweep(cluster, &scope, &watchers::all(), deadline, &mut |image| note(&image, &mut found));
     found.unread.extend(silent);
     note_sessions(asked.answers(deadline), &mut found);
     found

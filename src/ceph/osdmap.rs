@@ -44,17 +44,34 @@ pub fn dump(cluster: &Cluster) -> Result<OsdDump, CephReadError> {
 
 /// Reads the maps after this epoch, oldest first, at most [`MAPS_AT_ONCE`] of them, so that a cluster that made thousands
 /// meanwhile is caught up with in bounded memory: fewer means that the newest is among them, or that the time was over.
-/// With 0, or where there is none after it, the newest alone.
+/// None where there is none after it, which monitors are asked before they send a whole map. With 0 the newest alone.
 ///
 /// # Errors
 /// See [`CephReadError`]. Maps that the monitors trimmed are left out: the first map that they have follows. One that was not
 /// answered ends the list; it is an error where nothing else was read.
 pub fn since(cluster: &Cluster, after: OsdEpoch, deadline: &Deadline) -> Result<Vec<OsdMap>, CephReadError> {
+    if after != OsdEpoch::default() && newest_epoch(cluster)? == Some(after) {
+        return Ok(Vec::new());
+    }
     let newest = dump(cluster)?.map;
     since_by(newest, after, deadline, {
         let cluster = cluster.clone();
         move |epoch| at(&cluster, epoch)
     })
+}
+
+/// The epoch of the newest map, as linearizable as the map itself; `None` where the answer has another form.
+fn newest_epoch(cluster: &Cluster) -> Result<Option<OsdEpoch>, CephReadError> {
+    let json = read(cluster, &serde_json::json!({"prefix": "osd stat", "format": "json"}))?;
+    Ok(stat_epoch(&json))
+}
+
+fn stat_epoch(json: &[u8]) -> Option<OsdEpoch> {
+    #[derive(Deserialize)]
+    struct Stat {
+        epoch: OsdEpoch,
+    }
+    serde_json::from_slice::<Stat>(json).ok().map(|stat| stat.epoch)
 }
 
 fn since_by<F>(
@@ -477,6 +494,15 @@ mod tests {
         assert_eq!(map.blocklist.until(entry("10.77.0.5:0/0")).unwrap().as_second(), 157_788_675);
         for text in ["", ".", "1.", ".5", "-5.0", "5", "1e3.0", "99999999999.0", "5.1234567"] {
             assert_eq!(time(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_newest_epoch_is_read_as_monitors_print_it_and_another_form_is_no_epoch() {
+        let told = br#"{"epoch":48,"num_osds":3,"num_up_osds":3,"osd_up_since":1795867202,"num_in_osds":3}"#;
+        assert_eq!(stat_epoch(told), Some(OsdEpoch(48)));
+        for other in [&br#"{"osdmap":{}}"#[..], b"e48: 3 osds", b""] {
+            assert_eq!(stat_epoch(other), None);
         }
     }
 

@@ -66,6 +66,14 @@ impl SweepScope {
     }
 }
 
+/// Is the image of this pool, namespace and name to be read?
+pub type Wanted = Arc<dyn Fn(&str, &str, &str) -> bool + Send + Sync>;
+
+/// Every image is.
+pub fn all() -> Wanted {
+    Arc::new(|_, _, _| true)
+}
+
 /// Between two looks at the answers that came.
 const GATHER: Duration = Duration::from_millis(2);
 /// Headers of one pool asked for at once.
@@ -84,10 +92,11 @@ const BEFORE_NAMES: &CStr = c"name_";
 
 /// Sweeps all pools at the same time, so that one that does not answer holds up no other, and hands over each image
 /// as its answer comes; an image deleted meanwhile is left out. Memory is bounded by the requests under way, not
-/// by the number of images. Returns what could not be read, in words.
+/// by the number of images. Images that are not `wanted` cost no read. Returns what could not be read, in words.
 pub fn sweep(
     cluster: &Cluster,
     scope: &SweepScope,
+    wanted: &Wanted,
     deadline: &Deadline,
     found: &mut dyn FnMut(ImageReading),
 ) -> Vec<String> {
@@ -98,6 +107,7 @@ pub fn sweep(
             id: *id,
             pool: name.clone(),
             deadline: deadline.clone(),
+            wanted: Arc::clone(wanted),
             images: images.clone(),
             unread: Vec::new(),
         };
@@ -146,7 +156,7 @@ pub fn missing(
     let calls = places.into_iter().map(|(id, (pool, namespaces))| {
         let (images, _) = sync_channel(0);
         let (cluster, deadline, unread) = (cluster.clone(), deadline.clone(), Vec::new());
-        let mut pool = PoolSweep { cluster, id, pool, deadline, images, unread };
+        let mut pool = PoolSweep { cluster, id, pool, deadline, wanted: all(), images, unread };
         let wanted = Arc::clone(&wanted);
         move || (pool.listed(namespaces, &wanted), pool.unread)
     });
@@ -172,6 +182,7 @@ struct PoolSweep {
     id: PoolId,
     pool: String,
     deadline: Deadline,
+    wanted: Wanted,
     images: SyncSender<ImageReading>,
     unread: Vec<String>,
 }
@@ -295,6 +306,9 @@ impl PoolSweep {
         let mut next_tag = 0;
         let mut failed = Vec::new();
         let mut listed = self.directory(io, DIRECTORY, |name, value| {
+            if !(self.wanted)(&self.pool, namespace, &name) {
+                return Ok(());
+            }
             // In bursts: one answer and one question at a time would be a thread switch for each.
             if under_way.len() >= WINDOW {
                 while under_way.len() > WINDOW / 2 {

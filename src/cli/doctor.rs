@@ -317,7 +317,7 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, CliError> {
     }
     let (mut images, mut data_pools) = (0, DataPools::new());
     let scope = watchers::SweepScope::of(&context.config.policy.guarded.pools(map));
-    let unread = watchers::sweep(&context.cluster, &scope, &deadline, &mut |image| {
+    let unread = watchers::sweep(&context.cluster, &scope, &watchers::all(), &deadline, &mut |image| {
         images += 1;
         image.note_data_pool(&mut data_pools);
         unclear.extend(image.unknown.iter().map(|what| format!("image {}: {what}", image.path())));

@@ -16,7 +16,7 @@ use super::seen::known;
 use super::{Exit, WatchersArgs};
 use crate::ceph::locks::LockOwner;
 use crate::ceph::osdmap;
-use crate::ceph::watchers::{ImageReading, SweepScope, path, sweep};
+use crate::ceph::watchers::{ImageReading, SweepScope, all, path, sweep};
 use crate::cli::output::say;
 
 #[derive(Serialize)]
@@ -50,7 +50,7 @@ pub(super) fn run(context: &Context, args: &WatchersArgs) -> Result<Exit, CliErr
     let scope = SweepScope::of(&pools);
     let members = known(context)?.map_or_else(|| context.config.members.clone(), |(core, _)| core.members());
     let mut images = Vec::new();
-    let unread = sweep(&context.cluster, &scope, &context.deadline, &mut |image| {
+    let unread = sweep(&context.cluster, &scope, &all(), &context.deadline, &mut |image| {
         images.push(answer(&members, &map, image));
     });
     images.sort_by(|a, b| (&a.pool, &a.namespace, &a.image).cmp(&(&b.pool, &b.namespace, &b.image)));

@@ -10,13 +10,15 @@ use crate::ceph::look::CLIENTS_WITHIN;
 const SWEEP: Duration = Duration::from_secs(20);
 /// No reading takes longer.
 const LONGEST: Duration = Duration::from_secs(600);
+/// So many images tell how long many take.
+const ENOUGH: u64 = 512;
 /// A look holds up fences: silent PGs and monitors must not do so for longer.
 const LOOK_LONGEST: Duration = Duration::from_secs(30);
 
 /// What earlier readings took.
 #[derive(Debug, Default)]
 pub(super) struct TimeBudget {
-    /// Milliseconds that the last complete sweep took.
+    /// Milliseconds that a sweep of all images takes, by the last complete one.
     swept: AtomicU64,
     /// Sweeps, and readings of all clients, in a row that were not complete.
     sweeps_late: AtomicU32,
@@ -38,8 +40,10 @@ impl TimeBudget {
         CLIENTS_WITHIN.max(self.last() * 2).min(LOOK_LONGEST)
     }
 
-    pub(super) fn note_sweep(&self, took: Duration, complete: bool) {
-        let last = if complete { took } else { self.last().max(took.min(LOOK_LONGEST)) };
+    /// A sweep took so long to read so many of the images that are listed.
+    pub(super) fn note_sweep(&self, took: Duration, read: u64, listed: u64, complete: bool) {
+        let last =
+            if complete { of_all(took, read, listed) } else { self.last().max(took.min(LOOK_LONGEST)) };
         self.swept.store(u64::try_from(last.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         note(&self.sweeps_late, complete);
     }
@@ -51,6 +55,13 @@ impl TimeBudget {
     fn last(&self) -> Duration {
         Duration::from_millis(self.swept.load(Ordering::Relaxed))
     }
+}
+
+/// How long all images take where so many took so long. The least sweep takes some time: from a few images nothing follows for
+/// many.
+fn of_all(took: Duration, read: u64, listed: u64) -> Duration {
+    let times = if read < ENOUGH { 1.0 } else { listed.max(read) as f64 / read as f64 };
+    took.mul_f64(times).min(LONGEST)
 }
 
 fn note(late: &AtomicU32, complete: bool) {
@@ -79,12 +90,18 @@ mod tests {
         (0..20).for_each(|_| budget.note_clients(false));
         assert_eq!(budget.clients(), LONGEST);
         budget.note_clients(true);
-        budget.note_sweep(8 * SECOND, true);
+        budget.note_sweep(8 * SECOND, 1, 1, true);
         assert_eq!(
             (budget.clients(), budget.look(), budget.sweep()),
             (24 * SECOND, 16 * SECOND, 24 * SECOND)
         );
-        budget.note_sweep(24 * SECOND, false);
+        budget.note_sweep(24 * SECOND, 1, 1, false);
         assert_eq!(budget.sweep(), 144 * SECOND);
+        // A tenth of all images took a second.
+        budget.note_sweep(SECOND, 1000, 10_000, true);
+        assert_eq!(budget.look(), 20 * SECOND);
+        // A few take as long as fewer.
+        budget.note_sweep(SECOND, 10, 10_000, true);
+        assert_eq!(budget.look(), 3 * SECOND);
     }
 }

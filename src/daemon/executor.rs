@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper::Uri;
 use rbd_guardian_core::fence::step::{Sent, Step, StepOutcome};
+use rbd_guardian_core::guardian::Guardian;
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::guardian::report::Level;
 use rbd_guardian_core::model::fence_id::FenceId;
@@ -15,6 +16,7 @@ use rbd_guardian_core::model::gate_keys::GateContents;
 use rbd_guardian_core::model::image_users::{ImageUse, Locker};
 use rbd_guardian_core::model::incus_snapshot::IncusSnapshot;
 use rbd_guardian_core::model::osdmap::DataPools;
+use rbd_guardian_core::model::sweep_part::SweepSelection;
 use rbd_guardian_core::model::volume::ImageName;
 
 use crate::ceph::barrier::Probes;
@@ -22,7 +24,7 @@ use crate::ceph::blocklist::{EntryChange, change};
 use crate::ceph::locks::LockOwner;
 use crate::ceph::perform::{PACE, ROUND, Storage};
 use crate::ceph::stale::{Stale, break_lock};
-use crate::ceph::watchers::{self, SweepScope, missing};
+use crate::ceph::watchers::{self, SweepScope, Wanted, missing};
 use crate::ceph::{audit, lane, look, osdmap};
 use crate::clock;
 use crate::daemon::budget::TimeBudget;
@@ -96,9 +98,10 @@ impl Executor {
         }
     }
 
-    /// Begins an effect. Whatever becomes of it, it ends, with one input. `view` is the last reading, for what a lost
-    /// member does not tell any more.
-    pub(super) fn perform(&mut self, effect: Effect, view: Option<&Arc<IncusSnapshot>>) -> EffectFuture {
+    /// Begins an effect. Whatever becomes of it, it ends, with one input. The guardian knows what a lost member does not tell
+    /// any more, and which images are in use.
+    pub(super) fn perform(&mut self, effect: Effect, guardian: &Guardian) -> EffectFuture {
+        let view = guardian.view();
         let halt = Halt::of(&effect);
         let clients = self.budget.look();
         match effect {
@@ -168,14 +171,11 @@ impl Executor {
                     Input::Audit(fence, removals.map_err(|error| error.to_string()))
                 })
             }
-            Effect::Sweep => {
+            Effect::Sweep(part) => {
                 let budget = Arc::clone(&self.budget);
-                self.on_lane(Effect::Sweep, budget.sweep(), move |storage, deadline| {
-                    let began = clock::boot();
-                    let input = sweep(storage, deadline);
-                    let complete = matches!(&input, Input::Swept { unread, .. } if unread.is_empty());
-                    budget.note_sweep(clock::boot().saturating_sub(began), complete);
-                    input
+                let selection = Arc::new(guardian.sweep_selection(part));
+                self.on_lane(Effect::Sweep(part), budget.sweep(), move |storage, deadline| {
+                    sweep(storage, selection, &budget, deadline)
                 })
             }
             Effect::Find(images) => {
@@ -315,19 +315,34 @@ fn host_of(member: &str, view: &IncusSnapshot) -> Option<String> {
     Some(url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned())
 }
 
-fn sweep(storage: &Storage, deadline: &Deadline) -> Input {
+fn sweep(
+    storage: &Storage,
+    selection: Arc<SweepSelection>,
+    budget: &TimeBudget,
+    deadline: &Deadline,
+) -> Input {
     let began = clock::boot();
     let (mut uses, mut data_pools) = (Vec::new(), DataPools::new());
+    let listed = Arc::new(AtomicU64::new(0));
+    let mut read = 0;
     let unread = match storage.read(deadline, osdmap::dump) {
         Ok(dump) => {
             let scope = SweepScope::of(&storage.guarded.pools(&dump.map));
-            watchers::sweep(&storage.cluster, &scope, deadline, &mut |image| {
+            let count = Arc::clone(&listed);
+            let wanted: Wanted = Arc::new(move |pool, namespace, name| {
+                count.fetch_add(1, Ordering::Relaxed);
+                selection.has(pool, namespace, name)
+            });
+            watchers::sweep(&storage.cluster, &scope, &wanted, deadline, &mut |image| {
+                read += 1;
                 image.note_data_pool(&mut data_pools);
                 uses.extend(used(image));
             })
         }
         Err(error) => vec![error.to_string()],
     };
+    let took = clock::boot().saturating_sub(began);
+    budget.note_sweep(took, read, listed.load(Ordering::Relaxed), unread.is_empty());
     Input::Swept { began, uses, unread, data_pools }
 }
 
@@ -365,7 +380,7 @@ pub(super) fn failed(effect: Effect, why: &str) -> Input {
         Effect::Look => Input::Looked(Err(why())),
         Effect::ReadMaps { .. } => Input::Maps(Err(why())),
         Effect::ReadAudit(fence) => Input::Audit(fence, Err(why())),
-        Effect::Sweep => Input::Swept {
+        Effect::Sweep(_) => Input::Swept {
             began: clock::boot(),
             uses: Vec::new(),
             unread: vec![why()],

@@ -136,7 +136,7 @@ mod asked {
             | Effect::Look
             | Effect::ReadMaps { .. }
             | Effect::ReadAudit(_)
-            | Effect::Sweep
+            | Effect::Sweep(_)
             | Effect::Find(_)
             | Effect::PushGate
             | Effect::BreakLock(_)

@@ -132,7 +132,7 @@ impl Leading {
             self.executor.storage.guarded.clone_from(self.guardian.guarded());
         }
         while let Some(effect) = self.guardian.next_effect() {
-            begun.push((effect.clone(), self.executor.perform(effect, self.guardian.view())));
+            begun.push((effect.clone(), self.executor.perform(effect, &self.guardian)));
         }
         self.tell();
         begun

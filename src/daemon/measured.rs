@@ -14,7 +14,7 @@ pub(super) fn effect(effect: &Effect) -> &'static str {
         Effect::Look => "look",
         Effect::ReadMaps { .. } => "read-osdmaps",
         Effect::ReadAudit(_) => "read-audit",
-        Effect::Sweep => "sweep",
+        Effect::Sweep(_) => "sweep",
         Effect::Find(_) => "find-images",
         Effect::Record { .. } => "record",
         Effect::Fence(_, asked) | Effect::Release(_, asked) => step(asked),

@@ -247,9 +247,14 @@ impl AddressBook {
 
     /// Addresses that more than one member claims.
     pub fn contradictions(&self) -> Vec<Contradiction> {
-        let all: BTreeSet<IpAddr> = self.members.values().flat_map(|m| m.addresses.keys().copied()).collect();
+        let (mut once, mut twice) = (BTreeSet::new(), BTreeSet::new());
+        for ip in self.members.values().flat_map(|member| member.addresses.keys()) {
+            if !once.insert(*ip) {
+                twice.insert(*ip);
+            }
+        }
         let claimed = |ip| Contradiction { ip, members: self.claims(ip).map(str::to_owned).collect() };
-        all.into_iter().map(claimed).filter(|claimed| claimed.members.len() > 1).collect()
+        twice.into_iter().map(claimed).collect()
     }
 
     pub(super) fn alarms(&self) -> Vec<Alarm> {
@@ -357,7 +362,7 @@ impl AddressBook {
                         sources.insert((client.ip, Source::Locker));
                     }
                     owned.entry(name).or_default().insert(client);
-                } else if !is_stopped(one, seen.images, seen.view) {
+                } else if !seen.images.get(&one.image).is_some_and(|it| is_stopped(it, seen.view)) {
                     for location in locations {
                         strange.entry(location.clone()).or_default().insert(client);
                     }
@@ -484,9 +489,9 @@ fn healthy_owner(one: &ImageUse, images: &Images, view: &IncusSnapshot) -> Optio
     (online && !moving && instances.iter().any(runs)).then(|| name.clone())
 }
 
-/// Does no instance of the image run, by the word of members that are online? Then its user is none of theirs.
-fn is_stopped(one: &ImageUse, images: &Images, view: &IncusSnapshot) -> bool {
-    let Some(Expected::Exclusive { instances, .. }) = images.get(&one.image) else { return false };
+/// Does no instance of an image run, by the word of members that are online? Then its user is none of theirs.
+pub(super) fn is_stopped(expected: &Expected, view: &IncusSnapshot) -> bool {
+    let Expected::Exclusive { instances, .. } = expected else { return false };
     let (Some(all), Some(operations)) = (&view.instances, &view.operations) else { return false };
     let stopped = |id| {
         let instance = all.get(id)?;

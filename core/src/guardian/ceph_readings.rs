@@ -14,6 +14,7 @@ use crate::model::ceph_snapshot::{CephSnapshot, Clients, Daemon};
 use crate::model::image_users::ImageUse;
 use crate::model::now::Now;
 use crate::model::osdmap::OsdMap;
+use crate::model::volume::ImageName;
 
 /// How many items an alarm names.
 const SHOWN: usize = 5;
@@ -29,6 +30,9 @@ pub(super) struct Sweep {
     /// Images with their users.
     pub(super) uses: Vec<ImageUse>,
     pub(super) unread: Vec<String>,
+    /// Images a gate may wait for that this sweep read; `None`: it read all images.
+    #[serde(default)]
+    pub(super) asked: Option<BTreeSet<ImageName>>,
 }
 
 /// The last readings of Ceph.

@@ -42,7 +42,7 @@ impl Guardian {
                 self.schedule.view = now.boot;
             }
             Notice::NotPlaced { why } => self.placements.handle_refusal(now, &why, &mut self.reports),
-            Notice::Changed => self.schedule.changed(now.boot),
+            Notice::Changed => self.schedule.changed(context!(self)),
             Notice::Missed => self.schedule.whole = now.boot,
         }
     }
@@ -71,6 +71,7 @@ impl Guardian {
         self.interfaces.end(|name| view.members.contains_key(name));
         self.guard_what_is_named(&view);
         if change.whole {
+            self.schedule.note_listing(now.boot.saturating_sub(began));
             self.found.handle_listing(&self.incus.images, &self.settings.policy.guarded.except);
             self.judge_found();
         }
@@ -177,7 +178,11 @@ impl Guardian {
             // There are more.
             self.schedule.read_maps();
         }
-        let maps: Vec<_> = maps.into_iter().map(Arc::new).collect();
+        let mut maps: Vec<_> = maps.into_iter().map(Arc::new).collect();
+        // None came after the newest one that is known: that one was read once more.
+        if maps.is_empty() {
+            maps.extend(self.ceph.map.clone());
+        }
         maps.iter().for_each(|map| self.note_map(map));
         for id in self.breach_audit.handle_maps() {
             if let Some(fence) = self.fences.get_mut(&id) {

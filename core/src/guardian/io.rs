@@ -22,6 +22,7 @@ pub use crate::model::now::Now;
 use crate::model::operator_request::Request;
 use crate::model::osdmap::{DataPools, OsdMap};
 use crate::model::record::{Change, Records, Removal};
+use crate::model::sweep_part::SweepPart;
 use crate::model::volume::ImageName;
 
 /// Something to perform. Each is answered by exactly one input; nothing waits for it meanwhile.
@@ -44,15 +45,17 @@ pub enum Effect {
     /// Look at the storage as a plan needs it. Answer: [`Input::Looked`].
     Look,
     /// Read the osdmaps after this epoch, oldest first and without a gap, at most
-    /// [`MAPS_AT_ONCE`](crate::model::osdmap::MAPS_AT_ONCE) of them; 0: only the newest. Answer: [`Input::Maps`].
+    /// [`MAPS_AT_ONCE`](crate::model::osdmap::MAPS_AT_ONCE) of them, or none where there is none after it; 0: only the newest.
+    /// Answer: [`Input::Maps`].
     ReadMaps {
         /// The last epoch that was examined.
         after: OsdEpoch,
     },
     /// Read who removed entries of the blocklist, for this fence that was breached. Answer: [`Input::Audit`].
     ReadAudit(FenceId),
-    /// One sweep of watchers and lock owners. Answer: [`Input::Swept`].
-    Sweep,
+    /// One sweep of watchers and lock owners, of the images that
+    /// [`sweep_selection`](crate::guardian::Guardian::sweep_selection) names. Answer: [`Input::Swept`].
+    Sweep(SweepPart),
     /// Look whether these images are in the directories of their pools. Answer: [`Input::Found`].
     Find(Vec<ImageName>),
     /// Write records and the reason to the ledger, in one operation that only the leader's own epoch permits.
@@ -125,7 +128,7 @@ pub enum Input {
     Pinged(String, Result<bool, String>),
     /// The storage; `Err` if it could not be read.
     Looked(Result<CephSnapshot, String>),
-    /// Osdmaps, oldest first. `Err` if none could be read.
+    /// Osdmaps, oldest first; none where none is newer than what was asked with. `Err` if none could be read.
     Maps(Result<Vec<OsdMap>, String>),
     /// Removals that the monitors logged lately, oldest first; `Err` if the log could not be read.
     Audit(FenceId, Result<Vec<Removal>, String>),

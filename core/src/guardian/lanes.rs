@@ -66,7 +66,7 @@ impl Lane {
             Effect::Look => Self::Look,
             Effect::ReadMaps { .. } => Self::Maps,
             Effect::ReadAudit(_) => Self::Audit,
-            Effect::Sweep => Self::Sweep,
+            Effect::Sweep(_) => Self::Sweep,
             Effect::Find(_) => Self::Find,
             Effect::Record { .. } => Self::Record,
             Effect::Fence(id, step) | Effect::Release(id, step) => Self::of_step(id, step),

@@ -60,6 +60,7 @@ mod shared;
 pub mod status;
 pub mod sums;
 mod sweep;
+mod sweep_turns;
 mod trail;
 mod trigger;
 mod waits;
@@ -97,6 +98,7 @@ use crate::guardian::settings::Settings;
 use crate::guardian::status::{Status, StatusContext};
 use crate::guardian::sums::Sums;
 use crate::guardian::sweep::SweepJudgement;
+use crate::guardian::sweep_turns::SweepTurns;
 use crate::guardian::trail::DueChange;
 use crate::guardian::trigger::FenceTrigger;
 use crate::guardian::waits::{WaitContext, Waits};
@@ -106,6 +108,7 @@ use crate::model::member::Members;
 use crate::model::osdmap::{Guarded, OsdMap};
 use crate::model::overrides::Overrides;
 use crate::model::record::{FenceState, Records};
+use crate::model::sweep_part::{SweepPart, SweepSelection};
 use crate::model::target::Target;
 use crate::model::volume::{Expected, ImageName};
 use crate::rules::plan::Plan;
@@ -144,6 +147,8 @@ pub struct Guardian {
     awaited: AwaitedSeals,
     #[serde(flatten)]
     sweep: SweepJudgement,
+    #[serde(default)]
+    sweep_turns: SweepTurns,
     #[serde(default)]
     found: FoundImages,
     #[serde(flatten)]
@@ -190,6 +195,7 @@ impl Guardian {
             gate: Gate::new(before),
             awaited: AwaitedSeals::default(),
             sweep: SweepJudgement::default(),
+            sweep_turns: SweepTurns::default(),
             found: FoundImages::default(),
             new_clients: NewClients::default(),
             breach_audit: BreachAudit::default(),
@@ -238,8 +244,9 @@ impl Guardian {
             Input::Maps(maps) => self.handle_maps(maps),
             Input::Audit(id, removals) => self.handle_audit(&id, removals),
             Input::Swept { began, uses, unread, data_pools } => {
-                self.guard_data(&data_pools, unread.is_empty());
-                self.ceph.handle_sweep(Sweep { began, ended: now.boot, uses, unread });
+                let (asked, all_data) = self.sweep_turns.end(&data_pools, unread.is_empty());
+                self.guard_data(all_data.as_ref().unwrap_or(&data_pools), all_data.is_some());
+                self.ceph.handle_sweep(Sweep { began, ended: now.boot, uses, unread, asked });
                 self.judge_sweep();
             }
             Input::Found { began, missing, unread } => {
@@ -478,7 +485,7 @@ impl Guardian {
         if self.schedule.begin_maps(ctx) {
             return Some(Effect::ReadMaps { after: self.breach_audit.begin_maps(ctx) });
         }
-        self.schedule.next_sweep(ctx).or_else(|| self.found.next_effect(ctx))
+        self.schedule.next_sweep(ctx, &mut self.sweep_turns).or_else(|| self.found.next_effect(ctx))
     }
 
     fn next_question(&mut self) -> Option<Effect> {
@@ -582,6 +589,11 @@ impl Guardian {
     /// The pools that a seal covers and that sweeps read.
     pub fn guarded(&self) -> &Guarded {
         &self.settings.policy.guarded
+    }
+
+    /// The images that a sweep of this part reads.
+    pub fn sweep_selection(&self, part: SweepPart) -> SweepSelection {
+        sweep_turns::selection(context!(self), part)
     }
 
     /// Does the ledger say that there is a gate?

@@ -8,6 +8,7 @@ use crate::fence::Fence;
 use crate::guardian::context::Ctx;
 use crate::guardian::io::Effect;
 use crate::guardian::lanes::Lane;
+use crate::guardian::sweep_turns::SweepTurns;
 use crate::model::now::Now;
 use crate::model::record::FenceState;
 
@@ -19,6 +20,9 @@ pub(super) struct Schedule {
     /// When instances, pools and volumes were asked for last.
     #[serde(default)]
     whole_asked: Option<Duration>,
+    /// How long that took.
+    #[serde(default)]
+    listing_took: Duration,
     maps: Option<Duration>,
     pub(super) sweep: Duration,
     /// When an instance was started last, or could be again: readings that began before say nothing of it.
@@ -31,6 +35,9 @@ const VIEW_EVERY: Duration = Duration::from_secs(2);
 const VIEW_OFTEN: Duration = Duration::from_millis(1000);
 /// Instances and volumes are read so often when nothing is announced.
 const WHOLE_EVERY: Duration = Duration::from_secs(60);
+/// Listings that are announced rest for so many times as long as the last one took, at most for so long.
+const RESTS: u32 = 20;
+const RESTS_AT_MOST: Duration = Duration::from_secs(5);
 /// The osdmap at rest.
 const MAPS_EVERY: Duration = Duration::from_secs(10);
 /// The osdmap while a fence is held: a removed entry must not stay unnoticed.
@@ -39,10 +46,21 @@ const MAPS_OFTEN: Duration = Duration::from_secs(1);
 const SWEEP_OFTEN: Duration = Duration::from_secs(1);
 
 impl Schedule {
-    /// Something was announced: what else comes with it is read together.
-    pub(super) fn changed(&mut self, now: Duration) {
+    /// Something was announced: what else comes with it is read together. While nothing is lost or fenced, listings rest in
+    /// between for many times as long as the last one took: whatever is announced, they cost Incus a small share of its time.
+    pub(super) fn changed(&mut self, ctx: Ctx<'_>) {
+        let now = ctx.now.boot;
         self.view = self.view.min(now + Duration::from_millis(200));
-        self.whole = self.whole.min(now + Duration::from_millis(500));
+        let soon = now + Duration::from_millis(500);
+        let rested =
+            self.whole_asked.map_or(soon, |asked| asked + (self.listing_took * RESTS).min(RESTS_AT_MOST));
+        let at = if is_busy(ctx) { soon } else { soon.max(rested) };
+        self.whole = self.whole.min(at);
+    }
+
+    /// Everything was listed, and it took so long.
+    pub(super) fn note_listing(&mut self, took: Duration) {
+        self.listing_took = took;
     }
 
     /// Everything is to be listed again, not sooner than so long after the last time: a listing that fails may cost much.
@@ -63,8 +81,7 @@ impl Schedule {
         if !ctx.settings.platform || !(whole || now >= self.view) || !ctx.may_begin(&Lane::View) {
             return None;
         }
-        let often = !ctx.fences.is_empty() || ctx.members.is_any_lost();
-        self.view = now + if often { VIEW_OFTEN } else { VIEW_EVERY };
+        self.view = now + if is_busy(ctx) { VIEW_OFTEN } else { VIEW_EVERY };
         if whole {
             self.whole = now + WHOLE_EVERY;
             self.whole_asked = Some(now);
@@ -83,18 +100,26 @@ impl Schedule {
         due
     }
 
-    pub(super) fn next_sweep(&mut self, ctx: Ctx<'_>) -> Option<Effect> {
+    pub(super) fn next_sweep(&mut self, ctx: Ctx<'_>, turns: &mut SweepTurns) -> Option<Effect> {
         let now = ctx.now.boot;
         let sealed = |fence: &Fence| {
             fence.record().state == FenceState::Sealed && !fence.is_clear() && fence.member().is_some()
         };
-        let due = now >= self.sweep || (ctx.fences.all().any(sealed) && sweep_is_old(ctx));
-        if ctx.map().is_none() || !due || !ctx.may_begin(&Lane::Sweep) {
+        let is_due = now >= self.sweep;
+        let begins = is_due || (ctx.fences.all().any(sealed) && sweep_is_old(ctx));
+        if ctx.map().is_none() || !begins || !ctx.may_begin(&Lane::Sweep) {
             return None;
         }
-        self.sweep = now + ctx.settings.guard.every;
-        Some(Effect::Sweep)
+        if is_due {
+            self.sweep = now + ctx.settings.guard.every;
+        }
+        Some(Effect::Sweep(turns.begin(ctx, is_due)))
     }
+}
+
+/// Is anything lost or fenced?
+fn is_busy(ctx: Ctx<'_>) -> bool {
+    !ctx.fences.is_empty() || ctx.members.is_any_lost()
 }
 
 /// Does a gate wait for a sweep that began after its fence was sealed?

@@ -98,8 +98,7 @@ impl SweepJudgement {
         let judge = FenceJudge {
             ctx,
             map,
-            uses: &sweep.uses,
-            unread: &sweep.unread,
+            sweep,
             not_read: Unread::new(&sweep.unread),
             owners: ctx.book.clients(),
             members,
@@ -245,8 +244,7 @@ impl SweepJudgement {
 struct FenceJudge<'a> {
     ctx: Ctx<'a>,
     map: &'a OsdMap,
-    uses: &'a [ImageUse],
-    unread: &'a [String],
+    sweep: &'a Sweep,
     not_read: Unread<'a>,
     owners: BTreeMap<ClientAddr, &'a str>,
     members: &'a Members,
@@ -260,7 +258,10 @@ impl FenceJudge<'_> {
     /// The images of the member of this fence that have a user.
     fn its(&self, fence: &Fence) -> impl Iterator<Item = &ImageUse> {
         let (member, images) = (fence.member().unwrap_or_default().to_owned(), &self.ctx.incus.images);
-        self.uses.iter().filter(move |one| images.get(&one.image).is_some_and(|image| image.is_at(&member)))
+        self.sweep
+            .uses
+            .iter()
+            .filter(move |one| images.get(&one.image).is_some_and(|image| image.is_at(&member)))
     }
 
     /// Why it is not sure that nobody outside of the fence uses its member's images, and which clients do.
@@ -276,8 +277,11 @@ impl FenceJudge<'_> {
         let mut unclear: Vec<String> =
             seen.map(|one| used_outside(one, &self.map.blocklist, self.members)).collect();
         unclear.extend(self.of_unknown_owner(member));
+        if !fence.is_clear() {
+            unclear.extend(self.not_swept(member));
+        }
         // What cannot be read elsewhere says nothing of this member's images.
-        if !self.unread.is_empty() {
+        if !self.sweep.unread.is_empty() {
             let silent = self.ctx.incus.images_of(member).filter_map(|image| self.not_read.of(image));
             unclear.extend(silent.collect::<BTreeSet<_>>().into_iter().map(str::to_owned));
         }
@@ -299,7 +303,8 @@ impl FenceJudge<'_> {
         };
         let its = |client: &ClientAddr| !self.is_refused(*client) && !anothers(client);
         let images = &self.ctx.incus.images;
-        let unknown = self.uses.iter().filter_map(|one| Some((one, images.get(&one.image)?.unknown()?)));
+        let unknown =
+            self.sweep.uses.iter().filter_map(|one| Some((one, images.get(&one.image)?.unknown()?)));
         let words = unknown.filter_map(|(one, why)| {
             let free: Vec<String> =
                 one.clients().iter().filter(|client| its(client)).map(ToString::to_string).collect();
@@ -311,6 +316,16 @@ impl FenceJudge<'_> {
             (!users.is_empty()).then(text)
         });
         words.collect()
+    }
+
+    /// An image of the member, or one whose instances nobody knows, that this sweep did not read: it was not placed so when the
+    /// sweep began.
+    fn not_swept(&self, member: &str) -> Option<String> {
+        let asked = self.sweep.asked.as_ref()?;
+        let awaited = |expected: &Expected| expected.unknown().is_some() || expected.is_at(member);
+        let mut all = self.ctx.incus.images.iter().filter(|(_, expected)| awaited(expected));
+        let (image, _) = all.find(|(image, _)| !asked.contains(image))?;
+        Some(format!("image {image} was not swept yet"))
     }
 
     /// Clients of a fenced member, or of nobody at its images, that no entry refuses. Their watch may have lapsed, so that no

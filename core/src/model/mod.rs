@@ -22,5 +22,6 @@ pub mod pairs;
 pub mod policy;
 pub mod record;
 pub mod span;
+pub mod sweep_part;
 pub mod target;
 pub mod volume;

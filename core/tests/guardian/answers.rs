@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rbd_guardian_core::guardian::io::{Effect, Input};
 use rbd_guardian_core::guardian::report::Outcome;
-use rbd_guardian_core::model::incus_snapshot::{MemberState, MemberStatus};
+use rbd_guardian_core::model::incus_snapshot::{MemberState, MemberStatus, Notice};
 use rbd_guardian_core::model::target::Target;
 
 use crate::model::{Model, id};
@@ -160,4 +160,37 @@ fn an_operators_fence_needs_no_silence_and_the_core_says_whether_the_member_answ
     let since = model.boot;
     model.run(Duration::from_secs(3));
     assert_eq!(model.guardian.answers_since("n2", since), Some(false));
+}
+
+fn listings(model: &Model) -> usize {
+    model.effects.iter().filter(|effect| **effect == Effect::ReadView { whole: true }).count()
+}
+
+/// How many listings a second of announcements leads to, ten seconds long.
+fn listings_while_announced(model: &mut Model) -> usize {
+    let (before, end) = (listings(model), model.now().boot + 10 * SECOND);
+    while model.now().boot < end {
+        model.handle(Input::Notice(Notice::Changed));
+        model.step();
+    }
+    listings(model) - before
+}
+
+/// A CI that launches instances all the time must not make Incus list all of them all the time; a fence waits for no listing.
+#[test]
+fn what_is_announced_all_the_time_is_listed_for_a_small_share_of_it() {
+    let mut model = healthy();
+    model.listing_takes = SECOND;
+    model.run(61 * SECOND);
+    let before = listings(&model);
+    model.run(10 * SECOND);
+    model.handle(Input::Notice(Notice::Changed));
+    model.run(SECOND);
+    assert_eq!(listings(&model), before + 1, "one announcement is listed at once");
+    let calm = listings_while_announced(&mut model);
+    assert!((1..=3).contains(&calm), "{calm}");
+    model.lose("n2");
+    model.run(2 * SECOND);
+    let lost = listings_while_announced(&mut model);
+    assert!(lost >= 10, "{lost}");
 }

@@ -215,7 +215,7 @@ fn effects() -> Vec<Effect> {
         Effect::Look,
         Effect::ReadMaps { after: OsdEpoch(7) },
         Effect::ReadAudit(fence()),
-        Effect::Sweep,
+        Effect::Sweep(rbd_guardian_core::model::sweep_part::SweepPart::Turn { turn: 3, of: 20 }),
         Effect::Find(vec![lock().image]),
         Effect::Record { changes: changes(), what: "what".into(), why: "why".into() },
         Effect::PutGate {

@@ -25,6 +25,7 @@ mod pools;
 mod reach;
 mod recording;
 mod storage;
+mod sweeps;
 mod takeover;
 mod waits;
 mod world;
@@ -498,7 +499,8 @@ fn a_stale_writer_is_told_within_two_seconds_of_a_sweep() {
     let mut model = healthy();
     let stranger = "10.0.0.1:0/100".parse().unwrap();
     model.uses.iter_mut().find(|one| one.image.name.ends_with("c2")).unwrap().watchers.push(stranger);
-    let sweeps = |model: &Model| model.effects.iter().filter(|effect| **effect == Effect::Sweep).count();
+    let sweeps =
+        |model: &Model| model.effects.iter().filter(|effect| matches!(effect, Effect::Sweep(_))).count();
     let before = sweeps(&model);
     model.until("a sweep", |model| sweeps(model) > before);
     model.run(2 * SECOND);
@@ -514,7 +516,8 @@ fn a_stale_writer_is_told_within_two_seconds_of_a_sweep() {
 #[test]
 fn an_image_that_is_opened_elsewhere_for_a_moment_is_not_told() {
     let mut model = healthy();
-    let sweeps = |model: &Model| model.effects.iter().filter(|effect| **effect == Effect::Sweep).count();
+    let sweeps =
+        |model: &Model| model.effects.iter().filter(|effect| matches!(effect, Effect::Sweep(_))).count();
     for nonce in 100..103 {
         let at = |model: &mut Model, then: &dyn Fn(&mut Vec<_>)| {
             then(&mut model.uses.iter_mut().find(|one| one.image.name.ends_with("c2")).unwrap().watchers);

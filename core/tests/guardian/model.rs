@@ -25,6 +25,7 @@ use rbd_guardian_core::model::operator_request::Request;
 use rbd_guardian_core::model::osdmap::{DataPools, MAPS_AT_ONCE, OsdMap, Pool};
 use rbd_guardian_core::model::policy::Policy;
 use rbd_guardian_core::model::record::{FenceState, Records, Removal};
+use rbd_guardian_core::model::sweep_part::SweepSelection;
 use rbd_guardian_core::model::volume::{Content, ImageName, StoragePool, Volume, VolumeKind};
 use rbd_guardian_core::recording::recorder::{LIMIT, Recorder};
 use rbd_guardian_core::recording::replay::replay;
@@ -63,6 +64,8 @@ pub(crate) struct Model {
     pub(crate) failing_starts: u32,
     /// The platform does not answer.
     pub(crate) platform_down: bool,
+    /// So long a listing of everything takes.
+    pub(crate) listing_takes: Duration,
     /// What a sweep cannot read, in its words.
     pub(crate) unread: Vec<String>,
     /// Images that Incus lists and their pools do not have, and what of directories cannot be read.
@@ -156,6 +159,7 @@ impl Model {
             started: Vec::new(),
             failing_starts: 0,
             platform_down: false,
+            listing_takes: Duration::ZERO,
             unread: Vec::new(),
             gone: BTreeSet::new(),
             unlisted: Vec::new(),
@@ -441,6 +445,12 @@ impl Model {
         self.view.gate.as_ref()?.members.get(member)
     }
 
+    /// The users of the images that a sweep reads.
+    fn uses_in(&self, part: &SweepSelection) -> Vec<ImageUse> {
+        let has = |one: &&ImageUse| part.has(&one.image.pool, &one.image.namespace, &one.image.name);
+        self.uses.iter().filter(has).cloned().collect()
+    }
+
     pub(crate) fn refuses(&self, member: &str) -> bool {
         let ip = format!("10.0.0.{}", member.trim_start_matches('n')).parse().unwrap();
         self.map().blocklist.hosts(ip).next().is_some()
@@ -532,7 +542,8 @@ impl Model {
                 if !whole {
                     (view.instances, view.volumes, view.pools) = (None, None, None);
                 }
-                Input::View { began, view: Ok(view) }
+                let took = if whole { self.listing_takes } else { Duration::ZERO };
+                Input::View { began: began - took, view: Ok(view) }
             }
             Effect::ReadMemberState(name) if self.unanswered.contains(&name) => Input::Tick,
             Effect::ReadMemberState(name) => {
@@ -551,12 +562,12 @@ impl Model {
                 let maps = self.maps.iter().filter(|map| map.epoch > after).take(MAPS_AT_ONCE);
                 let maps = maps.cloned().collect::<Vec<_>>();
                 let newest = || vec![self.map().clone()];
-                Input::Maps(Ok(if after == OsdEpoch(0) || maps.is_empty() { newest() } else { maps }))
+                Input::Maps(Ok(if after == OsdEpoch(0) { newest() } else { maps }))
             }
             Effect::ReadAudit(id) => Input::Audit(id, self.removals.clone().ok_or_else(silence)),
-            Effect::Sweep => Input::Swept {
+            Effect::Sweep(part) => Input::Swept {
                 began,
-                uses: self.uses.clone(),
+                uses: self.uses_in(&self.guardian.sweep_selection(part)),
                 unread: self.unread.clone(),
                 data_pools: self.data_pools.clone(),
             },

@@ -170,3 +170,15 @@ fn inv1_a_late_pg_is_asked_again_with_the_epoch_of_the_entries_whatever_maps_com
     let since = &asked(&model)[before..];
     assert!(since.len() >= 3 && since.iter().all(|epoch| *epoch == first), "{first}: {since:?}");
 }
+
+/// A map that did not change is not sent again, and stands for a fresh one.
+#[test]
+fn a_map_that_is_the_newest_still_is_as_good_as_read_once_more() {
+    let mut model = Model::new();
+    model.run(10 * SECOND);
+    let (before, epoch) = (asked_for_maps(&model).len(), model.map().epoch);
+    model.run(60 * SECOND);
+    let asked = asked_for_maps(&model)[before..].to_vec();
+    assert!(asked.len() >= 5 && asked.iter().all(|after| *after == epoch), "{asked:?}");
+    assert!(model.guardian.status(model.now()).storage.fresh);
+}

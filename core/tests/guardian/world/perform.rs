@@ -18,6 +18,7 @@ use rbd_guardian_core::model::incus_snapshot::{
     Details, GateView, IncusSnapshot, Instance, InstanceId, MemberState, MemberView, Notice, Thresholds,
 };
 use rbd_guardian_core::model::osdmap::{DataPools, PoolId};
+use rbd_guardian_core::model::sweep_part::SweepSelection;
 use rbd_guardian_core::model::volume::{ImageName, StoragePool};
 
 use super::drawn::DataPool;
@@ -25,6 +26,10 @@ use super::state::{DATA, Fate, HEALING, OFFLINE, Own, STEP, World, put};
 
 /// A command that is not answered is given up then.
 const UNANSWERED: Duration = Duration::from_secs(5);
+
+fn is_in(part: &SweepSelection, image: &ImageName) -> bool {
+    part.has(&image.pool, &image.namespace, &image.name)
+}
 
 fn silence() -> String {
     "does not answer".to_owned()
@@ -152,12 +157,14 @@ impl World {
             Effect::ReadMaps { after } => {
                 let maps: Vec<_> = self.maps.iter().filter(|map| map.epoch > after).cloned().collect();
                 let newest = || vec![self.map().clone()];
-                (lag, Input::Maps(Ok(if after == OsdEpoch(0) || maps.is_empty() { newest() } else { maps })))
+                (lag, Input::Maps(Ok(if after == OsdEpoch(0) { newest() } else { maps })))
             }
             Effect::ReadAudit(id) => (lag, Input::Audit(id, Ok(Vec::new()))),
-            Effect::Sweep => {
-                let uses = self.uses();
-                let unread = self.faults.unreadable.iter().map(ToString::to_string).collect();
+            Effect::Sweep(part) => {
+                let part = self.guardian.sweep_selection(part);
+                let uses = self.uses(&part);
+                let unread = self.faults.unreadable.iter().filter(|image| is_in(&part, image));
+                let unread = unread.map(ToString::to_string).collect();
                 (lag, Input::Swept { began, uses, unread, data_pools: self.data_pools() })
             }
             Effect::Find(_) if self.faults.monitors_silent => {
@@ -305,7 +312,7 @@ impl World {
     }
 
     /// What a sweep of the guardian's own cluster shows.
-    fn uses(&mut self) -> Vec<ImageUse> {
+    fn uses(&mut self, part: &SweepSelection) -> Vec<ImageUse> {
         let mut watchers: BTreeMap<ImageName, Vec<EntityAddr>> = BTreeMap::new();
         self.shown.clear();
         for at in 0..self.clients.len() {
@@ -314,7 +321,9 @@ impl World {
             }
             let client = &self.clients[at];
             let mut shown = false;
-            for image in client.images.iter().filter(|image| !self.faults.unreadable.contains(*image)) {
+            let readable =
+                |image: &&ImageName| !self.faults.unreadable.contains(*image) && is_in(part, image);
+            for image in client.images.iter().filter(readable) {
                 watchers.entry(image.clone()).or_default().push(client.addr.into());
                 shown |= self.owner_of(image).is_some_and(|(_, guest)| {
                     guest.running
@@ -328,7 +337,8 @@ impl World {
                 self.shown.insert(client.addr);
             }
         }
-        let locked = self.locks.keys().filter(|image| !self.faults.unreadable.contains(*image));
+        let readable = |image: &&ImageName| !self.faults.unreadable.contains(*image) && is_in(part, image);
+        let locked = self.locks.keys().filter(readable);
         locked.for_each(|image| {
             watchers.entry(image.clone()).or_default();
         });
