@@ -1,7 +1,6 @@
 //! Taking the exclusive lock of an image away from a client that is fenced.
 
 use std::ffi::CString;
-use std::sync::mpsc::channel;
 
 use nix::errno::Errno;
 
@@ -10,12 +9,11 @@ use super::watchers::{DIRECTORY, HEADER, NAME_KEY, encoded_text};
 use crate::ceph::rados::cluster::Cluster;
 use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;
+use crate::ceph::rados::pages::{FULL, OmapPages, PageError};
 use crate::deadline::{Deadline, DeadlineError};
 
 /// The lock's name on an image's header (`RBD_LOCK_NAME`, `librbd/internal.h`).
 const LOCK: &str = "rbd_lock";
-/// Directory entries read at once.
-const PAGE: u64 = 1024;
 
 /// Whose lock on which image.
 #[derive(Debug, Clone, Copy)]
@@ -70,27 +68,17 @@ fn image_id(io: &IoCtx, image: &str, deadline: &Deadline) -> Result<Option<Strin
     let key = format!("{NAME_KEY}{image}");
     let mut after = key.clone().into_bytes();
     after.pop();
-    let mut after = CString::new(after).map_err(|_| failed(Errno::EINVAL))?;
-    loop {
-        let (to, pages) = channel();
-        io.omap_page(DIRECTORY, &after, PAGE, 0, &to).map_err(failed)?;
-        drop(to);
-        let page = match deadline.receive(&pages)?.map(|done| done.result) {
-            Some(Ok(page)) => page,
-            Some(Err(Errno::ENOENT)) => return Ok(None),
-            Some(Err(errno)) => return Err(failed(errno)),
-            None => return Err(DeadlineError::Over.into()),
-        };
-        for (name, value) in &page.entries {
-            if *name >= key {
-                return Ok(encoded_text(value).filter(|_| *name == key));
-            }
-        }
-        match page.next {
-            Some(next) => after = next,
-            None => return Ok(None),
+    let after = CString::new(after).map_err(|_| failed(Errno::EINVAL))?;
+    for page in OmapPages::new(io, DIRECTORY, (&after, NAME_KEY), FULL, deadline) {
+        let page = page.map_err(|error| match error {
+            PageError::Late(late) => late.into(),
+            PageError::Failed(errno) => failed(errno),
+        })?;
+        if let Some((name, value)) = page.entries.iter().find(|(name, _)| *name >= key) {
+            return Ok(encoded_text(value).filter(|_| *name == key));
         }
     }
+    Ok(None)
 }
 
 fn failed(errno: Errno) -> BreakLockError {

@@ -21,6 +21,7 @@ use crate::ceph::rados::completion::{Completed, Header, Watcher};
 use crate::ceph::rados::data_pools;
 use crate::ceph::rados::errno::words;
 use crate::ceph::rados::ioctx::IoCtx;
+use crate::ceph::rados::pages::{FULL, OmapPages, PageError};
 use crate::deadline::Deadline;
 
 /// One image and who uses it.
@@ -78,8 +79,6 @@ pub fn all() -> Wanted {
 const GATHER: Duration = Duration::from_millis(2);
 /// Headers of one pool asked for at once.
 const WINDOW: usize = 512;
-/// Directory entries read at once.
-const PAGE: u64 = 1024;
 /// Lists a namespace's images: `name_IMAGE` → id (`cls_rbd.cc`, docs/facts/ceph.md#images).
 pub(super) const DIRECTORY: &str = "rbd_directory";
 /// Lists a pool's namespaces: `name_NAMESPACE`.
@@ -266,38 +265,26 @@ impl PoolSweep {
         }
     }
 
-    /// Reads a directory object, asking for the next page before the last one is worked off.
+    /// Reads a directory object.
     fn directory(
         &self,
         io: &IoCtx,
         object: &'static str,
         mut entry: impl FnMut(String, Vec<u8>) -> Result<(), ListingStop>,
     ) -> Result<(), ListingStop> {
-        let (to, from) = channel();
-        let ask = |after: &CStr| io.omap_page(object, after, PAGE, 0, &to).map_err(ListingStop::Failed);
-        ask(BEFORE_NAMES)?;
-        loop {
-            let page = match self.deadline.receive(&from).map_err(|_| ListingStop::Late)? {
-                Some(Completed { result: Ok(page), .. }) => page,
-                Some(Completed { result: Err(Errno::ENOENT), .. }) | None => return Ok(()),
-                Some(Completed { result: Err(Errno::ETIMEDOUT), .. }) => return Err(ListingStop::Late),
-                Some(Completed { result: Err(Errno::EPERM), .. }) => return Err(ListingStop::Denied(object)),
-                Some(Completed { result: Err(errno), .. }) => return Err(ListingStop::Failed(errno)),
-            };
-            let names = page.entries.last().is_some_and(|(key, _)| key.starts_with(NAME_KEY));
-            let next = page.next.filter(|_| names);
-            if let Some(next) = &next {
-                ask(next)?;
-            }
+        for page in OmapPages::new(io, object, (BEFORE_NAMES, NAME_KEY), FULL, &self.deadline) {
+            let page = page.map_err(|error| match error {
+                PageError::Late(_) | PageError::Failed(Errno::ETIMEDOUT) => ListingStop::Late,
+                PageError::Failed(Errno::EPERM) => ListingStop::Denied(object),
+                PageError::Failed(errno) => ListingStop::Failed(errno),
+            })?;
             for (key, value) in page.entries {
                 if let Some(name) = key.strip_prefix(NAME_KEY) {
                     entry(name.to_owned(), value)?;
                 }
             }
-            if next.is_none() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     fn images(&mut self, io: &IoCtx, namespace: &str) -> Result<(), ListingStop> {

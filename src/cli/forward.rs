@@ -74,9 +74,8 @@ fn of_now(ledger: &Ledger, mut request: Request, deadline: &Deadline) -> Result<
 /// When the newest fence of this name that is held began. Where none is held the request is of none: one that begins while
 /// it waits is not released by it.
 fn meant(records: &Records, name: &str) -> Timestamp {
-    let held = |fence: &&FenceRecord| is_named(fence, name) && fence.state.is_in_force();
-    let newest = records.fences.values().filter(held).max_by_key(|fence| fence.order());
-    newest.map_or(Timestamp::UNIX_EPOCH, |fence| fence.since)
+    let held = |fence: &FenceRecord| is_named(fence, name) && fence.state.is_in_force();
+    FenceRecord::newest(&records.fences, held).map_or(Timestamp::UNIX_EPOCH, |fence| fence.since)
 }
 
 /// A request that was left in the ledger.
@@ -238,19 +237,20 @@ pub(super) enum RequestStage {
 }
 
 pub(super) fn came(request: &Request, records: &Records) -> RequestStage {
-    let newest = |is: &dyn Fn(&FenceRecord) -> bool| {
-        records.fences.values().filter(|fence| is(fence)).max_by_key(|fence| fence.order())
-    };
     match request {
-        Request::Fence { target, .. } => match newest(&|fence| is_of(fence, target)) {
-            Some(fence) if fence.state.stands() => RequestStage::Stands(Box::new(fence.clone())),
-            Some(fence) if fence.state == FenceState::Intended => RequestStage::Intended,
-            Some(_) | None => RequestStage::Nowhere,
-        },
-        Request::Release { fence: name, .. } => match newest(&|fence| is_named(fence, name)) {
-            Some(fence) if fence.state == FenceState::Releasing => RequestStage::Releasing,
-            Some(_) | None => RequestStage::Nowhere,
-        },
+        Request::Fence { target, .. } => {
+            match FenceRecord::newest(&records.fences, |fence| is_of(fence, target)) {
+                Some(fence) if fence.state.stands() => RequestStage::Stands(Box::new(fence.clone())),
+                Some(fence) if fence.state == FenceState::Intended => RequestStage::Intended,
+                Some(_) | None => RequestStage::Nowhere,
+            }
+        }
+        Request::Release { fence: name, .. } => {
+            match FenceRecord::newest(&records.fences, |fence| is_named(fence, name)) {
+                Some(fence) if fence.state == FenceState::Releasing => RequestStage::Releasing,
+                Some(_) | None => RequestStage::Nowhere,
+            }
+        }
         Request::Note { .. } | Request::Disarm { .. } | Request::Arm { .. } => RequestStage::Nowhere,
     }
 }

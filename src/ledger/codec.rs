@@ -6,6 +6,8 @@ use rbd_guardian_core::model::record::{Key, Record, VERSION};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::ceph::rados::pages::LONG;
+
 pub const OBJECT: &str = "ledger";
 /// The namespace that the guardian's key may write to.
 pub const NAMESPACE: &str = "rbd-guardian";
@@ -30,7 +32,7 @@ pub(super) const AFTER_FENCES: &CStr = c"fence/~";
 
 /// A value that is longer is not understood, whatever it says, and not kept; nor is it written. A fence of 1,000 entries has
 /// some 100 KB.
-pub(super) const LONGEST: usize = 16 << 20;
+pub(super) const LONGEST: usize = LONG;
 
 /// `{"v":2}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
-use std::ops::ControlFlow;
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
@@ -16,9 +14,10 @@ use super::codec::{
 use super::error::{LedgerOpenError, LedgerReadError};
 use super::snapshot::Snapshot;
 use crate::ceph::rados::cluster::Cluster;
-use crate::ceph::rados::completion::{Completed, OmapPage};
+use crate::ceph::rados::completion::OmapPage;
 use crate::ceph::rados::errno::{ErrnoMeaning, meaning};
 use crate::ceph::rados::ioctx::IoCtx;
+use crate::ceph::rados::pages::{FEW, OmapPages, PageError};
 use crate::ceph::{lane, pools};
 use crate::deadline::{Deadline, DeadlineError};
 
@@ -52,11 +51,6 @@ pub struct Ledger {
     pub(super) silences: Arc<Mutex<BTreeMap<&'static str, Silence>>>,
 }
 
-/// Entries asked for at once; OSDs answer with 1,024 at most (`osd_max_omap_entries_per_request`).
-const PAGE: u64 = 1024;
-/// Entries asked for at first, when nothing tells how long they are: an OSD takes up to 90 MiB for one
-/// (`osd_max_write_size`), and all of a page are in memory at once. Each page may have so many times the last one's.
-const FEW: u64 = 8;
 /// The most that is kept of the records, in bytes.
 const MOST: usize = 64 << 20;
 
@@ -118,25 +112,25 @@ impl Ledger {
     }
 
     fn read_after(&self, key: &CStr, deadline: &Deadline) -> Result<Snapshot, LedgerReadError> {
-        let mut first = FEW;
-        loop {
+        let mut size = FEW;
+        'moment: loop {
             let mut snapshot = Snapshot::default();
             let mut last: Option<OmapPage> = None;
-            let mut changed = false;
-            first = self.pages(key, first, deadline, |page| {
-                changed = last.as_ref().is_some_and(|last| last.version != page.version);
-                if changed {
-                    return ControlFlow::Break(());
+            let mut pages = self.pages((key, ""), size, deadline);
+            while let Some(page) = pages.next() {
+                let page = page.map_err(|error| self.unread(error))?;
+                size = pages.size();
+                // Pages of two moments make no snapshot.
+                if last.as_ref().is_some_and(|last| last.version != page.version) {
+                    continue 'moment;
                 }
                 // Worked off one page later, when it is known not to be in vain.
                 if let Some(before) = last.replace(page) {
                     snapshot.extend(before.entries);
                 }
-                if snapshot.bytes() > MOST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
-            // Pages of two moments make no snapshot.
-            if changed {
-                continue;
+                if snapshot.bytes() > MOST {
+                    return Err(self.too_large());
+                }
             }
             snapshot.extend(last.unwrap_or_default().entries);
             return if snapshot.bytes() > MOST { Err(self.too_large()) } else { Ok(snapshot) };
@@ -162,18 +156,14 @@ impl Ledger {
     /// See [`LedgerReadError`].
     pub fn requests(&self, snapshot: &mut Snapshot, deadline: &Deadline) -> Result<(), LedgerReadError> {
         let (mut requests, mut bytes) = (Vec::new(), 0);
-        self.pages(BEFORE_REQUESTS, FEW, deadline, |page| {
-            for (key, value) in page.entries {
-                if !key.starts_with(REQUEST) || bytes > MOST {
-                    return ControlFlow::Break(());
-                }
+        for page in self.pages((BEFORE_REQUESTS, REQUEST), FEW, deadline) {
+            for (key, value) in page.map_err(|error| self.unread(error))?.entries {
                 bytes += key.len() + value.len().min(LONGEST);
                 requests.push((key, value));
             }
-            ControlFlow::Continue(())
-        })?;
-        if bytes > MOST {
-            return Err(self.too_large());
+            if bytes > MOST {
+                return Err(self.too_large());
+            }
         }
         snapshot.renew_requests(requests);
         Ok(())
@@ -192,68 +182,28 @@ impl Ledger {
         let trail = snapshot.trail();
         let from = trail.next.saturating_sub(last).max(trail.first);
         let before = from.checked_sub(1).map_or_else(|| AUDIT.to_owned(), audit_key);
+        let before = CString::new(before).unwrap_or_default();
         let mut found = Vec::new();
-        self.pages(&CString::new(before).unwrap_or_default(), FEW, deadline, |page| {
-            for (key, value) in page.entries {
-                if !key.starts_with(AUDIT) {
-                    return ControlFlow::Break(());
-                }
+        for page in self.pages((&before, AUDIT), FEW, deadline) {
+            for (_, value) in page.map_err(|error| self.unread(error))?.entries {
                 if value.len() <= LONGEST {
                     found.extend(decode::<Audit>(&value).value);
                 }
             }
-            ControlFlow::Continue(())
-        })?;
+        }
         Ok(found)
     }
 
-    /// Reads on from a key, page by page, until `take` has enough; how many entries the next page could have had. Where
-    /// values are longer than any of ours, pages are short.
-    fn pages(
-        &self,
-        after: &CStr,
-        first: u64,
-        deadline: &Deadline,
-        mut take: impl FnMut(OmapPage) -> ControlFlow<()>,
-    ) -> Result<u64, LedgerReadError> {
-        let mut max = first;
-        let mut asked = Some(self.ask_page(after, max)?);
-        while let Some(pages) = asked {
-            let page = self.page(&pages, deadline)?;
-            let long = page.entries.iter().any(|(_, value)| value.len() > LONGEST);
-            max = if long { 1 } else { PAGE.min(max * FEW) };
-            // Asked before the last one is worked off: the less is between two pages, the more often they are of one moment.
-            asked = page.next.as_deref().map(|next| self.ask_page(next, max)).transpose()?;
-            if take(page).is_break() {
-                break;
-            }
-        }
-        Ok(max)
+    fn pages<'a>(&'a self, keys: (&CStr, &'a str), size: u64, deadline: &'a Deadline) -> OmapPages<'a> {
+        OmapPages::new(&self.io, OBJECT, keys, size, deadline)
     }
 
-    fn ask_page(&self, after: &CStr, max: u64) -> Result<Receiver<Completed<OmapPage>>, LedgerReadError> {
-        let (to, pages) = channel();
-        self.io.omap_page(OBJECT, after, max, 0, &to).map_err(|errno| self.unread(errno))?;
-        Ok(pages)
-    }
-
-    fn page(
-        &self,
-        pages: &Receiver<Completed<OmapPage>>,
-        deadline: &Deadline,
-    ) -> Result<OmapPage, LedgerReadError> {
-        let pool = || self.config.pool.clone();
-        let done = deadline.receive(pages).map_err(|late| LedgerReadError::Silent { pool: pool(), late })?;
-        match done.map(|done| done.result) {
-            Some(Ok(page)) => Ok(page),
-            Some(Err(Errno::ENOENT)) => Ok(OmapPage::default()),
-            Some(Err(errno)) => Err(self.unread(errno)),
-            None => Err(LedgerReadError::Silent { pool: pool(), late: DeadlineError::Over }),
-        }
-    }
-
-    fn unread(&self, errno: Errno) -> LedgerReadError {
+    fn unread(&self, error: PageError) -> LedgerReadError {
         let pool = self.config.pool.clone();
+        let errno = match error {
+            PageError::Late(late) => return LedgerReadError::Silent { pool, late },
+            PageError::Failed(errno) => errno,
+        };
         match meaning(errno) {
             ErrnoMeaning::Denied => LedgerReadError::Denied { pool },
             ErrnoMeaning::Silence => LedgerReadError::Silent { pool, late: DeadlineError::Over },

@@ -216,6 +216,11 @@ impl FenceRecord {
         made.unwrap_or_else(|| u64::try_from(self.since.as_millisecond()).unwrap_or_default())
     }
 
+    /// Of the fences that match, the one that was recorded last.
+    pub fn newest(fences: &BTreeMap<FenceId, Self>, matches: impl Fn(&Self) -> bool) -> Option<&Self> {
+        fences.values().filter(|fence| matches(fence)).max_by_key(|fence| fence.order())
+    }
+
     /// The member; of a fence of bare addresses its ID.
     pub fn name(&self) -> &str {
         self.member.as_deref().unwrap_or(self.id.as_str())

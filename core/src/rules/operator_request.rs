@@ -59,17 +59,16 @@ pub fn todo(record: &RequestRecord, epoch: LeaderEpoch, now: Timestamp) -> Reque
 
 /// What the ledger's fences say of a request that another leader took.
 pub fn settle(request: &Request, fences: &BTreeMap<FenceId, FenceRecord>) -> Settled {
-    let newest = |matches: &dyn Fn(&FenceRecord) -> bool| {
-        fences.values().filter(|fence| matches(fence)).max_by_key(|fence| fence.order())
-    };
     match request {
         Request::Fence { target, .. } => {
-            match newest(&|fence| in_force(fence.state) && is_of(fence, target)) {
+            match FenceRecord::newest(fences, |fence| in_force(fence.state) && is_of(fence, target)) {
                 Some(_) => Settled::GoesOn,
                 None => Settled::Nothing,
             }
         }
-        Request::Release { fence: name, .. } => match newest(&|fence| is_named(fence, name)) {
+        Request::Release { fence: name, .. } => match FenceRecord::newest(fences, |fence| {
+            is_named(fence, name)
+        }) {
             Some(fence) if fence.state == FenceState::Releasing => Settled::GoesOn,
             Some(fence) if fence.state == FenceState::Released => Settled::Released(Box::new(fence.clone())),
             Some(_) | None => Settled::Nothing,

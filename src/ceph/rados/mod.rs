@@ -11,3 +11,4 @@ pub mod ioctx;
 pub mod lock;
 pub mod memory;
 pub mod omap;
+pub mod pages;
