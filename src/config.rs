@@ -169,14 +169,20 @@ impl Config {
     /// # Errors
     /// See [`ConfigError`].
     pub fn of(files: &[ConfigFile]) -> Result<Self, ConfigError> {
-        let merged = merge(files)?;
+        Self::checked(&merge(files)?)
+    }
+
+    /// Checks the values of files that were put together.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn checked(merged: &MergedConfig) -> Result<Self, ConfigError> {
         // Each file by itself was of this shape.
         let raw = RawConfig::deserialize(merged.table.clone()).map_err(|error| ConfigError::Malformed {
             path: DEFAULT_PATH.to_owned(),
             detail: error.message().to_owned(),
         })?;
-        let main = files.first().map_or(DEFAULT_PATH, |file| &file.path);
-        let check = ConfigCheck { merged: &merged, main };
+        let check = ConfigCheck { merged };
         let members = check.members(raw.members)?;
         let guarded = Guarded { except: raw.ceph.except_pools.clone(), ..Guarded::default() };
         let policy = Policy { guarded, ..check.policy(raw.policy)? };
@@ -213,7 +219,8 @@ impl Config {
 /// # Errors
 /// A file is not TOML, or has a key that is unknown or of another type.
 pub fn merge(files: &[ConfigFile]) -> Result<MergedConfig, ConfigError> {
-    let mut merged = MergedConfig::default();
+    let main = files.first().map_or(DEFAULT_PATH, |file| &file.path).to_owned();
+    let mut merged = MergedConfig::new(main);
     for ConfigFile { path, text } in files {
         let malformed = |error: toml::de::Error| ConfigError::Malformed {
             path: path.clone(),
@@ -227,13 +234,12 @@ pub fn merge(files: &[ConfigFile]) -> Result<MergedConfig, ConfigError> {
 
 struct ConfigCheck<'a> {
     merged: &'a MergedConfig,
-    main: &'a str,
 }
 
 impl ConfigCheck<'_> {
     fn bad(&self, key: impl Into<String>, detail: impl std::fmt::Display) -> ConfigError {
         let key = key.into();
-        let path = self.merged.origin(&key).unwrap_or(self.main).to_owned();
+        let path = self.merged.origin(&key).unwrap_or(&self.merged.main).to_owned();
         ConfigError::BadValue { path, key, detail: detail.to_string() }
     }
 

@@ -46,9 +46,10 @@ pub(super) fn run(common: &Common, args: &ConfigArgs) -> Result<Exit, CliError> 
     let ConfigVerb::Show { effective } = args.verb;
     let main = common.config.as_deref();
     let read = files::read(main.unwrap_or(Path::new(DEFAULT_PATH)), main.is_some())?;
+    let merged = merge(&read)?;
     // What cannot be used is an error here as for every verb.
-    Config::of(&read)?;
-    let values = values(&merge(&read)?, effective)?;
+    Config::checked(&merged)?;
+    let values = values(&merged, effective)?;
     let answer = match common.format() {
         Format::Json => serde_json::to_string(&values).map_err(std::io::Error::from)?,
         Format::Table => shown(&values, &read),

@@ -28,6 +28,8 @@ pub struct ConfigFile {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MergedConfig {
     pub table: Table,
+    /// The first file, which is named for a value that no file has.
+    pub main: String,
     /// The file of each key, written `policy.expire`, and of each member, written `member 'n1'`.
     origins: BTreeMap<String, String>,
 }
@@ -81,6 +83,10 @@ fn shown(path: &Path) -> String {
 }
 
 impl MergedConfig {
+    pub fn new(main: String) -> Self {
+        Self { main, ..Self::default() }
+    }
+
     /// Adds a file's table; what it sets overrides what earlier files set.
     pub fn add(&mut self, table: Table, path: &str) {
         for (key, value) in table {
@@ -91,16 +97,21 @@ impl MergedConfig {
                 | Value::Integer(_)
                 | Value::Float(_)
                 | Value::Boolean(_)
-                | Value::Datetime(_)) => self.set(None, &key, single, path),
+                | Value::Datetime(_)) => {
+                    self.origins.insert(key.clone(), path.to_owned());
+                    self.table.insert(key, single);
+                }
             }
         }
     }
 
     fn add_table(&mut self, name: &str, inner: Table, path: &str) {
+        for key in inner.keys() {
+            self.origins.insert(format!("{name}.{key}"), path.to_owned());
+        }
         // An empty table is one as well: it is there.
-        self.table.entry(name).or_insert_with(|| Value::Table(Table::new()));
-        for (key, value) in inner {
-            self.set(Some(name), &key, value, path);
+        if let Value::Table(all) = self.table.entry(name).or_insert_with(|| Value::Table(Table::new())) {
+            all.extend(inner);
         }
     }
 
@@ -114,16 +125,6 @@ impl MergedConfig {
         if let Value::Array(all) = self.table.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
             all.extend(members);
         }
-    }
-
-    fn set(&mut self, table: Option<&str>, key: &str, value: Value, path: &str) {
-        let name = table.map_or_else(|| key.to_owned(), |table| format!("{table}.{key}"));
-        self.origins.insert(name, path.to_owned());
-        let into = match table.and_then(|table| self.table.get_mut(table)) {
-            Some(Value::Table(into)) => into,
-            _ => &mut self.table,
-        };
-        into.insert(key.to_owned(), value);
     }
 
     /// The file that a value is from; `None` for a default.

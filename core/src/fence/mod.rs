@@ -94,14 +94,16 @@ pub struct Fence {
     /// Operations that could start an instance when the gate was first seen closed for the release.
     #[serde(alias = "waits_for")]
     began_before: Option<BTreeSet<String>>,
-    /// When this guardian planned it (boot clock); `None` for one that the ledger held.
+    /// When this guardian planned it (boot clock), or first wrote it where the ledger held it already: what is read since tells
+    /// whether it is still wanted.
+    #[serde(default, alias = "planned_at")]
+    decided_at: Option<Duration>,
+    /// Has this guardian written it to the ledger?
     #[serde(default)]
-    planned_at: Option<Duration>,
+    is_recorded: bool,
     /// Would it be planned so again, by what live members told since it was planned? `None` until that is known.
     #[serde(default)]
     confirmed: Option<bool>,
-    /// When the intent was in the ledger (boot clock).
-    recorded_at: Option<Duration>,
     /// Something was sent that may have changed the blocklist.
     began: bool,
     plan: Plan,
@@ -147,7 +149,7 @@ impl Fence {
             sent: BTreeMap::new(),
             refused_by: BTreeSet::new(),
         };
-        Self { planned_at: Some(now.boot), ..Self::of(id, record, plan, false) }
+        Self { decided_at: Some(now.boot), ..Self::of(id, record, plan, false) }
     }
 
     /// What of its entries stands before anything is sent.
@@ -218,9 +220,9 @@ impl Fence {
             sent: BTreeSet::new(),
             unread: Vec::new(),
             began_before: None,
-            planned_at: None,
+            decided_at: None,
+            is_recorded: false,
             confirmed: None,
-            recorded_at: None,
             resumed,
             began: resumed && record.state != FenceState::Intended,
             record: DueRecord::new(record),
@@ -275,16 +277,15 @@ impl Fence {
         self.trouble.as_ref().map(|(why, _)| why.as_str())
     }
 
-    /// When this guardian planned it, or had it in the ledger anew: what is read since tells whether it is still wanted.
     pub fn decided_at(&self) -> Option<Duration> {
-        self.planned_at.or(self.recorded_at)
+        self.decided_at
     }
 
     /// Since when live members are asked whether one of its addresses is theirs by now, which no entry may be sent before
     /// (INV-6); `None` where there is nothing to ask, or it was asked.
     pub fn confirms_since(&self) -> Option<Duration> {
         let unsent = self.record.state == FenceState::Intended && !self.began;
-        self.planned_at.filter(|_| unsent && self.confirmed.is_none() && !self.plan.hosts().is_empty())
+        self.decided_at.filter(|_| unsent && self.confirmed.is_none() && !self.plan.hosts().is_empty())
     }
 
     /// Would it be planned so again, by what live members told? What is on its way already is not asked for.
@@ -311,11 +312,10 @@ impl Fence {
         std::mem::take(&mut self.requests)
     }
 
-    /// Its record is in the ledger. Was it not before?
+    /// This guardian wrote its record to the ledger. Was that the first time?
     pub fn note_recorded(&mut self, now: Duration) -> bool {
-        let is_first = self.recorded_at.is_none();
-        self.recorded_at.get_or_insert(now);
-        is_first
+        self.decided_at.get_or_insert(now);
+        !std::mem::replace(&mut self.is_recorded, true)
     }
 
     /// It was sealed by a guardian before this one. Time since the seal is counted by this host from now on, where it was

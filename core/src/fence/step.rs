@@ -23,7 +23,6 @@ pub enum Step {
     ReadDaemons,
     /// Add entries, all at the same time, so that one proposal of the monitors commits them.
     Add(Vec<Entry>),
-    /// Remove entries.
     Remove(Vec<Entry>),
     /// Read an osdmap that is at least as new as everything answered so far.
     ReadMap,

@@ -55,21 +55,6 @@ pub(super) struct Gate {
     removing: Option<Duration>,
 }
 
-/// What the gate's keys say beside the open members: other parts of the guardian decide it.
-#[derive(Debug)]
-pub(super) struct ForGate<'a> {
-    /// Pools that do not count as covered.
-    uncovered: BTreeSet<&'a str>,
-    /// Members whose seal is waited for, and how many looks that takes at most.
-    awaited: BTreeMap<String, u32>,
-}
-
-impl<'a> ForGate<'a> {
-    pub(super) fn of(ctx: Ctx<'_>, found: &'a FoundImages, awaited: &AwaitedSeals) -> Self {
-        Self { uncovered: found.uncovered(ctx), awaited: awaited.at_gate(ctx) }
-    }
-}
-
 impl Gate {
     /// `before`: the last epoch that an earlier guardian recorded.
     pub(super) fn new(before: GateEpoch) -> Self {
@@ -171,7 +156,7 @@ impl Gate {
     }
 
     /// What the gate should say; `None` when nothing may be written.
-    fn contents(ctx: Ctx<'_>, told: &ForGate<'_>) -> Option<GateContents> {
+    fn contents(ctx: Ctx<'_>, found: &FoundImages, awaited: &AwaitedSeals) -> Option<GateContents> {
         let view = ctx.incus.view()?;
         match ctx.gate_state() {
             GateState::Unknown => None,
@@ -179,12 +164,12 @@ impl Gate {
             GateState::Absent => Some(GateContents::default()),
             GateState::Partial { .. } | GateState::Installed | GateState::Off => {
                 let (policy, storage) = (&ctx.settings.policy, &ctx.settings.storage);
-                let pools = gate_keys::covered(view, ctx.map()?, policy, storage, &told.uncovered);
+                let pools = gate_keys::covered(view, ctx.map()?, policy, storage, &found.uncovered(ctx));
                 Some(GateContents {
                     open: ctx.open(),
                     members: view.members.keys().cloned().collect(),
                     pools,
-                    awaited: told.awaited.clone(),
+                    awaited: awaited.at_gate(ctx),
                 })
             }
         }
@@ -209,14 +194,19 @@ impl Gate {
         untold.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The epoch of the next write; `None` if the gate is right, as far as is known.
-    fn next_epoch(&self, ctx: Ctx<'_>, told: &ForGate<'_>) -> Option<GateEpoch> {
+    /// The next write; `None` if the gate is right, as far as is known.
+    fn next_write(
+        &self,
+        ctx: Ctx<'_>,
+        found: &FoundImages,
+        awaited: &AwaitedSeals,
+    ) -> Option<(GateEpoch, GateContents)> {
         if !ctx.settings.platform || is_writing(ctx) || ctx.incus.view_began <= self.ended || !ctx.is_fresh()
         {
             return None;
         }
         let gate = ctx.incus.gate()?;
-        let contents = Self::contents(ctx, told)?;
+        let contents = Self::contents(ctx, found, awaited)?;
         let untold = self.untold(ctx, gate, &contents);
         if untold.is_empty() || (self.is_being_removed(ctx.now) && !must_close(ctx, gate, &contents)) {
             return None;
@@ -233,7 +223,7 @@ impl Gate {
         let missed =
             |name: &String| self.missed.contains(name) && gate_keys::epoch(&gate.members[name]) != last;
         let again = last == self.epoch && self.sent == contents.keys(last) && untold.iter().all(missed);
-        Some(if recorded > last || again { recorded } else { last.next() })
+        Some((if recorded > last || again { recorded } else { last.next() }, contents))
     }
 
     /// While an operator's command removes the gate, its keys are not written again.
@@ -242,8 +232,13 @@ impl Gate {
     }
 
     /// The record that must be in the ledger before the next write.
-    pub(super) fn due_change(&self, ctx: Ctx<'_>, told: &ForGate<'_>) -> Option<DueChange> {
-        let epoch = self.next_epoch(ctx, told)?;
+    pub(super) fn due_change(
+        &self,
+        ctx: Ctx<'_>,
+        found: &FoundImages,
+        awaited: &AwaitedSeals,
+    ) -> Option<DueChange> {
+        let (epoch, contents) = self.next_write(ctx, found, awaited)?;
         let open = ctx.open();
         if is_recorded(ctx, epoch, &open) {
             return None;
@@ -253,8 +248,8 @@ impl Gate {
         } else {
             format!("open: {}", open.iter().cloned().collect::<Vec<_>>().join(", "))
         };
-        if !told.awaited.is_empty() {
-            let names = told.awaited.keys().cloned().collect::<Vec<_>>().join(", ");
+        if !contents.awaited.is_empty() {
+            let names = contents.awaited.keys().cloned().collect::<Vec<_>>().join(", ");
             why += &format!("; a healing waits for the seal of {names}");
         }
         let closes = |fence: &&Fence| fence.member().is_some_and(|member| !open.contains(member));
@@ -267,14 +262,14 @@ impl Gate {
     pub(super) fn next_effect(
         &mut self,
         ctx: Ctx<'_>,
-        told: &ForGate<'_>,
+        found: &FoundImages,
+        awaited: &AwaitedSeals,
         reports: &mut Reports,
     ) -> Option<Effect> {
-        let epoch = self.next_epoch(ctx, told)?;
+        let (epoch, contents) = self.next_write(ctx, found, awaited)?;
         if !is_recorded(ctx, epoch, &ctx.open()) {
             return None;
         }
-        let contents = Self::contents(ctx, told)?;
         let gate = ctx.incus.gate()?;
         let is_absent = ctx.gate_state() == GateState::Absent;
         // All with one epoch: beside a newer one nothing opens.

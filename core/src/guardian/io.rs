@@ -61,7 +61,6 @@ pub enum Effect {
     /// Write records and the reason to the ledger, in one operation that only the leader's own epoch permits.
     /// Answer: [`Input::Recorded`].
     Record {
-        /// What changes.
         changes: Vec<Change>,
         /// What is done, for the trail.
         what: String,

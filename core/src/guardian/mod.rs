@@ -81,7 +81,7 @@ use crate::guardian::ceph_readings::{CephReadings, Sweep};
 use crate::guardian::fences::{Fences, Grounds, StepContext};
 use crate::guardian::foreign_entries::ForeignEntries;
 use crate::guardian::found::FoundImages;
-use crate::guardian::gate::{ForGate, Gate};
+use crate::guardian::gate::Gate;
 use crate::guardian::incus_readings::IncusReadings;
 use crate::guardian::interfaces::Interfaces;
 use crate::guardian::io::{Effect, Input, Now};
@@ -101,7 +101,7 @@ use crate::guardian::sweep::SweepJudgement;
 use crate::guardian::sweep_turns::SweepTurns;
 use crate::guardian::trail::DueChange;
 use crate::guardian::trigger::FenceTrigger;
-use crate::guardian::waits::{WaitContext, Waits};
+use crate::guardian::waits::{Parts, Waits};
 use crate::model::fence_id::FenceId;
 use crate::model::incus_snapshot::IncusSnapshot;
 use crate::model::member::Members;
@@ -292,10 +292,7 @@ impl Guardian {
         self.awaited.update(context!(self), &self.trigger, &self.journal);
         self.placements.update(self.now);
         self.finish();
-        let ctx = context!(self);
-        let (gate, journal, trigger) = (&self.gate, &self.journal, &self.trigger);
-        let (found, interfaces) = (&self.found, &self.interfaces);
-        self.waits.update(WaitContext { ctx, gate, journal, trigger, found, interfaces });
+        self.waits.update(self.now.boot, self.parts().waits());
         let alarms = self.alarms();
         self.alarm_log.update(self.now, alarms, &mut self.reports);
     }
@@ -387,7 +384,7 @@ impl Guardian {
         let effect = self
             .next_record()
             .or_else(|| self.next_step())
-            .or_else(|| self.next_gate_write())
+            .or_else(|| self.gate.next_effect(context!(self), &self.found, &self.awaited, &mut self.reports))
             .or_else(|| self.breach_audit.next_effect(context!(self)))
             .or_else(|| self.retirement.next_effect(context!(self)))
             .or_else(|| self.sweep.next_effect(context!(self)))
@@ -410,7 +407,7 @@ impl Guardian {
         let due = due
             .or_else(|| self.trigger.due_change(ctx))
             .or_else(|| journal::due_fence(ctx))
-            .or_else(|| self.gate.due_change(ctx, &ForGate::of(ctx, &self.found, &self.awaited)))
+            .or_else(|| self.gate.due_change(ctx, &self.found, &self.awaited))
             .or_else(|| journal::due_members(ctx))
             .or_else(|| self.journal.due_note(ctx))
             .or_else(|| disarm::due_end(ctx, &mut self.reports))
@@ -444,12 +441,6 @@ impl Guardian {
         }
         let changes = vec![history::undone(context!(self), fence.record().clone())];
         Some(DueChange { changes, what: format!("{id} withdrawn"), why: "its member is back".to_owned() })
-    }
-
-    fn next_gate_write(&mut self) -> Option<Effect> {
-        let ctx = context!(self);
-        let told = ForGate::of(ctx, &self.found, &self.awaited);
-        self.gate.next_effect(ctx, &told, &mut self.reports)
     }
 
     /// The next step of a fence or release.
@@ -538,10 +529,14 @@ impl Guardian {
         alarms
     }
 
-    pub fn status(&self, now: Now) -> Status {
+    fn parts(&self) -> Parts<'_> {
         let (gate, journal, trigger) = (&self.gate, &self.journal, &self.trigger);
-        let (waits, others) = (&self.waits, &self.others);
-        let context = StatusContext { ctx: context!(self), gate, journal, trigger, waits, others };
+        let (found, interfaces) = (&self.found, &self.interfaces);
+        Parts { ctx: context!(self), gate, journal, trigger, found, interfaces }
+    }
+
+    pub fn status(&self, now: Now) -> Status {
+        let context = StatusContext { parts: self.parts(), waits: &self.waits, others: &self.others };
         context.status(now, self.deposed.clone(), self.alarms())
     }
 

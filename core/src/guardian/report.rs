@@ -11,9 +11,8 @@ use crate::rules::refusal::Refusal;
 /// Something to tell.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
-    /// Something changed.
+    /// A line of the log.
     Log {
-        /// How loud.
         level: Level,
         /// A stable word for filters: `sealed`, `gate-closed`.
         code: &'static str,
@@ -45,7 +44,6 @@ pub enum Level {
 pub enum Outcome {
     /// Sealed: every PG proved.
     Sealed(Box<FenceRecord>, Vec<PoolProof>),
-    /// Released.
     Released(Box<FenceRecord>),
     /// Nothing was done, for each of these reasons.
     Refused(Vec<Refusal>),

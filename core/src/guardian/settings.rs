@@ -43,7 +43,7 @@ pub enum Trigger {
     /// The guardian, when a member is about to be healed, and operators.
     #[default]
     Auto,
-    /// Operators only.
+    /// Only operators fence.
     Manual,
 }
 

@@ -14,7 +14,6 @@ use crate::model::barrier::{PoolProof, PoolToProve};
 use crate::model::epoch::OsdEpoch;
 use crate::model::fence_id::FenceId;
 
-/// Both kinds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct SharedSteps {
     map: SharedStep,

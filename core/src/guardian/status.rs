@@ -7,16 +7,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::fence::Fence;
-use crate::guardian::context::Ctx;
 use crate::guardian::disarm::disarmed;
 use crate::guardian::foreign_entries::ForeignEntries;
-use crate::guardian::gate::Gate;
-use crate::guardian::journal::Journal;
 use crate::guardian::report::Alarm;
 use crate::guardian::restarts::stranded;
 use crate::guardian::settings::Trigger;
-use crate::guardian::trigger::FenceTrigger;
-use crate::guardian::waits::Waits;
+use crate::guardian::waits::{Parts, Waits};
 use crate::model::epoch::{GateEpoch, OsdEpoch};
 use crate::model::fence_id::FenceId;
 use crate::model::gate_keys::{self, GateState};
@@ -29,7 +25,7 @@ use crate::rules::loss_evidence::{Health, LossEvidence};
 /// The whole picture.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
-    /// This guardian.
+    /// The name of this guardian.
     pub guardian: String,
     /// Why it decides nothing, if it does not lead.
     pub deposed: Option<String>,
@@ -115,17 +111,14 @@ pub struct FenceStatus {
 /// The parts that the picture is made of.
 #[derive(Clone, Copy)]
 pub(super) struct StatusContext<'a> {
-    pub(super) ctx: Ctx<'a>,
-    pub(super) gate: &'a Gate,
-    pub(super) journal: &'a Journal,
-    pub(super) trigger: &'a FenceTrigger,
+    pub(super) parts: Parts<'a>,
     pub(super) waits: &'a Waits,
     pub(super) others: &'a ForeignEntries,
 }
 
 impl StatusContext<'_> {
     pub(super) fn status(&self, now: Now, deposed: Option<String>, alarms: Vec<Alarm>) -> Status {
-        let ctx = self.ctx;
+        let ctx = self.parts.ctx;
         let age = |at: Duration| now.boot.saturating_sub(at);
         let told = |fresh: bool, age: Option<Duration>, trouble: Option<&str>| ReadingStatus {
             fresh,
@@ -154,11 +147,11 @@ impl StatusContext<'_> {
                 Trigger::Manual => "manual",
             },
             disarmed: disarmed(ctx).cloned(),
-            cannot_record: self.journal.failure().map(str::to_owned),
+            cannot_record: self.parts.journal.failure().map(str::to_owned),
             epoch: ctx.map().map(|map| map.epoch),
             gate: GateStatus {
                 state: ctx.gate_state(),
-                epoch: last.max(self.gate.epoch()),
+                epoch: last.max(self.parts.gate.epoch()),
                 open: gate.map(gate_keys::sealed_anywhere).unwrap_or_default(),
             },
             members: self.members(),
@@ -169,7 +162,7 @@ impl StatusContext<'_> {
     }
 
     fn members(&self) -> Vec<MemberLine> {
-        let ctx = self.ctx;
+        let ctx = self.parts.ctx;
         let one = |name: String, ips: Vec<IpAddr>| {
             let evidence = ctx.members.get(&name).cloned().unwrap_or_default();
             let sources = ctx.book.members.get(&name).map(|member| &member.addresses);
@@ -189,7 +182,7 @@ impl StatusContext<'_> {
                     .map(|ip| AddressStatus { address: ip, sources: source(ip) })
                     .collect(),
                 fence: ctx.fences.of(&name).map(|fence| fence.id().clone()),
-                waits: self.trigger.waits(ctx, &name),
+                waits: self.parts.trigger.waits(ctx, &name),
                 name,
             }
         };
@@ -197,20 +190,20 @@ impl StatusContext<'_> {
     }
 
     fn state_of(&self, name: &str, evidence: &LossEvidence) -> &'static str {
-        if let Some(fence) = self.ctx.fences.of(name) {
+        if let Some(fence) = self.parts.ctx.fences.of(name) {
             let sealed = fence.record().state == FenceState::Sealed;
             // Who is stranded is back without a reboot as well; its instances run nowhere, and that comes first.
-            return if sealed && !stranded(self.ctx, name).is_empty() {
+            return if sealed && !stranded(self.parts.ctx, name).is_empty() {
                 "stranded"
-            } else if sealed && self.ctx.members.returned(name).is_some() {
+            } else if sealed && self.parts.ctx.members.returned(name).is_some() {
                 "returned-stale"
             } else {
                 fence.record().state.word()
             };
         }
-        if self.trigger.refused_member(name) {
+        if self.parts.trigger.refused_member(name) {
             "refused"
-        } else if self.trigger.wants_member(name) || evidence.is_lost() {
+        } else if self.parts.trigger.wants_member(name) || evidence.is_lost() {
             "suspect"
         } else {
             "watching"
@@ -219,7 +212,7 @@ impl StatusContext<'_> {
 
     fn fence(&self, fence: &Fence) -> FenceStatus {
         let wait = fence.trouble().or_else(|| self.waits.of(fence)).map(|wait| {
-            let accepted = fence.record().overrides.accept_incomplete || self.ctx.opens_gate(fence);
+            let accepted = fence.record().overrides.accept_incomplete || self.parts.ctx.opens_gate(fence);
             match fence.member().filter(|_| !accepted && wait.starts_with("an operator")) {
                 Some(member) => format!("{wait}; `rbd-guardian fence {member} --accept-incomplete`"),
                 None => wait.to_owned(),

@@ -55,16 +55,44 @@ pub(super) struct FenceCandidate {
     requests: BTreeSet<u64>,
     since: Duration,
     wanted: Duration,
-    /// Live members were asked for their interfaces for it, and it is planned by what they told.
     #[serde(default)]
-    asked: bool,
-    /// A guardian that died recorded its intent, and may have sent some of it: the same plan made again is carried out to its
-    /// end, so live members are asked before it is made.
-    #[serde(default)]
-    resumed: bool,
+    asking: AskInterfaces,
+}
+
+/// When live members are asked for their interfaces, where an address of the target may be by now (INV-6).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum AskInterfaces {
+    /// Once the fence is planned: nothing is sent before they told.
+    #[default]
+    OncePlanned,
+    /// Before it is planned: a guardian that died recorded its intent and may have sent some of it, and the same plan made
+    /// again is carried out to its end.
+    BeforePlan,
+    /// No more: they told, which is why it is planned again.
+    Done,
 }
 
 impl FenceCandidate {
+    fn new(why: String, by: &str, now: Duration) -> Self {
+        Self {
+            why,
+            by: by.to_owned(),
+            reason: None,
+            overrides: Overrides::default(),
+            requests: BTreeSet::new(),
+            since: now,
+            wanted: now,
+            asking: AskInterfaces::default(),
+        }
+    }
+
+    /// As a fence was wanted that is recorded.
+    fn of_record(record: &FenceRecord, now: Duration, asking: AskInterfaces) -> Self {
+        let why = record.evidence.first().cloned().unwrap_or_default();
+        let (reason, overrides) = (record.reason.clone(), record.overrides);
+        Self { reason, overrides, asking, ..Self::new(why, &record.by, now) }
+    }
+
     /// Did the guardian itself want it, and no operator?
     pub(super) fn is_automatic(&self) -> bool {
         self.by == GUARDIAN
@@ -121,17 +149,7 @@ impl FenceTrigger {
     pub(super) fn resume(&mut self, now: Now, records: &Records, is_held: impl Fn(&FenceId) -> bool) {
         let intended = records.fences.values().filter(|record| record.state == FenceState::Intended);
         for record in intended.filter(|record| !is_held(&record.id)) {
-            let candidate = FenceCandidate {
-                why: record.evidence.first().cloned().unwrap_or_default(),
-                by: record.by.clone(),
-                reason: record.reason.clone(),
-                overrides: record.overrides,
-                requests: BTreeSet::new(),
-                since: now.boot,
-                wanted: now.boot,
-                asked: false,
-                resumed: true,
-            };
+            let candidate = FenceCandidate::of_record(record, now.boot, AskInterfaces::BeforePlan);
             self.want(target_of(record), candidate);
         }
         self.last_fence = self.last_fence.max(last_recorded(now, records, None));
@@ -145,29 +163,15 @@ impl FenceTrigger {
     /// It was withdrawn because it would be planned otherwise by now: it is.
     pub(super) fn plan_again(&mut self, now: Now, fence: &mut Fence) {
         let (requests, record) = (fence.take_requests(), fence.record());
-        let candidate = FenceCandidate {
-            why: record.evidence.first().cloned().unwrap_or_default(),
-            by: record.by.clone(),
-            reason: record.reason.clone(),
-            overrides: record.overrides,
-            requests,
-            since: Duration::ZERO,
-            wanted: now.boot,
-            asked: true,
-            resumed: false,
-        };
-        self.want(target_of(record), candidate);
+        let candidate = FenceCandidate::of_record(record, now.boot, AskInterfaces::Done);
+        self.want(target_of(record), FenceCandidate { requests, since: Duration::ZERO, ..candidate });
     }
 
     pub(super) fn handle_request(&mut self, now: Now, request: FenceRequest) {
         let FenceRequest { number, target, overrides, reason, by } = request;
         let why = reason.clone().unwrap_or_else(|| "an operator asked for it".to_owned());
-        let (requests, since) = (BTreeSet::from([number]), now.boot);
-        let (wanted, asked, resumed) = (since, false, false);
-        self.want(
-            target,
-            FenceCandidate { why, by, reason, overrides, requests, since, wanted, asked, resumed },
-        );
+        let (requests, candidate) = ([number].into(), FenceCandidate::new(why, &by, now.boot));
+        self.want(target, FenceCandidate { reason, overrides, requests, ..candidate });
     }
 
     /// `twice`: clients that use only images of instances placed elsewhere, in this sweep and the one before.
@@ -244,13 +248,8 @@ impl FenceTrigger {
         if !self.refused.contains_key(&target) {
             reports.log(Level::Info, "suspect", name_of(&target), format!("to be fenced: {why}"));
         }
-        let (by, overrides, requests) = (GUARDIAN.to_owned(), Overrides::default(), BTreeSet::new());
         let since = if is_prepared(ctx, &target) { Duration::ZERO } else { now };
-        let (reason, wanted, asked, resumed) = (None, now, false, false);
-        self.want(
-            target,
-            FenceCandidate { why, by, reason, overrides, requests, since, wanted, asked, resumed },
-        );
+        self.want(target, FenceCandidate { since, ..FenceCandidate::new(why, GUARDIAN, now) });
     }
 
     /// How long no further member is fenced without an operator: several members lost within moments look like a fault of
@@ -309,8 +308,9 @@ impl FenceTrigger {
             self.wants.retain(|target, want| !by_itself(target, want));
         }
         let looked_for = |want: &FenceCandidate| want.is_looked_for() && may_judge_reach(ctx, want.wanted);
-        let told =
-            |want: &FenceCandidate| !want.resumed || interfaces.not_told_since(ctx, want.wanted).is_empty();
+        let told = |want: &FenceCandidate| {
+            want.asking != AskInterfaces::BeforePlan || interfaces.not_told_since(ctx, want.wanted).is_empty()
+        };
         let mut may = |target: &Target, want: &FenceCandidate| match target {
             Target::Member(name) if by_itself(target, want) => found.may_judge_place(ctx, name, reports),
             Target::Member(_) | Target::Addresses(_) => true,
@@ -357,7 +357,7 @@ impl FenceTrigger {
         };
         let mut fence = Fence::new(plan, why, want.by, want.reason, now);
         fence.await_answer(want.requests);
-        if want.asked {
+        if want.asking == AskInterfaces::Done {
             fence.confirm(true);
         }
         if let Some(world) = ceph.world.as_ref() {

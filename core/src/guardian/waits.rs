@@ -25,7 +25,6 @@ use crate::model::target::{Coverage, Target};
 pub(super) struct Wait {
     /// The alarm that it comes to when it lasts.
     code: &'static str,
-    /// What for.
     pub(super) what: String,
     /// The same without what changes from one answer to the next; `None` where nothing does.
     about: Option<String>,
@@ -71,18 +70,12 @@ impl Waits {
         self.waits.get(fence.id().as_str()).map(|wait| wait.what.as_str())
     }
 
-    /// What each fence waits for, and since when. A fence that is wanted waits for a look at the storage.
-    pub(super) fn update(&mut self, parts: WaitContext<'_>) {
-        let ctx = parts.ctx;
-        let fences =
-            ctx.fences.all().filter_map(|fence| Some((fence.id().to_string(), parts.wait_of(fence)?)));
-        let wants = parts.trigger.wants().iter();
-        let wants = wants.map(|(target, want)| (format!("{target:?}"), parts.wait_of_want(target, want)));
-        let waits: BTreeMap<String, Wait> = fences.chain(wants).collect();
+    /// What each fence waits for, as [`Parts::waits`] says: since when is remembered.
+    pub(super) fn update(&mut self, now: Duration, waits: BTreeMap<String, Wait>) {
         let before = std::mem::take(&mut self.waiting);
         let since = |(key, wait): (&String, &Wait)| {
             let same = before.get(key).filter(|(waited, _)| waited == wait.code);
-            let since = same.map_or(ctx.now.boot, |(_, since)| *since);
+            let since = same.map_or(now, |(_, since)| *since);
             (key.clone(), (wait.code.to_owned(), since))
         };
         self.waiting = waits.iter().map(since).collect();
@@ -124,9 +117,9 @@ impl Waits {
     }
 }
 
-/// The parts that know what a fence waits for.
+/// The parts that know how far fences are and what they wait for.
 #[derive(Clone, Copy)]
-pub(super) struct WaitContext<'a> {
+pub(super) struct Parts<'a> {
     pub(super) ctx: Ctx<'a>,
     pub(super) gate: &'a Gate,
     pub(super) journal: &'a Journal,
@@ -135,7 +128,16 @@ pub(super) struct WaitContext<'a> {
     pub(super) interfaces: &'a Interfaces,
 }
 
-impl WaitContext<'_> {
+impl Parts<'_> {
+    /// What each fence waits for, by its ID or its target. A fence that is wanted waits for a look at the storage.
+    pub(super) fn waits(&self) -> BTreeMap<String, Wait> {
+        let fences =
+            self.ctx.fences.all().filter_map(|fence| Some((fence.id().to_string(), self.wait_of(fence)?)));
+        let wants = self.trigger.wants().iter();
+        let wants = wants.map(|(target, want)| (format!("{target:?}"), self.wait_of_want(target, want)));
+        fences.chain(wants).collect()
+    }
+
     /// What a fence waits for now; `None` where it waits for nothing, or for an operator's word alone.
     fn wait_of(&self, fence: &Fence) -> Option<Wait> {
         if fence.release().is_some() {

@@ -67,7 +67,7 @@ pub enum MemberStatus {
     Offline,
     /// Instances are being moved away, by hand or by healing.
     Evacuating,
-    /// They were.
+    /// They were moved away.
     Evacuated,
     /// They are being brought back.
     Restoring,
@@ -140,7 +140,6 @@ pub enum OperationKind {
     Migrate,
     /// "Starting instance".
     Start,
-    /// Anything else.
     Other,
 }
 

@@ -10,7 +10,6 @@ use crate::model::target::Target;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "lowercase")]
 pub enum Request {
-    /// Fence.
     Fence {
         target: Target,
         /// What the operator permits.
@@ -20,7 +19,6 @@ pub enum Request {
         /// Who asks (`root@host`).
         by: String,
     },
-    /// Release.
     Release {
         /// Which: its ID, or its member.
         fence: String,
@@ -37,7 +35,7 @@ pub enum Request {
     },
     /// Let no fence begin by itself until then.
     Disarm { until: Timestamp, reason: Option<String>, by: String },
-    /// End that.
+    /// End a disarm before its time.
     Arm { reason: Option<String>, by: String },
     /// Record in the trail what an operator does beside the guardian.
     Note { what: String, reason: Option<String>, by: String },

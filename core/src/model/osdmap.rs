@@ -47,7 +47,6 @@ where
     all.map(|(id, value)| Ok((id.parse().map_err(D::Error::custom)?, value))).collect()
 }
 
-/// One pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     pub name: String,

@@ -44,7 +44,6 @@ pub enum Difference {
     /// It is empty.
     #[error("there is nothing in it")]
     Empty,
-    /// Another decision.
     #[error(
         "line {line}: recorded (version {version}): {recorded}; this version ({}): {replayed}",
         crate::VERSION
@@ -68,7 +67,6 @@ pub enum Difference {
         line: usize,
         /// Of the program that made the recording.
         version: String,
-        /// What differs.
         field: String,
         /// As JSON.
         recorded: String,

@@ -86,7 +86,7 @@ pub enum LeadDecision {
     /// It leaves the lead to another one.
     Yield {
         why: Unfit,
-        /// To whom.
+        /// The guardian that is to lead.
         to: String,
     },
 }

@@ -35,12 +35,7 @@ pub enum NotProved {
     NoIdentity,
     /// Another machine under the same name, or one that does not tell.
     #[error("its machine identity is {now}, and was {before} while it was healthy")]
-    OtherMachine {
-        /// Before.
-        before: String,
-        /// Now.
-        now: String,
-    },
+    OtherMachine { before: String, now: String },
     /// It has run for longer than it had when it last told. Where that was soon after a boot, a paused machine looks like
     /// a rebooted one.
     #[error("it is up for {} s, and had told an uptime of {} s before: that shows no reboot since", .now.as_secs(), .before.as_secs())]

@@ -39,7 +39,7 @@ pub enum Refusal {
     SharedAddress {
         ip: IpAddr,
         member: String,
-        /// The other one.
+        /// The other member.
         other: String,
     },
     /// INV-6: an active mgr or mds lives there and cannot be moved away.

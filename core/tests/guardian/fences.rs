@@ -180,8 +180,7 @@ fn inv3_nobody_is_named_for_what_an_earlier_guardian_removed_itself() {
 /// Released for certain, and lost again.
 fn again(model: &mut Model, uptime: Duration) {
     model.run(60 * SECOND);
-    model.bring_back("n2", uptime);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", uptime);
     model.run(200 * SECOND);
     model.lose_until_open("n2");
 }
@@ -259,8 +258,7 @@ fn the_same_fence_asked_for_again_is_the_one_that_stands() {
 fn what_was_released_is_forgotten_after_its_time_and_never_more_than_so_many_are_kept() {
     let mut model = sealed("n2");
     model.run(60 * SECOND);
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", 20 * SECOND);
     let old = newest(&model, Some("n2")).clone();
     for number in 0..300u32 {
         let earlier = Duration::from_secs(u64::from(number) * 60);
@@ -353,8 +351,7 @@ fn inv3_the_record_says_from_which_epoch_to_which_it_was_lifted() {
 fn reports_of_fences_name_nobody_for_a_release() {
     let mut model = sealed("n2");
     model.run(120 * SECOND);
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", 20 * SECOND);
     model.run(60 * SECOND);
     assert_eq!(accused(&model), Vec::<String>::new());
     assert!(!model.reports.iter().any(|report| matches!(report, Report::Log { code: "still-refused", .. })));

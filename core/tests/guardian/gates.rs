@@ -120,8 +120,7 @@ fn inv2_a_member_that_comes_back_has_no_key_of_a_fence_that_is_over() {
     let mut model = sealed("n2");
     model.lose("n3");
     model.run(2 * SECOND);
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching");
+    model.bring_back_until_released("n2", 20 * SECOND);
     assert_eq!(model.view.members["n3"].status, MemberStatus::Offline);
     assert!(!model.keys("n3").contains_key(&seal("n2")));
 }
@@ -352,8 +351,7 @@ fn open_but_at_n3() -> Model {
 #[test]
 fn who_is_at_no_member_is_released_though_one_of_them_cannot_be_written() {
     let mut model = open_but_at_n3();
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", 20 * SECOND);
     assert!(model.seals().is_empty());
 }
 

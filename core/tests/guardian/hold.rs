@@ -82,8 +82,7 @@ fn what_looks_like_a_guardians_and_is_in_no_record_is_an_alarm_with_the_command(
 fn inv4_the_entries_of_a_released_fence_are_no_orphans_also_when_it_is_fenced_again() {
     let mut model = sealed("n2");
     model.run(60 * SECOND);
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", 20 * SECOND);
     model.run(15 * SECOND);
     assert_eq!((origins(&model), orphans(&model)), (vec![], vec![]));
     let old = Entry::Client(client("10.0.0.2:0/200"));
@@ -164,8 +163,7 @@ fn inv3_a_guardian_whose_clock_is_years_off_fences_puts_back_and_releases() {
         model.remove_entry("10.0.0.2:0/0");
         model.until("put back", |model| long(model, "10.0.0.2:0/0") && model.seals().contains("n2"));
         model.run(60 * SECOND);
-        model.bring_back("n2", 20 * SECOND);
-        model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+        model.bring_back_until_released("n2", 20 * SECOND);
         assert!(long(&model, "10.0.0.2:0/200"), "INV-4: {:#?}", model.map().blocklist);
     }
 }
@@ -270,8 +268,7 @@ fn inv4_a_client_seen_for_a_while_under_a_host_entry_has_its_own_before_the_rele
     model.run(300 * SECOND);
     assert!(model.seals().contains("n2"), "the whole host is refused: nothing is to be proved");
     model.restart("boot-1");
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", 20 * SECOND);
     assert!(model.map().blocklist.refuses(seen));
     assert_eq!(model.seals().len(), 0);
 }
@@ -286,8 +283,7 @@ fn inv4_a_client_seen_between_return_and_reboot_has_its_own_entry_before_the_rel
     model.sessions.insert(old);
     model.run(10 * SECOND);
     model.sessions.clear();
-    model.bring_back("n2", 5 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", 5 * SECOND);
     assert!(model.map().blocklist.refuses(old));
 }
 
@@ -307,8 +303,7 @@ fn inv4_client_entries_go_after_their_time_only_where_a_reboot_proved_the_client
     model.run(120 * SECOND);
     model.sessions.insert(late);
     model.until("remembered", |model| record(model).seen.contains(&late));
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| record(model).state == FenceState::Released);
+    model.bring_back_until_released("n2", 20 * SECOND);
     assert_eq!(record(&model).dead, [client("10.0.0.2:0/200")].into());
     model.pass(SERVED - 2 * 86_400 * SECOND);
     model.run(60 * SECOND);
@@ -329,8 +324,7 @@ fn a_record_goes_with_its_last_entry_and_one_that_another_fence_holds_stays() {
     let mut model = sealed("n2");
     model.uses.retain(|one| !one.image.name.ends_with("c2"));
     model.run(120 * SECOND);
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| record(model).state == FenceState::Released);
+    model.bring_back_until_released("n2", 20 * SECOND);
     let target = Target::Addresses([Entry::Client(client("10.0.0.2:0/200"))].into());
     model.ask(1, fence_of(target));
     model.until("sealed", |model| !model.answers().is_empty());
@@ -357,8 +351,7 @@ fn nothing_is_retired_while_it_cannot_be_recorded() {
     let mut model = sealed("n2");
     model.uses.retain(|one| !one.image.name.ends_with("c2"));
     model.run(120 * SECOND);
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| record(model).state == FenceState::Released);
+    model.bring_back_until_released("n2", 20 * SECOND);
     model.run(5 * SECOND);
     model.ledger_down = true;
     model.pass(SERVED);
@@ -375,8 +368,7 @@ fn inv7_a_withdrawn_fence_forgets_nothing_that_an_earlier_one_left() {
         let mut model = sealed("n2");
         model.run(120 * SECOND);
         model.uses.retain(|one| !one.image.name.ends_with("c2"));
-        model.bring_back("n2", 20 * SECOND);
-        model.until("released", |model| record(model).state == FenceState::Released);
+        model.bring_back_until_released("n2", 20 * SECOND);
         model.ledger.fences.values_mut().next().unwrap().in_doubt.insert(doubt.parse().unwrap());
         let before = record(&model).clone();
         model.restart("boot-1");

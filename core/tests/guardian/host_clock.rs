@@ -36,8 +36,7 @@ fn inv3_a_held_fence_stands_and_ends_as_ever_whatever_the_hosts_clock_says() {
         model.bring_back("n2", 1_000_000 * SECOND);
         model.run(60 * SECOND);
         assert!(model.refuses("n2"), "it did not reboot");
-        model.bring_back("n2", 20 * SECOND);
-        model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+        model.bring_back_until_released("n2", 20 * SECOND);
     }
 }
 
@@ -68,8 +67,7 @@ fn inv2_a_lost_member_is_fenced_in_time_whatever_the_hosts_clock_says() {
 fn inv4_a_clock_that_is_set_ahead_removes_no_entry_of_a_dead_client_and_no_record() {
     let mut model = sealed("n2");
     model.run(60 * SECOND);
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", 20 * SECOND);
     let dead = entries(&model);
     assert!(!dead.is_empty());
     let id = FenceId::from("F-OLD");

@@ -268,8 +268,7 @@ fn inv5_a_rebooted_member_is_released_and_its_old_clients_never() {
     let mut model = sealed("n2");
     model.uses.retain(|one| !one.image.name.ends_with("c2"));
     model.run(120 * SECOND);
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", 20 * SECOND);
     assert_eq!(model.seals().len(), 0);
     let client: EntityAddr = "10.0.0.2:0/200".parse().unwrap();
     assert!(model.map().blocklist.refuses(client.client().unwrap()), "INV-4");
@@ -575,8 +574,7 @@ fn an_intent_that_a_dead_guardian_left_is_withdrawn_or_completed_by_what_stands(
 fn a_member_is_fenced_a_second_time_as_the_first() {
     let mut model = sealed("n2");
     model.run(60 * SECOND);
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", 20 * SECOND);
     model.run(200 * SECOND);
     model.lose("n2");
     model.run(3 * SECOND);

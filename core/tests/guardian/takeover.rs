@@ -61,8 +61,7 @@ fn released() -> (Model, FenceId) {
     let mut model = sealed("n2");
     model.uses.retain(|one| !one.image.name.ends_with("c2"));
     model.run(120 * SECOND);
-    model.bring_back("n2", 20 * SECOND);
-    model.until("released", |model| model.state("n2") == "watching" && !model.refuses("n2"));
+    model.bring_back_until_released("n2", 20 * SECOND);
     let id = model.ledger.fences.keys().next().unwrap().clone();
     assert!(model.ledger.fences[&id].entries.values().any(Option::is_some), "old clients stay refused");
     (model, id)
@@ -92,8 +91,7 @@ fn inv6_an_intent_that_is_refused_when_it_is_planned_anew_is_never_carried_out()
     model.until("ended", |model| model.ledger.fences[&id].state != FenceState::Intended);
     assert!(!model.refuses("n2"), "the brake");
     model.run(120 * SECOND);
-    model.bring_back("n3", 20 * SECOND);
-    model.until("released", |model| model.state("n3") == "watching" && !model.refuses("n3"));
+    model.bring_back_until_released("n3", 20 * SECOND);
     model.restart("boot-3");
     model.run(20 * SECOND);
     assert!(!model.refuses("n2"), "nobody asks for it any more");
