@@ -484,7 +484,7 @@ fn files_of_no_use_are_told_with_what_to_do() {
     assert!(says(&config).contains("mode 0640") && says(&config).contains("chmod 600"), "{}", says(&config));
     fs::set_permissions(&config.key, Permissions::from_mode(0o600)).unwrap();
     fs::write(&config.certificate, "x").unwrap();
-    assert!(says(&config).contains("own.crt holds no certificate"), "{}", says(&config));
+    assert!(says(&config).contains("own.crt contains no certificate"), "{}", says(&config));
     fs::write(&config.certificate, pair(2999).0).unwrap();
     assert!(says(&config).contains("cannot be used"), "a key of another certificate: {}", says(&config));
     fs::remove_file(&config.cluster_certificate).unwrap();

@@ -373,7 +373,9 @@ impl Probes {
 /// Why something else than an answer of the PG came back.
 fn trouble(errno: Errno) -> String {
     match meaning(errno) {
-        ErrnoMeaning::MadeUp => "the pool has the eio flag: its PGs are not asked at all".to_owned(),
+        ErrnoMeaning::MadeUp => {
+            "the pool has the eio flag: clients do not ask its PGs, so nothing can be proved".to_owned()
+        }
         ErrnoMeaning::Denied => {
             "the key lacks osd `allow r object_prefix rbd-guardian.` (deploy/ceph)".to_owned()
         }

@@ -17,7 +17,6 @@ pub enum EntryChange {
         /// Must reach the monitors as a JSON real: an integer is refused with EINVAL (docs/facts/ceph.md#blocklist-entries).
         seconds: f64,
     },
-    /// Remove it.
     Remove,
 }
 

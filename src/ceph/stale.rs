@@ -41,7 +41,6 @@ pub enum BreakLockError {
     /// The key does not allow it.
     #[error("the key lacks osd `allow x class lock` for break_lock on this pool (deploy/ceph)")]
     Denied,
-    /// Anything else.
     #[error("{0}")]
     Failed(Errno),
 }

@@ -32,7 +32,6 @@ enum ConfigVerb {
     },
 }
 
-/// One value of the configuration.
 #[derive(Debug, PartialEq, Serialize)]
 struct ConfigValue {
     key: String,

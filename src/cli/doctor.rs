@@ -99,9 +99,11 @@ fn pools(context: &Context, map: &OsdMap) -> Vec<Check> {
         let name = format!("pool {}", pool.name);
         checks.push(match pool.overlay {
             Some(_) => check(name, CheckVerdict::Fail, "overlaid by a cache tier: its PGs cannot be proved"),
-            None if pool.eio => {
-                check(name, CheckVerdict::Fail, "has the eio flag: its PGs are not asked at all")
-            }
+            None if pool.eio => check(
+                name,
+                CheckVerdict::Fail,
+                "has the eio flag: clients do not ask its PGs, so nothing can be proved",
+            ),
             None => check(name, CheckVerdict::Ok, format!("guarded, {} PGs", pool.pg_num)),
         });
     }
@@ -121,8 +123,7 @@ fn pools(context: &Context, map: &OsdMap) -> Vec<Check> {
         ));
     }
     if !map.knows_ranges {
-        let detail =
-            "these monitors know no ranges (16.2.11): a short entry cannot be replaced under a host entry";
+        let detail = "these monitors have no range entries (Ceph 16.2.11 or later has): a short host entry cannot be replaced";
         checks.push(check("ranges", CheckVerdict::Warn, detail));
     }
     checks
@@ -207,10 +208,10 @@ fn keyring(context: &Context) -> Option<Check> {
         }
     };
     Some(if mode & 0o077 == 0 {
-        check("keyring", CheckVerdict::Ok, format!("{}: its owner alone reads it", path.display()))
+        check("keyring", CheckVerdict::Ok, format!("{}: only its owner can read it", path.display()))
     } else {
         let detail = format!(
-            "{}: others may read it (mode {mode:03o}): `chmod 600 {}`, and a new key if anybody could",
+            "{}: others can read it (mode {mode:03o}): run `chmod 600 {}`, and replace the key if somebody may have read it",
             path.display(),
             path.display()
         );
@@ -270,7 +271,11 @@ fn ledger(context: &Context) -> Result<Vec<Check>, CliError> {
         ));
     }
     checks.extend(snapshot.unread().iter().map(|(key, why)| {
-        check("ledger", CheckVerdict::Fail, format!("'{key}' is not understood and not written over ({why})"))
+        check(
+            "ledger",
+            CheckVerdict::Fail,
+            format!("'{key}' is not understood ({why}): guardians do not overwrite it"),
+        )
     }));
     checks.push(size(context, &snapshot)?);
     Ok(checks)
@@ -302,7 +307,7 @@ fn readable(context: &Context, map: &OsdMap) -> Result<Vec<Check>, CliError> {
         checks.push(check(
             mon.to_string(),
             CheckVerdict::Warn,
-            "not in the quorum: its clients' sessions cannot be asked for",
+            "not in the quorum: the sessions of its clients cannot be listed",
         ));
     }
     for (mon, answer) in sessions::ask(&context.cluster, &mons.quorum).answers(&deadline) {
@@ -366,7 +371,7 @@ fn provable(context: &Context, map: &OsdMap) -> Vec<Check> {
         let (verdict, why) = match &proof.trouble {
             _ if proof.is_complete() => (CheckVerdict::Ok, String::new()),
             Some(trouble) => (CheckVerdict::Fail, format!(": {trouble}")),
-            None => (CheckVerdict::Fail, format!(": silent {}", proof.pending_names().join(" "))),
+            None => (CheckVerdict::Fail, format!(": no answer from {}", proof.pending_names().join(" "))),
         };
         let detail = format!("{} of {} PGs answer{why}", proof.proved(), proof.pool.pg_num);
         check(format!("proof {}", proof.pool.name), verdict, detail)
@@ -375,14 +380,14 @@ fn provable(context: &Context, map: &OsdMap) -> Vec<Check> {
 }
 
 /// Listing keys takes more than the guardian may.
-const UNFENCING: &str = "not among this key's rights to see: no member's key may run `osd blocklist rm`. This lists those that may: \
+const UNFENCING: &str = "the guardian's key may not list keys, so check this yourself: no member's key may run `osd blocklist rm`. To list the keys that may: \
     ceph auth ls -f json | jq -r '.auth_dump[] | select(.caps.mon // \"\" | test(\"[*]|allow rw|osd blocklist\")) | .entity'";
 
 /// A key that may write everywhere may write requests to the ledger as well.
 fn requesting(ledger_pool: &str) -> String {
     format!(
-        "not among this key's rights to see: no member's key may write to the ledger's pool, as `profile rbd` without \
-         `pool=` and `allow w` without `pool=` or `tag` may. This lists those that may: ceph auth ls -f json | jq -r \
+        "the guardian's key may not list keys, so check this yourself: no member's key may write to the ledger's pool, as \
+         `profile rbd` without `pool=` and `allow w` without `pool=` or `tag` allow. To list the keys that may: ceph auth ls -f json | jq -r \
          '.auth_dump[] | select(.caps.osd // \"\" | split(\",\") | any(test(\"[*]|profile rbd *$|allow [rx]*w[rwx]* \
          *$|pool={ledger_pool}\"))) | .entity'; scope a member's key: ceph auth caps client.NAME mon 'profile rbd' osd \
          'profile rbd pool=POOL' mgr 'profile rbd pool=POOL'"
@@ -394,8 +399,8 @@ fn daemons_and_members(context: &Context, world: &CephSnapshot) -> Vec<Check> {
     // The monitors look for that grant only once they know the mds, so it cannot be tried with a name that nobody has
     // (`MDSMonitor::filesystem_command`).
     if world.daemons.iter().any(|daemon| daemon.kind == DaemonKind::Mds) {
-        let detail = "`mds fail` besides wants mon `allow service mds-failover w`, which only an mds that fails over shows: \
-                      look with `ceph auth get client.ID`";
+        let detail = "`mds fail` also needs mon `allow service mds-failover w`, which only a failover of an mds tries: check it \
+                      with `ceph auth get client.ID`";
         checks.push(check("cap `mds-failover`", CheckVerdict::Note, detail));
     }
     checks.extend(members(context, world));
@@ -415,7 +420,11 @@ fn members(context: &Context, world: &CephSnapshot) -> Vec<Check> {
     let members = core.as_ref().map_or_else(|| context.config.members.clone(), Guardian::members);
     let mut checks = core.as_ref().map_or_else(Vec::new, |core| found::checks(context, core, &world.map));
     if members.0.is_empty() {
-        checks.push(check("members", CheckVerdict::Warn, "none known: only --address can be fenced"));
+        checks.push(check(
+            "members",
+            CheckVerdict::Warn,
+            "no member is known: only addresses can be fenced (--address)",
+        ));
         return checks;
     }
     for member in &members.0 {
@@ -429,7 +438,8 @@ fn members(context: &Context, world: &CephSnapshot) -> Vec<Check> {
         };
         match planned {
             Ok(plan) => {
-                let detail = format!("would be fenced whole, {} clients known", plan.known_clients);
+                let detail =
+                    format!("would be fenced as a whole host; {} clients are known", plan.known_clients);
                 checks.push(check(name, CheckVerdict::Ok, detail));
             }
             Err(refusals) => checks.extend(

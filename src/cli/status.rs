@@ -92,11 +92,7 @@ pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit, CliError> 
         let opening = VerbStart::new(common)?;
         let status = match opening.status()? {
             Some(mut status) if status["stage"] == "leading" => {
-                let words = |key: &str| status[key].as_str().unwrap_or("-").to_owned();
-                let leads = format!("{} on {} leads", words("guardian"), words("host"));
                 set(&mut status, "source", &AnswerSource::Leader);
-                set(&mut status, "leads", &leads);
-                set(&mut status, "here", &"the guardian of this host leads");
                 shown::status(status)
             }
             status @ (Some(_) | None) => return alone(opening.context()?, status, args),
@@ -232,8 +228,7 @@ fn here(context: &Context, standby: Option<&Value>) -> String {
     let Some(standby) = standby else {
         return format!("NO GUARDIAN RUNS ON THIS HOST ({})", context.config.daemon.socket.display());
     };
-    let why = standby["trouble"].as_str().map_or_else(String::new, |why| format!(" ({why})"));
-    format!("the guardian of this host does not lead{why}")
+    standby["here"].as_str().unwrap_or("the guardian of this host does not lead").to_owned()
 }
 
 impl StorageStatus {

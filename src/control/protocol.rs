@@ -32,7 +32,6 @@ pub enum ControlLine {
         /// What the PGs proved.
         barrier: Vec<ProvedPool>,
     },
-    /// Released.
     Released {
         /// As the ledger has it.
         fence: Box<FenceRecord>,
@@ -49,7 +48,6 @@ pub enum ControlLine {
     Elsewhere(String),
 }
 
-/// What a pool proved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProvedPool {
     pub pool: String,

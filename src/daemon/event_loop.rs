@@ -1,18 +1,19 @@
 //! The event loop around the core: everything that happens comes in here, one thing after another, and everything to be
 //! done goes out as a task. The loop itself never waits for anything else than the next thing to happen.
 
+mod candidacy;
+mod ceph_link;
 mod course;
 mod forwarded;
+mod incus_link;
 mod login;
 mod manager;
 mod publishing;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use rbd_guardian_core::guardian::io::{Effect, Input, Recorded};
 use rbd_guardian_core::guardian::report::Level;
@@ -35,38 +36,31 @@ use crate::control::protocol::{ControlLine, Question};
 use crate::control::socket::Ask;
 use crate::daemon::election::ElectionWatch;
 use crate::daemon::error::DaemonError;
+use crate::daemon::event_loop::candidacy::Candidacy;
+use crate::daemon::event_loop::ceph_link::CephLink;
+use crate::daemon::event_loop::incus_link::IncusLink;
 use crate::daemon::event_loop::publishing::Publishing;
 use crate::daemon::executor::{Executor, failed};
 use crate::daemon::forwarded_requests::{RequestNote, ended, not_noted};
-use crate::daemon::hearing::EventLog;
-use crate::daemon::incus_events::notice;
 use crate::daemon::job::Jobs;
 use crate::daemon::leader::{Leading, now};
-use crate::daemon::leadership::{BidError, BidOutcome, Candidate, HeldLead, Standby};
+use crate::daemon::leadership::{BidError, BidOutcome, Candidate, HeldLead};
 use crate::daemon::log;
-use crate::daemon::login::{Login, Replaced};
 use crate::daemon::measured;
 use crate::daemon::recordings::{RecordedGuardian, Recordings};
 use crate::daemon::service_manager::{Manager, SignalRequest, Signals};
 use crate::deadline::rest;
-use crate::incus::client::Client;
-use crate::incus::events::{Listener, Signal};
-use crate::ledger::{LeaseError, Ledger};
+use crate::incus::events::Signal;
+use crate::ledger::LeaseError;
 use crate::serve::figures::{Figures, Spread};
 use rbd_guardian_core::model::epoch::LeaderEpoch;
 
 /// Events that are taken in at one turn of the loop.
 const EVENTS: usize = 64;
-/// Between attempts to connect, and to open certificates.
+/// Between two attempts to connect to Ceph.
 const RETRY: Duration = Duration::from_secs(2);
-/// Failed bids in a row before it reconnects to Ceph.
-const VAIN_BIDS: u32 = 5;
 /// The longest rest without looking at the clock: a host that slept finds its timers late.
 const LONGEST_REST: Duration = Duration::from_secs(1);
-/// A refused healing is told to a guardian that begins to lead so long afterwards: the next tick of healing is a minute
-/// away (docs/facts/incus.md#healing), and the one that led may have lost its storage with the member.
-const REFUSAL_LASTS: Duration = Duration::from_secs(60);
-
 /// What a task is for, kept so that one that ends without an answer has one all the same.
 #[derive(Debug)]
 enum Job {
@@ -129,40 +123,16 @@ pub(super) struct EventLoop {
     config: Config,
     manager: Manager,
     stage: LeadStage,
-    cluster: Option<Cluster>,
-    /// Replaced connections that have not ended.
-    replaced: Replaced,
-    /// Over that connection. One that the monitors do not answer could not open it again, and its OSD may answer.
-    ledger: Option<Ledger>,
-    /// What it knows while another one leads.
-    waiting: Option<Box<Standby>>,
+    ceph: CephLink,
+    incus: IncusLink,
+    /// While it does not lead.
+    candidacy: Candidacy,
     /// With a single request to do it neither watches who should lead nor yields.
     election: Option<ElectionWatch>,
     single_request: bool,
-    login: Login,
-    /// Why it is not further, in words.
-    trouble: Option<String>,
-    /// It stays so until somebody does something.
-    lasts: bool,
-    /// When to try again to get further, by the boot clock; `None` while an attempt is under way.
-    retry_at: Option<Duration>,
-    incus: Option<Client>,
-    /// Why there is no client for an Incus that is configured, and when to try again.
-    incus_trouble: Option<String>,
-    incus_at: Option<Duration>,
-    listener: Option<Listener>,
-    hearing: EventLog,
     /// A single request has none: the operator who runs it sees the result.
     recordings: Option<Recordings>,
     jobs: Jobs<Job, JobResult>,
-    /// Bids in a row that ended in silence or in a refusal.
-    vain_bids: u32,
-    /// It is clear who leads, or why nobody knows. What is asked before waits for that.
-    settled: bool,
-    /// Asked before it was clear who leads.
-    early: Vec<Ask>,
-    /// When the gate last refused to heal instances of a member, by the boot clock, whoever led.
-    refused: BTreeMap<String, Duration>,
     publishing: Publishing,
     /// What is counted and timed; shared with the lead, on this thread.
     figures: Rc<RefCell<Figures>>,
@@ -174,34 +144,19 @@ impl EventLoop {
     pub(super) fn new(origin: ConfigSource, identity: Identity, config: Config) -> Self {
         let recordings = Recordings::new(config.daemon.recordings.clone());
         recordings.look();
-        let recordings = Some(recordings);
         Self {
             origin,
             identity,
             config,
             manager: Manager::find(),
             stage: LeadStage::Connecting,
-            cluster: None,
-            replaced: Replaced::default(),
-            ledger: None,
-            waiting: None,
+            ceph: CephLink::default(),
+            incus: IncusLink::new(),
+            candidacy: Candidacy::new(),
             election: None,
             single_request: false,
-            login: Login::default(),
-            trouble: None,
-            lasts: false,
-            retry_at: Some(Duration::ZERO),
-            incus: None,
-            incus_trouble: None,
-            incus_at: Some(Duration::ZERO),
-            listener: None,
-            hearing: EventLog::default(),
-            recordings,
+            recordings: Some(recordings),
             jobs: Jobs::new(),
-            vain_bids: 0,
-            settled: false,
-            early: Vec::new(),
-            refused: BTreeMap::new(),
             publishing: Publishing::default(),
             figures: Rc::default(),
             began: clock::wall(),
@@ -211,7 +166,7 @@ impl EventLoop {
     /// For one request alone, over a connection that is there.
     pub(super) fn for_one_request(mut self, cluster: Cluster) -> Self {
         self.single_request = true;
-        self.cluster = Some(cluster);
+        self.ceph.connected(cluster);
         self.stage = LeadStage::Bidding;
         self.recordings = None;
         self
@@ -232,17 +187,11 @@ impl EventLoop {
             self.tell_manager(clock::boot());
             self.publish();
             let rest_for = self.rest_for();
-            let listener = &mut self.listener;
+            let incus = &mut self.incus;
             // A flood from one of these two delays the other one for a few turns only, because select! chooses at random.
             let told = async {
-                let heard = async {
-                    match listener {
-                        Some(listener) => listener.next().await,
-                        None => std::future::pending().await,
-                    }
-                };
                 tokio::select! {
-                    signal = heard => Announcement::Incus(signal),
+                    signal = incus.next() => Announcement::Incus(signal),
                     ask = asks.recv() => Announcement::Operator(ask),
                 }
             };
@@ -276,8 +225,7 @@ impl EventLoop {
     /// What else was announced already, at most so much: then whatever else there is to do has its turn.
     fn heard_at_once(&mut self) {
         for _ in 0..EVENTS {
-            let next = self.listener.as_mut().and_then(|listener| listener.next().now_or_never());
-            let Some(signal) = next else { return };
+            let Some(signal) = self.incus.next_at_once() else { return };
             self.heard(&signal);
         }
     }
@@ -285,11 +233,10 @@ impl EventLoop {
     /// What is due.
     fn on_time(&mut self) {
         let now = now();
-        if self.incus_at.is_some_and(|at| at <= now.boot) {
+        if self.incus.due().is_some_and(|at| at <= now.boot) {
             self.open_incus(now.boot);
         }
-        if self.retry_at.is_some_and(|at| at <= now.boot) {
-            self.retry_at = None;
+        if self.candidacy.begin(now.boot) {
             match &self.stage {
                 LeadStage::Connecting => self.connect(),
                 LeadStage::Bidding => self.bid(),
@@ -320,7 +267,7 @@ impl EventLoop {
         let boot = clock::boot();
         let mut at = boot + LONGEST_REST;
         let looks_at = self.election.as_ref().and_then(ElectionWatch::wakes_at).filter(|at| *at > boot);
-        at = [self.retry_at, self.incus_at, looks_at].into_iter().flatten().fold(at, Duration::min);
+        at = [self.candidacy.due(), self.incus.due(), looks_at].into_iter().flatten().fold(at, Duration::min);
         if let LeadStage::Leading(leading) = &self.stage {
             at = at.min(leading.wakes_at());
         }
@@ -337,7 +284,7 @@ impl EventLoop {
     }
 
     fn bid(&mut self) {
-        let Some(cluster) = self.cluster.clone() else { return };
+        let Some(cluster) = self.ceph.cluster().cloned() else { return };
         let (now, election) = (clock::boot(), self.election.as_ref());
         let candidate = Candidate {
             guardian: self.identity.name.clone(),
@@ -350,7 +297,7 @@ impl EventLoop {
                 None => self.config.incus.endpoints.is_empty().then_some(Unfit::Bare),
             },
             readiness: election.and_then(|election| election.readiness(now)),
-            opened: self.ledger.clone(),
+            opened: self.ceph.ledger().cloned(),
             reads_all: self.publishing.reads_all(now),
         };
         self.jobs.begin(Job::Bid, async move {
@@ -364,35 +311,19 @@ impl EventLoop {
     fn done(&mut self, done: Result<JobResult, (Job, String)>) {
         let done = done.unwrap_or_else(|(job, why)| {
             log::line(Level::Error, "task", None, &format!("a task ended without an answer: {why}"));
-            match job {
-                Job::Connect => JobResult::Connected(dropped_connect()),
-                Job::Disconnect => JobResult::Disconnected,
-                Job::Bid => JobResult::Bid(self.cluster.clone(), Err(BidError::Dropped)),
-                Job::Renew(epoch) => JobResult::Renewed(epoch, Err(LeaseError::Unknown)),
-                Job::GiveUp => JobResult::GaveUp(Err(LeaseError::Unknown)),
-                Job::Glance => JobResult::Glanced(clock::boot(), Err(why)),
-                Job::Listen => JobResult::Listened(None),
-                Job::LogIn => JobResult::LoggedIn(None, None),
-                Job::Ready(epoch) => JobResult::Ready(epoch, OtherGuardians::default()),
-                Job::Requests(epoch) => JobResult::Requests(epoch, None),
-                Job::Note(epoch, record, noting) => JobResult::Noted(epoch, record, noting, not_noted()),
-                Job::Asked(epoch, record) => JobResult::Asked(epoch, record, ended()),
-                Job::Effect(epoch, effect) => JobResult::Effect(epoch, failed(effect, &why)),
-            }
+            self.unanswered(job, why)
         });
         match done {
             JobResult::Connected(Ok(cluster)) => {
                 log::line(Level::Info, "connected", None, "connected to Ceph");
-                self.cluster = Some(cluster);
+                self.ceph.connected(cluster);
                 self.figures.borrow_mut().logged_in = Some(clock::wall());
-                self.login.forget();
-                self.trouble = None;
+                self.candidacy.connected();
                 self.stage = LeadStage::Bidding;
-                self.retry_at = Some(Duration::ZERO);
             }
             JobResult::Connected(Err(error)) => {
-                self.lasts = false;
-                self.not_further(Level::Error, "no-ceph", error.to_string(), RETRY)
+                self.candidacy.unconnected(error.to_string(), clock::boot() + RETRY);
+                self.settle();
             }
             JobResult::Disconnected => {}
             JobResult::Bid(over, bid) => self.bid_ended(over, bid),
@@ -427,36 +358,57 @@ impl EventLoop {
             JobResult::Requests(epoch, found) => self.requests_found(epoch, found),
             JobResult::Noted(epoch, record, noting, recorded) => self.noted(epoch, record, noting, recorded),
             JobResult::Asked(epoch, record, line) => self.answered(epoch, record, &line),
-            JobResult::Effect(epoch, input) => {
-                if let Input::View { began, view: Ok(view) } = &input {
-                    self.saw(*began, view);
-                }
-                let deposed = if let Input::Recorded(Recorded::Deposed(why)) = &input {
-                    Some(format!("no longer leads: {why}"))
-                } else {
-                    None
-                };
-                // What an earlier lead began is of no use to this one, which has read everything anew.
-                if let LeadStage::Leading(leading) = &mut self.stage
-                    && leading.epoch() == epoch
-                {
-                    leading.handle(input);
-                    if let Some(why) = deposed {
-                        self.depose("deposed", &why);
-                    }
-                } else if let Input::GatePut(failed) = input {
-                    for (member, why) in failed {
-                        let text = format!("too late, because this guardian no longer leads: {why}");
-                        log::line(Level::Info, "gate-not-written", Some(&member), &text);
-                    }
-                }
+            JobResult::Effect(epoch, input) => self.effect_ended(epoch, input),
+        }
+    }
+
+    /// How a task ended that has no answer of its own.
+    fn unanswered(&self, job: Job, why: String) -> JobResult {
+        match job {
+            Job::Connect => JobResult::Connected(dropped_connect()),
+            Job::Disconnect => JobResult::Disconnected,
+            Job::Bid => JobResult::Bid(self.ceph.cluster().cloned(), Err(BidError::Dropped)),
+            Job::Renew(epoch) => JobResult::Renewed(epoch, Err(LeaseError::Unknown)),
+            Job::GiveUp => JobResult::GaveUp(Err(LeaseError::Unknown)),
+            Job::Glance => JobResult::Glanced(clock::boot(), Err(why)),
+            Job::Listen => JobResult::Listened(None),
+            Job::LogIn => JobResult::LoggedIn(None, None),
+            Job::Ready(epoch) => JobResult::Ready(epoch, OtherGuardians::default()),
+            Job::Requests(epoch) => JobResult::Requests(epoch, None),
+            Job::Note(epoch, record, noting) => JobResult::Noted(epoch, record, noting, not_noted()),
+            Job::Asked(epoch, record) => JobResult::Asked(epoch, record, ended()),
+            Job::Effect(epoch, effect) => JobResult::Effect(epoch, failed(effect, &why)),
+        }
+    }
+
+    fn effect_ended(&mut self, epoch: LeaderEpoch, input: Input) {
+        if let Input::View { began, view: Ok(view) } = &input {
+            self.saw(*began, view);
+        }
+        let deposed = if let Input::Recorded(Recorded::Deposed(why)) = &input {
+            Some(format!("no longer leads: {why}"))
+        } else {
+            None
+        };
+        // What an earlier lead began is of no use to this one, which has read everything anew.
+        if let LeadStage::Leading(leading) = &mut self.stage
+            && leading.epoch() == epoch
+        {
+            leading.handle(input);
+            if let Some(why) = deposed {
+                self.depose("deposed", &why);
+            }
+        } else if let Input::GatePut(failed) = input {
+            for (member, why) in failed {
+                let text = format!("too late, because this guardian no longer leads: {why}");
+                log::line(Level::Info, "gate-not-written", Some(&member), &text);
             }
         }
     }
 
     /// One over a connection that was replaced meanwhile counts for nothing: its ledger would keep that connection, and be asked over it.
     fn bid_ended(&mut self, over: Option<Cluster>, bid: Result<BidOutcome, BidError>) {
-        let counts = over.as_ref().zip(self.cluster.as_ref()).is_some_and(|(over, used)| over.is(used));
+        let counts = self.ceph.uses(over.as_ref());
         match bid {
             Ok(BidOutcome::Leads(held_lead, _)) if !counts => {
                 self.give_up(*held_lead);
@@ -465,12 +417,10 @@ impl EventLoop {
             bid if !counts => self.let_go((over, bid)),
             Ok(BidOutcome::Leads(held_lead, records)) => self.lead(*held_lead, *records),
             Ok(BidOutcome::Waits(waiting)) => {
-                self.vain_bids = 0;
-                let words = waiting.words();
-                self.ledger = Some(waiting.ledger.clone());
+                self.ceph.keep(&waiting.ledger);
                 self.publishing.note_records(clock::boot(), &waiting);
-                self.waiting = Some(waiting);
-                self.not_further(Level::Info, "standby", words, self.pace());
+                self.candidacy.waits(waiting, clock::boot() + self.pace());
+                self.settle();
             }
             Err(error) => self.not_leading(&error),
         }
@@ -485,39 +435,25 @@ impl EventLoop {
     }
 
     fn not_leading(&mut self, error: &BidError) {
-        // A connection that was itself blocklisted, or has gone astray, never gets better; a new one may.
-        self.vain_bids = if error.may_be_the_connection() { self.vain_bids + 1 } else { 0 };
-        if self.vain_bids >= VAIN_BIDS && self.replaced.has_room() {
-            self.vain_bids = 0;
+        self.candidacy.bid_failed(error, clock::boot() + self.config.daemon.lease / 4);
+        if self.candidacy.gives_connection_up(self.ceph.has_room()) {
             self.stage = LeadStage::Connecting;
-            let old = self.cluster.take();
-            self.replace(old);
+            let old = self.ceph.replace(None);
+            self.let_go(old);
         }
-        self.waiting = None;
-        self.lasts = error.lasts();
-        self.not_further(Level::Error, "no-ledger", error.to_string(), self.config.daemon.lease / 4);
+        self.settle();
     }
 
-    fn not_further(&mut self, level: Level, code: &str, why: String, pause: Duration) {
-        if self.trouble.as_ref() != Some(&why) {
-            log::line(level, code, None, &why);
-            self.trouble = Some(why);
-        }
-        self.retry_at = Some(clock::boot() + pause);
+    /// It is clear now who leads, or why nobody knows.
+    fn settle(&mut self) {
         self.manager.ready();
-        self.ask_again();
-    }
-
-    /// It is clear now who leads.
-    fn ask_again(&mut self) {
-        self.settled = true;
-        for ask in std::mem::take(&mut self.early) {
+        for ask in self.candidacy.settle() {
             self.asked(ask);
         }
     }
 
     fn lead(&mut self, held_lead: HeldLead, records: Records) {
-        let Some(cluster) = self.cluster.clone() else { return };
+        let Some(cluster) = self.ceph.cluster().cloned() else { return };
         let leader = held_lead.leader();
         let text = format!("leads with epoch {} as {} on {}", leader.epoch, leader.guardian, leader.host);
         log::line(Level::Info, "leading", None, &text);
@@ -529,19 +465,16 @@ impl EventLoop {
             Storage { cluster, guarded: settings.policy.guarded.clone(), expire: settings.policy.expire };
         let guardian = Recorder::new(settings, records, now(), LIMIT);
         let guardian = RecordedGuardian::new(guardian, self.recordings.clone());
-        (self.trouble, self.waiting) = (None, None);
-        let executor = Executor::new(storage, held_lead, self.incus.clone());
+        self.candidacy.won();
+        let executor = Executor::new(storage, held_lead, self.incus.client());
         self.figures.borrow_mut().leads += 1;
         let figures = Rc::clone(&self.figures);
         let mut leading = Box::new(Leading::new(guardian, executor, self.config.daemon.lease, figures));
-        let boot = clock::boot();
-        self.refused.retain(|_, at| boot.saturating_sub(*at) < REFUSAL_LASTS);
-        for member in self.refused.keys().cloned() {
+        for member in self.incus.refused_lately(clock::boot()).cloned() {
             leading.handle(Input::Notice(Notice::Refused { member, healing: true }));
         }
         self.stage = LeadStage::Leading(leading);
-        self.manager.ready();
-        self.ask_again();
+        self.settle();
     }
 
     fn settings(&self, held_lead: &HeldLead) -> Settings {
@@ -562,12 +495,10 @@ impl EventLoop {
         let LeadStage::Leading(leading) = std::mem::replace(&mut self.stage, LeadStage::Bidding) else {
             return;
         };
-        self.ledger = Some(leading.executor.held_lead.ledger().clone());
+        self.ceph.keep(leading.executor.held_lead.ledger());
         leading.end(why);
         log::line(Level::Warn, code, None, why);
-        self.trouble = Some(why.to_owned());
-        self.settled = false;
-        self.retry_at = Some(clock::boot() + self.pace());
+        self.candidacy.deposed(why, clock::boot() + self.pace());
     }
 
     /// Often enough that a lease that ends or is given up is noticed soon.
@@ -593,14 +524,10 @@ impl EventLoop {
     }
 
     fn heard(&mut self, signal: &Signal) {
-        self.hearing.tell(clock::boot(), signal);
         if let Signal::Overflow { lost } = signal {
             self.figures.borrow_mut().events_lost += lost;
         }
-        let Some(notice) = notice(signal) else { return };
-        if let Notice::Refused { member, healing: true } = &notice {
-            self.refused.insert(member.clone(), clock::boot());
-        }
+        let Some(notice) = self.incus.note(clock::boot(), signal) else { return };
         if let LeadStage::Leading(leading) = &mut self.stage {
             leading.handle(Input::Notice(notice));
         }
@@ -616,55 +543,25 @@ impl EventLoop {
             Question::Request(request) => request,
         };
         let LeadStage::Leading(leading) = &mut self.stage else {
-            let trouble = self.trouble.as_deref().unwrap_or("it is bidding for the lead");
-            let why = format!("this guardian does not lead: {trouble}");
-            if !self.settled {
-                self.early.push(Ask { question: Question::Request(request), answers });
-            } else if self.waiting.is_some() {
-                let _ = answers.try_send(ControlLine::Elsewhere(why));
-            } else if self.lasts {
-                let _ = answers.try_send(ControlLine::Failed(why));
-            } else {
-                let _ = answers.try_send(ControlLine::Unavailable(why));
-            }
-            return;
+            return self.candidacy.refuse(Ask { question: Question::Request(request), answers });
         };
         leading.ask(request, answers);
     }
 
     fn open_incus(&mut self, boot: Duration) {
-        self.incus_at = None;
-        let platform = !self.config.incus.endpoints.is_empty();
+        let config = Some(&self.config.incus).filter(|incus| !incus.endpoints.is_empty());
+        let platform = config.is_some();
         if !self.single_request
             && self.election.as_ref().is_none_or(|election| election.has_platform() != platform)
         {
             self.election = Some(ElectionWatch::new(boot, platform));
         }
-        if !platform {
-            self.incus = None;
-            self.listener = None;
-            if let LeadStage::Leading(leading) = &mut self.stage {
-                leading.executor.incus = None;
-            }
-            return;
-        }
-        match Client::open(&self.config.incus) {
-            Ok(client) => {
-                self.listener = Some(Listener::start(&client));
-                self.incus_trouble = None;
-                if let LeadStage::Leading(leading) = &mut self.stage {
-                    leading.executor.incus = Some(client.clone());
-                    leading.handle(Input::Notice(Notice::Missed));
-                }
-                self.incus = Some(client);
-            }
-            Err(error) => {
-                let why = error.to_string();
-                if self.incus_trouble.as_ref() != Some(&why) {
-                    log::line(Level::Error, "no-incus", None, &why);
-                }
-                self.incus_trouble = Some(why);
-                self.incus_at = Some(boot + RETRY);
+        if self.incus.open(boot, config)
+            && let LeadStage::Leading(leading) = &mut self.stage
+        {
+            leading.executor.incus = self.incus.client();
+            if platform {
+                leading.handle(Input::Notice(Notice::Missed));
             }
         }
     }

@@ -32,7 +32,6 @@ pub struct Client {
 /// A write that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
-    /// And done.
     Done,
     /// And goes on as this operation (`/1.0/operations/ID`).
     Operation(String),

@@ -51,7 +51,7 @@ pub struct Enrolled {
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
     /// The text is not a token.
-    #[error("this is no token ({0}): paste what `incus config trust add rbd-guardian` prints")]
+    #[error("this is not a token ({0}): paste what `incus config trust add rbd-guardian` prints")]
     BadToken(String),
     /// It cannot be read.
     #[error("cannot read the token from {from}: {error}")]

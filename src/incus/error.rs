@@ -86,7 +86,7 @@ pub enum RequestError {
     Setup(#[from] SetupError),
     /// 403.
     #[error(
-        "refused ({0}): is our certificate in `incus config trust list`, and not restricted to projects?"
+        "refused ({0}): is the guardian's certificate in `incus config trust list`, and not restricted to projects?"
     )]
     Forbidden(String),
     /// Any other status but success.
@@ -97,21 +97,25 @@ pub enum RequestError {
         message: String,
     },
     /// The answer is longer than any that is expected.
-    #[error("the answer is longer than {limit} bytes, which no answer to this should be: is this Incus?")]
+    #[error(
+        "the answer is longer than {limit} bytes, which is too long for any answer to this request: is this Incus?"
+    )]
     TooLarge {
         /// How long an answer may be.
         limit: usize,
     },
     /// Its items would take many times its bytes.
-    #[error("the answer has more than {limit} items, which no answer to this should have: is this Incus?")]
+    #[error(
+        "the answer has more than {limit} items, which is too many for any answer to this request: is this Incus?"
+    )]
     TooMany {
         /// How many an answer may have.
         limit: usize,
     },
     /// A change of the configuration was not sent: a member that counts as alive could not be told of it.
     #[error(
-        "not sent: {member} counts as alive and does not answer ({why}), and Incus 6.0 loses its configuration over a \
-         change that it cannot tell to a member: again when {member} answers, or is offline"
+        "not sent: Incus counts {member} as online, and {member} does not answer ({why}). Incus 6.0 loses its configuration \
+         when it cannot pass a change on to an online member: try again when {member} answers or is offline"
     )]
     Withheld {
         member: String,
@@ -128,23 +132,25 @@ pub enum RequestError {
 pub enum ClusterCertificateError {
     /// It presents another certificate than the one it is known by.
     #[error(
-        "presents the certificate {found}, and the cluster is known by {pinned}: if it was renewed on purpose, append the new \
+        "presents the certificate {found} instead of {pinned}, by which the guardian knows the cluster: if it was renewed on purpose, append the new \
          one to the file that incus.cluster_certificate names, on each guardian's host (on a member: \
          `cat /var/lib/incus/cluster.crt`; its fingerprint: `incus info | grep certificate_fingerprint`); it is used at once. \
-         Or enroll again with --force and `systemctl reload rbd-guardian`. Otherwise somebody is in between"
+         Or enroll again with --force and `systemctl reload rbd-guardian`. Otherwise another host may intercept the connection"
     )]
     NotPinned { found: Fingerprint, pinned: Fingerprint },
     /// The pinned one is no longer valid.
     #[error(
-        "the cluster certificate has expired, or the clock here is wrong: renew it (`incus cluster update-certificate`) \
+        "the cluster certificate has expired, or this host's clock is wrong: renew it (`incus cluster update-certificate`) \
          and enroll again with --force and `systemctl reload rbd-guardian`"
     )]
     Expired,
     /// The pinned certificate is not valid yet.
-    #[error("the cluster certificate is not valid yet: is the clock here right?")]
+    #[error("the cluster certificate is not valid yet: is this host's clock right?")]
     NotYetValid,
     /// The other side refused ours.
-    #[error("refuses our certificate ({0}): enroll again with --force and `systemctl reload rbd-guardian`")]
+    #[error(
+        "refuses the guardian's certificate ({0}): enroll again with --force and `systemctl reload rbd-guardian`"
+    )]
     OursRefused(String),
     /// Anything else.
     #[error("TLS failed ({0}): is this Incus?")]
@@ -158,7 +164,7 @@ pub enum SetupError {
     #[error("cannot read {} ({why}): run `rbd-guardian incus enroll TOKEN`, or see [incus] in the configuration", .path.display())]
     Unreadable { path: PathBuf, why: String },
     /// A file holds something else.
-    #[error("{} holds no {expected} in PEM", .path.display())]
+    #[error("{} contains no {expected} in PEM form", .path.display())]
     NotPem {
         path: PathBuf,
         /// What it should hold.

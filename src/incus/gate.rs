@@ -213,6 +213,7 @@ impl StringState {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rbd_guardian_core::model::gate_keys::{self, GateContents, KEYS};
 
     const SITE: &str = "T = 'it''s # no comment'  # \"\"\" no string\n\ndef instance_placement(request, candidate_members):\n\
                         \tlog_info('''two\nlines''', \"a\\\n b\")\r\n\tset_target(candidate_members[0].server_name)";
@@ -270,6 +271,24 @@ mod tests {
             "changed by hand, which is told apart"
         );
         assert!(!is_of_another_version(SITE));
+    }
+
+    /// As the version of commit 8c4f078 installed it, before the guardian had parts.
+    #[test]
+    fn a_gate_of_an_earlier_version_is_read_and_its_keys_too() {
+        let text = include_str!("../../tests/fixtures/gate/before-parts.star");
+        let Scriptlet::Gate { site, intact: true, .. } = Scriptlet::parse(text) else { panic!("{text}") };
+        let site = site.unwrap();
+        assert!(site.starts_with("def instance_placement(") && site.ends_with(".server_name)\n"), "{site}");
+        assert!(is_of_another_version(text), "it is replaced");
+        let keys =
+            [("epoch", "7"), ("members", "n1,n2"), ("pools", "ceph:ceph/incus,local"), ("seal.n2", "7")];
+        let keys = keys.map(|(key, value)| (format!("{KEYS}{key}"), value.to_owned())).into();
+        let [open, members, pools] = [vec!["n2"], vec!["n1", "n2"], vec!["ceph:ceph/incus", "local"]]
+            .map(|names| names.into_iter().map(str::to_owned).collect());
+        let contents = GateContents { open, members, pools, awaited: Default::default() };
+        assert_eq!(GateContents::of(&keys), contents);
+        assert_eq!(contents.keys(gate_keys::epoch(&keys)), keys, "written the same");
     }
 
     #[test]

@@ -95,7 +95,6 @@ pub enum LedgerReadError {
         /// Bytes.
         limit: usize,
     },
-    /// Anything else.
     #[error("cannot read the ledger in pool '{pool}': {errno}")]
     Failed {
         pool: String,

@@ -16,7 +16,6 @@ const LONG: &[(&str, usize, &str)] = &[
     ("parse", 66, "one field of the osdmap's dump after another"),
     ("exit", 81, "one arm an error: the compiler asks for each"),
     ("text", 64, "one section of the ledger after another"),
-    ("done", 92, "one arm a kind of event"),
     ("perform", 117, "one arm an effect"),
 ];
 const FUNCTION: usize = 60;
@@ -27,7 +26,6 @@ const WIDE: &[(&str, usize, &str)] = &[
     ("Sealing", 16, "one machine"),
     ("FenceRecord", 21, "a record of the ledger"),
     ("FenceShown", 23, "a record of the ledger as JSON, one field a key of docs/json.md"),
-    ("EventLoop", 29, "its parts are not types of their own yet"),
 ];
 const FIELDS: usize = 15;
 /// Names that stand for several types, how many, and why.
@@ -42,7 +40,6 @@ const NAMESAKES: &[(&str, usize, &str)] = &[
 const API: &str = "as Incus's JSON has it, always written with its module: `api::`";
 /// Types with an inherent `impl` outside of their file and of the folder of their module.
 const ELSEWHERE: &[(&str, &str)] = &[
-    ("EventLoop", "its parts are not types of their own yet"),
     (
         "IoCtx",
         "its locks and its omaps are files of their own: all three have `unsafe` code to be reviewed by itself",
@@ -180,4 +177,55 @@ fn errors_are_called_so() {
     let wrong: Vec<_> = names.iter().filter(|name| !name.ends_with("Error") && !listed(name)).collect();
     assert!(names.len() > 4 && wrong.is_empty(), "{wrong:?} of {names:?}");
     assert!(NO_ERROR.iter().all(|(listed, _)| names.iter().any(|name| name == listed)), "{names:?}");
+}
+
+/// A comment has a reason, a unit, a source or a rule; what the name says already is noise.
+#[test]
+fn no_documentation_repeats_the_name() {
+    let words = |text: &str| -> Vec<String> {
+        let (mut spaced, mut before) = (String::new(), ' ');
+        for c in text.chars() {
+            if before.is_lowercase() && c.is_uppercase() {
+                spaced.push(' ');
+            }
+            spaced.push(c);
+            before = c;
+        }
+        let words = spaced.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        words.map(str::to_lowercase).collect()
+    };
+    const SMALL: [&str; 15] = [
+        "the", "a", "an", "of", "its", "it", "is", "to", "and", "that", "this", "what", "which", "for", "one",
+    ];
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for (file, text) in sources() {
+        let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+        for (at, line) in lines.iter().enumerate() {
+            let is_alone = at == 0 || !lines[at - 1].starts_with("///");
+            let Some(comment) = line.strip_prefix("///").filter(|text| is_alone && !text.contains('`'))
+            else {
+                continue;
+            };
+            let item = lines[at + 1..].iter().find(|line| !line.starts_with('#')).unwrap();
+            if item.starts_with("///") {
+                continue;
+            }
+            seen += 1;
+            let ignored = ["pub", "fn", "struct", "enum", "const", "static", "type", "super", "crate", "in"];
+            let mut name =
+                item.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+            let name = words(name.find(|word| !ignored.contains(word)).unwrap_or_default());
+            let same = |word: &String| {
+                name.iter().any(|part| word.starts_with(part) || part.starts_with(word.as_str()))
+            };
+            let said = words(comment);
+            let mut said =
+                said.iter().filter(|word| !SMALL.contains(&word.as_str()) && word.len() > 1).peekable();
+            if said.peek().is_some() && said.all(same) {
+                wrong.push(format!("{}:{}: {comment} {item}", file.display(), at + 1));
+            }
+        }
+    }
+    println!("{seen} comments");
+    assert!(seen > 1000 && wrong.is_empty(), "{wrong:#?}");
 }

@@ -56,7 +56,6 @@ pub struct Releasing {
     pub why: String,
 }
 
-/// One fence.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fence {
     id: FenceId,

@@ -62,11 +62,9 @@ pub struct Daemon {
     pub clients_unknown: bool,
 }
 
-/// Kinds of daemons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DaemonKind {
-    /// Monitor.
     Mon,
     /// Object store.
     Osd,

@@ -97,7 +97,6 @@ pub struct Instance {
 /// What only the instance's member can tell, or what the configuration says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Details {
-    /// Is it running?
     pub running: bool,
     /// `volatile.last_state.power` is RUNNING: healing starts it elsewhere.
     pub ran: bool,
@@ -107,12 +106,10 @@ pub struct Details {
     pub external_images: Vec<ExternalImage>,
 }
 
-/// Kinds of instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceKind {
     Container,
-    /// A virtual machine.
     VirtualMachine,
 }
 

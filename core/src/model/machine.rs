@@ -22,9 +22,7 @@ pub enum Part {
     Uuid,
     /// The machine's serial number.
     System,
-    /// That of its board.
     Board,
-    /// That of its chassis.
     Chassis,
 }
 

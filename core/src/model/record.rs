@@ -51,7 +51,7 @@ pub struct Leader {
 pub enum Source {
     /// A watcher of an image that is placed there.
     Watcher,
-    /// The locker of one.
+    /// The owner of a lock on an image that is placed there.
     Locker,
     /// A session with a monitor.
     Session,

@@ -75,7 +75,6 @@ pub struct Checkpoint<'a> {
 /// A reading that brought nothing new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepeatedInput {
-    /// Of which kind.
     pub kind: Kind,
     /// When it began, where that counts.
     pub began: Duration,

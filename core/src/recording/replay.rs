@@ -41,7 +41,6 @@ pub enum Difference {
         "line {line} has neither `begin` nor `checkpoint`, and nothing before it has: what came before is missing"
     )]
     NoBeginning { line: usize },
-    /// It is empty.
     #[error("there is nothing in it")]
     Empty,
     #[error(

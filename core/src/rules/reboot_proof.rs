@@ -50,7 +50,6 @@ pub enum NotProved {
     BootedBeforeSeal {
         /// What it says now.
         now: Duration,
-        /// Since the seal.
         since_seal: Duration,
     },
 }

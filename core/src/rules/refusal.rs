@@ -144,7 +144,6 @@ pub enum Refusal {
     NotHeld {
         /// What was named.
         fence: String,
-        /// What is held.
         held: Vec<String>,
     },
     /// It is being released, and cannot be fenced meanwhile.

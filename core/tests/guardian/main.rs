@@ -54,6 +54,15 @@ fn healthy() -> Model {
     model
 }
 
+impl Model {
+    /// It answers again, so soon after its boot that this proves a reboot, until it is released.
+    #[track_caller]
+    fn bring_back_until_released(&mut self, member: &str, uptime: Duration) {
+        self.bring_back(member, uptime);
+        self.until("released", |model| model.state(member) == "watching" && !model.refuses(member));
+    }
+}
+
 fn sealed(member: &str) -> Model {
     let mut model = healthy();
     model.lose_until_open(member);

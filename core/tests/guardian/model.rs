@@ -656,13 +656,6 @@ impl Model {
         self.states.insert(member.to_owned(), MemberState { uptime, machine });
     }
 
-    /// It answers again, so soon after its boot that this proves a reboot, until it is released.
-    #[track_caller]
-    pub(crate) fn bring_back_until_released(&mut self, member: &str, uptime: Duration) {
-        self.bring_back(member, uptime);
-        self.until("released", |model| model.state(member) == "watching" && !model.refuses(member));
-    }
-
     pub(crate) fn heal_is_refused(&mut self, member: &str) {
         self.handle(Input::Notice(Notice::Refused { member: member.to_owned(), healing: true }));
     }

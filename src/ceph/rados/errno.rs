@@ -15,7 +15,6 @@ pub enum ErrnoMeaning {
     Blocklisted,
     /// The pool is marked `eio`: the client answers itself.
     MadeUp,
-    /// Anything else.
     Other,
 }
 
@@ -27,7 +26,6 @@ pub fn words(errno: Errno) -> String {
     if meaning(errno) == ErrnoMeaning::Blocklisted { BLOCKLISTED.to_owned() } else { errno.to_string() }
 }
 
-/// Classifies.
 #[allow(clippy::wildcard_enum_match_arm)] // No state of ours: the kernel's list, of which these matter.
 pub fn meaning(errno: Errno) -> ErrnoMeaning {
     match errno {

@@ -96,7 +96,6 @@ pub enum ConnectError {
     /// librados would end the process.
     #[error(transparent)]
     TooFewFiles(#[from] DescriptorsError),
-    /// Anything else.
     #[error("cannot connect to Ceph as {client}: {}", words(*errno))]
     Other {
         /// `client.guardian`.

@@ -57,7 +57,7 @@ fn identities(context: &Context) -> Vec<Check> {
         let title = format!("{MACHINES} of {name}");
         match shown.warning(&name) {
             Some(warning) => check(title, CheckVerdict::Warn, warning),
-            None => check(title, CheckVerdict::Ok, "its API shows what tells it from the others"),
+            None => check(title, CheckVerdict::Ok, "its API shows an identity that no other member has"),
         }
     };
     told.into_iter().map(one).collect()
@@ -81,17 +81,17 @@ fn certificate(server: &api::Server, config: &IncusConfig, now: Duration) -> Vec
     let mut checks = Vec::new();
     if server.config.get("acme.domain").is_some_and(|domain| !domain.is_empty()) {
         let detail = format!(
-            "acme.domain is set: Incus replaces its certificate by itself, and guardians see nothing of Incus until the new one is in \
+            "acme.domain is set: Incus replaces its certificate by itself, and guardians cannot connect to Incus until the new one is in \
              {file}. Unset it, and replace the certificate by hand as docs/operations.md says"
         );
         checks.push(check(CERTIFICATE, CheckVerdict::Warn, detail));
     }
     checks.push(match tls::is_over(server.environment.certificate.as_bytes(), now + SOON) {
-        None => check(CERTIFICATE, CheckVerdict::Warn, "its end is unknown: Incus did not show it"),
-        Some(false) => check(CERTIFICATE, CheckVerdict::Ok, "valid for 30 days at least"),
+        None => check(CERTIFICATE, CheckVerdict::Warn, "when it expires is unknown: Incus did not show it"),
+        Some(false) => check(CERTIFICATE, CheckVerdict::Ok, "valid for at least 30 days"),
         Some(true) => {
             let detail = format!(
-                "ends within 30 days: append the next one to {file} on each guardian's host, then `incus cluster update-certificate` \
+                "expires within 30 days: append the new certificate to {file} on each guardian's host, then `incus cluster update-certificate` \
                  (docs/operations.md)"
             );
             check(CERTIFICATE, CheckVerdict::Warn, detail)
@@ -109,9 +109,9 @@ fn users(pools: &[api::Pool]) -> Vec<Check> {
             return check(USERS, CheckVerdict::Ok, format!("storage pool {name} uses client.{user}"));
         }
         let detail = format!(
-            "storage pool {name} uses client.admin, so each member may lift its own fence and ask guardians for others: \
-             ceph auth get-or-create client.incus mon 'profile rbd' osd 'profile rbd pool={osd_pool}' mgr 'profile rbd \
-             pool={osd_pool}', its keyring to each member, and incus storage set {name} ceph.user.name incus"
+            "storage pool {name} uses client.admin, so each member may lift its own fence and ask guardians to fence others. \
+             Create a key: ceph auth get-or-create client.incus mon 'profile rbd' osd 'profile rbd pool={osd_pool}' mgr 'profile rbd \
+             pool={osd_pool}'; copy its keyring to each member; then: incus storage set {name} ceph.user.name incus"
         );
         check(USERS, CheckVerdict::Warn, detail)
     };
@@ -157,7 +157,7 @@ mod tests {
             let checks = certificate(&server(domain), &IncusConfig::default(), now);
             checks.iter().map(|check| (check.verdict, check.detail.clone())).collect::<Vec<_>>()
         };
-        assert_eq!(told("", at(2029, 11)), [(CheckVerdict::Ok, "valid for 30 days at least".to_owned())]);
+        assert_eq!(told("", at(2029, 11)), [(CheckVerdict::Ok, "valid for at least 30 days".to_owned())]);
         let soon = told("", at(2029, 12));
         assert!(soon[0].0 == CheckVerdict::Warn && soon[0].1.contains("update-certificate"), "{soon:?}");
         let acme = told("incus.example", at(2029, 1));

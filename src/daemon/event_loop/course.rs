@@ -20,7 +20,7 @@ impl EventLoop {
     pub(super) fn look_around(&mut self, now: Duration) {
         let Some(election) = &mut self.election else { return };
         let leading = if let LeadStage::Leading(leading) = &self.stage { Some(leading) } else { None };
-        if let Some(incus) = self.incus.clone()
+        if let Some(incus) = self.incus.client()
             && election.glances(now, leading.is_some())
         {
             self.jobs.begin(Job::Glance, async move {
@@ -32,7 +32,7 @@ impl EventLoop {
                 JobResult::Glanced(began, view)
             });
         }
-        if let Some(cluster) = self.cluster.clone()
+        if let Some(cluster) = self.ceph.cluster().cloned()
             && election.listens(now)
         {
             self.jobs.begin(Job::Listen, async move {
@@ -59,7 +59,7 @@ impl EventLoop {
     /// What it sees counts for who should lead, whatever it was read for.
     pub(super) fn saw(&mut self, began: Duration, view: &IncusSnapshot) {
         let Some(election) = &mut self.election else { return };
-        let (own, known) = match (&self.stage, &self.waiting) {
+        let (own, known) = match (&self.stage, self.candidacy.waiting()) {
             (LeadStage::Leading(leading), _) => (&leading.executor.held_lead.own, leading.guardian.members()),
             (LeadStage::Connecting | LeadStage::Bidding, Some(waiting)) => {
                 (&waiting.own, waiting.book.members(&self.config.members, None))

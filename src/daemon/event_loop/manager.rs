@@ -22,7 +22,7 @@ impl EventLoop {
             return;
         }
         self.manager.pet();
-        let status = match (&self.stage, &self.trouble) {
+        let status = match (&self.stage, self.candidacy.trouble()) {
             (LeadStage::Leading(leading), _) => {
                 let held = leading.guardian.held_fences();
                 let fenced = if held.is_empty() {
@@ -34,7 +34,7 @@ impl EventLoop {
                 let how = holds.unwrap_or_else(|| "leading".to_owned());
                 format!("{how} (epoch {}); {fenced}", leading.executor.held_lead.leader().epoch)
             }
-            (LeadStage::Connecting | LeadStage::Bidding, Some(trouble)) => trouble.clone(),
+            (LeadStage::Connecting | LeadStage::Bidding, Some(trouble)) => trouble.to_owned(),
             (LeadStage::Connecting, None) => "connecting to Ceph".to_owned(),
             (LeadStage::Bidding, None) => "bidding for the lead".to_owned(),
         };
@@ -64,7 +64,7 @@ impl EventLoop {
                     let text = "changes in [ceph] (except except_pools), [ledger], [daemon] and [serve] take effect only after a restart";
                     log::line(Level::Warn, "restart-needed", None, text);
                 }
-                self.incus_at = Some(Duration::ZERO);
+                self.incus.reopen();
                 self.reconfigure();
             }
         }
@@ -122,7 +122,7 @@ impl EventLoop {
             log::line(Level::Info, "ending", None, "stopping; this guardian did not lead");
         }
         // Disconnecting may block, and nothing is left to be said.
-        std::mem::forget(self.cluster);
+        std::mem::forget(self.ceph);
         Ok(())
     }
 }

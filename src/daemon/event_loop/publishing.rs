@@ -112,15 +112,28 @@ impl EventLoop {
                 LeadStage::Bidding => "standby",
                 LeadStage::Leading(_) => "leading",
             },
-            "trouble": self.trouble,
-            "ceph_trouble": self.login.trouble().or_else(|| self.replaced.trouble()),
-            "incus_trouble": self.incus_trouble,
+            "trouble": self.candidacy.trouble(),
+            "ceph_trouble": self.ceph.trouble(),
+            "incus_trouble": self.incus.trouble(),
+        });
+        let leads = matches!(self.stage, LeadStage::Leading(_));
+        let leader = self.candidacy.waiting().and_then(|waiting| waiting.leader.as_ref());
+        status["leads"] = json!(match leader {
+            _ if leads => format!("{} on {} leads", self.identity.name, self.identity.host),
+            Some(leader) => format!("{} on {} leads", leader.guardian, leader.host),
+            None => "no guardian is known to lead".to_owned(),
+        });
+        status["here"] = json!(if leads {
+            "the guardian of this host leads".to_owned()
+        } else {
+            let why = self.candidacy.trouble().map_or_else(String::new, |why| format!(" ({why})"));
+            format!("the guardian of this host does not lead{why}")
         });
         // No leader is known, and this guardian cannot lead: nothing is fenced or released until that changes.
-        if let Some(why) = self.trouble.as_ref().filter(|_| self.waiting.is_none()) {
+        if let Some(why) = self.candidacy.trouble().filter(|_| self.candidacy.waiting().is_none()) {
             status["cannot_record"] = json!(why);
         }
-        if let Some(waiting) = &self.waiting {
+        if let Some(waiting) = self.candidacy.waiting() {
             status["leader"] = json!(waiting.leader);
         }
         if let LeadStage::Leading(leading) = &self.stage {
@@ -146,18 +159,6 @@ impl EventLoop {
             LeadStage::Connecting | LeadStage::Bidding => (self.as_standby(now, &mut own), None),
         };
         let leads = matches!(self.stage, LeadStage::Leading(_));
-        own["leads"] =
-            json!(match (leads, self.waiting.as_ref().and_then(|waiting| waiting.leader.as_ref())) {
-                (true, _) => format!("{} on {} leads", self.identity.name, self.identity.host),
-                (false, Some(leader)) => format!("{} on {} leads", leader.guardian, leader.host),
-                (false, None) => "no guardian is known to lead".to_owned(),
-            });
-        own["here"] = json!(if leads {
-            "the guardian of this host leads".to_owned()
-        } else {
-            let why = self.trouble.as_deref().map_or_else(String::new, |why| format!(" ({why})"));
-            format!("the guardian of this host does not lead{why}")
-        });
         let (figures, lines) = (self.figures.borrow().clone(), log::recent());
         let mut picture = Published {
             boot: now.boot,
@@ -180,7 +181,7 @@ impl EventLoop {
     /// alarms it shows those alone that the ledger says.
     fn as_standby(&self, now: Now, own: &mut Value) -> Option<Status> {
         const OF_THE_LEDGER: [&str; 3] = ["disarmed", "tampered", "breached"];
-        let waiting = self.waiting.as_ref()?;
+        let waiting = self.candidacy.waiting()?;
         let settings = self.config.settings(&self.identity, &waiting.own);
         let mut core = Guardian::new(settings, self.publishing.records.clone(), now);
         if let Some((began, view)) = &self.publishing.glanced {

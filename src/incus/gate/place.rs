@@ -39,7 +39,6 @@ pub enum InstalledGate {
     Runs(Marker),
     /// The member shows this gate, and does not run it, or it was changed by hand.
     Shows(Marker),
-    /// No gate.
     None,
 }
 

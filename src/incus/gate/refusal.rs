@@ -38,7 +38,6 @@ pub enum RefusalReason {
     NotSealed,
     /// It is sealed, but no seal covers this storage.
     NotCovered(String),
-    /// The target is sealed.
     TargetSealed,
     /// No member is known to hold the instance.
     Nowhere,

@@ -15,7 +15,6 @@ const CONNECT: Duration = Duration::from_secs(30);
 /// The watchers of an image from some instant on. Instants are of [`crate::monotonic`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
-    /// The image.
     pub image: String,
     /// Who watches it: `10.77.0.12:0/525740053`, sorted.
     pub watchers: Vec<String>,
