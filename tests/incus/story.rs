@@ -41,14 +41,14 @@ impl fmt::Display for Draw {
     }
 }
 
-/// The rounds of both layouts. Each layout has half of `GUARDIAN_ROUNDS` (4), and every kind is met before any is met again.
+/// The rounds of both layouts. Each layout has half of `GUARDIAN_ROUNDS` (2), and of four every kind is met before any is met again.
 static DRAWS: LazyLock<[Vec<Draw>; 2]> = LazyLock::new(|| {
     let mut dice = Dice::from_env();
     let mut kinds = [(Links::Incus, true), (Links::Incus, false), (Links::Both, true), (Links::Both, false)];
     for last in (1..kinds.len()).rev() {
         kinds.swap(last, usize::try_from(dice.below(last as u64 + 1)).unwrap());
     }
-    let rounds = usize::try_from(number_from_env("GUARDIAN_ROUNDS", 4)).unwrap().div_ceil(2);
+    let rounds = usize::try_from(number_from_env("GUARDIAN_ROUNDS", 2)).unwrap().div_ceil(2);
     [0, 1].map(|layout| {
         let kinds = kinds.iter().cycle().skip(layout * 2).take(rounds).enumerate();
         let draw = |(number, (cut, leader)): (usize, &(Links, bool))| Draw {
