@@ -19,8 +19,10 @@ fn the_core_performs_nothing() {
     let words = ["fs", "process", "thread", "env", "Instant", "SystemTime", "TcpStream"];
     let mut seen = 0;
     let mut wrong = Vec::new();
-    // `env!` of the version is the one name that it needs.
-    for file in rust_files(&["core/src"]).into_iter().filter(|file| !file.ends_with("core/src/lib.rs")) {
+    // `env!` of the version is the one name that it needs; deliberate errors are in no program that is used.
+    let may =
+        |file: &PathBuf| ["core/src/lib.rs", "core/src/mutants.rs"].iter().any(|own| file.ends_with(own));
+    for file in rust_files(&["core/src"]).into_iter().filter(|file| !may(file)) {
         for name in names(&tokens(&file)) {
             seen += 1;
             if words.contains(&name.as_str()) {

@@ -7,6 +7,7 @@
 pub mod fence;
 pub mod guardian;
 pub mod model;
+pub mod mutants;
 pub mod recording;
 pub mod rules;
 

@@ -6,8 +6,10 @@
 
 mod breaches;
 pub mod chasing;
+mod confirmation;
 mod crowd;
 mod due_record;
+mod opening;
 pub mod preconditions;
 mod progress;
 pub mod releasing;
@@ -25,6 +27,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::fence::confirmation::Confirmation;
 use crate::fence::crowd::ClientFlood;
 use crate::fence::due_record::DueRecord;
 use crate::fence::preconditions::{GateClosed, Preconditions};
@@ -34,6 +37,7 @@ use crate::fence::step::{Sent, Step, StepMachine, StepOutcome};
 use crate::model::addr::{ClientAddr, Entry};
 use crate::model::barrier::PoolProof;
 use crate::model::blocklist::Blocklist;
+use crate::model::ceph_snapshot::DaemonKind;
 use crate::model::fence_id::FenceId;
 use crate::model::now::Now;
 use crate::model::osdmap::{Guarded, OsdMap};
@@ -41,7 +45,7 @@ use crate::model::overrides::Overrides;
 use crate::model::policy::Policy;
 use crate::model::record::{FenceRecord, FenceState, Removal};
 use crate::model::span::whole_millis;
-use crate::model::target::Coverage;
+use crate::mutants::{self, Mutant};
 use crate::rules::plan::Plan;
 
 /// How a record is signed when nobody asked.
@@ -100,9 +104,8 @@ pub struct Fence {
     /// Has this guardian written it to the ledger?
     #[serde(default)]
     is_recorded: bool,
-    /// Would it be planned so again, by what live members told since it was planned? `None` until that is known.
-    #[serde(default)]
-    confirmed: Option<bool>,
+    #[serde(flatten)]
+    confirmation: Confirmation,
     /// Something was sent that may have changed the blocklist.
     began: bool,
     plan: Plan,
@@ -221,7 +224,7 @@ impl Fence {
             began_before: None,
             decided_at: None,
             is_recorded: false,
-            confirmed: None,
+            confirmation: Confirmation::default(),
             resumed,
             began: resumed && record.state != FenceState::Intended,
             record: DueRecord::new(record),
@@ -283,17 +286,31 @@ impl Fence {
     /// Since when live members are asked whether one of its addresses is theirs by now, which no entry may be sent before
     /// (INV-6); `None` where there is nothing to ask, or it was asked.
     pub fn confirms_since(&self) -> Option<Duration> {
-        let unsent = self.record.state == FenceState::Intended && !self.began;
-        self.decided_at.filter(|_| unsent && self.confirmed.is_none() && !self.plan.hosts().is_empty())
+        let asks = self.is_unsent() && self.confirmation.holds().is_none() && !self.plan.hosts().is_empty();
+        self.confirmation.looks_since().or(self.decided_at).filter(|_| asks)
+    }
+
+    /// Since when a new look at the storage is needed as well, for the same reason.
+    pub fn looks_since(&self) -> Option<Duration> {
+        self.confirms_since().and(self.confirmation.looks_since())
+    }
+
+    fn is_unsent(&self) -> bool {
+        self.record.state == FenceState::Intended && !self.began
     }
 
     /// Would it be planned so again, by what live members told? What is on its way already is not asked for.
     pub fn is_confirmed(&self) -> Option<bool> {
-        if self.confirms_since().is_some() { None } else { Some(self.confirmed != Some(false)) }
+        if self.confirms_since().is_some() { None } else { Some(self.confirmation.holds() != Some(false)) }
     }
 
-    pub fn confirm(&mut self, holds: bool) {
-        self.confirmed = Some(holds);
+    pub fn confirm(&mut self, holds: bool, now: Duration) {
+        self.confirmation.judge(holds, now);
+    }
+
+    /// Does it begin with moving active daemons of all these kinds elsewhere?
+    pub fn moves(&self, mut kinds: impl Iterator<Item = DaemonKind>) -> bool {
+        kinds.all(|kind| self.plan.fail_over.iter().any(|daemon| daemon.kind == kind))
     }
 
     /// Clients that appeared since, as the last look showed them.
@@ -433,31 +450,6 @@ impl Fence {
         }
     }
 
-    /// Guarded pools of a map that the recorded seal does not cover: they came to be guarded since (INV-1).
-    pub fn uncovered<'m>(&self, recorded: Option<&FenceRecord>, map: &'m OsdMap) -> Vec<&'m str> {
-        let proofs = recorded.map_or(&[][..], |record| &record.proofs);
-        let pools = self.plan.guarded.pools(map).into_iter();
-        let covered = |id| proofs.iter().any(|proof| proof.id == id);
-        pools.filter(|(id, _)| !covered(*id)).map(|(_, pool)| pool.name.as_str()).collect()
-    }
-
-    /// May instances of the member start elsewhere, as far as this fence is concerned? Only what the ledger backs
-    /// counts (INV-8).
-    pub fn opens_gate(&self, recorded: Option<&FenceRecord>, map: Option<&OsdMap>) -> bool {
-        let sealed = |record: &FenceRecord| record.state == FenceState::Sealed;
-        let covered = self.record.coverage == Coverage::WholeHost || self.record.overrides.accept_incomplete;
-        self.release.is_none()
-            && sealed(&self.record)
-            && recorded.is_some_and(sealed)
-            && covered
-            && self.clear
-            && self.to_chase.is_empty()
-            && !self.crowd.is_open()
-            && self.trouble.is_none()
-            // Last: it goes through all pools.
-            && map.is_some_and(|map| self.uncovered(recorded, map).is_empty())
-    }
-
     /// It is no longer wanted, or not in this form, and nothing was sent.
     pub fn is_withdrawn(&self, still_wanted: Option<bool>) -> bool {
         let sent = match &self.stage {
@@ -529,6 +521,9 @@ impl Fence {
         }
         let removed = self.held.as_ref()?.removals().to_vec();
         for entry in removed {
+            if mutants::is(Mutant::RemovalNotRecorded) {
+                continue;
+            }
             let new = !self.record.in_doubt.contains(&entry);
             if new {
                 self.sent.insert(entry);
@@ -555,13 +550,15 @@ impl Fence {
         match &self.stage {
             FenceStage::Fencing(fence) => {
                 let recorded = ground.recorded.is_some_and(|record| record.state == FenceState::Releasing);
-                let closed = ground.gate_closed == GateClosed::Yes;
+                let closed =
+                    ground.gate_closed == GateClosed::Yes || mutants::is(Mutant::ReleaseWithGateOpen);
                 if closed && recorded && self.began_before.is_none() {
                     self.began_before = ground.starting.cloned();
                 }
                 let over =
                     |before: &BTreeSet<String>| ground.starting.is_some_and(|now| before.is_disjoint(now));
-                let drained = self.began_before.as_ref().is_some_and(over);
+                let drained =
+                    self.began_before.as_ref().is_some_and(over) || mutants::is(Mutant::HealNotDrained);
                 if self.release.is_some() && recorded && closed && drained {
                     (self.held, self.trouble) = (None, None);
                     let release = self.begin_release(policy.required_until(ground.storage));
@@ -593,7 +590,7 @@ impl Fence {
         if !step.changes_storage() {
             return true;
         }
-        let Some(recorded) = ground.recorded else { return false };
+        let Some(recorded) = ground.recorded else { return mutants::is(Mutant::ActBeforeRecord) };
         let is_sealing = matches!(self.stage, FenceStage::Fencing(_));
         let added =
             if let (Step::Add(entries), true) = (step, is_sealing) { entries.as_slice() } else { &[] };
@@ -608,7 +605,12 @@ impl Fence {
         if added.iter().any(|entry| unrecorded(entry) || released(entry)) {
             return false;
         }
-        let doubted = step.removals().iter().all(|entry| recorded.in_doubt.contains(entry));
+        let waits = self.record.state == FenceState::Breached && ground.gate_closed != GateClosed::Yes;
+        if mutants::is(Mutant::EntryWaitsForGate) && waits {
+            return false;
+        }
+        let doubted = step.removals().iter().all(|entry| recorded.in_doubt.contains(entry))
+            || mutants::is(Mutant::RemovalNotRecorded);
         let expected = match &self.stage {
             FenceStage::Releasing(_) => recorded.state == FenceState::Releasing,
             FenceStage::Fencing(_) => recorded.state != FenceState::Released,
@@ -616,7 +618,8 @@ impl Fence {
         // Entries of a fence that was begun before a restart are completed, whatever became of the member since.
         let begun = self.began
             || (self.resumed && !self.is_withdrawn(ground.still_wanted) && ground.still_wanted.is_some());
-        doubted && expected && (begun || ground.still_wanted == Some(true))
+        let wanted = ground.still_wanted == Some(true) || mutants::is(Mutant::MemberNotAsked);
+        doubted && expected && (begun || wanted)
     }
 
     /// A map that was read, for whatever reason; entries are to stand until `required_until` by its clock.
@@ -654,6 +657,9 @@ impl Fence {
                     self.record.change(|record| record.in_doubt.remove(entry));
                 }
                 Sent::Acknowledged | Sent::Refused(_) => {}
+                Sent::Unknown if mutants::is(Mutant::NoAnswerIsNo) => {
+                    self.record.change(|record| record.in_doubt.remove(entry));
+                }
                 Sent::Unknown => drop(self.sent.remove(entry)),
             }
         }

@@ -11,6 +11,7 @@ use crate::model::barrier::PoolProof;
 use crate::model::now::Now;
 use crate::model::record::{FenceState, Proof};
 use crate::model::span::whole_millis;
+use crate::mutants::{self, Mutant};
 
 impl Fence {
     /// Brings the record to what is known now.
@@ -18,6 +19,9 @@ impl Fence {
         if self.release.is_some() {
             self.update_release(now);
             return;
+        }
+        if self.is_unsent() {
+            self.confirmation.expire(now.boot);
         }
         self.begin_chase();
         let FenceStage::Fencing(fence) = &self.stage else { return };
@@ -132,6 +136,9 @@ impl Fence {
         let covered = |proof: &PoolProof| {
             proof.is_complete() || self.record.proofs.iter().any(|before| before.id == proof.pool.id)
         };
+        if mutants::is(Mutant::ResumedUnseen) && self.resumed {
+            return self.record.state == FenceState::Sealed;
+        }
         self.resumed
             && self.record.state == FenceState::Sealed
             && fence.entries().all(|(entry, until)| until.is_some() && self.is_as_recorded(entry, until))

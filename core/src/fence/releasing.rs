@@ -17,6 +17,7 @@ use crate::model::addr::{ClientAddr, Entry};
 use crate::model::blocklist::Blocklist;
 use crate::model::listed::Listed;
 use crate::model::osdmap::OsdMap;
+use crate::mutants::{self, Mutant};
 
 /// One release on its way.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -86,7 +87,7 @@ impl Release {
             return None;
         }
         let add = self.wanted.to_add(map);
-        if !add.is_empty() {
+        if !add.is_empty() && !mutants::is(Mutant::ClientsNotKept) {
             return Some(self.changing(Step::Add(add)));
         }
         let replace = self.wanted.to_replace(map);
@@ -97,7 +98,7 @@ impl Release {
             self.failure = Some(Failure::Uncovered { entry });
             return None;
         }
-        if !self.clients_settled {
+        if !self.clients_settled && !mutants::is(Mutant::ClientsNotRead) {
             return Some(Step::ReadClients);
         }
         self.removed.extend(hosts.iter().copied());
@@ -113,7 +114,9 @@ impl Release {
     /// on.
     fn hosts(&self, blocklist: &Blocklist) -> Vec<Entry> {
         let all = self.ips.iter().flat_map(|ip| blocklist.hosts(*ip)).map(|(entry, _)| entry);
-        all.filter(|entry| !self.wanted.kept.contains(entry)).collect()
+        let rests =
+            |entry: &Entry| self.wanted.kept.contains(entry) && !mutants::is(Mutant::OthersEntryRemoved);
+        all.filter(|entry| !rests(entry)).collect()
     }
 
     fn handle_map(&mut self, map: OsdMap) {

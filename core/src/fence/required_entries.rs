@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::addr::{Entry, host_keys};
 use crate::model::blocklist::Blocklist;
 use crate::model::osdmap::{OsdMap, free_cover};
+use crate::mutants::{self, Mutant};
 
 /// The entries a fence or a release needs, each until at least a given time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,10 @@ impl WantedEntries {
     pub fn to_add(&mut self, map: &OsdMap) -> Vec<Entry> {
         let absent = self.targets.iter().copied().filter(|t| map.blocklist.until(*t).is_none());
         let mut add: BTreeSet<Entry> = absent.collect();
+        if mutants::is(Mutant::AddedToExtend) {
+            add.extend(self.targets.iter().copied().filter(|t| self.is_short(&map.blocklist, *t)));
+            return add.into_iter().collect();
+        }
         let short = self.targets.iter().copied().filter(|t| self.is_short(&map.blocklist, *t));
         let uncovered =
             short.filter(|t| !add.iter().any(|a| covers(*a, *t)) && !self.covered(&map.blocklist, *t));
@@ -92,13 +97,16 @@ impl WantedEntries {
     pub fn continuous(&self, before: &Blocklist, after: &Blocklist) -> bool {
         let same = |key: Entry| {
             let until = before.until(key);
-            until == after.until(key) && until.is_some_and(|until| until >= self.required_until)
+            let is_same =
+                until == after.until(key) || (mutants::is(Mutant::GapNotSeen) && after.until(key).is_some());
+            is_same && until.is_some_and(|until| until >= self.required_until)
         };
         self.targets.iter().all(|t| keys(*t).into_iter().any(same))
     }
 
     fn stands(&self, blocklist: &Blocklist, entry: Entry) -> bool {
-        blocklist.until(entry).is_some_and(|until| until >= self.required_until)
+        let lasts = |until| until >= self.required_until || mutants::is(Mutant::EndNotRead);
+        blocklist.until(entry).is_some_and(lasts)
     }
 
     fn is_short(&self, blocklist: &Blocklist, entry: Entry) -> bool {

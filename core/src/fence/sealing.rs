@@ -19,6 +19,7 @@ use crate::model::ceph_snapshot::{Daemon, DaemonKind, Role};
 use crate::model::epoch::OsdEpoch;
 use crate::model::osdmap::{Guarded, OsdMap, PoolId, by_number};
 use crate::model::record::FenceState;
+use crate::mutants::{self, Mutant};
 use crate::rules::plan::Plan;
 
 /// Where a fence stands (docs/design.md#states, as far as one command sees it).
@@ -159,6 +160,11 @@ impl Sealing {
         let pools = self.unproved(map);
         if !pools.is_empty() {
             self.asked = self.committed;
+            let epoch = match () {
+                () if mutants::is(Mutant::EarlierEpochAsked) => epoch.earlier(1),
+                () if mutants::is(Mutant::NewestEpochAsked) => map.epoch,
+                () => epoch,
+            };
             return Some(Step::Barrier { pools, epoch });
         }
         if !self.verified {
@@ -187,7 +193,9 @@ impl Sealing {
     fn unproved(&self, map: &OsdMap) -> Vec<PoolToProve> {
         let mut unproved = Vec::new();
         for (id, pool) in self.plan.guarded.pools(map) {
-            let proof = self.proofs.get(&id).filter(|proof| proof.pool.pg_num == pool.pg_num);
+            let as_many =
+                |proof: &&PoolProof| proof.pool.pg_num == pool.pg_num || mutants::is(Mutant::SplitPoolProved);
+            let proof = self.proofs.get(&id).filter(as_many);
             if !proof.is_some_and(PoolProof::is_complete) {
                 unproved.push(PoolToProve::new(id, pool));
             }
@@ -300,12 +308,13 @@ impl Sealing {
     fn note_commit(&mut self, map: &OsdMap) {
         let before = self.seen.as_ref().map(|seen| &seen.blocklist);
         let unbroken = before.is_some_and(|before| self.wanted.continuous(before, &map.blocklist));
-        if self.committed.is_some() && !unbroken {
+        if self.committed.is_some() && !unbroken && !mutants::is(Mutant::BreachNotSeen) {
             self.broken = self.seen.as_ref().map(|seen| (seen.epoch, map.epoch));
             self.committed = None;
             self.proofs.clear();
         }
-        if self.committed.is_none() && self.wanted.held(&map.blocklist) {
+        let is_believed = mutants::is(Mutant::ReplyBelieved) && self.seen.is_some();
+        if self.committed.is_none() && (self.wanted.held(&map.blocklist) || is_believed) {
             self.committed = Some(map.epoch);
         }
     }
@@ -335,10 +344,13 @@ impl Sealing {
         // Proved is only what the map, read again, still shows with as many PGs.
         self.map = None;
         // The entries went meanwhile, and stand anew at best: of those the PGs were not asked (INV-1).
-        if self.committed != self.asked {
+        if self.committed != self.asked && !mutants::is(Mutant::AnswersOfBefore) {
             return;
         }
         for mut proof in proofs {
+            if mutants::is(Mutant::OnePgProvesPool) && proof.pending.len() < proof.pool.pg_num as usize {
+                proof.pending.clear();
+            }
             // A PG that answered once stays proved: its map only moves forward.
             if let Some(before) = self.proofs.get(&proof.pool.id)
                 && before.pool.pg_num == proof.pool.pg_num
@@ -346,6 +358,11 @@ impl Sealing {
                 proof.pending.retain(|pg| before.pending.contains(pg));
             }
             self.proofs.insert(proof.pool.id, proof);
+        }
+        if mutants::is(Mutant::MapNotReadAgain) {
+            self.map.clone_from(&self.seen);
+            self.verified = self.map.as_deref().is_some_and(|map| self.unproved(map).is_empty());
+            self.was_sealed |= self.verified;
         }
     }
 

@@ -25,6 +25,7 @@ use crate::model::member::{Member, Members};
 use crate::model::pairs;
 use crate::model::record::{MemberRecord, Source};
 use crate::model::volume::{Expected, Images};
+use crate::mutants::{self, Mutant};
 
 /// A sweep, and what it is judged by.
 #[derive(Debug, Clone, Copy)]
@@ -335,16 +336,14 @@ impl AddressBook {
                             healthy.clone().filter(|name| ips.len() == 1 && holders.contains(name))
                         }
                         None => {
-                            let before = |name: &String| {
-                                let others = self.members.get(name).and_then(|member| member.others.as_ref());
-                                others.is_some_and(|others| others.contains(&client))
-                                    && self.said(name, seen.configured).is_none()
-                            };
                             let weak = |name: &String| self.claims(client.ip).any(|other| other != name);
                             healthy.clone().filter(|name| {
                                 let own = self.members.get(name);
                                 let had = own.is_some_and(|own| own.addresses.contains_key(&client.ip));
-                                !weak(name) && (had || (ips.len() == 1 && before(name)))
+                                !weak(name)
+                                    && (had
+                                        || (ips.len() == 1
+                                            && self.was_nobodys(name, &client, seen.configured)))
                             })
                         }
                     },
@@ -387,6 +386,14 @@ impl AddressBook {
         self.unseen.retain(|client, _| kept.contains(client));
         self.lasting.retain(|client| kept.contains(client));
         new
+    }
+
+    /// Did the sweep before show this client at the member's images, where no operator names the member's addresses?
+    fn was_nobodys(&self, name: &str, client: &ClientAddr, configured: &Members) -> bool {
+        let others = self.members.get(name).and_then(|member| member.others.as_ref());
+        let is_twice =
+            others.is_some_and(|others| others.contains(client)) || mutants::is(Mutant::LearntAtOnce);
+        is_twice && self.said(name, configured).is_none()
     }
 
     fn keep(

@@ -53,6 +53,11 @@ pub(super) struct CephReadings {
 }
 
 impl CephReadings {
+    /// Did a look that succeeded begin then or later?
+    pub(super) fn has_looked_since(&self, since: Duration) -> bool {
+        self.looked_at.is_some_and(|at| at >= since)
+    }
+
     pub(super) fn map_is_fresh(&self, now: Now) -> bool {
         self.map.is_some() && now.boot.saturating_sub(self.map_read) < FRESH && self.map_failed.is_none()
     }

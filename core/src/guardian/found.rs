@@ -19,6 +19,7 @@ use crate::guardian::report::{Alarm, Level, Reports};
 use crate::model::now::Now;
 use crate::model::record::FenceState;
 use crate::model::volume::{Expected, ImageName, Images};
+use crate::mutants::{self, Mutant};
 use crate::rules::unread::Unread;
 
 /// Images of each pool that are looked for while no gate waits.
@@ -79,8 +80,14 @@ impl FoundImages {
     /// Pools that do not count as covered: those that lack images, and those of which no look was judged yet while the gate is
     /// open by an operator's word. A guardian that takes over does not know what the one before found; of other fences that
     /// one had found each image.
-    pub(super) fn uncovered(&self, ctx: Ctx<'_>) -> BTreeSet<&str> {
-        let unjudged = self.sample.iter().map(|image| image.pool.as_str());
+    pub(super) fn uncovered<'a>(&'a self, ctx: Ctx<'a>) -> BTreeSet<&'a str> {
+        if mutants::is(Mutant::OtherClusterCovered) {
+            return BTreeSet::new();
+        }
+        // Before it has read a whole listing, each pool that Incus names may have images.
+        let is_unlisted = ctx.incus.whole_began.is_none() && !mutants::is(Mutant::UnlistedCovered);
+        let named = ctx.settings.policy.guarded.named.iter().map(String::as_str).filter(|_| is_unlisted);
+        let unjudged = self.sample.iter().map(|image| image.pool.as_str()).chain(named);
         let mut unjudged = unjudged.filter(|pool| !self.judged.contains(*pool)).peekable();
         let accepted = |fence: &Fence| fence.record().overrides.accept_incomplete && ctx.opens_gate(fence);
         let opens = unjudged.peek().is_some() && ctx.fences.all().any(accepted);
@@ -163,6 +170,9 @@ impl FoundImages {
     /// Images of a sealed member in these pools that no look since the seal has found, in words.
     pub(super) fn unfound(&self, ctx: Ctx<'_>, fence: &Fence, guarded: &BTreeSet<&str>) -> Vec<String> {
         let (Some(member), Some(sealed)) = (fence.member(), fence.sealed_at()) else { return Vec::new() };
+        if mutants::is(Mutant::OtherClusterCovered) {
+            return Vec::new();
+        }
         let its = ctx.incus.images_of(member).filter(|image| guarded.contains(image.pool.as_str()));
         let Some(search) = self.last.as_ref().filter(|search| search.began >= sealed) else {
             let mut its = its;

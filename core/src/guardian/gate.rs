@@ -20,6 +20,7 @@ use crate::model::gate_keys::{self, GateContents, GateState, REMOVE, SEAL};
 use crate::model::incus_snapshot::GateView;
 use crate::model::now::Now;
 use crate::model::record::{Change, GateRecord, Record};
+use crate::mutants::{self, Mutant};
 
 /// How often the scriptlet is sent again to members that lack it.
 const PUSH_EVERY: Duration = Duration::from_secs(15);
@@ -223,7 +224,8 @@ impl Gate {
         let missed =
             |name: &String| self.missed.contains(name) && gate_keys::epoch(&gate.members[name]) != last;
         let again = last == self.epoch && self.sent == contents.keys(last) && untold.iter().all(missed);
-        Some((if recorded > last || again { recorded } else { last.next() }, contents))
+        let is_kept = mutants::is(Mutant::GateWithoutEpoch) && recorded == last;
+        Some((if recorded > last || again || is_kept { recorded } else { last.next() }, contents))
     }
 
     /// While an operator's command removes the gate, its keys are not written again.
@@ -267,7 +269,7 @@ impl Gate {
         reports: &mut Reports,
     ) -> Option<Effect> {
         let (epoch, contents) = self.next_write(ctx, found, awaited)?;
-        if !is_recorded(ctx, epoch, &ctx.open()) {
+        if !is_recorded(ctx, epoch, &ctx.open()) && !mutants::is(Mutant::GateBeforeRecord) {
             return None;
         }
         let gate = ctx.incus.gate()?;
@@ -329,7 +331,9 @@ impl Gate {
         match ctx.incus.gate() {
             _ if fence.member().is_none() => GateClosed::Yes,
             // It reads no gate: the ledger's word is all there is.
-            _ if !ctx.settings.platform && ctx.may_be_named(fence) => GateClosed::CannotTell,
+            _ if !ctx.settings.platform && ctx.may_be_named(fence) && !mutants::is(Mutant::NoIncusNoGate) => {
+                GateClosed::CannotTell
+            }
             _ if !ctx.settings.platform => GateClosed::Yes,
             Some(gate) if read && closed(gate) => GateClosed::Yes,
             Some(_) | None if refused || unseen => GateClosed::CannotTell,

@@ -23,6 +23,7 @@ use crate::model::operator_request::Request;
 use crate::model::osdmap::{DataPools, MAPS_AT_ONCE, OsdMap};
 use crate::model::overrides::reason;
 use crate::model::record::{Change, Record, Records, Removal};
+use crate::mutants::{self, Mutant};
 use crate::rules::reboot_proof::NotProved;
 use crate::rules::refusal::Refusal;
 
@@ -286,6 +287,9 @@ impl Guardian {
 
     /// INV-1: the data of an image is guarded where its header says that it lies.
     pub(super) fn guard_data(&mut self, found: &DataPools, complete: bool) {
+        if mutants::is(Mutant::HeaderNotRead) {
+            return;
+        }
         let guarded = &mut self.settings.policy.guarded;
         let before = guarded.data.clone();
         guarded.note_data(found, complete);

@@ -111,6 +111,7 @@ use crate::model::record::{FenceState, Records};
 use crate::model::sweep_part::{SweepPart, SweepSelection};
 use crate::model::target::Target;
 use crate::model::volume::{Expected, ImageName};
+use crate::mutants::{self, Mutant};
 use crate::rules::plan::Plan;
 use crate::rules::refusal::Refusal;
 
@@ -345,14 +346,16 @@ impl Guardian {
     fn confirm_intents(&mut self) {
         let ctx = context!(self);
         let told = |fence: &&Fence| {
+            let looked = |since| ctx.ceph.has_looked_since(since);
             let since = fence.confirms_since();
             since.is_some_and(|since| self.interfaces.not_told_since(ctx, since).is_empty())
+                && fence.looks_since().is_none_or(looked)
         };
         let judge = |fence: &Fence| (fence.id().clone(), trigger::confirms(ctx, &self.found, fence));
         let judged: Vec<_> = ctx.fences.all().filter(told).map(judge).collect();
         for (id, holds) in judged {
             if let Some(fence) = self.fences.get_mut(&id) {
-                fence.confirm(holds);
+                fence.confirm(holds || mutants::is(Mutant::InterfacesNotAsked), self.now.boot);
             }
         }
     }
@@ -378,7 +381,7 @@ impl Guardian {
     /// The next thing to do; `None`: nothing now. The caller asks after each input until it gets `None`.
     pub fn next_effect(&mut self, now: Now) -> Option<Effect> {
         self.now = now;
-        if self.deposed.is_some() {
+        if self.deposed.is_some() && !mutants::is(Mutant::DeposedGoesOn) {
             return None;
         }
         let effect = self

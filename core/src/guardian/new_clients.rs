@@ -21,6 +21,7 @@ use crate::model::fence_id::FenceId;
 use crate::model::pairs;
 use crate::model::record::FenceState;
 use crate::model::target::Coverage;
+use crate::mutants::{self, Mutant};
 
 /// How often clients are looked for while a client could appear that no entry refuses.
 const CHASE_EVERY: Duration = Duration::from_secs(5);
@@ -175,6 +176,9 @@ fn chased_ips(ctx: Ctx<'_>, fence: &Fence) -> impl Iterator<Item = IpAddr> + use
 /// The clients of a look, by the fence that they concern; `before` are those of the look before.
 pub(super) fn sightings(ctx: Ctx<'_>, found: &FoundImages, before: &Clients) -> Vec<ClientSighting> {
     let Some(world) = ctx.ceph.world.as_ref() else { return Vec::new() };
+    if mutants::is(Mutant::NewClientsIgnored) {
+        return Vec::new();
+    }
     let strangers = ctx.strangers();
     let ours = |client: &ClientAddr| {
         world.own.iter().any(|own| own.client() == Some(*client)) || strangers.has(client)

@@ -10,6 +10,7 @@ use crate::guardian::context::Ctx;
 use crate::guardian::found::FoundImages;
 use crate::model::ceph_snapshot::CephSnapshot;
 use crate::model::incus_snapshot::MemberStatus;
+use crate::mutants::{self, Mutant};
 use crate::rules::plan::{KnownClients, MemberAnswer};
 
 /// How long an operator's fence waits for a reading of Incus that tells whether the member answers. An Incus that hangs
@@ -47,7 +48,9 @@ pub(super) fn known_of(ctx: Ctx<'_>, found: &FoundImages, name: &str, world: &Ce
         match owners.get(&client) {
             Some(owner) if *owner == name => drop(known.clients.insert(client)),
             // A second writer, or the new owner: its own member's.
+            Some(_) if mutants::is(Mutant::UsersAreTargets) => drop(known.clients.insert(client)),
             Some(_) => {}
+            None if mutants::is(Mutant::UsersAreTargets) => drop(known.clients.insert(client)),
             None if holder.is_some_and(|holders| holders.len() == 1) => {
                 if holder.is_some_and(|holders| holders.contains(name)) {
                     known.clients.insert(client);
@@ -70,10 +73,14 @@ pub(super) fn single_addresses(ctx: Ctx<'_>, name: &str, world: &CephSnapshot) -
         let shown = record.is_some_and(|record| record.shows(ip));
         let is_said = said.as_ref().is_some_and(|said| said.contains(&ip));
         let live = ctx.book.members.values().filter(|other| other.name != name && is_online(&other.name));
-        if let Some(other) = live.filter(|other| other.shows(ip)).map(|other| &other.name).next() {
+        if let Some(other) = live.filter(|other| other.shows(ip)).map(|other| &other.name).next()
+            && !mutants::is(Mutant::LiveInterfaceIgnored)
+        {
             return Some(format!("it is on an interface of {other}"));
         }
-        if let Some(what) = ctx.came_later.get(name).and_then(|later| later.get(&ip)) {
+        if let Some(what) = ctx.came_later.get(name).and_then(|later| later.get(&ip))
+            && !mutants::is(Mutant::NewcomersIgnored)
+        {
             return Some(format!(
                 "{what} is there, and was not when {name} told its interfaces last: it may be another host's address now"
             ));

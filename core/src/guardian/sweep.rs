@@ -23,6 +23,7 @@ use crate::model::image_users::ImageUse;
 use crate::model::member::Members;
 use crate::model::osdmap::OsdMap;
 use crate::model::volume::Expected;
+use crate::mutants::{self, Mutant};
 use crate::rules::single_writer::{self, Conflict, SingleWriterFacts};
 use crate::rules::unread::Unread;
 
@@ -81,7 +82,8 @@ impl SweepJudgement {
     /// Can the last sweep be judged now, and was it not yet?
     pub(super) fn may_judge(&self, ctx: Ctx<'_>) -> bool {
         let Some(sweep) = ctx.ceph.sweep.as_ref() else { return false };
-        let whole = ctx.incus.whole_began.is_some_and(|whole| whole >= sweep.ended);
+        let judges = |whole| whole >= sweep.ended || mutants::is(Mutant::EarlierListing);
+        let whole = ctx.incus.whole_began.is_some_and(judges);
         whole && self.judged != Some(sweep.began)
     }
 
@@ -105,7 +107,8 @@ impl SweepJudgement {
         };
         let mut all = Vec::new();
         for fence in ctx.fences.all() {
-            let since = fence.sealed_at().is_some_and(|sealed| sweep.began >= sealed);
+            let judges = |sealed| sweep.began >= sealed || mutants::is(Mutant::SweepOfBefore);
+            let since = fence.sealed_at().is_some_and(judges);
             let epoch = fence.record().proofs.iter().map(|proof| proof.epoch).max();
             if !since || epoch.is_none_or(|epoch| map.epoch < epoch) || ctx.incus.whole_began.is_none() {
                 continue;
@@ -270,18 +273,21 @@ impl FenceJudge<'_> {
         // A user that could not be read may be anybody. A lock without an address and without a watch is no user:
         // whoever opens the image breaks it.
         let outside = |one: &&ImageUse| {
-            !one.unknown.is_empty() || one.clients().iter().any(|client| !self.is_refused(*client))
+            (!one.unknown.is_empty() && !mutants::is(Mutant::UnreadHasNoUsers))
+                || one.clients().iter().any(|client| !self.is_refused(*client))
         };
         // Once it was clear the gate opens, and then the new owners are there.
         let seen = self.its(fence).filter(outside);
         let mut unclear: Vec<String> =
             seen.map(|one| used_outside(one, &self.map.blocklist, self.members)).collect();
-        unclear.extend(self.of_unknown_owner(member));
+        if !mutants::is(Mutant::UnknownOwnerIsNobody) {
+            unclear.extend(self.of_unknown_owner(member));
+        }
         if !fence.is_clear() {
             unclear.extend(self.not_swept(member));
         }
         // What cannot be read elsewhere says nothing of this member's images.
-        if !self.sweep.unread.is_empty() {
+        if !self.sweep.unread.is_empty() && !mutants::is(Mutant::UnreadHasNoUsers) {
             let silent = self.ctx.incus.images_of(member).filter_map(|image| self.not_read.of(image));
             unclear.extend(silent.collect::<BTreeSet<_>>().into_iter().map(str::to_owned));
         }

@@ -21,6 +21,8 @@ use crate::model::volume::{Expected, ImageName};
 
 /// Every image is read again after so long at the latest.
 const EACH_WITHIN: Duration = Duration::from_secs(600);
+/// Whoever lets it sweep more often wants to know sooner: a sweep reads at least one of so many parts of the others.
+const MOST_TURNS: u64 = 20;
 
 /// Whose turn it is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -39,7 +41,8 @@ impl SweepTurns {
     /// Begins a sweep that is due by the clock, or (`InUse`) one that a gate waits for.
     pub(super) fn begin(&mut self, ctx: Ctx<'_>, is_due: bool) -> SweepPart {
         let every = ctx.settings.guard.every.as_secs().max(1);
-        let of = u32::try_from(EACH_WITHIN.as_secs() / every).unwrap_or(u32::MAX).max(1);
+        let turns = (EACH_WITHIN.as_secs() / every).clamp(1, MOST_TURNS);
+        let of = u32::try_from(turns).unwrap_or(1);
         let incomplete = ctx.ceph.sweep.as_ref().is_none_or(|last| !last.unread.is_empty());
         let part = if incomplete || ctx.incus.whole_began.is_none() || of == 1 {
             SweepPart::Whole

@@ -30,6 +30,7 @@ use crate::model::pairs;
 use crate::model::policy::minority;
 use crate::model::record::{DisarmRecord, FenceRecord, FenceState, Records};
 use crate::model::target::Target;
+use crate::mutants::{self, Mutant};
 use crate::rules::loss_evidence::LossEvidence;
 use crate::rules::plan::{KnownClients, Plan, PlanRequest, plan};
 use crate::rules::refusal::Refusal;
@@ -196,7 +197,11 @@ impl FenceTrigger {
     /// Is a look at Ceph needed because a fence was wanted after the last one? A fence that waits for something else needs no
     /// second look.
     pub(super) fn needs_look(&self, ctx: Ctx<'_>) -> bool {
-        self.wants.values().any(|want| !want.since.is_zero()) || ctx.ceph.world.as_ref().is_none()
+        let unjudged =
+            |fence: &Fence| fence.looks_since().is_some_and(|since| !ctx.ceph.has_looked_since(since));
+        self.wants.values().any(|want| !want.since.is_zero())
+            || ctx.ceph.world.as_ref().is_none()
+            || ctx.fences.all().any(unjudged)
     }
 
     /// Must the member, last asked at `asked`, be asked again because a fence depends on its answer?
@@ -358,7 +363,7 @@ impl FenceTrigger {
         let mut fence = Fence::new(plan, why, want.by, want.reason, now);
         fence.await_answer(want.requests);
         if want.asking == AskInterfaces::Done {
-            fence.confirm(true);
+            fence.confirm(true, now.boot);
         }
         if let Some(world) = ceph.world.as_ref() {
             fence.note_standing(&world.map.blocklist);
@@ -538,7 +543,7 @@ fn about_to_be_healed(ctx: Ctx<'_>) -> Vec<(Target, String)> {
     for (name, evidence) in &ctx.members.evidence {
         let Some(known) = view.members.get(name) else { continue };
         // INV-6: one that answers is not lost, whatever its cluster says.
-        if !ctx.is_silent(name) {
+        if !ctx.is_silent(name) && !mutants::is(Mutant::AnswerIgnored) {
             continue;
         }
         let why = if guarded {
@@ -558,7 +563,8 @@ pub(super) fn doubtful(ctx: Ctx<'_>) -> Vec<&str> {
     let Some(view) = ctx.incus.view() else { return Vec::new() };
     let lost = |name: &&String| ctx.members.is_lost(name) && ctx.fences.of(name).is_none();
     let lost: Vec<&str> = view.members.keys().filter(lost).map(String::as_str).collect();
-    if lost.len() > minority(view.members.len()) { lost } else { Vec::new() }
+    let is_believed = mutants::is(Mutant::DoubtfulViewBelieved);
+    if lost.len() > minority(view.members.len()) && !is_believed { lost } else { Vec::new() }
 }
 
 /// Did a guardian that crashed send entries for this target? Then only a release can undo it.
@@ -584,7 +590,8 @@ pub(super) fn plan_fence(
     let deciding = ctx.fences.all().flat_map(|fence| fence.record().in_doubt.clone());
     let in_doubt = recorded.chain(deciding).collect();
     let held = ctx.fences.all().filter_map(Fence::member).map(str::to_owned).collect();
-    let reachable = if is_begun(ctx, &target) { BTreeMap::new() } else { reachable(ctx) };
+    let unasked = is_begun(ctx, &target) || mutants::is(Mutant::AnswerIgnored);
+    let reachable = if unasked { BTreeMap::new() } else { reachable(ctx) };
     let request = PlanRequest { target, overrides, in_doubt, held, reachable, known };
     Some(plan(&request, &ctx.addresses(), &world, &ctx.settings.policy))
 }
@@ -595,7 +602,11 @@ pub(super) fn confirms(ctx: Ctx<'_>, found: &FoundImages, fence: &Fence) -> bool
     let reachable = fence.record().overrides.reachable || fence.record().by == GUARDIAN;
     let overrides = Overrides { accept_incomplete: true, brake: true, doubt: true, reachable, unknown: true };
     let plan = plan_fence(ctx, found, target_of(fence.record()), overrides);
-    plan.is_none_or(|plan| plan.is_ok_and(|plan| fence.hosts().is_subset(&plan.hosts())))
+    let is_same = |plan: Plan| {
+        let kinds = plan.fail_over.iter().map(|daemon| daemon.kind);
+        fence.hosts().is_subset(&plan.hosts()) && fence.moves(kinds)
+    };
+    plan.is_none_or(|plan| plan.is_ok_and(is_same))
 }
 
 /// Adds the clients that members had while they were healthy: Ceph may show none of a lost member.

@@ -168,6 +168,11 @@ impl Parts<'_> {
         }
         if let Some(since) = fence.confirms_since() {
             let names = self.interfaces.not_told_since(self.ctx, since).join(", ");
+            if names.is_empty() {
+                let why = self.ctx.ceph.look_failed.as_deref().unwrap_or("it has not ended yet");
+                let what = format!("a new look at the storage, as it was planned some time ago: {why}");
+                return wait(what, &["ceph -s", "rbd-guardian doctor"]);
+            }
             let what = format!("the interfaces of {names}, where one of its addresses may be by now");
             return wait(what, &["incus cluster list"]);
         }

@@ -14,6 +14,7 @@ use crate::model::osdmap::{Guarded, free_cover};
 use crate::model::overrides::{self, Overrides};
 use crate::model::policy::Policy;
 use crate::model::target::{Coverage, Target};
+use crate::mutants::{self, Mutant};
 use crate::rules::refusal::Refusal;
 
 /// What was asked for.
@@ -250,6 +251,9 @@ fn avoid_doubt(
     world: &CephSnapshot,
 ) -> Vec<Refusal> {
     let mut refusals = Vec::new();
+    if mutants::is(Mutant::DoubtIgnored) {
+        return refusals;
+    }
     for doubtful in entries.clone().intersection(in_doubt).filter(|entry| entry.is_host()) {
         let ip = doubtful.ip();
         let known = |form: &Entry| world.map.knows_ranges || *form == Entry::Host(ip);
@@ -288,7 +292,9 @@ fn protected(entries: &BTreeSet<Entry>, policy: &Policy) -> Vec<Refusal> {
 /// What is guarded, with the pools that the headers of this look name.
 fn guarded(world: &CephSnapshot, policy: &Policy) -> Guarded {
     let mut guarded = policy.guarded.clone();
-    guarded.note_data(&world.data_pools, false);
+    if !mutants::is(Mutant::HeaderNotRead) {
+        guarded.note_data(&world.data_pools, false);
+    }
     guarded
 }
 
@@ -326,7 +332,7 @@ fn brake(
     let others = members.0.iter().filter(|member| fenced(member) && !targeted(member));
     let others: Vec<String> = others.map(|member| member.name.clone()).collect();
     let max = policy.max_fenced(members.0.len());
-    let over = target_count > 0 && others.len() + target_count > max;
+    let over = target_count > 0 && others.len() + target_count > max && !mutants::is(Mutant::NoBrake);
     over.then_some(Refusal::Brake { held: others, max })
 }
 

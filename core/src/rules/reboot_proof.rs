@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::incus_snapshot::MemberState;
 use crate::model::machine::{Machine, MachineComparison};
+use crate::mutants::{self, Mutant};
 
 /// What was known of the member before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +65,11 @@ const ROUNDING: Duration = Duration::from_secs(2);
 pub fn rebooted(before: &Baseline<'_>, now: &MemberState) -> Result<(), NotProved> {
     let healthy = before.uptime.ok_or(NotProved::NoSample)?;
     let since_seal = before.since_seal.ok_or(NotProved::NoSeal)?;
+    if mutants::is(Mutant::AnyAnswerIsReboot) {
+        return Ok(());
+    }
     is_the_same(before.machine, now.machine.as_deref())?;
-    if now.uptime + ROUNDING > healthy {
+    if now.uptime + ROUNDING > healthy && !mutants::is(Mutant::PausedIsReboot) {
         return Err(NotProved::SameBoot { before: healthy, now: now.uptime });
     }
     if now.uptime + ROUNDING > since_seal {
@@ -79,6 +83,9 @@ pub fn rebooted(before: &Baseline<'_>, now: &MemberState) -> Result<(), NotProve
 /// # Errors
 /// Another one, or nothing tells.
 pub fn is_the_same(before: Option<&str>, now: Option<&str>) -> Result<(), NotProved> {
+    if mutants::is(Mutant::OtherMachineAccepted) {
+        return Ok(());
+    }
     let known = Machine::parse(before.unwrap_or_default());
     if !known.is_known() {
         return Err(NotProved::NoIdentity);

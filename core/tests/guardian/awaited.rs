@@ -85,8 +85,13 @@ fn a_refused_fence_ends_the_wait_and_so_does_every_healing_after_it() {
     let mut model = lost(model);
     assert!(looks(&model, "n2").is_some(), "not judged before it is wanted");
     model.heal_is_refused("n2");
-    model.until("told", |model| looks(model, "n2").is_none());
-    assert_eq!((model.state("n2"), model.changed_storage()), ("refused", false));
+    model.until("refused", |model| model.state("n2") == "refused");
+    model.run(SECOND);
+    assert_eq!(
+        (looks(&model, "n2"), model.changed_storage()),
+        (None, false),
+        "at once, not when its time is over"
+    );
     for _ in 0..3 {
         model.run(60 * SECOND);
         model.heal_is_refused("n2");

@@ -9,7 +9,7 @@ use rbd_guardian_core::model::sweep_part::{SweepPart, SweepSelection};
 use rbd_guardian_core::model::target::Target;
 use rbd_guardian_core::model::volume::ImageName;
 
-use crate::model::{Model, id};
+use crate::model::{Model, id, settings};
 use crate::{SECOND, fence_anyway};
 
 const IDLE: u32 = 400;
@@ -62,6 +62,21 @@ fn images_in_use_are_read_by_each_sweep_and_the_others_within_ten_minutes() {
         read.extend(idle);
     }
     assert_eq!(read.len(), IDLE as usize);
+}
+
+#[test]
+fn who_sweeps_each_second_reads_each_image_within_twenty() {
+    let mut settings = settings();
+    settings.guard.every = SECOND;
+    let mut model = Model::with_volumes(IDLE);
+    model.restart_with(settings);
+    model.run(10 * SECOND);
+    let before = parts(&model).len();
+    model.run(21 * SECOND);
+    let parts = parts(&model)[before..].to_vec();
+    let turns = parts.into_iter().map(|part| model.guardian.sweep_selection(part));
+    let turns: Vec<_> = turns.collect();
+    assert!((0..IDLE).all(|n| turns.iter().any(|turn| has(turn, &image(&format!("more-{n}"))))));
 }
 
 #[test]

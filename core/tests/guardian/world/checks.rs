@@ -1,6 +1,7 @@
 //! What must hold in every world, after everything that happens there: at every refused client and every image.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rbd_guardian_core::fence::step::Step;
@@ -27,6 +28,9 @@ const TAMPERED: Duration = Duration::from_secs(20);
 const ANSWERS: Duration = Duration::from_secs(2);
 /// Where readings take longer a guardian that takes over goes on before it knows where the images are.
 const LAG: Duration = Duration::from_secs(1);
+/// A first entry rests on what was seen no longer ago: a look that was made for its sake (7 s), the interfaces that live
+/// members told since (2 s), and the time for which their judgement counts (5 s).
+const JUDGED: Duration = Duration::from_secs(15);
 /// In responsive time, from the last PG's answer to the seal.
 const COUNTED: Duration = Duration::from_secs(20);
 /// After this an alarm says what is waited for.
@@ -46,7 +50,7 @@ impl World {
             Effect::Fence(id, Step::Add(entries)) => {
                 self.inv8_recorded(id, entries);
                 self.inv6_target(id, entries);
-                self.inv6_active_daemons(entries);
+                self.inv6_active_daemons(id, entries);
             }
             Effect::Fence(id, Step::Remove(entries)) => self.inv8_recorded(id, entries),
             Effect::Release(id, Step::Remove(entries)) => self.inv5_inv8_release(id, entries),
@@ -80,6 +84,7 @@ impl World {
     /// What stays closed, pending or unreleased for a minute is an alarm.
     fn waits_are_alarms(&mut self) {
         if !on(Facet::WaitsAreAlarms) || !self.settings.platform {
+            self.silent_since = None;
             return;
         }
         let waits = |fence: &&FenceRecord| match fence.state {
@@ -115,6 +120,8 @@ impl World {
             let since = self.maps.iter().rev().take_while(stands).last().map(|map| map.epoch);
             let pools = self.guardian.guarded().pools(self.map());
             let mut pgs = pools.iter().flat_map(|(id, pool)| (0..pool.pg_num).map(|pg| (*id, pg)));
+            // Since when they stood before it took over a guardian does not know.
+            let since = since.map(|since| since.max(self.epoch_at_takeover));
             since.is_some_and(|since| pgs.all(|pg| self.told.get(&pg).is_some_and(|told| *told >= since)))
         };
         let told: Vec<FenceId> = waiting.iter().filter(told).map(|fence| fence.id.clone()).collect();
@@ -351,9 +358,7 @@ impl World {
     fn inv6_friends(&mut self) {
         let hit = self.clients.iter().filter(|client| client.alive).find_map(|client| {
             let (entry, own) = self.own_entry(client.addr)?;
-            let came = self.moved_at.get(&client.addr.ip).copied().unwrap_or_default();
-            // What came a moment before the intent may be known nowhere, and the entry comes a moment after it.
-            let later = came + Duration::from_secs(2) > own.at;
+            let later = self.moved_unseen(&own.fence, client.addr.ip, own.at);
             let friend = own.member.as_ref().is_some_and(|member| *member != client.host);
             (friend && !later).then(|| {
                 format!("INV-6: {entry} of {} refuses {} of {}", own.fence, client.addr, client.host)
@@ -372,20 +377,27 @@ impl World {
         stands.filter_map(|entry| Some((entry, self.own.get(&entry)?))).next()
     }
 
+    /// Had this address moved so lately that whoever sent the first entry of this fence then cannot have known it: a moment
+    /// before the intent or after it, and no longer before the entry than a judgement counts?
+    pub(crate) fn moved_unseen(&self, id: &FenceId, ip: IpAddr, sent: Duration) -> bool {
+        let Some(record) = self.ledger.fences.get(id) else { return false };
+        let since = Duration::try_from(self.now().wall - record.since).unwrap_or_default();
+        // Times of records are whole seconds.
+        let intended = self.boot.saturating_sub(since);
+        let lately =
+            |at: &Duration| *at + Duration::from_secs(1) > intended && *at + JUDGED + self.faults.lag > sent;
+        self.moved_at.get(&ip).is_some_and(lately)
+    }
+
     /// INV-6: what is added is for the member alone, and that member does not answer.
     fn inv6_target(&mut self, id: &FenceId, entries: &[Entry]) {
         let Some(record) = self.ledger.fences.get(id).cloned() else { return };
         let Some(member) = record.member.clone() else { return };
-        let since = Duration::try_from(self.now().wall - record.since).unwrap_or_default();
-        // Times of records are whole seconds.
-        let intended = self.boot.saturating_sub(since);
         for (name, host) in &self.hosts {
             let hit = |entry: &&Entry| entry.is_host() && host.ips.contains(&entry.ip());
-            // What came a moment before the intent may be known nowhere.
-            let later = |ip| self.moved_at.get(&ip).is_some_and(|at| *at + Duration::from_secs(1) > intended);
             if let Some(entry) = entries.iter().find(hit)
                 && *name != member
-                && !later(entry.ip())
+                && !self.moved_unseen(id, entry.ip(), self.boot)
                 && !matches!(record.state, FenceState::Sealed | FenceState::Breached)
             {
                 let text = format!("INV-6: {id} of {member} adds {entry}, an address of {name}");

@@ -10,6 +10,7 @@ use jiff::SignedDuration;
 use rbd_guardian_core::guardian::io::StaleLock;
 use rbd_guardian_core::model::addr::{ClientAddr, EntityAddr, Entry};
 use rbd_guardian_core::model::ceph_snapshot::{Daemon, DaemonKind, Role};
+use rbd_guardian_core::model::fence_id::FenceId;
 use rbd_guardian_core::model::image_users::Locker;
 use rbd_guardian_core::model::incus_snapshot::{InstanceId, Operation, OperationKind};
 use rbd_guardian_core::model::volume::ImageName;
@@ -157,10 +158,9 @@ impl World {
     }
 
     /// INV-6: no host entry while a daemon that others depend on is active there.
-    pub(crate) fn inv6_active_daemons(&mut self, entries: &[Entry]) {
-        // One that came there a moment ago may be known nowhere.
-        let later = |ip| self.moved_at.get(&ip).is_some_and(|at| *at + Duration::from_secs(1) > self.boot);
-        let hosts = entries.iter().filter(|entry| entry.is_host() && !later(entry.ip()));
+    pub(crate) fn inv6_active_daemons(&mut self, id: &FenceId, entries: &[Entry]) {
+        let hosts =
+            entries.iter().filter(|entry| entry.is_host() && !self.moved_unseen(id, entry.ip(), self.boot));
         let hit = hosts.into_iter().find_map(|entry| {
             let active = |daemon: &&Daemon| daemon.role == Role::Active && daemon.ips.contains(&entry.ip());
             self.daemons

@@ -165,6 +165,11 @@ fn inv2_a_guardian_that_takes_over_counts_no_pool_as_covered_before_it_looked_in
     if on(Facet::SecondCluster) {
         let special = |shape: &mut Shape| shape.wrong_cluster = true;
         History::shaped(special, &[Fence(0, true), Pass(37), TakeOver(2), Pass(10)]).holds();
+        // Nor before it has read which images there are.
+        for unlisted in [2, 14] {
+            let events = [Fence(0, true), Pass(22), TakeOver(0), Partial(unlisted), Pass(13)];
+            History::shaped(special, &events).holds();
+        }
     }
 }
 

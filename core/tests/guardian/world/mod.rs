@@ -12,6 +12,8 @@ mod events;
 mod facets;
 mod found;
 mod late;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod pace;
 mod perform;
 mod state;

@@ -108,6 +108,7 @@ impl World {
         self.guardian_since = self.boot;
         self.due.clear();
         self.told.clear();
+        self.epoch_at_takeover = self.map().epoch;
     }
 
     fn perform(&mut self, effect: Effect) -> (Duration, Input) {

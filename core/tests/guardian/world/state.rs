@@ -168,6 +168,8 @@ pub(crate) struct World {
     pub(crate) late_pgs: BTreeMap<(PoolId, u32), super::late::LatePg>,
     /// The newest epoch that each PG has told this guardian.
     pub(crate) told: BTreeMap<(PoolId, u32), OsdEpoch>,
+    /// The newest osdmap when this guardian began.
+    pub(crate) epoch_at_takeover: OsdEpoch,
     /// Since when every PG has told what a fence waits for, in responsive time.
     pub(crate) all_told_since: BTreeMap<FenceId, Duration>,
     pub(crate) pace: super::pace::Pace,
@@ -233,6 +235,7 @@ impl World {
             stuck: BTreeMap::new(),
             late_pgs: BTreeMap::new(),
             told: BTreeMap::new(),
+            epoch_at_takeover: OsdEpoch::default(),
             all_told_since: BTreeMap::new(),
             pace: super::pace::Pace::default(),
             locks: BTreeMap::new(),
