@@ -295,6 +295,13 @@ impl Fence {
         self.confirms_since().and(self.confirmation.looks_since())
     }
 
+    /// A judgement that is too old for a first entry counts no longer.
+    pub fn expire(&mut self, now: Duration) {
+        if self.is_unsent() {
+            self.confirmation.expire(now);
+        }
+    }
+
     fn is_unsent(&self) -> bool {
         self.record.state == FenceState::Intended && !self.began
     }

@@ -20,9 +20,6 @@ impl Fence {
             self.update_release(now);
             return;
         }
-        if self.is_unsent() {
-            self.confirmation.expire(now.boot);
-        }
         self.begin_chase();
         let FenceStage::Fencing(fence) = &self.stage else { return };
         if let Some(failure) = fence.failure() {

@@ -198,6 +198,7 @@ impl Fences {
         for fence in self.fences.values_mut() {
             let gate = gates.get(fence.id()).copied().unwrap_or(GateClosed::Yes);
             let before = fence.record().state;
+            fence.expire(now.boot);
             fence.update(now, boot_id, gate);
             if fence.record().state != before {
                 tell_change(now, fence, before, reports);

@@ -103,6 +103,11 @@ impl Journal {
         Effect::Record { changes, what, why }
     }
 
+    /// Is what the gate may say being recorded anew? Until that is answered nobody knows which of two the ledger has (INV-8).
+    pub(super) fn is_recording_gate(&self) -> bool {
+        self.writing.iter().any(|change| matches!(change, Change::Put(Record::Gate(_))))
+    }
+
     pub(super) fn alarms(&self) -> Vec<Alarm> {
         let advice = || vec!["rbd-guardian doctor".to_owned()];
         let alarm = |why: &String| Alarm::new("cannot-record", None, why.clone(), advice());

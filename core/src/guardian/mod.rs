@@ -387,7 +387,7 @@ impl Guardian {
         let effect = self
             .next_record()
             .or_else(|| self.next_step())
-            .or_else(|| self.gate.next_effect(context!(self), &self.found, &self.awaited, &mut self.reports))
+            .or_else(|| self.next_gate_write())
             .or_else(|| self.breach_audit.next_effect(context!(self)))
             .or_else(|| self.retirement.next_effect(context!(self)))
             .or_else(|| self.sweep.next_effect(context!(self)))
@@ -444,6 +444,13 @@ impl Guardian {
         }
         let changes = vec![history::undone(context!(self), fence.record().clone())];
         Some(DueChange { changes, what: format!("{id} withdrawn"), why: "its member is back".to_owned() })
+    }
+
+    fn next_gate_write(&mut self) -> Option<Effect> {
+        if self.journal.is_recording_gate() {
+            return None;
+        }
+        self.gate.next_effect(context!(self), &self.found, &self.awaited, &mut self.reports)
     }
 
     /// The next step of a fence or release.

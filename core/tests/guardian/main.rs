@@ -24,6 +24,7 @@ mod model;
 mod pools;
 mod reach;
 mod recording;
+mod replanned;
 mod storage;
 mod sweeps;
 mod takeover;
