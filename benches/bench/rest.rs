@@ -117,7 +117,7 @@ pub(crate) fn resident(pid: Pid) -> Result<f64> {
 
 /// A tenth of all instances, so that what is in use tells apart from what there is.
 fn runs(n: u32) -> bool {
-    n % 10 == 0
+    n.is_multiple_of(10)
 }
 
 /// An Incus of three members on a socket, as long as this program runs.

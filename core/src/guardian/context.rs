@@ -84,10 +84,9 @@ impl<'a> Ctx<'a> {
     pub(super) fn gate_state(&self) -> GateState {
         // A maintenance state hides that a member is lost; its fence shows it.
         let lost = |name: &str| self.fences.of(name).is_some() || self.members.is_lost(name);
-        match gate_keys::state(self.incus.view().map(Arc::as_ref), lost) {
-            GateState::Partial { .. } if mutants::is(Mutant::UngatedIsGated) => GateState::Installed,
-            state => state,
-        }
+        let state = gate_keys::state(self.incus.view().map(Arc::as_ref), lost);
+        let is_partial = matches!(state, GateState::Partial { .. });
+        if is_partial && mutants::is(Mutant::UngatedIsGated) { GateState::Installed } else { state }
     }
 
     pub(super) fn opens_gate(&self, fence: &Fence) -> bool {
