@@ -146,8 +146,11 @@ impl FoundImages {
             *asked += 1;
             missing.extend(search.missing.contains(image).then_some(image));
         }
-        let complete = pools.iter().filter(|(_, (_, missing))| missing.is_empty());
-        self.judged.extend(complete.map(|(pool, _)| (*pool).to_owned()));
+        // What is there needs no listing to be believed.
+        for (pool, _) in pools.iter().filter(|(_, (_, missing))| missing.is_empty()) {
+            self.judged.insert((*pool).to_owned());
+            self.absent.remove(*pool);
+        }
         if listed.is_none_or(|listed| listed < search.ended) {
             return pools.values().any(|(_, missing)| !missing.is_empty());
         }
