@@ -2,7 +2,7 @@
 //!
 //! A test that draws worlds at random proves little unless it is known what it sees. Each error here is one that somebody
 //! could make in a moment of simplification, and is switched on in tests alone: without the feature `mutants`, which no
-//! program that is used has, [`is`] is `false` at compile time.
+//! program that is used has, `is` is `false` at compile time.
 
 /// A part of the protocol that is left out, or done wrongly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
