@@ -94,7 +94,7 @@ fn the_key_of_deploy_ceph_passes_the_doctor_and_cannot_read_an_image() {
     assert!(told(&doctor).contains("only its owner can read it"), "{}", told(&doctor));
     fs::set_permissions(keyring, Permissions::from_mode(0o640)).unwrap();
     let doctor = as_operator(env!("CARGO_BIN_EXE_rbd-guardian"), &["doctor"]);
-    assert!(told(&doctor).contains("others may read it (mode 640)"), "{}", told(&doctor));
+    assert!(told(&doctor).contains("others can read it (mode 640)"), "{}", told(&doctor));
     let export = as_operator("rbd", &["export", "images/disk", "-"]);
     assert!(!export.status.success() && export.stdout.is_empty(), "{export:?}");
 }
