@@ -18,7 +18,8 @@ pub(super) struct Confirmation {
     /// When that was judged (boot clock).
     #[serde(default, rename = "confirmed_at")]
     at: Option<Duration>,
-    /// Since when it is to be judged by a new look as well (boot clock): the judgement before is too old for a first entry.
+    /// When the last judgement became too old for a first entry (boot clock): the next one needs a look at the storage that began
+    /// later.
     #[serde(default)]
     looks_since: Option<Duration>,
 }

@@ -35,7 +35,8 @@ const VIEW_EVERY: Duration = Duration::from_secs(2);
 const VIEW_OFTEN: Duration = Duration::from_millis(1000);
 /// Instances and volumes are read so often when nothing is announced.
 const WHOLE_EVERY: Duration = Duration::from_secs(60);
-/// Listings that are announced rest for so many times as long as the last one took, at most for so long.
+/// After a listing took some time, the next one that an announcement causes waits this many times as long, and at most
+/// `RESTS_AT_MOST`.
 const RESTS: u32 = 20;
 const RESTS_AT_MOST: Duration = Duration::from_secs(5);
 /// The osdmap at rest.
@@ -58,7 +59,7 @@ impl Schedule {
         self.whole = self.whole.min(at);
     }
 
-    /// Everything was listed, and it took so long.
+    /// A listing of everything ended; `took`: how long Incus needed for it.
     pub(super) fn note_listing(&mut self, took: Duration) {
         self.listing_took = took;
     }

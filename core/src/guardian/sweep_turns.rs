@@ -19,9 +19,10 @@ use crate::model::osdmap::DataPools;
 use crate::model::sweep_part::{SweepPart, SweepSelection};
 use crate::model::volume::{Expected, ImageName};
 
-/// Every image is read again after so long at the latest.
+/// The longest time between two readings of one image.
 const EACH_WITHIN: Duration = Duration::from_secs(600);
-/// Whoever lets it sweep more often wants to know sooner: a sweep reads at least one of so many parts of the others.
+/// A sweep reads at least this fraction (one of twenty parts) of the images that are not in use, however often the operator
+/// lets the guardian sweep.
 const MOST_TURNS: u64 = 20;
 
 /// Whose turn it is.

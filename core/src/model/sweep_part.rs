@@ -40,10 +40,6 @@ impl SweepSelection {
         Self { part, in_use }
     }
 
-    pub fn whole() -> Self {
-        Self::new(SweepPart::Whole, std::iter::empty())
-    }
-
     /// Does it include this image?
     pub fn has(&self, pool: &str, namespace: &str, name: &str) -> bool {
         let digest = digest(pool, namespace, name);
@@ -53,10 +49,6 @@ impl SweepSelection {
             SweepPart::InUse => in_use(),
             SweepPart::Turn { turn, of } => digest % u64::from(of.max(1)) == u64::from(turn) || in_use(),
         }
-    }
-
-    pub fn is_whole(&self) -> bool {
-        self.part == SweepPart::Whole
     }
 }
 
